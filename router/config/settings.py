@@ -1,0 +1,136 @@
+"""The frozen settings that routing.yaml becomes; every default of the product stands here, once.
+
+Durations are seconds, sizes bytes, rates bytes per second. Paths are absolute: `load` resolves them against
+the folder of the file. Nothing here reads a file or knows YAML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Literal
+
+from router.decide import RuleTable
+
+KIB, MIB, GB = 1024, 1024**2, 1000**3
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """One line of `node.accept`: a calling AE title, a network, or both. What is None is not tested."""
+
+    ae_title: str | None = None
+    peer: IPv4Network | IPv6Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """TLS for receiving: a port of its own beside the plain one; `ca` asks callers for a certificate."""
+
+    certificate: Path
+    key: Path
+    port: int = 2762
+    ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """TLS towards a destination: `ca` verifies it (the system's roots when None), the pair identifies us."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    verify_host: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    ae_title: str = "ROUTER"
+    address: str = "0.0.0.0"  # noqa: S104 - modalities come from outside
+    port: int = 11112
+    accept: tuple[Accept, ...] | None = None
+    tls: ServerTls | None = None
+    require_called_ae: bool = False
+    dry_run: bool = False
+    unknown_sop_classes: bool = False
+    associations: int = 200
+    associations_per_peer: int = 64
+    unspoken_connections: int = 64
+    """Sockets that have connected and not yet sent a whole A-ASSOCIATE-RQ."""
+    artim: float = 30.0
+    idle: float = 120.0
+    least_rate: int = 10_000
+    """A transfer slower than this on average (after a grace of `artim`) is aborted."""
+    instance_limit: int = 4 * GB
+    log: Literal["console", "json"] = "console"
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    path: Path = Path("spool")
+    database: str = "sqlite"
+    keep: float = 24 * HOUR
+    keep_records: float = 365 * DAY
+    limit: int = 50 * GB
+    reserve: int = 1 * GB
+    """Bytes of the file system that stay free: below, new associations are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    path: Path | None = None
+    """The model's folder; None: the one that came with the package."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
+    threads: int = 0
+    """Threads of the CPU engine; 0: as many as cores that this process may use."""
+    workers: int = 0
+    """Pixel workers; 0: as many as cores that this process may use, at most 4."""
+    pixel_timeout: float = 20.0
+    pixel_memory: int = 2 * GB
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    address: str = "127.0.0.1"
+    port: int = 8080
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationSettings:
+    """A downstream node. `syntaxes` narrows what is proposed; None: the instance's own, then Explicit/Implicit LE."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+    calling_ae_title: str | None = None
+    tls: ClientTls | None = None
+    enabled: bool = True
+    associations: int = 1
+    idle: float = 2.0
+    echo: bool = True
+    syntaxes: tuple[str, ...] | None = None
+    limit: int | None = None
+    """Open deliveries beyond this are buried at once, visibly."""
+    give_up_after: float = 14 * DAY
+    connect_timeout: float = 10.0
+    response_timeout: float = 60.0
+    least_rate: int = 50_000
+    archive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One validated routing.yaml, read whole; a reload replaces it whole."""
+
+    file: Path
+    node: NodeSettings
+    spool: SpoolSettings
+    model: ModelSettings
+    web: WebSettings
+    destinations: dict[str, DestinationSettings]
+    rules: RuleTable
+    warnings: tuple[str, ...] = field(default=())

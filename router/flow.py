@@ -1,0 +1,141 @@
+"""What flows through the node: the frozen values that one stage hands to the next.
+
+The path of an instance: a caller sends it (`Caller`), receive stores it (`Instance`), inference looks
+at it (`Seen`, with a `Prediction` where the pixels could be decoded), decide chooses (`Decision`), and
+forward owes it to each destination of the decision (`Delivery`). This module imports nothing of ours, holds no
+behaviour, and is the one place where these words are defined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+CLASSES: tuple[str, ...] = ("abdominal", "adult_chest", "pediatric_chest", "spine", "others")
+"""The five classes, in this order everywhere (Pham et al., DICOM Imaging Router)."""
+
+UNCERTAIN = "uncertain"
+"""The class of a prediction that the model card does not trust: low confidence, or novel."""
+
+PixelState = Literal["decoded", "none", "undecodable", "unparseable", "failed"]
+"""decoded: there is a prediction. none: no pixel data (SR, PR, KO, PDF). undecodable: pixels that no
+decoder could turn into a picture within its limits. unparseable: the data set itself cannot be read.
+failed: the model could not answer after bounded tries."""
+
+Header = Mapping[int, tuple[str, ...] | None]
+"""Tag (0xggggeeee) to its values as trimmed text. Absent: the tag is not a key. `()`: present and empty.
+`None`: present but unreadable. A sequence or binary element that has content is `("",)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent an instance: AE titles as they came (padding stripped), and the peer's address."""
+
+    calling_ae: str
+    called_ae: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One SOP instance in the spool.
+
+    `id` is ours (32 lower-case hex digits, in order of arrival) and names the blob; nothing received ever
+    names a file. The data set is `size` bytes at `offset` of the blob, and `digest` is their XXH3-128 in hex.
+    `received_at` is Unix time in seconds.
+    """
+
+    id: str
+    received_at: float
+    caller: Caller
+    sop_class: str
+    sop_instance: str
+    transfer_syntax: str
+    offset: int
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of a picture.
+
+    `probabilities` are calibrated, in the order of CLASSES; `top` is the most probable class and `confidence`
+    its probability; `novelty` is the card's score and `novel` whether it is beyond the card's limit;
+    `class_name` is `top`, or `uncertain`. `model` is the digest of the weights that answered.
+    """
+
+    probabilities: tuple[float, ...]
+    top: str
+    confidence: float
+    novelty: float
+    novel: bool
+    class_name: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """What was found on the way from the data set to the picture; nothing here identifies a patient."""
+
+    photometric: str = ""
+    rows: int = 0
+    columns: int = 0
+    frames: int = 0
+    window: tuple[float, float] | None = None
+    """(low, high) of the grey range that was shown, in modality units."""
+    crop: tuple[int, int, int, int] | None = None
+    """(top, left, bottom, right) of the exposed field, in pixels of the decoded image."""
+    decoder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Everything that inference found out about one instance: pixels or their absence, header, prediction.
+
+    `reason` says in a few words of our own why `pixels` is not `decoded`; it never holds received text.
+    """
+
+    pixels: PixelState
+    header: Header = field(default_factory=dict)
+    prediction: Prediction | None = None
+    facts: PictureFacts = PictureFacts()
+    reason: str = ""
+    render_ms: float = 0.0
+    model_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which destinations must have an instance, and why.
+
+    `rule` is the name of the rule that fired, or `otherwise`. `reason` holds rule, condition and outcome, never
+    a value from the header. `discard` is a rule's explicit wish to send nowhere. `shadow` names the shadow
+    rules that would have fired, each with its destinations.
+    """
+
+    rule: str
+    destinations: tuple[str, ...]
+    reason: str
+    discard: bool = False
+    shadow: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One instance owed to one destination, claimed by a worker.
+
+    `token` fences the claim: only its holder may finish, retry or bury it. `tries` counts the attempts made
+    before this one; `buriable_tries` counts those that failed in a way that leads to burying (DESIGN: Forward).
+    """
+
+    id: int
+    instance: Instance
+    destination: str
+    path: Path
+    token: int
+    tries: int
+    buriable_tries: int
+    owed_since: float
