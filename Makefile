@@ -1,0 +1,42 @@
+# Two commands on a fresh machine, each doing all its set-up: `make demo` and `make test`.
+# TORCH=cuda chooses PyTorch's CUDA build (several GB); the default is the CPU build.
+
+PYTHON ?= python3
+TORCH  ?= cpu
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test lint unit clean bundle chaos benchmark image-check help
+
+help:
+	@echo "make demo       start the node, five downstream nodes, send X-rays, show what arrived where"
+	@echo "make test       lint, types, architecture, documentation, all tests"
+	@echo "make bundle     wheels and model in one archive, for a machine without internet"
+	@echo "make benchmark  this node beside other routers (minutes; needs DCMTK and Orthanc)"
+	@echo "make chaos      the long reliability campaigns (hours)"
+	@echo "make clean      remove the virtual environment and caches"
+
+demo: $(VENV)/.serve
+	$(BIN)/dicom-router demo $(ARGS)
+
+test: lint unit
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check router tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.dev
+	@tools/system-packages.sh dcmtk orthanc
+	$(BIN)/pytest -q $(ARGS)
+
+$(VENV)/.serve: pyproject.toml
+	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) ""
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml
+	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,fast,postgres"
+	@touch $@ $(VENV)/.serve
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
