@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from router.pixels.wrap import wrap_image
 
 from benchmarks import routers
 from benchmarks.measure import Spread, cpu_seconds, machine, memory_mb, percentile, plain
-from router.pixels.wrap import wrap_image
 from tests.acceptance.peers import DCMTK, free_port
 
 Router = Callable[[Path, int], AbstractContextManager[tuple[int, int]]]
@@ -57,7 +57,15 @@ class Sink:
 
     @contextmanager
     def running(self) -> Iterator[Sink]:
-        command = [str(DCMTK / "storescp"), "--verbose", "--ignore", "--accept-all", "--max-pdu", "131072", str(self.port)]
+        command = [
+            str(DCMTK / "storescp"),
+            "--verbose",
+            "--ignore",
+            "--accept-all",
+            "--max-pdu",
+            "131072",
+            str(self.port),
+        ]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         reader = threading.Thread(target=self._read, args=(child,), daemon=True)
         reader.start()

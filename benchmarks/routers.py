@@ -72,11 +72,19 @@ def orthanc_lua(folder: Path, sink: int, *, no_delay: bool) -> Iterator[tuple[in
     (folder / "orthanc.json").write_text(
         json.dumps(
             {
-                "Name": "peer", "DicomAet": "ORTHANC", "DicomPort": port, "HttpPort": web, "RemoteAccessAllowed": False,
-                "AuthenticationEnabled": False, "StorageDirectory": str(folder / "storage"),
-                "IndexDirectory": str(folder / "storage"), "LuaScripts": [str(folder / "route.lua")],
-                "DicomModalities": {"sink": ["SINK", "127.0.0.1", sink]}, "DicomAlwaysAllowStore": True,
-                "UnknownSopClassAccepted": True, "Plugins": [],
+                "Name": "peer",
+                "DicomAet": "ORTHANC",
+                "DicomPort": port,
+                "HttpPort": web,
+                "RemoteAccessAllowed": False,
+                "AuthenticationEnabled": False,
+                "StorageDirectory": str(folder / "storage"),
+                "IndexDirectory": str(folder / "storage"),
+                "LuaScripts": [str(folder / "route.lua")],
+                "DicomModalities": {"sink": ["SINK", "127.0.0.1", sink]},
+                "DicomAlwaysAllowStore": True,
+                "UnknownSopClassAccepted": True,
+                "Plugins": [],
             }
         )
     )
