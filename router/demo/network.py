@@ -33,7 +33,7 @@ class Downstream:
         for context in AllStoragePresentationContexts:
             entity.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
         entity.add_supported_context("1.2.840.10008.1.1")
-        handlers = [(evt.EVT_C_STORE, self._store)]
+        handlers: list[Any] = [(evt.EVT_C_STORE, self._store)]
         self._server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=handlers)
         self.port = self._server.server_address[1]
 
