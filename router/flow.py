@@ -16,6 +16,9 @@ from typing import Literal
 CLASSES: tuple[str, ...] = ("abdominal", "adult_chest", "pediatric_chest", "spine", "others")
 """The five classes, in this order everywhere (Pham et al., DICOM Imaging Router)."""
 
+PREPROCESSING = "1"
+"""Version of `pixels.prepare`. It stands here because a model's card must be held against it."""
+
 UNCERTAIN = "uncertain"
 """The class of a prediction that the model card does not trust: low confidence, or novel."""
 

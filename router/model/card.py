@@ -1,0 +1,184 @@
+"""The model card: `card.json` beside `model.safetensors`, and the checks that the two belong together.
+
+A card that does not fit its weights, or weights that were trained on pictures prepared in another way, must
+never answer: reading fails with one line that says what to do. Only files of a model's folder are touched here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from router.flow import CLASSES, PREPROCESSING
+from router.model.calibration import Calibration
+from router.model.mobilenet_v1 import MobileNetV1
+
+WEIGHTS = "model.safetensors"
+CARD = "card.json"
+ARCHITECTURES = ("mobilenet_v1",)
+CARD_LIMIT = 1 << 20
+
+
+class CardError(Exception):
+    """The folder holds no model that may serve; the message is one line with the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a machine must know of a model.
+
+    `size` is the side of the square picture in pixels; `digest` the SHA-256 of `model.safetensors` in hex;
+    `figures` and `trained` are for people and decide nothing.
+    """
+
+    digest: str
+    size: int
+    classes: tuple[str, ...] = CLASSES
+    architecture: str = "mobilenet_v1"
+    preprocessing: str = PREPROCESSING
+    calibration: Calibration = field(default_factory=Calibration)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        return self.calibration.thresholds
+
+    @property
+    def novelty(self) -> float:
+        """The limit beyond which a picture is novel."""
+        return self.calibration.novelty_limit
+
+    @classmethod
+    def read(cls, directory: Path) -> Card:
+        """The card of a model's folder, held against its weights and this program; raises CardError."""
+        card = cls._parse(directory / CARD)
+        if card.classes != CLASSES:
+            raise CardError(f"{directory / CARD}: the classes must be {', '.join(CLASSES)} in this order; retrain")
+        if card.preprocessing != PREPROCESSING:
+            raise CardError(
+                f"{directory / CARD}: the model was trained on pictures prepared by version {card.preprocessing}, "
+                f"this program prepares by version {PREPROCESSING}; retrain it or install the program it came with"
+            )
+        try:
+            found = digest(directory / WEIGHTS)
+        except OSError as error:
+            raise CardError(f"{directory / WEIGHTS}: {error.strerror}; copy the model's folder again") from error
+        if found != card.digest:
+            raise CardError(
+                f"{directory / WEIGHTS}: the weights are not those of the card (digest {found[:12]}, "
+                f"the card says {card.digest[:12]}); copy both files again from one model"
+            )
+        return card
+
+    @classmethod
+    def _parse(cls, path: Path) -> Card:
+        try:
+            with path.open("rb") as file:
+                raw = json.loads(file.read(CARD_LIMIT))
+            calibration = raw["calibration"]
+            limit = calibration["novelty_limit"]
+            card = cls(
+                digest=str(raw["digest"]),
+                size=int(raw["size"]),
+                classes=tuple(raw["classes"]),
+                architecture=str(raw["architecture"]),
+                preprocessing=str(raw["preprocessing"]),
+                calibration=Calibration(
+                    temperature=float(calibration["temperature"]),
+                    thresholds={name: float(calibration["thresholds"][name]) for name in raw["classes"]},
+                    novelty_limit=math.inf if limit is None else float(limit),
+                ),
+                figures=dict(raw.get("figures", {})),
+                trained=dict(raw.get("trained", {})),
+            )
+        except OSError as error:
+            raise CardError(f"{path}: {error.strerror}; model.path must name a folder with a card.json") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CardError(f"{path}: not a model card ({type(error).__name__}); copy the folder again") from error
+        if not (32 <= card.size <= 1024 and card.calibration.temperature > 0 and card.architecture in ARCHITECTURES):
+            raise CardError(f"{path}: size, temperature or architecture is out of range; copy the folder again")
+        return card
+
+    def write(self, directory: Path) -> None:
+        """Write `card.json` whole or not at all."""
+        calibration = self.calibration
+        _replace(directory / CARD, json.dumps({
+            "architecture": self.architecture,
+            "classes": list(self.classes),
+            "size": self.size,
+            "input": "grey, bone white, uint8 scaled to -1..1, (n, 1, size, size)",
+            "preprocessing": self.preprocessing,
+            "calibration": {
+                "temperature": calibration.temperature,
+                "thresholds": dict(calibration.thresholds),
+                "novelty_limit": calibration.novelty_limit if math.isfinite(calibration.novelty_limit) else None,
+            },
+            "digest": self.digest,
+            "figures": dict(self.figures),
+            "trained": dict(self.trained),
+        }, indent=2).encode() + b"\n")  # fmt: skip
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_suffix(path.suffix + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def save_model(
+    network: MobileNetV1,
+    directory: Path,
+    *,
+    size: int,
+    calibration: Calibration | None = None,
+    half: bool = False,
+    figures: Mapping[str, Any] | None = None,
+    trained: Mapping[str, Any] | None = None,
+) -> Card:
+    """Write weights and card of a network into `directory`; the card last, so that it is never ahead of them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: (tensor.half() if half and tensor.ndim > 1 else tensor).detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    part = directory / (WEIGHTS + ".part")
+    save_file(state, part)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(directory / WEIGHTS)
+    card = Card(
+        digest=digest(directory / WEIGHTS),
+        size=size,
+        calibration=calibration or Calibration(),
+        figures=figures or {},
+        trained=trained or {},
+    )
+    card.write(directory)
+    return card
+
+
+def save_random_model(directory: Path, *, size: int = 64, seed: int = 0) -> Card:
+    """A valid model folder with untrained weights: for tests, and for measuring without a trained model."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = MobileNetV1()
+    return save_model(network, directory, size=size)
