@@ -47,6 +47,9 @@ LOADS: dict[str, tuple[tuple[int, int], str, int]] = {
 """Rows and columns, transfer syntax, instances a round."""
 
 
+SEND = ("--no-uid-checks", "--max-pdu", "131072")
+
+
 class Sink:
     """storescp --ignore, whose log lines are the moments at which data sets have arrived."""
 
@@ -119,8 +122,9 @@ def send(port: int, paths: list[Path], associations: int) -> None:
     groups = [paths[n::associations] for n in range(associations)]
     senders = [
         subprocess.Popen(
-            [str(DCMTK / "dcmsend"), "--no-uid-checks", "--max-pdu", "131072", "127.0.0.1", str(port), *map(str, group)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [str(DCMTK / "dcmsend"), *SEND, "127.0.0.1", str(port), *map(str, group)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         for group in groups
     ]  # fmt: skip
