@@ -12,7 +12,7 @@ from PIL import Image
 
 from router.flow import PREPROCESSING
 
-__all__ = ["PREPROCESSING", "Crop", "field", "prepare"]
+__all__ = ["PREPROCESSING", "Crop", "even", "field", "fit", "prepare"]
 
 Crop = tuple[int, int, int, int]
 """(top, left, bottom, right) in pixels of the image given."""
@@ -26,6 +26,8 @@ EDGE = 0.10
 """A collimation edge is a step of at least this share of the grey span, along most of its length."""
 LONGEST = 2.0
 """Strips longer than this ratio are squeezed to it, so that their short side keeps detail."""
+LEAST_SPAN = 0.005
+"""An image whose grey values span less than this share of its brightest is even."""
 MIDDLE = 0.45
 """Where the median grey is put by gamma."""
 
@@ -43,14 +45,12 @@ def prepare(
     image = Image.fromarray(np.ascontiguousarray(grey))
     crop = field(image, mask)
     top, left, bottom, right = crop
-    height, width = _fit(bottom - top, right - left, size)
+    height, width = fit(bottom - top, right - left, size)
     box = (left, top, right, bottom)
     small = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0), np.float32)
-    if grey.dtype == np.uint8:
-        small = small / 255
     picture = np.zeros((size, size), np.uint8)
     y, x = (size - height) // 2, (size - width) // 2
-    picture[y : y + height, x : x + width] = _even(small)
+    picture[y : y + height, x : x + width] = even(small)
     return picture, crop
 
 
@@ -145,19 +145,21 @@ def _steps(part: NDArray[np.float32], step: float) -> tuple[int, int]:
     return begin, end
 
 
-def _fit(height: int, width: int, size: int) -> tuple[int, int]:
+def fit(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) that a field of this shape takes in a square of `size` pixels."""
     ratio = min(max(width / height, 1 / LONGEST), LONGEST)
     if ratio >= 1:
         return max(1, round(size / ratio)), size
     return size, max(1, round(size * ratio))
 
 
-def _even(small: NDArray[np.float32]) -> NDArray[np.uint8]:
+def even(small: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Stretch 1st to 99th percentile to the whole range, then bring the median to MIDDLE by gamma."""
     low, middle, high = (float(v) for v in np.percentile(small, (1, 50, 99)))
-    if not high - low > 1e-3:
+    if not high - low > LEAST_SPAN * max(abs(high), 1e-6):
         return np.full(small.shape, 128, np.uint8)
     stretched = np.clip((small - low) / (high - low), 0, 1)
     median = min(max((middle - low) / (high - low), 0.05), 0.95)
     gamma = min(max(np.log(MIDDLE) / np.log(median), 0.5), 2.0)
-    return (np.power(stretched, np.float32(gamma)) * 255 + 0.5).astype(np.uint8)
+    picture: NDArray[np.uint8] = (np.power(stretched, np.float32(gamma)) * 255 + 0.5).astype(np.uint8)
+    return picture

@@ -1,1 +1,1 @@
-
+"""Train, evaluate, calibrate, report: for people who build a model; never imported by `serve`."""

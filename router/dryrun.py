@@ -1,0 +1,113 @@
+"""What the node would see and decide, for files on disk: no spool, no network, nothing is sent.
+
+The same inference process and the same pure decision as in service, so that a dry run means something. PNG and JPEG
+pictures are looked at as the DX instance that they would be.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.config.settings import Settings
+from router.decide import decide, header_tags
+from router.flow import Caller, Decision, Instance, Seen
+from router.inference import Inference
+
+BODY_PART = 0x00180015
+IN_FLIGHT = 32
+PICTURES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """One file: what was seen, what would be decided (None without rules), or why it could not be looked at."""
+
+    path: Path
+    seen: Seen | None = None
+    decision: Decision | None = None
+    error: str = ""
+
+    @property
+    def body_part(self) -> str:
+        """BodyPartExamined as the header says it, empty when absent or unreadable."""
+        values = self.seen.header.get(BODY_PART) if self.seen else None
+        return values[0] if values else ""
+
+
+def files(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files named, and those below the folders named, in order; hidden ones and DICOMDIRs are left out."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        for folder, folders, names in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                if not name.startswith(".") and name.upper() != "DICOMDIR":
+                    yield Path(folder, name)
+
+
+def look(paths: Iterable[Path], inference: Inference, settings: Settings | None, caller: Caller) -> Iterator[Looked]:
+    """Look at each file, several at a time, and give the results in the order of `paths`."""
+    tags = frozenset({BODY_PART}) | (header_tags(settings.rules) if settings else frozenset())
+    waiting: deque[tuple[Path, Future[Seen] | str]] = deque()
+    with tempfile.TemporaryDirectory(prefix="dicom-router-") as scratch:
+        for number, path in enumerate(paths):
+            waiting.append((path, _ask(path, inference, tags, Path(scratch, f"{number % (2 * IN_FLIGHT)}.dcm"))))
+            if len(waiting) >= IN_FLIGHT:
+                yield _answer(*waiting.popleft(), settings, caller)
+        while waiting:
+            yield _answer(*waiting.popleft(), settings, caller)
+
+
+def _ask(path: Path, inference: Inference, tags: frozenset[int], scratch: Path) -> Future[Seen] | str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+        if start[128:] == b"DICM":
+            return inference.look(path, tags)
+        if any(start.startswith(magic) for magic in PICTURES):
+            from router.pixels.images import load_image
+            from router.pixels.wrap import wrap_image
+
+            return inference.look(wrap_image(load_image(path), scratch), tags)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    except ValueError as error:
+        return str(error)
+    return "not a DICOM (Part 10), PNG or JPEG file"
+
+
+def _answer(path: Path, asked: Future[Seen] | str, settings: Settings | None, caller: Caller) -> Looked:
+    if isinstance(asked, str):
+        return Looked(path, error=asked)
+    seen = asked.result()
+    decision = decide_for(path, seen, settings, caller) if settings else None
+    return Looked(path, seen, decision, error="" if seen.pixels == "decoded" else seen.reason or seen.pixels)
+
+
+def decide_for(path: Path, seen: Seen, settings: Settings, caller: Caller) -> Decision:
+    """What the rules say of a file as if `caller` had sent it."""
+    instance = Instance(
+        id="0" * 32, received_at=0.0, caller=caller, sop_class=_sop_class(path), sop_instance="", transfer_syntax="",
+        offset=0, size=0, digest="",
+    )  # fmt: skip
+    enabled = frozenset(name for name, destination in settings.destinations.items() if destination.enabled)
+    return decide(settings.rules, instance, seen, enabled=enabled, dry_run=settings.node.dry_run)
+
+
+def _sop_class(path: Path) -> str:
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DigitalXRayImageStorageForPresentation
+
+    try:
+        return str(read_file_meta_info(path).MediaStorageSOPClassUID)
+    except Exception:  # any reader's error on a hostile file: the SOP class is simply unknown
+        return str(DigitalXRayImageStorageForPresentation) if path.suffix.lower() in PICTURES.values() else ""
+

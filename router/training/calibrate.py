@@ -1,0 +1,100 @@
+"""Fit how far a network may be believed: temperature, thresholds, and what counts as novel.
+
+Give it answers for images that neither trained the network nor chose its epoch, best from sources it never saw:
+confidence at home says nothing abroad. Pure numpy on logits and features; reads no file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from router.flow import CLASSES
+from router.model.calibration import Calibration
+from router.model.mobilenet_v1 import Novelty
+from router.training.metrics import Floats, Indices, upper_bound
+
+ROUTED = tuple(name for name in CLASSES if name != "others")
+"""Classes that lead to an AI node; a wrong answer `others` sends to people and harms nobody."""
+
+
+def fit_temperature(logits: NDArray[np.floating], truth: Indices) -> float:
+    """The temperature with the least negative log likelihood, by golden section between 0.2 and 8."""
+    low, high = np.log(0.2), np.log(8.0)
+    golden = (np.sqrt(5) - 1) / 2
+    for _ in range(60):
+        a, b = high - golden * (high - low), low + golden * (high - low)
+        if _loss(logits, truth, np.exp(a)) < _loss(logits, truth, np.exp(b)):
+            high = b
+        else:
+            low = a
+    return float(np.exp((low + high) / 2))
+
+
+def _loss(logits: NDArray[np.floating], truth: Indices, temperature: float) -> float:
+    chance = Calibration(temperature=float(temperature)).probabilities(logits)
+    return float(-np.log(np.clip(chance[np.arange(len(truth)), truth], 1e-12, 1)).mean())
+
+
+def fit_thresholds(
+    probabilities: Floats, truth: Indices, *, limit: float = 0.005, least: float = 0.5, few: int = 600
+) -> tuple[dict[str, float], list[str]]:
+    """For each class the smallest confidence whose wrong routes are bounded; and the classes that borrowed theirs.
+
+    The wrong-route rate of a class is the share of all images of other classes that it would take; its one-sided
+    95 % upper bound must not exceed `limit`. With fewer than `few` images of other classes, or where no confidence
+    holds the bound, the strictest threshold of the other classes is taken. `others` leads to no AI node: `least`.
+    """
+    top, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    found: dict[str, float] = {}
+    borrowed: list[str] = []
+    for index, name in enumerate(CLASSES):
+        if name not in ROUTED:
+            continue
+        strangers = int((truth != index).sum())
+        wrong = np.sort(confidence[(top == index) & (truth != index)])[::-1]
+        allowed = next((k for k in range(len(wrong), -1, -1) if upper_bound(k, strangers) <= limit), None)
+        if strangers < few or allowed is None:
+            borrowed.append(name)
+            continue
+        barrier = np.nextafter(wrong[allowed], 2.0) if allowed < len(wrong) else least
+        found[name] = float(np.clip(np.ceil(barrier * 1000) / 1000, least, 0.999))
+    strictest = max(found.values(), default=0.9)
+    return {name: found.get(name, strictest) if name in ROUTED else least for name in CLASSES}, borrowed
+
+
+def fit_novelty(
+    features: NDArray[np.float32], truth: Indices, *, dimensions: int = 48, centres: int = 4, seed: int = 0
+) -> Novelty:
+    """Whitening and centres from features (n, 1024) of training images: some centres for each class by k-means."""
+    mean = features.mean(axis=0)
+    _, singular, axes = np.linalg.svd(features - mean, full_matrices=False)
+    dimensions = min(dimensions, len(singular))
+    spread = singular[:dimensions] / np.sqrt(max(len(features) - 1, 1))
+    project = axes[:dimensions] / (spread + 0.05 * spread[0])[:, None]
+    whitened = (features - mean) @ project.T
+    rng = np.random.default_rng(seed)
+    found = [_means(whitened[truth == label], centres, rng) for label in np.unique(truth)]
+    novelty = Novelty(dimensions, sum(map(len, found)))
+    novelty.project.copy_(torch.from_numpy(project.astype(np.float32)))
+    novelty.offset.copy_(torch.from_numpy((-mean @ project.T).astype(np.float32)))
+    novelty.centres.copy_(torch.from_numpy(np.concatenate(found).astype(np.float32)))
+    return novelty
+
+
+def _means(points: NDArray[np.floating], count: int, rng: np.random.Generator) -> NDArray[np.floating]:
+    """Lloyd's k-means; at most one centre for every ten points."""
+    count = max(1, min(count, len(points) // 10))
+    centres = points[rng.choice(len(points), count, replace=False)]
+    for _ in range(30):
+        nearest = ((points[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=1)
+        centres = np.stack([points[nearest == k].mean(axis=0) if (nearest == k).any() else centres[k]
+                            for k in range(count)])  # fmt: skip
+    return centres
+
+
+def fit_limit(novelty: NDArray[np.floating], truth: Indices, share: float = 0.99) -> float:
+    """The novelty that `share` of the images that belong to an AI node stay below."""
+    known = novelty[np.isin(truth, [CLASSES.index(name) for name in ROUTED])]
+    return float(np.quantile(known if len(known) else novelty, share))

@@ -1,0 +1,211 @@
+"""Sets of labelled images: from a folder for each class or a manifest, split by patient, read once.
+
+A wrong set is an error with the fix (`DataError`); a single image that cannot be read is named, skipped and
+counted. Knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from router.flow import CLASSES
+
+SPLITS = ("train", "val", "test")
+SHARES = (0.70, 0.15, 0.15)
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".ima", ""})
+OLDEST = 120.0
+
+
+class DataError(Exception):
+    """The set cannot be used; the message is one line with the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labelled image. `split` is empty until it has been dealt; `age` is in years where it is known."""
+
+    path: Path
+    label: str
+    patient: str
+    split: str = ""
+    source: str = ""
+    part: str = ""
+    view: str = ""
+    age: float | None = None
+
+    @property
+    def target(self) -> int:
+        return CLASSES.index(self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An image that could not be read, and why in a few words of our own."""
+
+    path: Path
+    reason: str
+
+
+def read_folders(root: Path) -> list[Item]:
+    """A folder for each class under `root`; each image is a patient of its own unless it lies in a subfolder."""
+    items: list[Item] = []
+    for label in CLASSES:
+        folder = root / label
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; one for each of {', '.join(CLASSES)} is needed")
+        found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix.lower() in SUFFIXES]
+        if not found:
+            raise DataError(f"{folder}: an empty class; put images there (PNG, JPEG or DICOM)")
+        for path in found:
+            inside = path.relative_to(folder)
+            items.append(Item(path, label, patient=inside.parts[0] if len(inside.parts) > 1 else f"{label}/{inside}"))
+    return items
+
+
+def read_manifest(manifest: Path, root: Path) -> list[Item]:
+    """A CSV with `file` and `label`, and optionally `split, patient, source, part, view, age`; others are ignored."""
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = {"file", "label"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(f"{manifest}:1: no column {' and '.join(sorted(missing))}; the header line must name it")
+            items = [_item(row, manifest, line, root) for line, row in enumerate(reader, start=2)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{manifest}: not readable as CSV ({type(error).__name__}); save it as UTF-8 CSV") from error
+    if not items:
+        raise DataError(f"{manifest}: no images; add one line for each")
+    return items
+
+
+def _item(row: dict[str, Any], manifest: Path, line: int, root: Path) -> Item:
+    def text(name: str) -> str:
+        return (row.get(name) or "").strip()
+
+    if text("label") not in CLASSES:
+        raise DataError(f"{manifest}:{line}: label {text('label')[:40]!r} is none of {', '.join(CLASSES)}")
+    if text("split") not in ("", *SPLITS):
+        raise DataError(f"{manifest}:{line}: split {text('split')[:40]!r} is none of {', '.join(SPLITS)}")
+    if not text("file"):
+        raise DataError(f"{manifest}:{line}: no file")
+    return Item(
+        path=root / text("file"),
+        label=text("label"),
+        patient=text("patient") or f"{text('label')}/{text('file')}",
+        split=text("split"),
+        source=text("source"),
+        part=text("part"),
+        view=text("view"),
+        age=_age(text("age")),
+    )
+
+
+def _age(text: str) -> float | None:
+    try:
+        age = float(text)
+    except ValueError:
+        return None
+    return age if 0 <= age <= OLDEST else None
+
+
+def deal(items: Sequence[Item], seed: int = 0) -> list[Item]:
+    """Give every item a split: as written where all have one, else 70/15/15 by patient within class and source.
+
+    Raises DataError where a patient is in two splits, or a class is missing from training.
+    """
+    written = sum(bool(item.split) for item in items)
+    if written == len(items):
+        dealt = list(items)
+    elif written:
+        raise DataError(f"{len(items) - written} of {len(items)} images have no split; give it to all or to none")
+    else:
+        dealt = _deal_patients(items, seed)
+    check_patients(dealt)
+    absent = set(CLASSES) - {item.label for item in dealt if item.split == "train"}
+    if absent:
+        raise DataError(f"no training image of {', '.join(sorted(absent))}; add images of more patients")
+    return dealt
+
+
+def check_patients(items: Iterable[Item]) -> None:
+    """Raises DataError when a patient is in two splits (the patient is not named)."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        splits[item.patient].add(item.split)
+    torn = [found for found in splits.values() if len(found) > 1]
+    if torn:
+        raise DataError(
+            f"{len(torn)} patients are in two splits ({', '.join(sorted(torn[0]))}): figures would be too good; "
+            "put all images of a patient in one split"
+        )
+
+
+def _deal_patients(items: Sequence[Item], seed: int) -> list[Item]:
+    groups: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    first: dict[str, tuple[str, str]] = {}
+    for item in items:
+        group = first.setdefault(item.patient, (item.label, item.source))
+        groups[group][item.patient] = groups[group].get(item.patient, 0) + 1
+    split_of: dict[str, str] = {}
+    for group in sorted(groups):
+        patients = sorted(groups[group])
+        random.Random(f"{seed}/{group}").shuffle(patients)  # noqa: S311 - a shuffle that must repeat
+        total, done = sum(groups[group].values()), Counter[str]()
+        for patient in patients:
+            lacks = [share * total - done[name] for name, share in zip(SPLITS, SHARES, strict=True)]
+            split = SPLITS[max(range(3), key=lacks.__getitem__)]
+            split_of[patient] = split
+            done[split] += groups[group][patient]
+    return [replace(item, split=split_of[item.patient]) for item in items]
+
+
+def digest_of(items: Iterable[Item]) -> str:
+    """One hex digest of which images with which labels in which split: what a run was trained on."""
+    lines = sorted(f"{item.path.name}\t{item.label}\t{item.split}" for item in items)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_grey(path: Path) -> NDArray[np.uint8]:
+    """A PNG, JPEG or DICOM as grey (height, width), bone white. Raises ValueError or OSError."""
+    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        with Image.open(path) as image:
+            if image.mode.startswith("I") or image.mode == "F":
+                values = np.asarray(image, np.float32)
+                low, high = np.percentile(values, (0.5, 99.5))
+                return (np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+            return np.asarray(image.convert("L"))
+    from router.pixels import grey_of
+
+    return grey_of(path)
+
+
+def read_all(
+    items: Sequence[Item], longest: int, progress: Callable[[int], None] = lambda _: None
+) -> tuple[list[Item], list[Image.Image], list[Skipped]]:
+    """Read every image, at most `longest` pixels on its long side, into memory; what fails is skipped and named."""
+    kept: list[Item] = []
+    images: list[Image.Image] = []
+    skipped: list[Skipped] = []
+    for item in items:
+        try:
+            image = Image.fromarray(read_grey(item.path))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            skipped.append(Skipped(item.path, type(error).__name__))
+            continue
+        finally:
+            progress(1)
+        image.thumbnail((longest, longest), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        kept.append(item)
+        images.append(image)
+    return kept, images, skipped

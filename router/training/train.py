@@ -1,0 +1,377 @@
+"""The training loop: one file to read from top to bottom.
+
+An epoch draws its images and augmentations from (seed, epoch) alone, so a resumed run goes exactly as an
+uninterrupted one. After each epoch the state is saved whole, the best by validation beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+
+from router.flow import CLASSES
+from router.model.card import save_model
+from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.pixels.prepare import field, prepare
+from router.training import augment
+from router.training.data import DataError, Item, digest_of, read_all
+from router.training.metrics import macro_f1
+from router.training.networks import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network is trained. The defaults are the paper's recipe."""
+
+    network: str = "mobilenet_v1"
+    size: int = 512
+    epochs: int = 100
+    batch: int = 32
+    optimizer: Literal["adam", "adamw"] = "adam"
+    schedule: Literal["warm_restarts", "one_cycle"] = "warm_restarts"
+    rate: float = 1e-4
+    weight_decay: float = 0.0
+    restart: int = 10
+    restart_factor: int = 2
+    augmentation: Literal["paper", "robust", "none"] = "paper"
+    class_shares: tuple[float, ...] | None = None
+    """How often each class is drawn; None: as it comes."""
+    source_power: float = 1.0
+    """Sources within a class are drawn by size to this power: 1 as they come, 0 all alike."""
+    draws: int | None = None
+    """Images an epoch; None: as many as there are."""
+    smoothing: float = 0.0
+    helpers: float = 0.0
+    """Weight of the losses for `part` and `view`."""
+    average: float = 0.0
+    """Decay of the moving average of the weights, for each step; 0: none."""
+    frozen_blocks: int = 0
+    """MobileNet-V1 only: the stem and this many first blocks keep the weights that they start with."""
+    seed: int = 0
+
+
+PAPER = Recipe()
+SHIPPED = Recipe(
+    size=160,
+    epochs=8,
+    optimizer="adamw",
+    schedule="one_cycle",
+    rate=1.5e-3,
+    weight_decay=0.02,
+    augmentation="robust",
+    class_shares=(0.16, 0.22, 0.20, 0.22, 0.20),
+    source_power=0.4,
+    smoothing=0.05,
+    helpers=0.3,
+    average=0.995,
+    frozen_blocks=3,
+)
+RECIPES = {"paper": PAPER, "shipped": SHIPPED}
+
+
+@dataclass(slots=True)
+class Set:
+    """Images of one split in memory, with the exposed field of each, found once."""
+
+    items: list[Item]
+    images: list[Image.Image]
+    fields: list[tuple[int, int, int, int]]
+    prepared: NDArray[np.uint8]
+
+
+def load_set(items: Sequence[Item], size: int, progress: Callable[[int], None] = lambda _: None) -> tuple[Set, list[Any]]:
+    """Read, find the field, prepare. Returns the set and what had to be skipped; raises DataError if all was."""
+    kept, images, skipped = read_all(items, longest=max(256, size * 9 // 5), progress=progress)
+    if not kept:
+        raise DataError(f"none of {len(items)} images can be read; the first: {skipped[0].path if skipped else '-'}")
+    fields = [field(image) for image in images]
+    prepared = np.stack([prepare(np.asarray(image), size=size)[0] for image in images])
+    return Set(kept, images, fields, prepared), skipped
+
+
+def train(
+    recipe: Recipe,
+    items: Sequence[Item],
+    out: Path,
+    *,
+    weights: Path | None = None,
+    device: str = "auto",
+    workers: int = 2,
+    say: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    stop_after: int | None = None,
+) -> Path:
+    """Train on the items of split train, choose by val, write runs and the best model into `out`.
+
+    Resumes by itself where `out` holds the state of the same recipe and set; raises DataError where of another.
+    `weights` is an ImageNet start. Returns the folder with `model.safetensors` and `card.json`.
+    """
+    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    out.mkdir(parents=True, exist_ok=True)
+    (train_set, skipped), (val_set, also) = (
+        load_set([item for item in items if item.split == split], recipe.size) for split in ("train", "val")
+    )
+    for one in (*skipped, *also):
+        say(f"skipped {one.path}: {one.reason}")
+    say(f"{len(train_set.items)} train, {len(val_set.items)} val, {len(skipped) + len(also)} skipped")
+
+    torch.manual_seed(recipe.seed)
+    tasks = _tasks(train_set.items) if recipe.helpers else {}
+    learner = Learner(recipe.network, {task: len(names) for task, names in tasks.items()}, weights)
+    learner.to(where, memory_format=torch.channels_last)
+    _freeze(learner, recipe.frozen_blocks)
+    averaged = copy.deepcopy(learner).eval()
+    optimizer = _optimizer(recipe, learner)
+    targets = _targets(train_set.items, tasks)
+    share = _shares(recipe, train_set.items)
+    draws = recipe.draws or len(train_set.items)
+    steps = math.ceil(draws / recipe.batch)
+    scaler = torch.amp.GradScaler(enabled=where.type == "cuda")
+    identity = {"recipe": asdict(recipe), "set": digest_of(items)}
+    history: list[dict[str, float]] = []
+    start = _resume(out / "state.pt", identity, learner, averaged, optimizer, scaler, history)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for epoch in range(start, min(recipe.epochs, stop_after or recipe.epochs)):
+            began, losses = time.monotonic(), []
+            rng = np.random.default_rng((recipe.seed, epoch))
+            torch.manual_seed(recipe.seed * 100_003 + epoch)
+            order = _order(rng, share, draws)
+            learner.train()
+            _still(learner, recipe.frozen_blocks)
+            for step, (chosen, pictures) in enumerate(_batches(train_set, order, recipe, (recipe.seed, epoch), pool)):
+                for group in optimizer.param_groups:
+                    group["lr"] = _rate(recipe, epoch + step / steps)
+                x = scale(torch.from_numpy(pictures).to(where)).contiguous(memory_format=torch.channels_last)
+                with torch.autocast(where.type, enabled=where.type == "cuda"):
+                    outputs = learner(x)
+                    loss = _loss(recipe, outputs, {task: t[chosen].to(where) for task, t in targets.items()})
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                _follow(averaged, learner, recipe.average, epoch * steps + step)
+                losses.append(float(loss.detach()))
+                progress(epoch * steps + step + 1, recipe.epochs * steps)
+            logits = predict(averaged, val_set.prepared)
+            truth = np.array([item.target for item in val_set.items])
+            score = macro_f1(truth, logits.argmax(axis=1))
+            nll = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)))
+            history.append({"epoch": epoch + 1, "loss": float(np.mean(losses)), "val_f1": score, "val_loss": nll,
+                            "rate": _rate(recipe, epoch + 1), "seconds": time.monotonic() - began})  # fmt: skip
+            say("epoch {epoch} loss {loss:.4f} val F1 {val_f1:.4f} val loss {val_loss:.4f} {seconds:.0f} s".format(**history[-1]))
+            if _better(history):
+                _write_best(averaged, out, recipe, identity, history)
+            _save(out / "state.pt", {
+                "identity": identity, "learner": learner.state_dict(), "averaged": averaged.state_dict(),
+                "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "history": history,
+            })  # fmt: skip
+            (out / "history.json").write_text(json.dumps(history, indent=1))
+    return out / "best"
+
+
+def predict(learner: nn.Module, prepared: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float32]:
+    """Logits (n, 5) for prepared pictures (n, size, size)."""
+    learner.eval()
+    where = next(learner.parameters()).device
+    rows = []
+    with torch.inference_mode():
+        for begin in range(0, len(prepared), batch):
+            x = scale(torch.from_numpy(prepared[begin : begin + batch]).to(where))
+            rows.append(learner(x.contiguous(memory_format=torch.channels_last))["class"].float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def _batches(data: Set, order: NDArray[np.int64], recipe: Recipe, seed: tuple[int, int], pool: ThreadPoolExecutor) -> Any:
+    """Pairs of chosen indices and augmented pictures (n, size, size); the next batch is made while one is used."""
+
+    def make(place: int) -> NDArray[np.uint8]:
+        rng, index = np.random.default_rng((*seed, place)), order[place]
+        if recipe.augmentation == "robust":
+            return augment.robust(data.images[index], data.fields[index], rng, recipe.size, data.images)
+        if recipe.augmentation == "paper":
+            return augment.paper(data.prepared[index], rng)
+        return data.prepared[index]
+
+    places = [range(begin, min(begin + recipe.batch, len(order))) for begin in range(0, len(order), recipe.batch)]
+    places = [batch for batch in places if len(batch) > 1]
+    waiting = [pool.submit(make, place) for place in places[0]]
+    for number, batch in enumerate(places):
+        pictures = np.stack([future.result() for future in waiting])
+        waiting = [pool.submit(make, place) for place in places[number + 1]] if number + 1 < len(places) else []
+        yield torch.from_numpy(order[batch.start : batch.stop]), pictures
+
+
+def _shares(recipe: Recipe, items: Sequence[Item]) -> NDArray[np.float64] | None:
+    """The chance of each image to be drawn; None where the recipe takes them as they come."""
+    if recipe.class_shares is None:
+        return None
+    sizes = Counter((item.label, item.source) for item in items)
+    # A source of a handful of images must not be drawn as if it were a hospital.
+    weight = {key: n**recipe.source_power * n / (n + 4) for key, n in sizes.items()}
+    total = Counter[str]()
+    for (label, _), w in weight.items():
+        total[label] += w  # type: ignore[assignment]
+    chance = np.array([
+        recipe.class_shares[item.target] * weight[item.label, item.source] / total[item.label]
+        / sizes[item.label, item.source] for item in items
+    ])  # fmt: skip
+    normal: NDArray[np.float64] = chance / chance.sum()
+    return normal
+
+
+def _order(rng: np.random.Generator, share: NDArray[np.float64] | None, draws: int) -> NDArray[np.int64]:
+    if share is None:
+        return rng.permutation(draws)
+    # Systematic drawing: as even as the shares allow, so that no image is missed or doubled by luck.
+    points = (np.arange(draws) + rng.random()) / draws
+    shuffled = rng.permutation(len(share))
+    drawn = shuffled[np.searchsorted(np.cumsum(share[shuffled]), points).clip(max=len(share) - 1)]
+    return rng.permutation(drawn)
+
+
+def _tasks(items: Sequence[Item]) -> dict[str, list[str]]:
+    """The values of `part` and `view` that are frequent enough to be learned; the empty one is left out."""
+    tasks = {}
+    for task in ("part", "view"):
+        counts = Counter(getattr(item, task) for item in items)
+        names = sorted(name for name, n in counts.items() if name and n >= 8)
+        if len(names) > 1:
+            tasks[task] = names
+    return tasks
+
+
+def _targets(items: Sequence[Item], tasks: dict[str, list[str]]) -> dict[str, Tensor]:
+    """Class and helper targets for every item; −1 where a helper has none."""
+    targets = {"class": torch.tensor([item.target for item in items])}
+    for task, names in tasks.items():
+        place = {name: index for index, name in enumerate(names)}
+        targets[task] = torch.tensor([place.get(getattr(item, task), -1) for item in items])
+    return targets
+
+
+def _loss(recipe: Recipe, outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    loss = F.cross_entropy(outputs["class"], targets["class"], label_smoothing=recipe.smoothing)
+    for task in outputs:
+        if task != "class" and bool((targets[task] >= 0).any()):
+            loss = loss + recipe.helpers * F.cross_entropy(outputs[task], targets[task], ignore_index=-1)
+    return loss
+
+
+def _optimizer(recipe: Recipe, learner: nn.Module) -> torch.optim.Optimizer:
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return (torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam)(groups, lr=recipe.rate)
+
+
+def _rate(recipe: Recipe, epoch: float) -> float:
+    """The learning rate at a fractional epoch: cosine with warm restarts, or one cycle with a fifth of warming."""
+    if recipe.schedule == "one_cycle":
+        done = min(epoch / recipe.epochs, 1.0)
+        if done < 0.2:
+            return recipe.rate * (0.04 + 0.96 * done / 0.2)
+        return recipe.rate * (0.001 + 0.999 * (1 + math.cos(math.pi * (done - 0.2) / 0.8)) / 2)
+    length = float(recipe.restart)
+    while epoch >= length:
+        epoch, length = epoch - length, length * recipe.restart_factor
+    return recipe.rate * (1 + math.cos(math.pi * epoch / length)) / 2
+
+
+def _early(learner: Learner, blocks: int) -> list[nn.Module]:
+    if blocks == 0 or not isinstance(learner.net, MobileNetV1):
+        return []
+    names = ["conv1", "conv1_bn"]
+    for number in range(1, blocks + 1):
+        names += [f"conv_{kind}_{number}{norm}" for kind in ("dw", "pw") for norm in ("", "_bn")]
+    return [getattr(learner.net, name) for name in names]
+
+
+def _freeze(learner: Learner, blocks: int) -> None:
+    for module in _early(learner, blocks):
+        module.requires_grad_(False)
+
+
+def _still(learner: Learner, blocks: int) -> None:
+    for module in _early(learner, blocks):
+        module.eval()
+
+
+@torch.no_grad()
+def _follow(averaged: nn.Module, learner: nn.Module, decay: float, step: int) -> None:
+    """Move the average towards the learner; early on faster, so that the start is forgotten."""
+    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+    own, new = averaged.state_dict(), learner.state_dict()
+    for name, tensor in own.items():
+        if tensor.is_floating_point():
+            tensor.lerp_(new[name], 1 - decay)
+        else:
+            tensor.copy_(new[name])
+
+
+def _better(history: list[dict[str, float]]) -> bool:
+    """Best by validation F1; the loss decides between equals."""
+    key = [(entry["val_f1"], -entry["val_loss"]) for entry in history]
+    return key[-1] == max(key)
+
+
+def _write_best(learner: Learner, out: Path, recipe: Recipe, identity: dict[str, Any], history: list[Any]) -> None:
+    trained = identity | {"epoch": history[-1]["epoch"]}
+    figures = {"val_macro_f1": round(history[-1]["val_f1"], 4)}
+    if isinstance(learner.net, MobileNetV1):
+        save_model(learner.net, out / "best", size=recipe.size, figures=figures, trained=trained)
+    else:
+        (out / "best").mkdir(exist_ok=True)
+        _save(out / "best" / "network.pt", {"recipe": asdict(recipe), "state": learner.net.state_dict()})
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _resume(path: Path, identity: dict[str, Any], learner: nn.Module, averaged: nn.Module, optimizer: Any, scaler: Any,
+            history: list[dict[str, float]]) -> int:  # fmt: skip
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if json.dumps(state["identity"], sort_keys=True) != json.dumps(identity, sort_keys=True):
+        raise DataError(f"{path}: the state of another recipe or set; choose another folder, or delete this one")
+    learner.load_state_dict(state["learner"])
+    averaged.load_state_dict(state["averaged"])
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    history.extend(state["history"])
+    return len(history)
+
+
+def with_overrides(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with every change that is not None."""
+    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+
+
+def class_counts(items: Sequence[Item]) -> dict[str, int]:
+    counts = Counter(item.label for item in items)
+    return {name: counts[name] for name in CLASSES}
