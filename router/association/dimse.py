@@ -1,0 +1,109 @@
+"""The command set of DIMSE messages (PS3.7 §6.3, §9.3, annex E): always Implicit VR Little Endian, and small.
+
+Both sides of an association use it. It knows US, UI and AE values, which is all that C-ECHO and C-STORE need, and
+it never believes a length: a command set of more than 64 KiB, or one whose elements do not fit, is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from struct import Struct
+from types import MappingProxyType
+
+GROUP_LENGTH = 0x00000000
+AFFECTED_SOP_CLASS = 0x00000002
+COMMAND_FIELD = 0x00000100
+MESSAGE_ID = 0x00000110
+MESSAGE_ID_RESPONDED_TO = 0x00000120
+PRIORITY = 0x00000700
+DATA_SET_TYPE = 0x00000800
+STATUS = 0x00000900
+AFFECTED_SOP_INSTANCE = 0x00001000
+MOVE_ORIGINATOR_AE = 0x00001030
+MOVE_ORIGINATOR_ID = 0x00001031
+
+C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
+C_ECHO_RQ, C_ECHO_RSP = 0x0030, 0x8030
+C_CANCEL_RQ = 0x0FFF
+RESPONSE = 0x8000
+"""The bit of a Command Field that makes it a response."""
+
+NO_DATA_SET = 0x0101
+A_DATA_SET = 0x0001
+"""Any Data Set Type but `NO_DATA_SET` announces a data set; this is the one that everybody sends."""
+
+MAX_COMMAND = 64 * 1024
+
+_ELEMENT = Struct("<HHI")
+_US = Struct("<H")
+
+
+class CommandError(ValueError):
+    """The bytes are no command set, or it lacks an element that its kind requires."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A decoded command set: tag (0x0000eeee) to the value as it came."""
+
+    elements: Mapping[int, bytes]
+
+    @property
+    def field(self) -> int:
+        return self._required(COMMAND_FIELD)
+
+    @property
+    def message_id(self) -> int:
+        return self._required(MESSAGE_ID)
+
+    @property
+    def has_data_set(self) -> bool:
+        return self._required(DATA_SET_TYPE) != NO_DATA_SET
+
+    def number(self, tag: int) -> int | None:
+        """The first value of a US element, or None where it is absent or too short."""
+        value = self.elements.get(tag, b"")
+        return _US.unpack_from(value)[0] if len(value) >= 2 else None
+
+    def text(self, tag: int) -> str:
+        """A UI or AE element without its padding; empty where absent. Bytes beyond ASCII become U+FFFD."""
+        return self.elements.get(tag, b"").decode("ascii", "replace").strip("\0 ")
+
+    def _required(self, tag: int) -> int:
+        number = self.number(tag)
+        if number is None:
+            raise CommandError(f"the command set has no ({tag >> 16:04x},{tag & 0xFFFF:04x})")
+        return number
+
+
+def encode_command(elements: Mapping[int, int | str]) -> bytes:
+    """A command set with its group length: numbers as US, text as UI padded with NUL (AE titles: pad before)."""
+    parts = bytearray()
+    for tag in sorted(elements):
+        value = elements[tag]
+        raw = _US.pack(value) if isinstance(value, int) else value.encode("ascii")
+        raw += b"\0" * (len(raw) % 2)
+        parts += _ELEMENT.pack(tag >> 16, tag & 0xFFFF, len(raw)) + raw
+    return _ELEMENT.pack(0, 0, 4) + len(parts).to_bytes(4, "little") + bytes(parts)
+
+
+def decode_command(data: bytes | bytearray | memoryview) -> Command:
+    """Read a command set. Order, group length and odd lengths are not insisted on; the first of a tag counts.
+
+    Raises CommandError where it is longer than 64 KiB, an element leaves it, or an element is not of group 0000.
+    """
+    if len(data) > MAX_COMMAND:
+        raise CommandError("the command set is longer than 64 KiB")
+    elements: dict[int, bytes] = {}
+    at, end = 0, len(data)
+    while end - at >= _ELEMENT.size:
+        group, element, length = _ELEMENT.unpack_from(data, at)
+        at += _ELEMENT.size
+        if group or length > end - at:
+            raise CommandError("an element is not of group 0000 or longer than the command set")
+        elements.setdefault(element, bytes(data[at : at + length]))
+        at += length
+    if any(data[at:]):
+        raise CommandError("bytes are left over after the last element")
+    return Command(MappingProxyType(elements))

@@ -1,0 +1,224 @@
+"""PDUs of PS3.8 §9.3 on a socket: read one with a deadline and a bound, take its PDVs, build the short ones.
+
+Nothing received is copied here: a PDU lies in the stream's one buffer, and its PDVs are views of that buffer which
+hold until the next PDU is read. What a PDU means is said by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+
+MAX_PDU = 131072
+"""What we announce, and the most that the body of a P-DATA-TF may have (PS3.8 annex D.1)."""
+MAX_ASSOCIATE = 1024 * 1024
+DEFAULT_MAX_PDU = 16384
+"""What a peer can take that announced nothing."""
+
+HEADER = Struct(">BxI")
+PDV_HEADER = Struct(">IBB")
+COMMAND_BIT, LAST_BIT = 1, 2
+
+
+class Kind(IntEnum):
+    """PDU types (PS3.8 §9.3.1)."""
+
+    ASSOCIATE_RQ = 1
+    ASSOCIATE_AC = 2
+    ASSOCIATE_RJ = 3
+    P_DATA = 4
+    RELEASE_RQ = 5
+    RELEASE_RP = 6
+    ABORT = 7
+
+
+class AbortReason(IntEnum):
+    """Reason/Diag. of an A-ABORT by the service provider (PS3.8 table 9-26)."""
+
+    NOT_SPECIFIED = 0
+    UNRECOGNIZED_PDU = 1
+    UNEXPECTED_PDU = 2
+    UNRECOGNIZED_PARAMETER = 4
+    UNEXPECTED_PARAMETER = 5
+    INVALID_PARAMETER = 6
+
+
+class ProtocolError(Exception):
+    """The peer broke PS3.7 or PS3.8. `reason` is None where it is the service user (DIMSE) that aborts."""
+
+    def __init__(self, message: str, reason: AbortReason | None = AbortReason.INVALID_PARAMETER) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PeerClosed(Exception):
+    """The peer closed or lost the transport connection (Evt17)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pdv:
+    """A presentation data value (PS3.8 §9.3.5.1): `fragment` is a view of the stream's buffer."""
+
+    context_id: int
+    is_command: bool
+    is_last: bool
+    fragment: memoryview
+
+
+@dataclass(slots=True)
+class Pace:
+    """A least average rate: how long a transfer may still make us wait.
+
+    `grace` seconds, plus the time that the bytes received so far may take at `least_rate` (bytes a second). Only time
+    spent waiting for the peer counts, so that a slow disk of ours is never held against it.
+    """
+
+    grace: float
+    least_rate: int
+    received: int = 0
+    waited: float = 0.0
+
+    def left(self) -> float:
+        return self.grace + self.received / self.least_rate - self.waited
+
+
+class Stream:
+    """The PDUs of one connection, read into one buffer of `MAX_PDU` bytes.
+
+    Every wait has a limit. TimeoutError: the peer took longer. PeerClosed: it went. ProtocolError: it sent a PDU of
+    an unknown kind or beyond the bound of its kind, before anything of its body was read.
+    """
+
+    def __init__(self, sock: socket.socket, max_pdu: int = MAX_PDU) -> None:
+        self.sock = sock
+        self._max_pdu = max_pdu
+        self._buffer = memoryview(bytearray(max_pdu))
+        self._header = memoryview(bytearray(HEADER.size))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def read_header(self, seconds: float) -> tuple[Kind, int]:
+        """Kind and body length of the next PDU. All six bytes must come within `seconds`."""
+        self._fill(self._header, time.monotonic() + seconds)
+        kind, length = HEADER.unpack(self._header)
+        if kind not in Kind.__members__.values():
+            raise ProtocolError(f"a PDU of unknown type {kind:#04x}", AbortReason.UNRECOGNIZED_PDU)
+        return Kind(kind), self._bounded(Kind(kind), length)
+
+    def read_body(self, length: int, seconds: float) -> memoryview:
+        """The body of the PDU whose header was just read; the view holds until the next PDU."""
+        body = self._buffer[:length] if length <= len(self._buffer) else memoryview(bytearray(length))
+        self._fill(body, time.monotonic() + seconds)
+        return body
+
+    def send(self, data: bytes, seconds: float) -> None:
+        """Send all of `data` within `seconds`. Raises TimeoutError, or PeerClosed where the connection is gone."""
+        self.sock.settimeout(seconds)
+        try:
+            self.sock.sendall(data)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise PeerClosed from error
+
+    def drain(self, seconds: float, most: int = 16 * 1024 * 1024) -> None:
+        """Say that nothing more will be sent, and swallow what still comes, so that no reset overtakes our last PDU.
+
+        Waits for the peer to close, `seconds` or `most` bytes at the longest (Sta13 of PS3.8 table 9-10).
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            # Of the socket itself: SSLSocket.shutdown would drop the TLS session, and reads would see ciphertext.
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+            while most > 0 and (count := self._receive(self._buffer, deadline)):
+                most -= count
+        except (OSError, ValueError):
+            pass
+
+    def _bounded(self, kind: Kind, length: int) -> int:
+        if kind is Kind.P_DATA:
+            fits = 0 < length <= self._max_pdu
+        elif kind in (Kind.ASSOCIATE_RQ, Kind.ASSOCIATE_AC):
+            fits = length <= MAX_ASSOCIATE
+        else:
+            fits = length == 4
+        if not fits:
+            raise ProtocolError(f"a {kind.name} PDU of impossible length")
+        return length
+
+    def _fill(self, view: memoryview, deadline: float) -> None:
+        at, end = 0, len(view)
+        while at < end:
+            count = self._receive(view[at:], deadline)
+            if not count:
+                raise PeerClosed
+            at += count
+
+    def _receive(self, view: memoryview, deadline: float) -> int:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.sock.settimeout(left)
+        try:
+            count = self.sock.recv_into(view)
+            # Linux forgets it by itself; without it a sender with Nagle's algorithm waits 40 ms for our ACK.
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        except (TimeoutError, ssl.SSLWantReadError):
+            raise TimeoutError from None
+        except OSError:
+            return 0
+        return count
+
+
+def pdvs(body: memoryview) -> Iterator[Pdv]:
+    """The PDVs of a P-DATA-TF body (PS3.8 §9.3.5, annex E.2); reserved bits of the control header are ignored."""
+    at, end = 0, len(body)
+    while at < end:
+        if end - at < PDV_HEADER.size:
+            raise ProtocolError("a PDV header is cut")
+        length, context_id, control = PDV_HEADER.unpack_from(body, at)
+        if not 2 <= length <= end - at - 4:
+            raise ProtocolError("a PDV has an impossible length")
+        start, at = at + PDV_HEADER.size, at + 4 + length
+        yield Pdv(context_id, bool(control & COMMAND_BIT), bool(control & LAST_BIT), body[start:at])
+
+
+def p_data_header(context_id: int, length: int, *, command: bool, last: bool) -> bytes:
+    """The twelve bytes before a fragment of `length` bytes that travels alone in its P-DATA-TF."""
+    control = COMMAND_BIT * command | LAST_BIT * last
+    return HEADER.pack(Kind.P_DATA, length + PDV_HEADER.size) + PDV_HEADER.pack(length + 2, context_id, control)
+
+
+def command_pdus(context_id: int, command: bytes, max_pdu: int) -> bytes:
+    """A whole command set in as many P-DATA-TF as the peer's `max_pdu` (at least 7) makes necessary."""
+    step = max_pdu - PDV_HEADER.size
+    pieces = [command[at : at + step] for at in range(0, len(command), step)]
+    last = len(pieces) - 1
+    return b"".join(
+        p_data_header(context_id, len(piece), command=True, last=number == last) + piece
+        for number, piece in enumerate(pieces)
+    )
+
+
+def associate_rj(result: int, source: int, reason: int) -> bytes:
+    """A-ASSOCIATE-RJ (PS3.8 table 9-21): result 1 permanent or 2 transient."""
+    return HEADER.pack(Kind.ASSOCIATE_RJ, 4) + bytes((0, result, source, reason))
+
+
+def release_rq() -> bytes:
+    return HEADER.pack(Kind.RELEASE_RQ, 4) + bytes(4)
+
+
+def release_rp() -> bytes:
+    return HEADER.pack(Kind.RELEASE_RP, 4) + bytes(4)
+
+
+def abort(reason: AbortReason | None) -> bytes:
+    """A-ABORT by the service provider for `reason`, or by the service user where that is None."""
+    source_and_reason = bytes((0, 0)) if reason is None else bytes((2, reason))
+    return HEADER.pack(Kind.ABORT, 4) + bytes(2) + source_and_reason
