@@ -56,7 +56,7 @@ class ProtocolError(Exception):
         self.reason = reason
 
 
-class PeerClosed(Exception):
+class PeerClosedError(Exception):
     """The peer closed or lost the transport connection (Evt17)."""
 
 
@@ -90,7 +90,7 @@ class Pace:
 class Stream:
     """The PDUs of one connection, read into one buffer of `MAX_PDU` bytes.
 
-    Every wait has a limit. TimeoutError: the peer took longer. PeerClosed: it went. ProtocolError: it sent a PDU of
+    Every wait has a limit. TimeoutError: the peer took longer. PeerClosedError: it went. ProtocolError: it sent a PDU of
     an unknown kind or beyond the bound of its kind, before anything of its body was read.
     """
 
@@ -117,14 +117,14 @@ class Stream:
         return body
 
     def send(self, data: bytes, seconds: float) -> None:
-        """Send all of `data` within `seconds`. Raises TimeoutError, or PeerClosed where the connection is gone."""
+        """Send all of `data` within `seconds`. Raises TimeoutError, or PeerClosedError where the connection is gone."""
         self.sock.settimeout(seconds)
         try:
             self.sock.sendall(data)
         except TimeoutError:
             raise
         except OSError as error:
-            raise PeerClosed from error
+            raise PeerClosedError from error
 
     def drain(self, seconds: float, most: int = 16 * 1024 * 1024) -> None:
         """Say that nothing more will be sent, and swallow what still comes, so that no reset overtakes our last PDU.
@@ -156,7 +156,7 @@ class Stream:
         while at < end:
             count = self._receive(view[at:], deadline)
             if not count:
-                raise PeerClosed
+                raise PeerClosedError
             at += count
 
     def _receive(self, view: memoryview, deadline: float) -> int:
