@@ -1,1 +1,6 @@
+"""Rules: prediction and header to a decision. Pure; nothing here does I/O or knows YAML, spool or network."""
 
+from router.decide.decision import decide
+from router.decide.table import Otherwise, Rule, RuleTable, header_tags
+
+__all__ = ["Otherwise", "Rule", "RuleTable", "decide", "header_tags"]

@@ -1,0 +1,134 @@
+"""How old a patient was at the study, as far as the header can be believed.
+
+The standard lets PatientAge (0010,1010), PatientBirthDate (0010,0030) and the study's dates contradict each
+other, and equipment fills them with defaults. An age here is therefore a span, and anything implausible is
+unknown: an image must not reach an AI for children because a console wrote `000Y`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import date
+
+from router.flow import Header
+
+PATIENT_AGE = 0x00101010
+BIRTH_DATE = 0x00100030
+STUDY_DATE = 0x00080020
+ACQUISITION_DATE = 0x00080022
+CONTENT_DATE = 0x00080023
+TAGS = frozenset({PATIENT_AGE, BIRTH_DATE, STUDY_DATE, ACQUISITION_DATE, CONTENT_DATE})
+
+PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
+"""How many of each unit of VR AS (PS3.5 §6.2) make a year."""
+
+OLDEST = 120.0
+_AGE = re.compile(r"([0-9]{1,3})([DWMY])")
+_DATE = re.compile(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})")
+_ROUNDING = 1e-6
+_INSTANT = 1e-4
+"""Width in years of an age that is known to the day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """A span in years: at least `least`, and below `below`."""
+
+    least: float
+    below: float
+
+    def completed(self, unit: str) -> tuple[int, int]:
+        """The fewest and the most whole `unit`s (D, W, M, Y) that the patient can have lived."""
+        fewest = math.floor(self.least * PER_YEAR[unit] + _ROUNDING)
+        most = math.ceil(self.below * PER_YEAR[unit] - _ROUNDING) - 1
+        return fewest, most
+
+
+def age_at_study(header: Header) -> Age | None:
+    """The age that PatientAge and birth date agree on, or None: absent, unreadable or implausible.
+
+    Where the two agree the narrower span counts; within a year of each other, the span that covers both;
+    farther apart, neither is believed.
+    """
+    readings: list[Age] = []
+    if _present(header, PATIENT_AGE):
+        stated = _stated(_single(header, PATIENT_AGE))
+        if stated is None:
+            return None
+        readings.append(stated)
+    if _present(header, BIRTH_DATE):
+        born = _date(_single(header, BIRTH_DATE))
+        if born is None:
+            return None
+        studied = _study_date(header)
+        if studied is not None:
+            if born > studied:
+                return None
+            readings.append(_between(born, studied))
+    return _agreed(readings)
+
+
+def _agreed(readings: list[Age]) -> Age | None:
+    if not readings:
+        return None
+    least, below = max(r.least for r in readings), min(r.below for r in readings)
+    if least - below > 1.0:
+        return None
+    if least >= below:
+        least, below = min(r.least for r in readings), max(r.below for r in readings)
+    return Age(least, below) if least <= OLDEST else None
+
+
+def _stated(text: str | None) -> Age | None:
+    match = _AGE.fullmatch(text.upper()) if text is not None else None
+    if match is None or int(match[1]) == 0:
+        return None
+    count, per_year = int(match[1]), PER_YEAR[match[2]]
+    return Age(count / per_year, (count + 1) / per_year)
+
+
+def _study_date(header: Header) -> date | None:
+    for tag in (STUDY_DATE, ACQUISITION_DATE, CONTENT_DATE):
+        found = _date(_single(header, tag))
+        if found is not None:
+            return found
+    return None
+
+
+def _between(born: date, studied: date) -> Age:
+    """Whole years by the calendar, so that a limit falls on the birthday and not near it."""
+    years = studied.year - born.year - ((studied.month, studied.day) < (born.month, born.day))
+    months = (studied.month - born.month - (studied.day < born.day)) % 12
+    days = (studied - _plus_months(born, 12 * years + months)).days
+    exact = years + months / 12 + max(0, days) / PER_YEAR["D"]
+    return Age(exact, exact + _INSTANT)
+
+
+def _plus_months(day: date, months: int) -> date:
+    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
+    for last in (day.day, 30, 29, 28):
+        try:
+            return date(year, month + 1, last)
+        except ValueError:
+            continue
+    return day
+
+
+def _date(text: str | None) -> date | None:
+    match = _DATE.fullmatch(text) if text is not None else None
+    try:
+        return date(int(match[1]), int(match[2]), int(match[3])) if match else None
+    except ValueError:
+        return None
+
+
+def _present(header: Header, tag: int) -> bool:
+    """An element that is there with something in it, readable or not."""
+    return header.get(tag, ()) != ()
+
+
+def _single(header: Header, tag: int) -> str | None:
+    values = header.get(tag)
+    return values[0].strip() if values is not None and len(values) == 1 else None

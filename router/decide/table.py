@@ -1,0 +1,39 @@
+"""The rules as values: what `routing.yaml` says under `rules` and `otherwise`, once it is valid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.decide.conditions import Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Send an instance to `send` when `when` holds. `discard` sends nowhere, for the given `reason`."""
+
+    name: str
+    when: Condition
+    send: tuple[str, ...]
+    discard: bool = False
+    reason: str = ""
+    shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """Where an instance goes that no rule fired for."""
+
+    send: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTable:
+    """Rules in order, first match wins."""
+
+    rules: tuple[Rule, ...]
+    otherwise: Otherwise
+
+
+def header_tags(table: RuleTable) -> frozenset[int]:
+    """Every header element that some rule needs, as 0xggggeeee."""
+    return frozenset(tag for rule in table.rules for tag in rule.when.tags)
