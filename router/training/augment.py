@@ -19,7 +19,25 @@ from router.pixels.prepare import Crop, even, fit
 Rng = np.random.Generator
 Picture = NDArray[np.uint8]
 
-WORDS = ("R", "L", "D", "E", "AP", "PA", "SUPINE", "PORTABLE", "LEITO", "DX", "SIN", "ERECT", "A", "B", "(a)", "12", "M")
+WORDS = (
+    "R",
+    "L",
+    "D",
+    "E",
+    "AP",
+    "PA",
+    "SUPINE",
+    "PORTABLE",
+    "LEITO",
+    "DX",
+    "SIN",
+    "ERECT",
+    "A",
+    "B",
+    "(a)",
+    "12",
+    "M",
+)
 
 
 def robust(image: Image.Image, field: Crop, rng: Rng, size: int, others: Sequence[Image.Image] = ()) -> Picture:
@@ -85,8 +103,8 @@ def _place(image: Image.Image, field: Crop, rng: Rng, size: int) -> Image.Image:
 def _grey(image: Image.Image, rng: Rng, others: Sequence[Image.Image]) -> Image.Image:
     """Window, gamma, histogram of another image, local equalisation, uneven light, polarity."""
     if others and rng.random() < 0.2:
-        image = _match(image, others[rng.integers(len(others))])
-    values = np.asarray(image, np.float32) / 255
+        image = _match(image, others[int(rng.integers(len(others)))])
+    values: NDArray[np.float32] = np.asarray(image, np.float32) / np.float32(255)
     if rng.random() < 0.3:
         values = _local(values, rng)
     low, high = np.percentile(values[::3, ::3], (rng.uniform(0, 6), rng.uniform(94, 100)))
@@ -117,7 +135,7 @@ def _local(values: NDArray[np.float32], rng: Rng) -> NDArray[np.float32]:
 
 def _blur(values: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
     image = Image.fromarray((values * 255).clip(0, 255).astype(np.uint8))
-    return np.asarray(image.filter(ImageFilter.BoxBlur(radius)), np.float32) / 255
+    return np.asarray(image.filter(ImageFilter.BoxBlur(radius)), np.float32) / np.float32(255)
 
 
 def _gradient(shape: tuple[int, ...], rng: Rng) -> NDArray[np.float32]:

@@ -73,15 +73,20 @@ def read_folders(root: Path) -> list[Item]:
     return items
 
 
-def read_manifest(manifest: Path, root: Path) -> list[Item]:
-    """A CSV with `file` and `label`, and optionally `split, patient, source, part, view, age`; others are ignored."""
+def read_manifest(manifest: Path, root: Path, *, any_split: bool = False) -> list[Item]:
+    """A CSV with `file` and `label`, and optionally `split, patient, source, part, view, age`; others are ignored.
+
+    `any_split` takes splits of any name: to score a set, not to train on it. Raises DataError.
+    """
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = {"file", "label"} - set(reader.fieldnames or ())
             if missing:
-                raise DataError(f"{manifest}:1: no column {' and '.join(sorted(missing))}; the header line must name it")
-            items = [_item(row, manifest, line, root) for line, row in enumerate(reader, start=2)]
+                raise DataError(
+                    f"{manifest}:1: no column {' and '.join(sorted(missing))}; the header line must name it"
+                )
+            items = [_item(row, manifest, line, root, any_split) for line, row in enumerate(reader, start=2)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{manifest}: not readable as CSV ({type(error).__name__}); save it as UTF-8 CSV") from error
     if not items:
@@ -89,13 +94,13 @@ def read_manifest(manifest: Path, root: Path) -> list[Item]:
     return items
 
 
-def _item(row: dict[str, Any], manifest: Path, line: int, root: Path) -> Item:
+def _item(row: dict[str, Any], manifest: Path, line: int, root: Path, any_split: bool) -> Item:
     def text(name: str) -> str:
         return (row.get(name) or "").strip()
 
     if text("label") not in CLASSES:
         raise DataError(f"{manifest}:{line}: label {text('label')[:40]!r} is none of {', '.join(CLASSES)}")
-    if text("split") not in ("", *SPLITS):
+    if not any_split and text("split") not in ("", *SPLITS):
         raise DataError(f"{manifest}:{line}: split {text('split')[:40]!r} is none of {', '.join(SPLITS)}")
     if not text("file"):
         raise DataError(f"{manifest}:{line}: no file")
@@ -179,12 +184,13 @@ def digest_of(items: Iterable[Item]) -> str:
 def read_grey(path: Path) -> NDArray[np.uint8]:
     """A PNG, JPEG or DICOM as grey (height, width), bone white. Raises ValueError or OSError."""
     if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image: Image.Image = opened
             if image.mode.startswith("I") or image.mode == "F":
                 values = np.asarray(image, np.float32)
                 low, high = np.percentile(values, (0.5, 99.5))
-                return (np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
-            return np.asarray(image.convert("L"))
+                image = Image.fromarray(np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255)
+            return np.asarray(image.convert("L"), np.uint8)
     from router.pixels import grey_of
 
     return grey_of(path)

@@ -78,9 +78,9 @@ _schemas: list[torch.library.Library] = []
 def _torchvision(name: str) -> nn.Module:
     """torchvision's model, also beside a torch built without its compiled operators (they serve detection only)."""
     if not hasattr(torch.ops.torchvision, "nms") and not _schemas:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         _schemas.append(library)
     try:
         from torchvision import models

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -95,7 +95,9 @@ class Set:
     prepared: NDArray[np.uint8]
 
 
-def load_set(items: Sequence[Item], size: int, progress: Callable[[int], None] = lambda _: None) -> tuple[Set, list[Any]]:
+def load_set(
+    items: Sequence[Item], size: int, progress: Callable[[int], None] = lambda _: None
+) -> tuple[Set, list[Any]]:
     """Read, find the field, prepare. Returns the set and what had to be skipped; raises DataError if all was."""
     kept, images, skipped = read_all(items, longest=max(256, size * 9 // 5), progress=progress)
     if not kept:
@@ -134,7 +136,7 @@ def train(
     torch.manual_seed(recipe.seed)
     tasks = _tasks(train_set.items) if recipe.helpers else {}
     learner = Learner(recipe.network, {task: len(names) for task, names in tasks.items()}, weights)
-    learner.to(where, memory_format=torch.channels_last)
+    learner.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     _freeze(learner, recipe.frozen_blocks)
     averaged = copy.deepcopy(learner).eval()
     optimizer = _optimizer(recipe, learner)
@@ -163,7 +165,7 @@ def train(
                     outputs = learner(x)
                     loss = _loss(recipe, outputs, {task: t[chosen].to(where) for task, t in targets.items()})
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
                 scaler.update()
                 _follow(averaged, learner, recipe.average, epoch * steps + step)
@@ -175,7 +177,11 @@ def train(
             nll = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)))
             history.append({"epoch": epoch + 1, "loss": float(np.mean(losses)), "val_f1": score, "val_loss": nll,
                             "rate": _rate(recipe, epoch + 1), "seconds": time.monotonic() - began})  # fmt: skip
-            say("epoch {epoch} loss {loss:.4f} val F1 {val_f1:.4f} val loss {val_loss:.4f} {seconds:.0f} s".format(**history[-1]))
+            say(
+                "epoch {epoch} loss {loss:.4f} val F1 {val_f1:.4f} val loss {val_loss:.4f} {seconds:.0f} s".format(
+                    **history[-1]
+                )
+            )
             if _better(history):
                 _write_best(averaged, out, recipe, identity, history)
             _save(out / "state.pt", {
@@ -198,7 +204,9 @@ def predict(learner: nn.Module, prepared: NDArray[np.uint8], batch: int = 64) ->
     return np.concatenate(rows)
 
 
-def _batches(data: Set, order: NDArray[np.int64], recipe: Recipe, seed: tuple[int, int], pool: ThreadPoolExecutor) -> Any:
+def _batches(
+    data: Set, order: NDArray[np.int64], recipe: Recipe, seed: tuple[int, int], pool: ThreadPoolExecutor
+) -> Any:
     """Pairs of chosen indices and augmented pictures (n, size, size); the next batch is made while one is used."""
 
     def make(place: int) -> NDArray[np.uint8]:
@@ -207,7 +215,8 @@ def _batches(data: Set, order: NDArray[np.int64], recipe: Recipe, seed: tuple[in
             return augment.robust(data.images[index], data.fields[index], rng, recipe.size, data.images)
         if recipe.augmentation == "paper":
             return augment.paper(data.prepared[index], rng)
-        return data.prepared[index]
+        picture: NDArray[np.uint8] = data.prepared[index]
+        return picture
 
     places = [range(begin, min(begin + recipe.batch, len(order))) for begin in range(0, len(order), recipe.batch)]
     places = [batch for batch in places if len(batch) > 1]
@@ -225,9 +234,9 @@ def _shares(recipe: Recipe, items: Sequence[Item]) -> NDArray[np.float64] | None
     sizes = Counter((item.label, item.source) for item in items)
     # A source of a handful of images must not be drawn as if it were a hospital.
     weight = {key: n**recipe.source_power * n / (n + 4) for key, n in sizes.items()}
-    total = Counter[str]()
+    total: dict[str, float] = defaultdict(float)
     for (label, _), w in weight.items():
-        total[label] += w  # type: ignore[assignment]
+        total[label] += w
     chance = np.array([
         recipe.class_shares[item.target] * weight[item.label, item.source] / total[item.label]
         / sizes[item.label, item.source] for item in items

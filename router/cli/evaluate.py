@@ -1,0 +1,146 @@
+"""`dicom-router evaluate`: how good a model is on labelled images, and how far it may be believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from router.training.data import Item
+
+
+def command(
+    model: Annotated[Path | None, typer.Option(help="A model's folder; left out, the one that came with it.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="A CSV: file, label; perhaps split, patient, source, age.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Where the manifest's files are; left out, beside it.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Score this split; left out, `test` where the manifest has one, else all.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Every figure as JSON.")] = False,
+    predictions: Annotated[Path | None, typer.Option(help="Write a CSV line for each image here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here, readable by you only.")] = None,
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="The worst mistakes as pictures.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
+) -> None:
+    """Score a model on labelled images. Exit code 1: it could not be done; 2: wrong use."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from router.cli.train import choose_items, failing
+    from router.training.evaluate import evaluate, read_model, write_predictions
+    from router.training.report import write_report
+
+    with failing():
+        everything = choose_items(folder, manifest, root, any_split=True)
+        scored, which = _split(everything, split)
+        loaded = read_model(model or _own(), device)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("looking", total=len(scored))
+            found, answers = evaluate(
+                loaded, scored, everything=everything, resamples=resamples, progress=lambda n: bar.advance(task, n)
+            )
+        found = {"split": which} | found
+        if predictions:
+            write_predictions(answers, predictions)
+        if report:
+            write_report(found, answers, loaded.size, report, pictures=pictures)
+            if pictures:
+                Console(stderr=True).print(f"{report}: pictures can carry burnt-in names; keep it as you keep images")
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found, Console())
+
+
+def _own() -> Path:
+    from router.model.load import default_model
+
+    return default_model()
+
+
+def _split(items: list[Item], wanted: str | None) -> tuple[list[Item], str]:
+    """The images to score, and the name of their split."""
+    from router.training.data import DataError
+
+    there = {item.split for item in items}
+    if wanted is None:
+        wanted = "test" if "test" in there else ""
+    if not wanted or wanted == "all":
+        return items, "all"
+    chosen = [item for item in items if item.split == wanted]
+    if not chosen:
+        names = ", ".join(sorted(name for name in there if name)) or "none at all"
+        raise DataError(f"no image is in split {wanted!r}; the manifest has {names}")
+    return chosen, wanted
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print Table 1, Table 2 and what the model may be trusted with."""
+    from rich.table import Table
+
+    first = Table(title="Table 1: images by class and split")
+    splits = list(found["table1"]["total"]["splits"])
+    for name in ("class", *splits, "images", "patients", "sources"):
+        first.add_column(name, justify="left" if name in ("class", "sources") else "right")
+    for name, row in found["table1"].items():
+        sources = ", ".join(f"{source} {n}" for source, n in row["sources"].items()) if name != "total" else ""
+        counts = [str(row["splits"][split]) for split in splits]
+        first.add_row(name, *counts, str(row["images"]), str(row["patients"]), sources)
+    console.print(first)
+
+    second = Table(title=f"Table 2: {found['model']['network']}, split {found['split']}, n = {found['n']}")
+    for name in ("macro", "recall", "precision", "F1", "n"):
+        second.add_column(name, justify="left" if name == "macro" else "right")
+    aged = found["with_age"]["chests_with_age"]
+    for key, title in (("pixels", "pixels alone"), ("with_age", f"with header age ({aged} chests have one)")):
+        cells = (f"{v['value']:.4f} ({v['low']:.3f}–{v['high']:.3f})" for v in
+                 (found[key][name] for name in ("recall", "precision", "f1")))  # fmt: skip
+        second.add_row(title, *cells, str(found[key]["n"]))
+    for name, row in found["classes"].items():
+        second.add_row(
+            f"  {name}", f"{row['recall']:.4f}", f"{row['precision']:.4f}", f"{row['f1']:.4f}", str(row["n"])
+        )
+    console.print(second)
+
+    third = Table(title="By source (pixels alone)")
+    for name in ("source", "class", "n", "right", "recall", "uncertain"):
+        third.add_column(name, justify="left" if name in ("source", "class") else "right")
+    for row in found["sources"]:
+        counts = [str(row["n"]), str(row["right"]), f"{row['recall']:.3f}", str(row["uncertain"])]
+        third.add_row(row["source"], row["class"], *counts)
+    console.print(third)
+
+    fourth = Table(title="Confusion: rows are labels, columns predictions")
+    for name in ("", *found["classes"]):
+        fourth.add_column(name, justify="right" if name else "left")
+    for name, counts in zip(found["classes"], found["confusion"], strict=True):
+        fourth.add_row(name, *map(str, counts))
+    console.print(fourth)
+    _show_rest(found, console)
+
+
+def _show_rest(found: dict[str, Any], console: Console) -> None:
+    routing, took = found["routing"], found["milliseconds"]
+    console.print(
+        f"answered {routing['coverage']:.1%}, of which right {routing['precision']:.2%}; novel {routing['novel']}; "
+        f"calibration error {found['calibration']['error']:.4f}"
+    )
+    for name, row in routing["wrong_routes"].items():
+        console.print(f"  {name}: {row['taken']} of {row['others']} other images (at most {row['upper_bound']:.2%})")
+    console.print(
+        f"{found['model']['parameters']:,} parameters; {took['network']:.1f} ms an image on {took['device']}, "
+        f"and {took['prepare']:.1f} ms to read and prepare it (mean of {took['n']})"
+    )
+    if found["skipped"]["n"]:
+        console.print(f"skipped {found['skipped']['n']} unreadable images:")
+        for path, reason in found["skipped"]["images"][:20]:
+            console.print(f"  {path}: {reason}", markup=False)

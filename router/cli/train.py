@@ -1,0 +1,122 @@
+"""`dicom-router train`: a network from labelled images, by the paper's recipe or by that of the shipped model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from router.training.data import Item
+
+
+def command(
+    folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="A CSV: file, label; perhaps split, patient, source, age.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Where the manifest's files are; left out, beside it.")] = None,
+    network: Annotated[str | None, typer.Option(help="mobilenet_v1, or another of the comparison.")] = None,
+    recipe: Annotated[str, typer.Option(help="paper or shipped.")] = "paper",
+    size: Annotated[int | None, typer.Option(min=32, max=1024, help="Side of the picture in pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    weights: Annotated[Path | None, typer.Option(help="ImageNet weights (safetensors) to start from.")] = None,
+    out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run goes on from it.")] = Path(
+        "runs/latest"
+    ),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+) -> None:
+    """Train a network. The best epoch lies in OUT/best. Exit code 1: it could not be done; 2: wrong use."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    with failing():
+        from router.training.data import DataError, deal
+        from router.training.train import RECIPES, train, with_overrides
+
+        if recipe not in RECIPES:
+            _wrong(f"--recipe {recipe}: one of {', '.join(RECIPES)}")
+        chosen = with_overrides(RECIPES[recipe], network=network, size=size, epochs=epochs, seed=seed)
+        items = deal(choose_items(folder, manifest, root), seed=chosen.seed)
+        if not any(item.split == "val" for item in items):
+            raise DataError("no validation image: the best epoch cannot be chosen; give more patients, or a split")
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("training", total=None)
+            best = train(
+                chosen, items, out, weights=weights, device=device,
+                say=lambda line: bar.console.print(line, markup=False),
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )  # fmt: skip
+        if not curves(out):
+            console.print("no curves: matplotlib is missing (pip install 'dicom-router[train]')", markup=False)
+    print(best)
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Errors that a person can mend end the command in one line and code 1."""
+    from router.model.card import CardError
+    from router.training.data import DataError
+    from router.training.networks import NetworkError
+
+    try:
+        yield
+    except (DataError, NetworkError, CardError) as error:
+        line = str(error)
+    except OSError as error:
+        line = f"{error.filename or ''}: {error.strerror or type(error).__name__}".removeprefix(": ")
+    except RuntimeError as error:
+        line = str(error).strip().splitlines()[0][:200] or type(error).__name__
+    else:
+        return
+    print(f"error: {line}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _wrong(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def choose_items(
+    folder: Path | None, manifest: Path | None, root: Path | None, *, any_split: bool = False
+) -> list[Item]:
+    """The images that the options name: exactly one of a folder and a manifest."""
+    from router.training.data import read_folders, read_manifest
+
+    if (folder is None) == (manifest is None):
+        _wrong("give either --folder DIR or --manifest FILE.csv")
+    if folder is not None:
+        if root is not None:
+            _wrong("--root goes with --manifest")
+        return read_folders(folder)
+    assert manifest is not None
+    return read_manifest(manifest, root or manifest.parent, any_split=any_split)
+
+
+def curves(out: Path) -> bool:
+    """Draw `history.json` of a run as `curves.png`; False without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    history = json.loads((out / "history.json").read_text())
+    epochs = [entry["epoch"] for entry in history]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(epochs, [entry["loss"] for entry in history], label="training (augmented)")
+    left.plot(epochs, [entry["val_loss"] for entry in history], label="validation")
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend()
+    right.plot(epochs, [entry["val_f1"] for entry in history], color="tab:green")
+    right.set(xlabel="epoch", ylabel="validation macro F1")
+    figure.savefig(out / "curves.png", dpi=120)
+    return True

@@ -1,0 +1,316 @@
+"""Score a model on labelled images: every figure of the paper's two tables, and how far the model may be believed.
+
+An image goes the way that it goes in service: read, prepared, network, calibration. Numbers only; the terminal and
+`report` show them. Nothing here trains or changes a model.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from router.flow import CLASSES, UNCERTAIN, Prediction
+from router.model.calibration import Calibration
+from router.model.card import CARD, Card, CardError
+from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.pixels.prepare import prepare
+from router.training import metrics
+from router.training.data import DataError, Item, Skipped, read_grey
+from router.training.networks import Learner
+
+ADULT = 16.0
+"""A chest of fewer years is a child's."""
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+CHESTS = ("adult_chest", "pediatric_chest")
+
+
+@dataclass(slots=True)
+class Model:
+    """A network ready to answer: MobileNet-V1 with its card, or one of the others as a run left it."""
+
+    network: torch.nn.Module
+    name: str
+    size: int
+    calibration: Calibration = field(default_factory=Calibration)
+    digest: str = ""
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.network.parameters())
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits (n, 5) and novelty (n,) of prepared pictures (n, size, size)."""
+        where = next(self.network.parameters()).device
+        with torch.inference_mode():
+            x = scale(torch.from_numpy(pictures).to(where)).contiguous(memory_format=torch.channels_last)
+            out = self.network(x)
+        logits, novelty = (out["class"], torch.zeros(len(x))) if isinstance(out, dict) else out
+        return logits.float().cpu().numpy(), novelty.float().cpu().numpy()
+
+
+def read_model(directory: Path, device: str = "auto") -> Model:
+    """The model of a folder: `card.json` and weights, or a run's `network.pt`. Raises CardError."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    other = directory / "network.pt"
+    if not (directory / CARD).exists() and other.exists():
+        try:
+            state = torch.load(other, map_location="cpu", weights_only=True)
+            learner = Learner(state["recipe"]["network"])
+            learner.net.load_state_dict(state["state"])
+            model = Model(learner, learner.name, int(state["recipe"]["size"]))
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise CardError(f"{other}: not a network of a run ({type(error).__name__}); train it again") from error
+    else:
+        card = Card.read(directory)
+        network = MobileNetV1.read(directory / "model.safetensors")
+        model = Model(network, card.architecture, card.size, card.calibration, card.digest)
+    model.network.eval().to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model said of the images of a set that could be read; all sequences are in one order."""
+
+    items: Sequence[Item]
+    predictions: Sequence[Prediction]
+    logits: NDArray[np.float32]
+    novelty: NDArray[np.float32]
+    skipped: Sequence[Skipped]
+
+    @property
+    def truth(self) -> metrics.Indices:
+        return np.array([item.target for item in self.items], np.int64)
+
+    @property
+    def predicted(self) -> metrics.Indices:
+        return np.array([CLASSES.index(p.top) for p in self.predictions], np.int64)
+
+
+def picture_of(path: Path, size: int) -> NDArray[np.uint8]:
+    """A file as the network sees it (size, size). Raises OSError or ValueError."""
+    return prepare(read_grey(path), size=size)[0]
+
+
+def answer(
+    model: Model, items: Sequence[Item], *, batch: int = 32, progress: Callable[[int], None] = lambda _: None
+) -> Answers:
+    """Ask the model about every image; an unreadable one is skipped and named. Raises DataError if all are."""
+    kept: list[Item] = []
+    skipped: list[Skipped] = []
+    logits, novelty = [], []
+    for pictures, chunk in _batches(items, model.size, batch, skipped, progress):
+        one, two = model(pictures)
+        logits.append(one)
+        novelty.append(two)
+        kept += chunk
+    if not kept:
+        raise DataError(f"none of {len(items)} images can be read; see that the root folder is the manifest's")
+    all_logits, all_novelty = np.concatenate(logits), np.concatenate(novelty)
+    predictions = model.calibration.predictions(all_logits, all_novelty, model.digest)
+    return Answers(kept, predictions, all_logits, all_novelty, skipped)
+
+
+def _batches(
+    items: Sequence[Item], size: int, batch: int, skipped: list[Skipped], progress: Callable[[int], None]
+) -> Iterator[tuple[NDArray[np.uint8], list[Item]]]:
+    pictures: list[NDArray[np.uint8]] = []
+    chunk: list[Item] = []
+    for item in items:
+        try:
+            pictures.append(picture_of(item.path, size))
+            chunk.append(item)
+        except UNREADABLE as error:
+            skipped.append(Skipped(item.path, type(error).__name__))
+        progress(1)
+        if len(chunk) == batch:
+            yield np.stack(pictures), chunk
+            pictures, chunk = [], []
+    if chunk:
+        yield np.stack(pictures), chunk
+
+
+def milliseconds(model: Model, items: Sequence[Item], most: int = 40) -> dict[str, Any]:
+    """Mean time of one image alone, in ms: reading and preparing, and the network; on which device."""
+    pictures: list[NDArray[np.uint8]] = []
+    began = time.perf_counter()
+    for item in items[:most]:
+        try:
+            pictures.append(picture_of(item.path, model.size))
+        except UNREADABLE:
+            continue
+    read = time.perf_counter() - began
+    for picture in pictures[:5]:
+        model(picture[None])
+    began = time.perf_counter()
+    for picture in pictures:
+        model(picture[None])
+    ran = time.perf_counter() - began
+    count = max(len(pictures), 1)
+    return {"n": len(pictures), "prepare": 1000 * read / count, "network": 1000 * ran / count, "device": _device(model)}
+
+
+def _device(model: Model) -> str:
+    where = next(model.network.parameters()).device
+    if where.type == "cuda":
+        return torch.cuda.get_device_name(where)
+    return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+
+
+def table1(items: Sequence[Item]) -> dict[str, Any]:
+    """The paper's Table 1: images of each class in each split, with patients and sources."""
+    splits = sorted(
+        {item.split or "all" for item in items}, key=lambda s: ({"train": 0, "val": 1, "test": 2}.get(s, 3), s)
+    )
+    rows: dict[str, Any] = {}
+    for name in (*CLASSES, "total"):
+        mine = [item for item in items if name in (item.label, "total")]
+        counts = Counter(item.split or "all" for item in mine)
+        rows[name] = {
+            "splits": {split: counts[split] for split in splits},
+            "images": len(mine),
+            "patients": len({item.patient for item in mine}),
+            "sources": dict(Counter(item.source or "unknown" for item in mine).most_common()),
+        }
+    return rows
+
+
+def figures(answers: Answers, *, resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
+    """Every figure of the answers, ready for JSON; shares in 0…1, intervals at 95 %."""
+    truth, predicted = answers.truth, answers.predicted
+    confidence = np.array([p.confidence for p in answers.predictions])
+    right = predicted == truth
+    named = np.array([p.class_name for p in answers.predictions])
+    trusted = named != UNCERTAIN
+    aged = with_age(answers.items, predicted)
+    known = sum(item.age is not None and item.label in CHESTS for item in answers.items)
+    return {
+        "n": len(truth),
+        "patients": len({item.patient for item in answers.items}),
+        "skipped": {"n": len(answers.skipped), "images": [[str(s.path), s.reason] for s in answers.skipped]},
+        "pixels": {"n": len(truth)} | _macro(answers.items, truth, predicted, resamples, seed),
+        "with_age": {"n": len(truth), "chests_with_age": known} | _macro(answers.items, truth, aged, resamples, seed),
+        "classes": _classes(truth, predicted),
+        "sources": _sources(answers.items, right, trusted),
+        "confusion": metrics.confusion(truth, predicted).tolist(),
+        "routing": _routing(truth, named, right, trusted, answers.predictions),
+        "calibration": {
+            "error": metrics.calibration_error(confidence, right),
+            "reliability": metrics.reliability(confidence, right),
+        },
+        "coverage": metrics.coverage_curve(confidence, right),
+    }
+
+
+def with_age(items: Sequence[Item], predicted: metrics.Indices) -> metrics.Indices:
+    """Predictions where a chest's class follows the age, if it is known."""
+    adult, child = (CLASSES.index(name) for name in CHESTS)
+    followed = predicted.copy()
+    for place, item in enumerate(items):
+        if item.age is not None and predicted[place] in (adult, child):
+            followed[place] = child if item.age < ADULT else adult
+    return followed
+
+
+def _macro(
+    items: Sequence[Item], truth: metrics.Indices, predicted: metrics.Indices, resamples: int, seed: int
+) -> dict[str, Any]:
+    matrix = metrics.confusion(truth, predicted)
+    present = matrix.sum(axis=1) > 0
+    intervals = metrics.bootstrap(truth, predicted, [item.patient for item in items], resamples=resamples, seed=seed)
+    return {
+        name: {"value": float(values[present].mean()), "low": intervals[name][0], "high": intervals[name][1]}
+        for name, values in zip(("recall", "precision", "f1"), metrics.scores(matrix), strict=True)
+    } | {"accuracy": float((truth == predicted).mean())}
+
+
+def _classes(truth: metrics.Indices, predicted: metrics.Indices) -> dict[str, Any]:
+    matrix = metrics.confusion(truth, predicted)
+    rows = zip(CLASSES, *metrics.scores(matrix), matrix.sum(axis=1), np.diagonal(matrix), strict=True)
+    return {
+        name: {"n": int(n), "recall": float(r), "precision": float(p), "f1": float(f),
+               "recall_interval": metrics.binomial_interval(int(hits), int(n))}
+        for name, r, p, f, n, hits in rows
+    }  # fmt: skip
+
+
+def _sources(items: Sequence[Item], right: NDArray[np.bool_], trusted: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        places[item.source or "unknown", item.label].append(place)
+    return [
+        {"source": source, "class": label, "n": len(mine), "right": int(right[mine].sum()),
+         "recall": float(right[mine].mean()), "uncertain": int((~trusted[mine]).sum())}
+        for (source, label), mine in sorted(places.items())
+    ]  # fmt: skip
+
+
+def _routing(
+    truth: metrics.Indices,
+    named: NDArray[np.str_],
+    right: NDArray[np.bool_],
+    trusted: NDArray[np.bool_],
+    predictions: Sequence[Prediction],
+) -> dict[str, Any]:
+    """What a rule on `class` would do: how much is answered, and what would reach the wrong AI node."""
+    wrong = {}
+    for index, name in enumerate(CLASSES):
+        strangers = truth != index
+        taken = int((strangers & (named == name)).sum())
+        wrong[name] = {"others": int(strangers.sum()), "taken": taken,
+                       "share": taken / max(int(strangers.sum()), 1),
+                       "upper_bound": metrics.upper_bound(taken, int(strangers.sum()))}  # fmt: skip
+    answered = int(trusted.sum())
+    return {
+        "answered": answered,
+        "coverage": float(trusted.mean()),
+        "precision": float(right[trusted].mean()) if answered else 0.0,
+        "novel": sum(p.novel for p in predictions),
+        "wrong_routes": wrong,
+    }
+
+
+def worst(answers: Answers, most: int = 24) -> list[tuple[Item, Prediction]]:
+    """The mistakes that the model was surest of, surest first."""
+    wrong = [(i, p) for i, p in zip(answers.items, answers.predictions, strict=True) if i.label != p.top]
+    return sorted(wrong, key=lambda pair: -pair[1].confidence)[:most]
+
+
+def evaluate(
+    model: Model, items: Sequence[Item], *, everything: Sequence[Item] = (), resamples: int = 10_000,
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[dict[str, Any], Answers]:  # fmt: skip
+    """All figures of a model on `items`, and its answers; `everything` is the whole set, for Table 1."""
+    answers = answer(model, items, progress=progress)
+    about = {"network": model.name, "size": model.size, "parameters": model.parameters, "digest": model.digest}
+    found = {"model": about, "table1": table1(everything or items)} | figures(answers, resamples=resamples)
+    return found | {"milliseconds": milliseconds(model, answers.items)}, answers
+
+
+def write_predictions(answers: Answers, path: Path) -> None:
+    """CSV, readable by its owner only: one line for each image, with a probability column for each class."""
+    with private(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "predicted", "class", "confidence", *(f"p_{name}" for name in CLASSES)])
+        for item, p in zip(answers.items, answers.predictions, strict=True):
+            chances = (f"{value:.6f}" for value in p.probabilities)
+            writer.writerow([str(item.path), item.label, p.top, p.class_name, f"{p.confidence:.6f}", *chances])
+
+
+def private(path: Path) -> Any:
+    """A fresh text file of mode 0600, whatever was there before."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", newline="", encoding="utf-8")
