@@ -1,0 +1,27 @@
+"""The spool: blobs and database. The only room that knows SQL or the paths of blobs; the stages meet only here."""
+
+from router.spool.blobs import Blob
+from router.spool.errors import SpoolError
+from router.spool.rows import Accepted, Claim, Counts, DestinationState
+from router.spool.schema import BURIED, DISCARDED, DONE, OPEN, SKIPPED
+from router.spool.signals import Signal
+from router.spool.spool import INSTANCES, Spool, open_spool, read_spool
+
+__all__ = [
+    "BURIED",
+    "DISCARDED",
+    "DONE",
+    "INSTANCES",
+    "OPEN",
+    "SKIPPED",
+    "Accepted",
+    "Blob",
+    "Claim",
+    "Counts",
+    "DestinationState",
+    "Signal",
+    "Spool",
+    "SpoolError",
+    "open_spool",
+    "read_spool",
+]

@@ -1,0 +1,136 @@
+"""Blobs: the stored data sets, one Part 10 file each, named by our own id and never by anything received.
+
+A blob is written as `<id>.part`; `seal` syncs it, gives it its name and syncs the folder, in this order, so that a name
+`<id>.dcm` always stands for a whole file. A failed fsync is final: Linux reports it once and forgets.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from xxhash import xxh3_128
+
+PART, WHOLE = ".part", ".dcm"
+
+
+class Blob:
+    """One data set on its way to disk; `offset` bytes of header stand before it. Not for several threads."""
+
+    def __init__(self, folder: Path, blob_id: str, header: bytes) -> None:
+        self.id = blob_id
+        self.path = folder / (blob_id + WHOLE)
+        self.offset = len(header)
+        self.size = 0
+        self._part = folder / (blob_id + PART)
+        self._digest = xxh3_128()
+        self._fd = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write(self._fd, memoryview(header))
+        except BaseException:
+            self.discard()
+            raise
+
+    def write(self, fragment: memoryview) -> None:
+        """Append a fragment of the data set. Raises OSError (disk full, input/output)."""
+        _write(self._fd, fragment)
+        self._digest.update(fragment)
+        self.size += len(fragment)
+
+    def digest(self) -> str:
+        """XXH3-128 of what was written so far, in hex."""
+        return self._digest.hexdigest()
+
+    def read(self, count: int) -> bytes:
+        """The first bytes of the data set, at most `count`."""
+        with self._part.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(count)
+
+    def seal(self) -> None:
+        """Sync the file, name it, sync the folder: from here on it is durable. Raises OSError, after discarding it."""
+        try:
+            os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+            os.rename(self._part, self.path)
+            sync_folder(self.path.parent)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove whatever is there, under either name."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._part.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+
+class BlobStore:
+    """The folder `blobs/00…ff`; a blob's folder is the last two digits of its id."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Make the folders, durably."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number in range(256):
+            (self.root / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+        sync_folder(self.root)
+        sync_folder(self.root.parent)
+
+    def begin(self, header: bytes) -> Blob:
+        blob_id = new_id()
+        return Blob(self._folder(blob_id), blob_id, header)
+
+    def path(self, blob_id: str) -> Path:
+        return self._folder(blob_id) / (blob_id + WHOLE)
+
+    def _folder(self, blob_id: str) -> Path:
+        return self.root / blob_id[-2:]
+
+    def files(self) -> Iterator[Path]:
+        for folder in sorted(self.root.iterdir()):
+            yield from folder.iterdir()
+
+    def free(self) -> int:
+        """Bytes that the file system still offers."""
+        return shutil.disk_usage(self.root).free
+
+
+def new_id() -> str:
+    """32 hex digits, in order of time: nanoseconds, then chance."""
+    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
+
+
+def same_bytes(one: Path, other: Path, skip_one: int, skip_other: int) -> bool:
+    """Whether two blobs hold the same data set, byte for byte."""
+    with one.open("rb") as a, other.open("rb") as b:
+        a.seek(skip_one)
+        b.seek(skip_other)
+        while True:
+            left, right = a.read(1 << 20), b.read(1 << 20)
+            if left != right:
+                return False
+            if not left:
+                return True
+
+
+def sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write(fd: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(fd, view) :]

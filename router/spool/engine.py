@@ -1,0 +1,114 @@
+"""Opening the database: SQLite with the settings that make a commit durable, or PostgreSQL; the schema's version.
+
+SQLite has known ways to lose rows when several connections write in WAL mode (before 3.51.3). So: one read-write
+connection, one node at a time (a lock on the folder), everybody else opens read-only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import sqlalchemy as sa
+
+from router.spool.errors import SpoolError
+from router.spool.writer import describe
+
+DATABASE = "node.db"
+LOCK = "lock"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def lock(folder: Path) -> IO[str]:
+    """Take the folder for this process; the lock ends with it. Raises SpoolError when another holds it."""
+    file = (folder / LOCK).open("a+")
+    os.chmod(folder / LOCK, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read(20).strip() or "unknown"
+        file.close()
+        raise SpoolError(
+            f"{folder}: another node (process {holder}) uses this spool; stop it, or give this one another spool.path"
+        ) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def writing(folder: Path, database: str) -> sa.Engine:
+    """The engine with the one read-write connection."""
+    if database != "sqlite":
+        return sa.create_engine(database, pool_size=1, max_overflow=0, pool_pre_ping=True)
+    engine = sa.create_engine(
+        f"sqlite:///{folder / DATABASE}", poolclass=sa.pool.StaticPool, connect_args={"check_same_thread": False}
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        for pragma in (
+            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000", "wal_autocheckpoint=2000",
+        ):  # fmt: skip
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def reading(folder: Path, database: str) -> sa.Engine:
+    """An engine that cannot write."""
+    if database != "sqlite":
+        return sa.create_engine(database, execution_options={"postgresql_readonly": True}, pool_pre_ping=True)
+    engine = sa.create_engine(
+        f"sqlite:///file:{folder / DATABASE}?mode=ro&uri=true",
+        poolclass=sa.pool.QueuePool,
+        pool_size=4,
+        connect_args={"check_same_thread": False, "uri": True},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA busy_timeout=5000")
+
+    return engine
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema to this program's version. Raises SpoolError for a newer one, or a damaged file."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    scripts = ScriptDirectory.from_config(config)
+    try:
+        with engine.begin() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            known = {script.revision for script in scripts.walk_revisions()}
+            if current is not None and current not in known:
+                raise SpoolError(
+                    f"the spool's database has version {current}, which is newer than this program; "
+                    "install the newer dicom-router again (nothing was changed)"
+                )
+            if current != scripts.get_current_head():
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+    except sa.exc.DatabaseError as error:
+        raise SpoolError(damaged(error)) from error
+
+
+def damaged(error: BaseException) -> str:
+    return (
+        f"the spool's database cannot be read ({describe(error)}); nothing was changed. Keep a copy of the spool, "
+        "then see 'A damaged database' in docs/operations.md"
+    )

@@ -1,0 +1,137 @@
+"""What can be asked of the spool; nothing here changes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.spool import schema
+from router.spool.rows import Counts, DestinationState
+
+instance, delivery, destination, event = schema.instance, schema.delivery, schema.destination, schema.event
+Connection = sa.Connection
+
+
+def next_due(connection: Connection, to: str) -> float | None:
+    """When the next open delivery to a destination may be claimed; None when there is none (or all are held)."""
+    query = sa.select(sa.func.min(delivery.c.ready_at)).where(
+        delivery.c.destination == to, delivery.c.state == schema.OPEN
+    )
+    value = connection.execute(query).scalar()
+    return None if value is None else float(value)
+
+
+def next_instance_due(connection: Connection) -> float | None:
+    query = sa.select(sa.func.min(instance.c.ready_at)).where(instance.c.state == schema.NEW)
+    value = connection.execute(query).scalar()
+    return None if value is None else float(value)
+
+
+def equal_candidates(connection: Connection, sop_instance: str) -> list[Any]:
+    """Instances with this UID that may still have work open, newest first (few: a UID is meant to be unique)."""
+    query = sa.select(instance).where(instance.c.sop_instance == sop_instance).order_by(instance.c.id.desc()).limit(16)
+    return list(connection.execute(query))
+
+
+def known_digests(connection: Connection, to: str, sop_instance: str) -> frozenset[str]:
+    """Digests of what was delivered to a destination under a UID."""
+    query = sa.select(instance.c.digest).where(
+        instance.c.sop_instance == sop_instance,
+        delivery.c.instance_id == instance.c.id,
+        delivery.c.destination == to,
+        delivery.c.state == schema.DONE,
+    )
+    return frozenset(connection.execute(query).scalars())
+
+
+def destination_state(connection: Connection, name: str) -> DestinationState:
+    row = connection.execute(sa.select(destination).where(destination.c.name == name)).one_or_none()
+    if row is None:
+        return DestinationState()
+    return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason)
+
+
+def counts(connection: Connection) -> Counts:
+    undecided = connection.execute(
+        sa.select(sa.func.count()).select_from(instance).where(instance.c.state == schema.NEW)
+    ).scalar_one()
+    rows = connection.execute(
+        sa.select(
+            delivery.c.destination, delivery.c.state, sa.func.count().label("n"),
+            sa.func.min(delivery.c.owed_since).label("oldest"),
+        )
+        .where(delivery.c.state.in_((schema.OPEN, schema.BURIED)))
+        .group_by(delivery.c.destination, delivery.c.state)
+    ).all()  # fmt: skip
+    return Counts(
+        undecided=undecided,
+        open={row.destination: row.n for row in rows if row.state == schema.OPEN},
+        buried={row.destination: row.n for row in rows if row.state == schema.BURIED},
+        oldest={row.destination: row.oldest for row in rows if row.state == schema.OPEN},
+    )
+
+
+def bytes_kept(connection: Connection) -> int:
+    query = sa.select(sa.func.coalesce(sa.func.sum(instance.c.size), 0)).where(
+        instance.c.state.in_((schema.NEW, schema.DECIDED, schema.FINISHED))
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def existing(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Those of the ids whose blob must be there."""
+    query = sa.select(instance.c.id).where(instance.c.id.in_(ids), instance.c.state != schema.GONE)
+    return set(connection.execute(query).scalars())
+
+
+def deliveries(
+    connection: Connection,
+    *,
+    states: Sequence[str] = (schema.OPEN, schema.BURIED),
+    to: str | None = None,
+    instance_id: str | None = None,
+    after: int = 0,
+    limit: int = 100,
+) -> list[dict[str, Any]]:
+    query = sa.select(delivery).where(delivery.c.id > after).order_by(delivery.c.id).limit(limit)
+    if instance_id is not None:
+        query = query.where(delivery.c.instance_id == instance_id)
+    else:
+        query = query.where(delivery.c.state.in_(states))
+    if to is not None:
+        query = query.where(delivery.c.destination == to)
+    return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def instances(connection: Connection, *, before: str = "g", limit: int = 100) -> list[dict[str, Any]]:
+    """The latest instances first; `before` an id pages on."""
+    query = sa.select(instance).where(instance.c.id < before).order_by(instance.c.id.desc()).limit(limit)
+    return [_readable(row) for row in connection.execute(query)]
+
+
+def one_instance(connection: Connection, instance_id: str) -> dict[str, Any] | None:
+    row = connection.execute(sa.select(instance).where(instance.c.id == instance_id)).one_or_none()
+    return _readable(row) if row else None
+
+
+def events(
+    connection: Connection, *, instance_id: str | None = None, after: int = 0, limit: int = 100
+) -> list[dict[str, Any]]:
+    query = sa.select(event).where(event.c.id > after).order_by(event.c.id).limit(limit)
+    if instance_id is not None:
+        query = query.where(event.c.instance_id == instance_id)
+    found = []
+    for row in connection.execute(query):
+        values = dict(row._mapping)
+        found.append(values | {"detail": json.loads(values["detail"]) if values["detail"] else {}})
+    return found
+
+
+def _readable(row: Any) -> dict[str, Any]:
+    values = dict(row._mapping)
+    for name in ("probabilities", "facts", "destinations", "shadow"):
+        values[name] = json.loads(values[name]) if values[name] else None
+    return values

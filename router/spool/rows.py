@@ -1,0 +1,108 @@
+"""Rows to the values that flow, and back; and the values that only the spool gives out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from router.flow import Caller, Decision, Instance, Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of an instance: its row, or the older equal one that it was merged into."""
+
+    instance_id: str
+    merged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An instance that a classifier holds; `token` fences it, `tries` counts the claims before this one."""
+
+    instance: Instance
+    path: Path
+    token: int
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationState:
+    """What survives a restart: pause and circuit of a destination. Times are Unix seconds, 0 for none."""
+
+    paused: bool = False
+    circuit_until: float = 0.0
+    circuit_failures: int = 0
+    circuit_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Open work: instances without a decision, and for each destination its open and buried deliveries."""
+
+    undecided: int = 0
+    open: Mapping[str, int] = field(default_factory=dict)
+    buried: Mapping[str, int] = field(default_factory=dict)
+    oldest: Mapping[str, float] = field(default_factory=dict)
+    """Unix time since when the oldest open delivery has been owed."""
+    bytes: int = 0
+
+
+def instance_of(row: Any) -> Instance:
+    return Instance(
+        id=row.id,
+        received_at=row.received_at,
+        caller=Caller(row.calling_ae, row.called_ae, row.peer),
+        sop_class=row.sop_class,
+        sop_instance=row.sop_instance,
+        transfer_syntax=row.transfer_syntax,
+        offset=row.offset,
+        size=row.size,
+        digest=row.digest,
+    )
+
+
+def values_of(instance: Instance) -> dict[str, Any]:
+    return {
+        "id": instance.id,
+        "received_at": instance.received_at,
+        "calling_ae": instance.caller.calling_ae,
+        "called_ae": instance.caller.called_ae,
+        "peer": instance.caller.peer,
+        "sop_class": instance.sop_class,
+        "sop_instance": instance.sop_instance,
+        "transfer_syntax": instance.transfer_syntax,
+        "offset": instance.offset,
+        "size": instance.size,
+        "digest": instance.digest,
+    }
+
+
+def values_of_decision(seen: Seen, decision: Decision) -> dict[str, Any]:
+    """The columns that a decision fills. Header values are not among them."""
+    prediction = seen.prediction
+    values: dict[str, Any] = {
+        "pixels": seen.pixels,
+        "why_no_prediction": seen.reason,
+        "facts": json.dumps(asdict(seen.facts)),
+        "rule": decision.rule,
+        "reason": decision.reason,
+        "destinations": json.dumps(decision.destinations),
+        "shadow": json.dumps(decision.shadow),
+    }
+    for name in ("top", "class", "confidence", "probabilities", "novelty", "novel", "model"):
+        values[name] = None
+    if prediction:
+        values |= {
+            "top": prediction.top,
+            "class": prediction.class_name,
+            "confidence": prediction.confidence,
+            "probabilities": json.dumps([round(p, 6) for p in prediction.probabilities]),
+            "novelty": prediction.novelty,
+            "novel": prediction.novel,
+            "model": prediction.model,
+        }
+    return values

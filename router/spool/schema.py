@@ -1,0 +1,113 @@
+"""The tables. What a row means stands here; how rows change stands in `transactions`.
+
+`ready_at` is the one column that decides who may claim a row: 0 for new work, the time of the next try for work that
+failed, and the end of the claim for work that somebody holds. A claim is fenced by `token`: only its holder's updates
+match. States are words, so that a person with a database shell can read them.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+NEW, DECIDED, FINISHED, GONE = "new", "decided", "finished", "gone"
+"""An instance: without a decision; with open or buried deliveries; with none; and its blob removed."""
+
+OPEN, DONE, BURIED, SKIPPED, DISCARDED = "open", "done", "buried", "skipped", "discarded"
+"""A delivery: owed; arrived; given up on and waiting for a person; back to its caller; dropped by a person."""
+
+instance = sa.Table(
+    "instance",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("received_at", sa.Double, nullable=False),
+    sa.Column("calling_ae", sa.String, nullable=False),
+    sa.Column("called_ae", sa.String, nullable=False),
+    sa.Column("peer", sa.String, nullable=False),
+    sa.Column("sop_class", sa.String(64), nullable=False),
+    sa.Column("sop_instance", sa.String(64), nullable=False),
+    sa.Column("transfer_syntax", sa.String(64), nullable=False),
+    sa.Column("offset", sa.Integer, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("ready_at", sa.Double, nullable=False, server_default="0"),
+    sa.Column("token", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("decided_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("pixels", sa.String(12)),
+    sa.Column("why_no_prediction", sa.String),
+    sa.Column("top", sa.String(20)),
+    sa.Column("class", sa.String(20)),
+    sa.Column("confidence", sa.Double),
+    sa.Column("probabilities", sa.String),
+    sa.Column("novelty", sa.Double),
+    sa.Column("novel", sa.Boolean),
+    sa.Column("model", sa.String(64)),
+    sa.Column("facts", sa.String),
+    sa.Column("rule", sa.String),
+    sa.Column("reason", sa.String),
+    sa.Column("destinations", sa.String),
+    sa.Column("shadow", sa.String),
+    sa.Index("instance_work", "state", "ready_at", "id"),
+    sa.Index("instance_finished", "state", "finished_at"),
+    sa.Index("instance_uid", "sop_instance"),
+)
+
+delivery = sa.Table(
+    "delivery",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("instance_id", sa.String(32), sa.ForeignKey("instance.id"), nullable=False),
+    sa.Column("destination", sa.String, nullable=False),
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("ready_at", sa.Double, nullable=False, server_default="0"),
+    sa.Column("token", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("buriable_tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("owed_since", sa.Double, nullable=False),
+    sa.Column("stood_still", sa.Double, nullable=False, server_default="0"),
+    sa.Column("closed_at", sa.Double),
+    sa.Column("status", sa.Integer),
+    sa.Column("reason", sa.String),
+    sa.Index("delivery_work", "destination", "state", "ready_at", "id"),
+    sa.Index("delivery_instance", "instance_id"),
+    sa.Index("delivery_state", "state", "id"),
+)
+
+destination = sa.Table(
+    "destination",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("circuit_until", sa.Double, nullable=False, server_default="0"),
+    sa.Column("circuit_failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("circuit_reason", sa.String, nullable=False, server_default=""),
+    sa.Column("still_since", sa.Double, nullable=False, server_default="0"),
+    sa.Column("stood_still", sa.Double, nullable=False, server_default="0"),
+)
+"""`stood_still` adds up the seconds during which nothing was tried (paused, circuit open) before `still_since`, the
+begin of the present such time (0: none). They do not count towards giving up."""
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("kind", sa.String(40), nullable=False),
+    sa.Column("instance_id", sa.String(32)),
+    sa.Column("destination", sa.String),
+    sa.Column("detail", sa.String, nullable=False, server_default=""),
+    sa.Index("event_instance", "instance_id"),
+    sa.Index("event_at", "at"),
+)
+
+owner = sa.Table(
+    "owner",
+    metadata,
+    sa.Column("start", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Double, nullable=False),
+)
+"""One row for every start of a node on this spool: its number is the high half of that start's tokens."""

@@ -1,0 +1,343 @@
+"""The spool's face: what the stages call. Blobs by `blobs`, changes by `transactions`, questions by `queries`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import sqlalchemy as sa
+
+from router.config.settings import SpoolSettings
+from router.flow import Decision, Delivery, Instance, Seen
+from router.spool import engine, queries, schema, transactions
+from router.spool.blobs import Blob, BlobStore, same_bytes
+from router.spool.errors import SpoolError
+from router.spool.rows import Accepted, Claim, Counts, DestinationState, instance_of
+from router.spool.signals import Signal, Signals
+from router.spool.writer import Writer
+
+T = TypeVar("T")
+INSTANCES = "instances"
+"""The topic that is signalled when an instance waits for its decision."""
+BATCH = 500
+
+
+class Spool:
+    """Blobs and rows of one node. Open it with `open_spool` (to work) or `read_spool` (to look)."""
+
+    def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
+        self.settings = settings
+        self.signals = Signals()
+        self._blobs = blobs
+        self._read_engine = read
+        self._writer: Writer | None = None
+        self._write_engine: sa.Engine | None = None
+        self._lock: IO[str] | None = None
+        self._tokens = itertools.count(1)
+        self._bytes = 0
+        self._bytes_lock = threading.Lock()
+        self._pressure = threading.Lock()
+
+    # -- receive ---------------------------------------------------------------------------------------------------
+
+    def begin(self, header: bytes) -> Blob:
+        """A new blob that starts with `header`. Raises SpoolError without room, OSError when the disk fails."""
+        if not self.room():
+            raise SpoolError("the spool is full: spool.limit or spool.reserve is reached")
+        return self._blobs.begin(header)
+
+    def room(self) -> bool:
+        """Whether there is room for more, after finished blobs have made way."""
+        if self._has_room():
+            return True
+        with self._pressure:
+            while not self._has_room():
+                if not self._drop_finished(time.time(), 64):
+                    return False
+        return True
+
+    def _has_room(self) -> bool:
+        return self._bytes < self.settings.limit and self._blobs.free() > self.settings.reserve
+
+    def accept(self, blob: Blob, new: Instance) -> Accepted:
+        """A sealed blob becomes an instance; returns after the commit. Raises SpoolError; the blob is then removed."""
+        try:
+            first = self._equal(blob, new)
+            merged = False
+            if first is None:
+                self._run(lambda c: transactions.add_instance(c, new))
+            else:
+                known = first
+                merged = self._run(lambda c: transactions.merge(c, new, known))
+        except BaseException:
+            blob.discard()
+            raise
+        if merged and first is not None:
+            blob.discard()
+            return Accepted(first, merged=True)
+        with self._bytes_lock:
+            self._bytes += new.size
+        self.signals.set(INSTANCES)
+        return Accepted(new.id, merged=False)
+
+    def _equal(self, blob: Blob, new: Instance) -> str | None:
+        """An older instance with the same UID, bytes, caller and peer, its work still open; an event for others."""
+        candidates = self._ask(lambda c: queries.equal_candidates(c, new.sop_instance))
+        for row in candidates:
+            old = instance_of(row)
+            if row.state in (schema.NEW, schema.DECIDED) and old.caller == new.caller and old.digest == new.digest:
+                try:
+                    if same_bytes(self._blobs.path(old.id), blob.path, old.offset, new.offset):
+                        return old.id
+                except OSError:
+                    continue
+        if candidates:
+            self.event("same UID again", new.id, first=candidates[0].id, merged=False)
+        return None
+
+    # -- classify --------------------------------------------------------------------------------------------------
+
+    def claim_instances(self, limit: int) -> list[Claim]:
+        """Up to `limit` instances that wait for their decision, in order of arrival."""
+        token = self._token()
+        rows = self._run(lambda c: transactions.claim_instances(c, limit, token, self._claim_end()))
+        return [Claim(instance_of(row), self._blobs.path(row.id), token, row.tries - 1) for row in rows]
+
+    def record(self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None]) -> Future[bool]:
+        """Prediction, decision and deliveries in one transaction; False when the claim is no longer ours."""
+        instance_id, token = claim.instance.id, claim.token
+        future = self._writing().submit(lambda c: transactions.record(c, instance_id, token, seen, decision, limits)[0])
+        future.add_done_callback(lambda _: self.signals.set_many(decision.destinations))
+        return future
+
+    def release_instance(self, claim: Claim, *, after: float = 0.0, forget_try: bool = False) -> None:
+        """Give a claim back, to be claimed again after so many seconds."""
+        instance_id, token = claim.instance.id, claim.token
+        at = time.time() + after if after else 0.0
+        self._run(lambda c: transactions.release_instance(c, instance_id, token, at, forget_try=forget_try))
+        self.signals.set(INSTANCES)
+
+    # -- forward ---------------------------------------------------------------------------------------------------
+
+    def claim_deliveries(self, destination: str, limit: int) -> list[Delivery]:
+        """Up to `limit` deliveries that are due, oldest first."""
+        token = self._token()
+        rows = self._run(lambda c: transactions.claim_deliveries(c, destination, limit, token, self._claim_end()))
+        return [
+            Delivery(
+                id=row.delivery_id, instance=instance_of(row), destination=destination, path=self._blobs.path(row.id),
+                token=token, tries=row.delivery_tries, buriable_tries=row.buriable_tries, owed_since=row.owed_since,
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def close_delivery(self, one: Delivery, state: str, reason: str = "", status: int | None = None) -> Future[bool]:
+        """End a delivery as DONE, BURIED or SKIPPED; False when the claim is no longer ours."""
+        return self._writing().submit(
+            lambda c: transactions.close_delivery(c, one.id, one.token, state, reason, status)
+        )
+
+    def retry_delivery(
+        self, one: Delivery, after: float, reason: str, status: int | None = None, *, tried: bool = True,
+        buriable: bool = False,
+    ) -> Future[bool]:  # fmt: skip
+        """Owe it again after so many seconds."""
+        at = time.time() + after if after else 0.0
+        return self._writing().submit(
+            lambda c: transactions.retry_delivery(
+                c, one.id, one.token, at, reason, status, tried=tried, buriable=buriable
+            )
+        )
+
+    def next_due(self, destination: str) -> float | None:
+        return self._ask(lambda c: queries.next_due(c, destination))
+
+    def next_instance_due(self) -> float | None:
+        return self._ask(queries.next_instance_due)
+
+    def known_digests(self, destination: str, sop_instance: str) -> frozenset[str]:
+        return self._ask(lambda c: queries.known_digests(c, destination, sop_instance))
+
+    def destination_state(self, name: str) -> DestinationState:
+        return self._ask(lambda c: queries.destination_state(c, name))
+
+    def set_circuit(self, name: str, until: float, failures: int, reason: str) -> None:
+        """Open (until > 0) or close (0) a destination's circuit."""
+        changes = {"circuit_until": until, "circuit_failures": failures, "circuit_reason": reason}
+        self._run(lambda c: transactions.set_destination(c, name, **changes))
+
+    # -- people ----------------------------------------------------------------------------------------------------
+
+    def pause(self, name: str, who: str) -> None:
+        self._set_paused(name, who, paused=True)
+
+    def resume(self, name: str, who: str) -> None:
+        self._set_paused(name, who, paused=False)
+
+    def _set_paused(self, name: str, who: str, *, paused: bool) -> None:
+        def change(connection: sa.Connection) -> None:
+            transactions.set_destination(connection, name, paused=paused)
+            transactions.add_event(connection, "paused" if paused else "resumed", to=name, who=who)
+
+        self._run(change)
+        self.signals.set(name)
+
+    def retry_now(self, deliveries: Sequence[int], who: str) -> int:
+        """Buried or waiting deliveries are owed at once; returns how many."""
+        destinations = self._run(lambda c: transactions.retry_now(c, deliveries, who))
+        for name in set(destinations):
+            self.signals.set(name)
+        return len(destinations)
+
+    def discard(self, deliveries: Sequence[int], who: str) -> int:
+        return self._run(lambda c: transactions.discard(c, deliveries, who))
+
+    def redecide(self, instance_id: str, who: str) -> bool:
+        ordered = self._run(lambda c: transactions.redecide(c, instance_id, who))
+        self.signals.set(INSTANCES)
+        return ordered
+
+    def event(self, kind: str, instance_id: str | None = None, destination: str | None = None, **detail: Any) -> None:
+        """Append to the record of who did what when; `detail` never holds a patient or study value."""
+        self._writing().submit(lambda c: transactions.add_event(c, kind, instance_id, destination, **detail))
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        from dataclasses import replace
+
+        return replace(self._ask(queries.counts), bytes=self._bytes)
+
+    def deliveries(self, **choice: Any) -> list[dict[str, Any]]:
+        """See `queries.deliveries`."""
+        return self._ask(lambda c: queries.deliveries(c, **choice))
+
+    def instances(self, **choice: Any) -> list[dict[str, Any]]:
+        return self._ask(lambda c: queries.instances(c, **choice))
+
+    def instance(self, instance_id: str) -> dict[str, Any] | None:
+        return self._ask(lambda c: queries.one_instance(c, instance_id))
+
+    def events(self, **choice: Any) -> list[dict[str, Any]]:
+        return self._ask(lambda c: queries.events(c, **choice))
+
+    def blob(self, instance_id: str) -> Path:
+        return self._blobs.path(instance_id)
+
+    def signal(self, topic: str) -> Signal:
+        return self.signals.of(topic)
+
+    # -- housekeeping ----------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> int:
+        """Remove what retention says; returns the number of blobs and records removed."""
+        removed = self._drop_finished(now - self.settings.keep, BATCH)
+        return removed + self._run(lambda c: transactions.forget_records(c, now - self.settings.keep_records, BATCH))
+
+    def _drop_finished(self, before: float, limit: int) -> int:
+        rows = self._run(lambda c: transactions.blobs_gone(c, before, limit))
+        for row in rows:
+            self._blobs.path(row.id).unlink(missing_ok=True)
+        with self._bytes_lock:
+            self._bytes -= sum(row.size for row in rows)
+        return len(rows)
+
+    def remove_orphans(self) -> int:
+        """Remove files that a crash left without a row. Only before anything is received."""
+        removed = 0
+        files = self._blobs.files()
+        while batch := list(itertools.islice(files, BATCH)):
+            kept = self._existing([path.stem for path in batch])
+            for path in batch:
+                if path.suffix != ".dcm" or path.stem not in kept:
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
+    def _existing(self, ids: Sequence[str]) -> set[str]:
+        return self._ask(lambda c: queries.existing(c, ids))
+
+    def close(self) -> None:
+        """Finish what waits for the writer, then let the folder go."""
+        if self._writer:
+            self._writer.close()
+        if self._write_engine:
+            self._write_engine.dispose()
+        self._read_engine.dispose()
+        if self._lock:
+            self._lock.close()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def start_working(self, write: sa.Engine, lock: IO[str]) -> None:
+        """Become the node that works on this spool."""
+        self._lock, self._write_engine = lock, write
+        self._writer = Writer(write)
+        start = self._run(transactions.new_start)
+        self._tokens = itertools.count((start << 32) + 1)
+        self._bytes = self._ask(queries.bytes_kept)
+        self.remove_orphans()
+
+    def _token(self) -> int:
+        return next(self._tokens)
+
+    def _claim_end(self) -> float:
+        return transactions.FOR_GOOD
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise SpoolError("this spool is open for reading only")
+        return self._writer
+
+    def _run(self, job: Callable[[sa.Connection], T]) -> T:
+        return self._writing().run(job)
+
+    def _ask(self, question: Callable[[sa.Connection], T]) -> T:
+        try:
+            with self._read_engine.connect() as connection:
+                return question(connection)
+        except sa.exc.DatabaseError as error:
+            raise SpoolError(engine.damaged(error)) from error
+
+
+def open_spool(settings: SpoolSettings) -> Spool:
+    """Make or open the spool and take it for this process. Raises SpoolError: one line with the fix."""
+    folder = settings.path
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chmod(folder, 0o700)
+        blobs = BlobStore(folder / "blobs")
+        lock = engine.lock(folder)
+    except OSError as error:
+        raise SpoolError(f"{folder}: {error.strerror}; spool.path must be a folder that this user may write") from error
+    try:
+        blobs.prepare()
+        _make_private(folder / engine.DATABASE)
+        write = engine.writing(folder, settings.database)
+        engine.migrate(write)
+        spool = Spool(settings, blobs, engine.reading(folder, settings.database))
+        spool.start_working(write, lock)
+    except OSError as error:
+        lock.close()
+        raise SpoolError(f"{folder}: {error.strerror}; spool.path must be a folder that this user may write") from error
+    except BaseException:
+        lock.close()
+        raise
+    return spool
+
+
+def read_spool(settings: SpoolSettings) -> Spool:
+    """Open a spool to look at it, also while a node works on it. Raises SpoolError when there is none."""
+    if settings.database == "sqlite" and not (settings.path / engine.DATABASE).exists():
+        raise SpoolError(f"{settings.path}: no spool here; start the node once, or name another routing.yaml")
+    return Spool(settings, BlobStore(settings.path / "blobs"), engine.reading(settings.path, settings.database))
+
+
+def _make_private(database: Path) -> None:
+    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -1,0 +1,305 @@
+"""How rows change: each function is one job of the writer, given its connection. The only place with updating SQL."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.flow import Decision, Instance, Seen
+from router.spool import schema
+from router.spool.rows import values_of, values_of_decision
+
+Connection = sa.Connection
+instance, delivery, destination, event, owner = (
+    schema.instance, schema.delivery, schema.destination, schema.event, schema.owner,
+)  # fmt: skip
+
+FOR_GOOD = 1e18
+"""The end of a claim that ends with its owner's start (SQLite: the folder's lock says that no owner is left)."""
+
+
+def new_start(connection: Connection) -> int:
+    """Number a start of a node, and free what earlier starts held."""
+    number = connection.execute(owner.insert().values(at=time.time()).returning(owner.c.start)).scalar_one()
+    for table, state in ((instance, schema.NEW), (delivery, schema.OPEN)):
+        held = (table.c.state == state) & (table.c.ready_at >= FOR_GOOD)
+        connection.execute(table.update().where(held).values(ready_at=0, token=0))
+    return int(number)
+
+
+def add_event(
+    connection: Connection, kind: str, instance_id: str | None = None, to: str | None = None, **detail: Any
+) -> None:
+    connection.execute(
+        event.insert().values(
+            at=time.time(), kind=kind, instance_id=instance_id, destination=to,
+            detail=json.dumps(detail) if detail else "",
+        )
+    )  # fmt: skip
+
+
+def add_instance(connection: Connection, new: Instance) -> None:
+    connection.execute(instance.insert().values(**values_of(new), state=schema.NEW))
+
+
+def merge(connection: Connection, new: Instance, into: str) -> bool:
+    """Note that equal bytes came again, if the first still has open work; else the new one gets a row of its own."""
+    states = (schema.NEW, schema.DECIDED)
+    row = connection.execute(sa.select(instance.c.state).where(instance.c.id == into)).one_or_none()
+    if row is None or row.state not in states:
+        add_instance(connection, new)
+        add_event(connection, "same UID again", new.id, first=into, merged=False)
+        return False
+    add_event(connection, "same UID again", into, merged=True, peer=new.caller.peer)
+    return True
+
+
+def claim_instances(connection: Connection, limit: int, token: int, until: float) -> list[Any]:
+    due = (
+        sa.select(instance.c.id)
+        .where(instance.c.state == schema.NEW, instance.c.ready_at <= time.time())
+        .order_by(instance.c.ready_at, instance.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    claimed = (
+        instance.update()
+        .where(instance.c.id.in_(due))
+        .values(token=token, ready_at=until, tries=instance.c.tries + 1)
+        .returning(*instance.c)
+    )
+    return sorted(connection.execute(claimed), key=lambda row: str(row.id))
+
+
+def release_instance(connection: Connection, instance_id: str, token: int, at: float, *, forget_try: bool) -> None:
+    connection.execute(
+        instance.update()
+        .where(instance.c.id == instance_id, instance.c.token == token, instance.c.state == schema.NEW)
+        .values(token=0, ready_at=at, tries=instance.c.tries - int(forget_try))
+    )
+
+
+def record(
+    connection: Connection,
+    instance_id: str,
+    token: int,
+    seen: Seen,
+    decision: Decision,
+    limits: Mapping[str, int | None],
+) -> tuple[bool, list[str]]:
+    """A decision and the deliveries that it creates. (False, []) when the claim is no longer ours.
+
+    The second value names destinations whose own limit was reached: theirs is buried at once.
+    """
+    now = time.time()
+    owed = _not_owed_yet(connection, instance_id, decision.destinations)
+    state = schema.DECIDED if owed else schema.FINISHED
+    changed = connection.execute(
+        instance.update()
+        .where(instance.c.id == instance_id, instance.c.token == token, instance.c.state == schema.NEW)
+        .values(
+            **values_of_decision(seen, decision), state=state, token=0, ready_at=0, decided_at=now,
+            finished_at=None if owed else now,
+        )
+    ).rowcount  # fmt: skip
+    if not changed:
+        return False, []
+    full = []
+    still = _still_times(connection, now)
+    for name in owed:
+        over = _is_full(connection, name, limits.get(name))
+        reason = "the destination's own limit of open deliveries was reached" if over else ""
+        connection.execute(
+            delivery.insert().values(
+                instance_id=instance_id, destination=name, state=schema.BURIED if over else schema.OPEN,
+                owed_since=now, stood_still=still.get(name, 0.0), reason=reason, closed_at=now if over else None,
+            )
+        )  # fmt: skip
+        if over:
+            full.append(name)
+            add_event(connection, "buried", instance_id, name, reason=reason)
+    return True, full
+
+
+def _not_owed_yet(connection: Connection, instance_id: str, names: Sequence[str]) -> list[str]:
+    """A new decision by a person must not owe twice what an older one still owes."""
+    query = sa.select(delivery.c.destination).where(
+        delivery.c.instance_id == instance_id, delivery.c.state.in_((schema.OPEN, schema.BURIED))
+    )
+    already = set(connection.execute(query).scalars())
+    return [name for name in names if name not in already]
+
+
+def _is_full(connection: Connection, name: str, limit: int | None) -> bool:
+    if limit is None:
+        return False
+    rows = sa.select(sa.literal(1)).where(delivery.c.destination == name, delivery.c.state == schema.OPEN).limit(limit)
+    return bool(connection.execute(sa.select(sa.func.count()).select_from(rows.subquery())).scalar_one() >= limit)
+
+
+def _still_times(connection: Connection, now: float) -> dict[str, float]:
+    rows = connection.execute(sa.select(destination.c.name, destination.c.stood_still, destination.c.still_since))
+    return {row.name: row.stood_still + (now - row.still_since if row.still_since else 0.0) for row in rows}
+
+
+def claim_deliveries(connection: Connection, to: str, limit: int, token: int, until: float) -> list[Any]:
+    """Rows of delivery and instance together, with `owed_since` moved on by the time that nothing was tried."""
+    now = time.time()
+    due = (
+        sa.select(delivery.c.id)
+        .where(delivery.c.destination == to, delivery.c.state == schema.OPEN, delivery.c.ready_at <= now)
+        .order_by(delivery.c.ready_at, delivery.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    claimed = delivery.update().where(delivery.c.id.in_(due)).values(token=token, ready_at=until)
+    ids = sorted(connection.execute(claimed.returning(delivery.c.id)).scalars())
+    if not ids:
+        return []
+    still = _still_times(connection, now).get(to, 0.0)
+    rows = sa.select(
+        delivery.c.id.label("delivery_id"), delivery.c.destination, delivery.c.tries.label("delivery_tries"),
+        delivery.c.buriable_tries, (delivery.c.owed_since + still - delivery.c.stood_still).label("owed_since"),
+        *instance.c,
+    ).where(delivery.c.id.in_(ids), delivery.c.instance_id == instance.c.id).order_by(delivery.c.id)  # fmt: skip
+    return list(connection.execute(rows))
+
+
+def close_delivery(
+    connection: Connection, delivery_id: int, token: int, state: str, reason: str, status: int | None
+) -> bool:
+    """Done, buried or skipped; and the instance is finished with its last open or buried delivery."""
+    now = time.time()
+    row = connection.execute(
+        delivery.update()
+        .where(delivery.c.id == delivery_id, delivery.c.token == token, delivery.c.state == schema.OPEN)
+        .values(
+            state=state, token=0, ready_at=0, closed_at=now, reason=reason, status=status, tries=delivery.c.tries + 1
+        )
+        .returning(delivery.c.instance_id, delivery.c.destination)
+    ).one_or_none()
+    if row is None:
+        return False
+    if state == schema.BURIED:
+        add_event(connection, "buried", row.instance_id, row.destination, reason=reason)
+    else:
+        finish_if_last(connection, row.instance_id, now)
+    return True
+
+
+def finish_if_last(connection: Connection, instance_id: str, now: float) -> None:
+    left = sa.exists().where(delivery.c.instance_id == instance_id, delivery.c.state.in_((schema.OPEN, schema.BURIED)))
+    connection.execute(
+        instance.update()
+        .where(instance.c.id == instance_id, instance.c.state == schema.DECIDED, ~left)
+        .values(state=schema.FINISHED, finished_at=now)
+    )
+
+
+def retry_delivery(
+    connection: Connection, delivery_id: int, token: int, at: float, reason: str, status: int | None, *,
+    tried: bool, buriable: bool,
+) -> bool:  # fmt: skip
+    """Owed again from `at` on. `tried` and `buriable` say which counters grow."""
+    changed = connection.execute(
+        delivery.update()
+        .where(delivery.c.id == delivery_id, delivery.c.token == token, delivery.c.state == schema.OPEN)
+        .values(
+            token=0, ready_at=at, reason=reason, status=status, tries=delivery.c.tries + int(tried),
+            buriable_tries=delivery.c.buriable_tries + int(buriable),
+        )
+    ).rowcount  # fmt: skip
+    return bool(changed)
+
+
+def set_destination(connection: Connection, name: str, **changes: Any) -> None:
+    """Change pause or circuit, and keep account of the time during which nothing is tried."""
+    now = time.time()
+    row = connection.execute(sa.select(destination).where(destination.c.name == name)).one_or_none()
+    if row is None:
+        connection.execute(destination.insert().values(name=name))
+        row = connection.execute(sa.select(destination).where(destination.c.name == name)).one()
+    still = bool(changes.get("paused", row.paused)) or float(changes.get("circuit_until", row.circuit_until)) > 0
+    if still and not row.still_since:
+        changes["still_since"] = now
+    elif not still and row.still_since:
+        changes |= {"still_since": 0.0, "stood_still": row.stood_still + now - row.still_since}
+    connection.execute(destination.update().where(destination.c.name == name).values(**changes))
+
+
+def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> list[str]:
+    """Buried or waiting deliveries are owed at once, with their counters at zero; returns their destinations."""
+    chosen = (
+        delivery.c.id.in_(deliveries) & delivery.c.state.in_((schema.BURIED, schema.OPEN)) & (delivery.c.token == 0)
+    )
+    rows = connection.execute(
+        delivery.update()
+        .where(chosen)
+        .values(state=schema.OPEN, ready_at=0, tries=0, buriable_tries=0, closed_at=None, owed_since=time.time())
+        .returning(delivery.c.instance_id, delivery.c.destination)
+    ).all()
+    for row in rows:
+        connection.execute(
+            instance.update()
+            .where(instance.c.id == row.instance_id, instance.c.state == schema.FINISHED)
+            .values(state=schema.DECIDED, finished_at=None)
+        )
+        add_event(connection, "retried by a person", row.instance_id, row.destination, who=who)
+    return [row.destination for row in rows]
+
+
+def discard(connection: Connection, deliveries: Sequence[int], who: str) -> int:
+    """A person drops deliveries that nobody holds; returns how many."""
+    chosen = (
+        delivery.c.id.in_(deliveries) & delivery.c.state.in_((schema.BURIED, schema.OPEN)) & (delivery.c.token == 0)
+    )
+    now = time.time()
+    rows = connection.execute(
+        delivery.update()
+        .where(chosen)
+        .values(state=schema.DISCARDED, closed_at=now, reason="discarded by a person")
+        .returning(delivery.c.instance_id, delivery.c.destination)
+    ).all()
+    for row in rows:
+        finish_if_last(connection, row.instance_id, now)
+        add_event(connection, "discarded by a person", row.instance_id, row.destination, who=who)
+    return len(rows)
+
+
+def redecide(connection: Connection, instance_id: str, who: str) -> bool:
+    """A person orders a new decision for an instance whose blob is still there."""
+    changed = connection.execute(
+        instance.update()
+        .where(instance.c.id == instance_id, instance.c.state.in_((schema.DECIDED, schema.FINISHED)))
+        .values(state=schema.NEW, ready_at=0, token=0, tries=0, finished_at=None)
+    ).rowcount
+    if changed:
+        add_event(connection, "new decision ordered", instance_id, who=who)
+    return bool(changed)
+
+
+def blobs_gone(connection: Connection, before: float, limit: int) -> list[Any]:
+    """Finished instances whose time is over: their blobs may be removed after this commit."""
+    due = (
+        sa.select(instance.c.id)
+        .where(instance.c.state == schema.FINISHED, instance.c.finished_at < before)
+        .order_by(instance.c.finished_at)
+        .limit(limit)
+    )
+    gone = instance.update().where(instance.c.id.in_(due)).values(state=schema.GONE)
+    return list(connection.execute(gone.returning(instance.c.id, instance.c.size)))
+
+
+def forget_records(connection: Connection, before: float, limit: int) -> int:
+    """Remove rows of instances whose blob is gone and whose records have been kept long enough."""
+    due = sa.select(instance.c.id).where(instance.c.state == schema.GONE, instance.c.finished_at < before).limit(limit)
+    ids = list(connection.execute(due).scalars())
+    connection.execute(delivery.delete().where(delivery.c.instance_id.in_(ids)))
+    connection.execute(instance.delete().where(instance.c.id.in_(ids)))
+    old = sa.select(event.c.id).where(event.c.at < before).limit(limit)
+    events = connection.execute(event.delete().where(event.c.id.in_(old))).rowcount
+    return len(ids) + events
