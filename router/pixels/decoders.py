@@ -1,0 +1,149 @@
+"""One decoder for each transfer syntax, and nothing after it: a frame's bytes in, its samples out.
+
+What a frame claims is held against the header before a decoder sees it (`codestream`). All decoders release
+Python's lock but Pillow's, which alone can leave out the finer resolutions of JPEG 2000.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from router.pixels import codestream
+from router.pixels.codestream import Stream
+from router.pixels.elements import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
+from router.pixels.header import Layout, UndecodableError
+
+Samples = NDArray[Any]
+"""(rows, columns) or (rows, columns, 3), integers as the codestream has them."""
+
+JPEG_BASELINE, JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
+JPEG_LOSSLESS, JPEG_LOSSLESS_SV1 = "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"
+JPEG_LS, JPEG_LS_NEAR = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"
+JPEG_2000_LOSSLESS, JPEG_2000 = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"
+HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K = (f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203))
+JPEG_XL_LOSSLESS, JPEG_XL_RECOMPRESSION, JPEG_XL = (f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112))
+RLE = "1.2.840.10008.1.2.5"
+DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+
+LOSSY = frozenset((JPEG_BASELINE, JPEG_EXTENDED, "1.2.840.10008.1.2.4.53", JPEG_LS_NEAR, JPEG_2000, HTJ2K, JPEG_XL))
+NATIVE = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Samples of one frame. `ybr`: they are luminance and chrominance. `depth`: bits that the codestream gives."""
+
+    samples: Samples
+    ybr: bool
+    depth: int
+
+
+def jpeg(data: bytes, layout: Layout, reduce: int) -> Frame:
+    """JPEG of all processes (T.81), 8, 12 and 16 bit: libjpeg-turbo 3."""
+    stream = codestream.jpeg(data)
+    codestream.agree(stream, layout)
+    if stream.components == 1:
+        return Frame(imagecodecs.jpeg8_decode(data), False, stream.depth)
+    ybr = layout.photometric.startswith("YBR")
+    if stream.colour is not None and stream.process != LOSSLESS:
+        ybr = stream.colour
+    space = "YCBCR" if ybr else "RGB"
+    return Frame(imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space), ybr, stream.depth)
+
+
+def jpeg_ls(data: bytes, layout: Layout, reduce: int) -> Frame:
+    """JPEG-LS (T.87): CharLS."""
+    stream = codestream.jpeg_ls(data)
+    codestream.agree(stream, layout)
+    return Frame(imagecodecs.jpegls_decode(data), layout.photometric.startswith("YBR"), stream.depth)
+
+
+def jpeg_2000(data: bytes, layout: Layout, reduce: int) -> Frame:
+    """JPEG 2000 (T.800): OpenJPEG; through Pillow at lower resolution, which fails beyond a factor of 8."""
+    stream = codestream.jpeg2000(data)
+    codestream.agree(stream, layout)
+    ybr = layout.photometric == "YBR_FULL" and not stream.colour
+    reduce = min(reduce, stream.levels, 3)
+    if reduce and 1 < stream.depth <= 16 and (stream.components == 1 or stream.depth == 8):
+        return Frame(_reduced(data, stream, reduce), ybr, stream.depth)
+    return Frame(imagecodecs.jpeg2k_decode(data, numthreads=1), ybr, stream.depth)
+
+
+def htj2k(data: bytes, layout: Layout, reduce: int) -> Frame:
+    """High-throughput JPEG 2000 (T.814): OpenJPH where it decodes exactly, else OpenJPEG.
+
+    OpenJPH wraps around where a lossy codestream or a lower resolution goes beyond the range of a sample.
+    """
+    stream = codestream.jpeg2000(data)
+    if reduce or not stream.reversible:
+        return jpeg_2000(data, layout, reduce)
+    codestream.agree(stream, layout)
+    return Frame(imagecodecs.htj2k_decode(data), layout.photometric == "YBR_FULL" and not stream.colour, stream.depth)
+
+
+def _reduced(data: bytes, stream: Stream, reduce: int) -> Samples:
+    """JPEG 2000 at 1/2, 1/4 or 1/8; Pillow's left-aligned, unsigned 16 bit turned back into the stream's range."""
+    with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
+        image.reduce = reduce  # type: ignore[method-assign, assignment]
+        image.load()
+        samples: Samples = np.asarray(image)
+    if stream.components > 1:
+        return samples
+    shifted = samples.astype(np.int32) >> ((16 if samples.dtype.itemsize > 1 else 8) - stream.depth)
+    return shifted - (1 << (stream.depth - 1)) if stream.signed else shifted
+
+
+def jpeg_xl(data: bytes, layout: Layout, reduce: int) -> Frame:
+    """JPEG XL (ISO 18181): libjxl."""
+    codestream.check(layout.rows, layout.columns, layout.samples, layout.allocated)
+    codestream.jpeg_xl(data, layout)
+    return Frame(imagecodecs.jpegxl_decode(data, numthreads=1), False, layout.stored)
+
+
+def rle(data: bytes, layout: Layout, reduce: int) -> Frame:
+    """RLE (PS3.5 Annex G): segments hold one byte of one sample each, most significant first."""
+    codestream.check(layout.rows, layout.columns, layout.samples, layout.allocated)
+    codestream.rle(data, layout)
+    dtype = np.dtype(f"<u{layout.allocated // 8}")
+    count = layout.rows * layout.columns * layout.samples
+    raw = imagecodecs.dicomrle_decode(data, dtype, out=count * dtype.itemsize)
+    planes = np.frombuffer(raw, dtype)
+    if planes.size != count:
+        raise UndecodableError("the RLE segments are cut short")
+    planes = planes.reshape(layout.samples, layout.rows, layout.columns)
+    samples = planes[0] if layout.samples == 1 else np.moveaxis(planes, 0, -1)
+    return Frame(samples, layout.photometric.startswith("YBR"), layout.allocated)
+
+
+LOSSLESS = 0xC3
+"""The frame marker of lossless JPEG, whose colours are what the header says whatever a marker claims."""
+
+Decoder = Callable[[bytes, Layout, int], Frame]
+DECODERS: dict[str, tuple[str, Decoder]] = {
+    JPEG_BASELINE: ("libjpeg-turbo", jpeg),
+    JPEG_EXTENDED: ("libjpeg-turbo", jpeg),
+    "1.2.840.10008.1.2.4.53": ("libjpeg-turbo", jpeg),
+    "1.2.840.10008.1.2.4.55": ("libjpeg-turbo", jpeg),
+    JPEG_LOSSLESS: ("libjpeg-turbo", jpeg),
+    JPEG_LOSSLESS_SV1: ("libjpeg-turbo", jpeg),
+    JPEG_LS: ("charls", jpeg_ls),
+    JPEG_LS_NEAR: ("charls", jpeg_ls),
+    JPEG_2000_LOSSLESS: ("openjpeg", jpeg_2000),
+    JPEG_2000: ("openjpeg", jpeg_2000),
+    HTJ2K_LOSSLESS: ("openjph", htj2k),
+    HTJ2K_RPCL: ("openjph", htj2k),
+    HTJ2K: ("openjph", htj2k),
+    JPEG_XL_LOSSLESS: ("libjxl", jpeg_xl),
+    JPEG_XL_RECOMPRESSION: ("libjxl", jpeg_xl),
+    JPEG_XL: ("libjxl", jpeg_xl),
+    RLE: ("dicomrle", rle),
+}
+"""Transfer syntax to the name and function of its one decoder; native syntaxes are read by numpy."""

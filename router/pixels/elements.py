@@ -1,0 +1,304 @@
+"""Where the elements of a data set lie: tag, VR, place and length, found without reading a value.
+
+One loop without recursion, bounded in steps: what nests a thousand levels deep or claims gigabytes costs only
+the few bytes of its headers. Values are read by who needs them. Source: PS3.5 §7.1, §7.5, Annex A; PS3.10 §7.1.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+JPIP_DEFLATED = ("1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
+INFLATED = (DEFLATED, *JPIP_DEFLATED)
+
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+PIXEL_DATA = 0x7FE00010
+PIXELS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
+"""Float, double float and plain pixel data (PS3.3 C.7.6.24, C.7.6.25, C.7.6.3)."""
+
+LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+MOST_STEPS = 1_000_000
+"""Element and item headers that one data set may have."""
+MOST_INFLATED = 512 * 1024**2
+
+
+class UnparseableError(ValueError):
+    """The data set itself cannot be read. The message is a few words of our own, never received text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element: its tag, VR (empty in implicit VR), and the place and length of its value in bytes."""
+
+    tag: int
+    vr: str
+    offset: int
+    length: int
+    undefined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """How elements are written: explicit or implicit VR, and the byte order for struct and numpy."""
+
+    explicit: bool
+    order: str = "<"
+
+
+@dataclass(slots=True)
+class DataSet:
+    """An opened data set: its elements up to and including the pixels, and the stream that holds the values.
+
+    `broken` says why the elements end early; those before it can be used. `size` is the stream's length.
+    """
+
+    stream: BinaryIO
+    size: int
+    syntax: str
+    coding: Coding
+    elements: dict[int, Element] = field(default_factory=dict)
+    meta: dict[int, Element] = field(default_factory=dict)
+    meta_stream: BinaryIO | None = None
+    broken: str = ""
+
+    def value(self, element: Element, most: int) -> bytes:
+        """At most `most` bytes of an element's value."""
+        stream = self.meta_stream if self.meta_stream is not None and element.tag < 0x00030000 else self.stream
+        stream.seek(element.offset)
+        return stream.read(min(element.length, most))
+
+    def first_item(self, tag: int) -> dict[int, Element]:
+        """The elements of the first item of a sequence; none where there is no such item or it is broken."""
+        sequence = self.elements.get(tag)
+        if sequence is None or sequence.length < 8:
+            return {}
+        self.stream.seek(sequence.offset)
+        group, element, length = struct.unpack(self.coding.order + "HHL", self.stream.read(8))
+        end = sequence.offset + sequence.length
+        if (group << 16 | element) != ITEM:
+            return {}
+        if length != UNDEFINED:
+            end = min(end, sequence.offset + 8 + length)
+        coding = Coding(self.coding.explicit and sequence.vr != "UN", self.coding.order)
+        found: dict[int, Element] = {}
+        try:
+            found.update((e.tag, e) for e in walk(self.stream, sequence.offset + 8, end, coding))
+        except UnparseableError:
+            pass
+        return found
+
+    def close(self) -> None:
+        self.stream.close()
+        if self.meta_stream is not None:
+            self.meta_stream.close()
+
+
+def open_data_set(path: Path, last: int = PIXEL_DATA) -> DataSet:
+    """The data set of a Part 10 file (or a bare one), walked up to the pixels, or to `last` if that is higher.
+
+    Raises UnparseableError when there is nothing that could be a data set, OSError when the file cannot be read.
+    The caller closes it.
+    """
+    stream: BinaryIO = path.open("rb")
+    try:
+        return _open(stream, last)
+    except BaseException:
+        stream.close()
+        raise
+
+
+def _open(stream: BinaryIO, last: int) -> DataSet:
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    start = 132 if stream.read(132)[128:] == b"DICM" else 0
+    meta = _file_meta(stream, start, size)
+    begin = max((e.offset + e.length for e in meta.values()), default=start)
+    syntax = _syntax(stream, meta)
+    meta_stream = None
+    if syntax in INFLATED:
+        stream.seek(begin)
+        meta_stream, stream = stream, inflate(stream)
+        begin, size = 0, len(stream.getbuffer())
+    coding = _coding(stream, begin, syntax, bare=start == 0 and not meta)
+    opened = DataSet(stream, size, syntax or (EXPLICIT if coding.explicit else IMPLICIT), coding, {}, meta, meta_stream)
+    try:
+        for element in walk(stream, begin, size, coding):
+            opened.elements[element.tag] = element
+            if element.tag in PIXELS and element.tag >= last:
+                break
+            if element.tag > max(last, PIXEL_DATA):
+                break
+    except UnparseableError as problem:
+        opened.broken = str(problem)
+    if not opened.elements:
+        raise UnparseableError(opened.broken or "the data set is empty")
+    return opened
+
+
+def _file_meta(stream: BinaryIO, start: int, size: int) -> dict[int, Element]:
+    """The elements of group 0002, whatever the group length says: real files have it wrong."""
+    meta: dict[int, Element] = {}
+    stream.seek(start)
+    if stream.read(2) != b"\x02\x00":
+        return meta
+    for element in walk(stream, start, size, Coding(True), group=2):
+        meta[element.tag] = element
+    return meta
+
+
+def _syntax(stream: BinaryIO, meta: dict[int, Element]) -> str:
+    element = meta.get(0x00020010)
+    if element is None:
+        return ""
+    stream.seek(element.offset)
+    return stream.read(min(element.length, 64)).decode("latin-1").strip(" \0")
+
+
+def _coding(stream: BinaryIO, begin: int, syntax: str, *, bare: bool) -> Coding:
+    """What the transfer syntax says, held against the first element: files with the wrong one exist."""
+    stream.seek(begin)
+    head = stream.read(6)
+    if len(head) < 6:
+        raise UnparseableError("there is no data set")
+    if bare and struct.unpack("<H", head[:2])[0] not in (0x0002, 0x0008):
+        raise UnparseableError("this is not DICOM")
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return Coding(explicit, ">" if syntax == BIG_ENDIAN else "<")
+
+
+def inflate(stream: BinaryIO, most: int = MOST_INFLATED) -> io.BytesIO:
+    """A deflated data set (PS3.5 A.5) from here on, at most `most` bytes of it; with a zlib header, too."""
+    start = stream.tell()
+    head = stream.read(2)
+    zlib_header = len(head) == 2 and head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0
+    stream.seek(start)
+    inflater = zlib.decompressobj(zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS)
+    out = io.BytesIO()
+    try:
+        while not inflater.eof:
+            piece = inflater.unconsumed_tail or stream.read(1 << 16)
+            if not piece:
+                raise UnparseableError("the deflated data set is cut short")
+            out.write(inflater.decompress(piece, 1 << 20))
+            if out.tell() > most:
+                raise UnparseableError("the deflated data set inflates beyond the limit")
+    except zlib.error:
+        raise UnparseableError("the data set does not inflate") from None
+    return out
+
+
+def walk(stream: BinaryIO, start: int, end: int, coding: Coding, group: int | None = None) -> Iterator[Element]:
+    """The elements between two places, in order; inside an item, up to its delimiter. Raises UnparseableError.
+
+    With `group`, only elements of that group, and the end is where another one begins.
+    """
+    position = start
+    for _ in range(MOST_STEPS):
+        if end - position < 8:
+            if position != end and group is None and any(_read(stream, position, end - position)):
+                raise UnparseableError("the data set ends within an element")
+            return
+        element = _element(stream, position, end, coding)
+        if group is not None and element.tag >> 16 != group:
+            return
+        if element.tag == ITEM_END:
+            return
+        if element.undefined:
+            stop = _skip(stream, element, end, coding)
+            element = Element(element.tag, element.vr, element.offset, stop - element.offset, True)
+        elif element.offset + element.length > end:
+            if element.tag not in PIXELS:
+                raise UnparseableError("an element is longer than the data set")
+            stop = end
+        else:
+            stop = element.offset + element.length
+        if element.tag >> 16 != 0xFFFE:
+            yield element
+        position = stop
+    raise UnparseableError("the data set has too many elements")
+
+
+def _read(stream: BinaryIO, position: int, count: int) -> bytes:
+    stream.seek(position)
+    return stream.read(count)
+
+
+def _element(stream: BinaryIO, position: int, end: int, coding: Coding) -> Element:
+    """The header of the element at a place. An impossible VR is read as implicit, as it is meant to be."""
+    head = _read(stream, position, 12)
+    if len(head) < 8:
+        raise UnparseableError("the data set ends within an element")
+    group, number = struct.unpack(coding.order + "HH", head[:4])
+    tag, vr = group << 16 | number, head[4:6]
+    if coding.explicit and group != 0xFFFE and vr.isalpha():
+        if vr.upper() in LONG_VRS:
+            if len(head) < 12 or position + 12 > end:
+                raise UnparseableError("the data set ends within an element")
+            length, offset = struct.unpack(coding.order + "L", head[8:12])[0], position + 12
+        else:
+            length, offset = struct.unpack(coding.order + "H", head[6:8])[0], position + 8
+        return Element(tag, vr.decode("ascii").upper(), offset, length, length == UNDEFINED)
+    length = struct.unpack(coding.order + "L", head[4:8])[0]
+    undefined = length == UNDEFINED and group != 0xFFFE
+    return Element(tag, "", position + 8, 0 if tag == SEQUENCE_END else length, undefined)
+
+
+def _skip(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
+    """The place behind an element of undefined length: the delimiters are counted, nothing is kept.
+
+    `inside` holds one entry for each open level: True for an item (elements follow), False for a sequence.
+    """
+    if element.tag in PIXELS:
+        return _skip_fragments(stream, element, end, coding)
+    inner = Coding(coding.explicit and element.vr != "UN", coding.order)
+    position, inside = element.offset, [False]
+    for _ in range(MOST_STEPS):
+        if end - position < 8:
+            raise UnparseableError("a sequence is not closed")
+        found = _element(stream, position, end, inner)
+        position = found.offset
+        if found.tag == SEQUENCE_END and not inside[-1]:
+            inside.pop()
+        elif found.tag == SEQUENCE_END and len(inside) > 1:  # the item's own delimiter was left out
+            del inside[-2:]
+        elif found.tag == ITEM_END and inside[-1]:
+            inside.pop()
+        elif found.tag == ITEM and not inside[-1]:
+            if found.length == UNDEFINED:
+                inside.append(True)
+            else:
+                position += found.length
+        elif not inside[-1] or found.tag >> 16 == 0xFFFE:
+            raise UnparseableError("a sequence holds something that is not an item")
+        elif found.undefined:
+            inside.append(False)
+        else:
+            position += found.length
+        if not inside:
+            return position
+    raise UnparseableError("a sequence has too many items")
+
+
+def _skip_fragments(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
+    """The place behind encapsulated pixel data; a missing or broken end is the decoder's to judge."""
+    position = element.offset
+    for _ in range(MOST_STEPS):
+        if end - position < 8:
+            return end
+        group, number, length = struct.unpack(coding.order + "HHL", _read(stream, position, 8))
+        position += 8
+        if (group << 16 | number) == SEQUENCE_END:
+            return position
+        if (group << 16 | number) != ITEM or position + length > end:
+            return end
+        position += length
+    raise UnparseableError("the pixel data has too many fragments")

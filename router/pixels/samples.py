@@ -1,0 +1,144 @@
+"""A data set's stored samples: any transfer syntax to one numpy form, frame by frame or all at once.
+
+Here the codestream's integers become what the header declares (width, sign, planes, colour), so that what
+comes after knows only `Layout`. Source: PS3.3 C.7.6.3.1, PS3.5 §8.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.pixels.processing import convert_color_space
+
+from router.pixels import codestream, frames
+from router.pixels.decoders import DECODERS, LOSSY, NATIVE, Frame
+from router.pixels.elements import DataSet, UnparseableError, open_data_set
+from router.pixels.header import Layout, UndecodableError, layout, pixel_element
+
+MOST_DECODED = 2_000_000_000
+
+
+def decoder_name(syntax: str) -> str:
+    """The name of the one decoder of a transfer syntax. Raises UndecodableError when there is none."""
+    if syntax in NATIVE:
+        return "numpy"
+    if syntax not in DECODERS:
+        raise UndecodableError("the transfer syntax has no decoder")
+    return DECODERS[syntax][0]
+
+
+def first_frame(data_set: DataSet, form: Layout, reduce: int = 0) -> Frame:
+    """The first frame, (rows, columns) or (rows, columns, 3); by 2**reduce smaller where the codec can do so.
+
+    Raises UndecodableError; what else a decoder may raise is the caller's to catch.
+    """
+    decoder_name(data_set.syntax)
+    codestream.check(form.rows, form.columns, form.samples, form.allocated)
+    if data_set.syntax in NATIVE:
+        if form.allocated == 1:
+            return Frame(_native(data_set, form)[0], False, 1)
+        return Frame(_native_frame(data_set, form, 0), form.photometric.startswith("YBR"), form.allocated)
+    fragments = frames.encapsulated(data_set, form.frames)[0]
+    return _decoded(data_set, form, fragments, reduce)
+
+
+def decode(path: Path) -> NDArray[Any]:
+    """All stored samples of a Part 10 file: ([frames,] rows, columns [, 3]), luminance and chrominance as RGB.
+
+    Raises ValueError in words of our own where the data set or its pixels cannot be read; OSError where the file
+    cannot.
+    """
+    data_set = open_data_set(path)
+    try:
+        return decode_all(data_set, layout(data_set))
+    except (UnparseableError, UndecodableError):
+        raise
+    except Exception:
+        raise UndecodableError("the decoder gave up on the pixels") from None
+    finally:
+        data_set.close()
+
+
+def decode_all(data_set: DataSet, form: Layout) -> NDArray[Any]:
+    """As `decode`, for an opened data set; a decoder's own exceptions come through."""
+    decoder_name(data_set.syntax)
+    codestream.check(form.rows, form.columns, form.samples, form.allocated)
+    if form.frames * form.rows * form.columns * form.samples * max(1, form.allocated // 8) > MOST_DECODED:
+        raise UndecodableError("the decoded image is larger than the limit")
+    if data_set.syntax in NATIVE:
+        stack = _native(data_set, form)
+        ybr = form.photometric.startswith("YBR")
+    else:
+        whole = frames.encapsulated(data_set, form.frames)
+        decoded = [_decoded(data_set, form, fragments, 0) for fragments in whole]
+        stack, ybr = np.stack([frame.samples for frame in decoded]), decoded[0].ybr
+    if ybr:
+        stack = convert_color_space(stack, "YBR_FULL", "RGB")
+    return stack[0] if form.frames == 1 else stack
+
+
+def _decoded(data_set: DataSet, form: Layout, fragments: list[frames.Fragment], reduce: int) -> Frame:
+    raw = frames.read(data_set, fragments)
+    frame = DECODERS[data_set.syntax][1](raw, form, reduce)
+    if frame.samples.ndim != (2 if form.samples == 1 else 3) or (
+        not reduce and frame.samples.shape[:2] != (form.rows, form.columns)
+    ):
+        raise UndecodableError("the decoded image has another shape than the header says")
+    samples = _settled(frame.samples, frame.depth, form, exact=data_set.syntax not in LOSSY)
+    return Frame(samples, frame.ybr, frame.depth)
+
+
+def _settled(samples: NDArray[Any], depth: int, form: Layout, *, exact: bool = True) -> NDArray[Any]:
+    """Samples in the header's width and sign, with what lies in the bits above (overlays) cut away.
+
+    `depth` is where the sign stands: a codestream knows its depth and often has the sign wrong. What a lossy
+    codestream has beyond its range is no overlay and stays.
+    """
+    if form.kind == "f":
+        return samples
+    width = max(8, form.allocated)
+    if form.kind == "u":
+        unsigned = samples.astype(f"u{width // 8}", copy=False)
+        return unsigned & unsigned.dtype.type((1 << form.stored) - 1) if exact and form.stored < width else unsigned
+    spare = width - (min(depth, form.stored) if exact else depth)
+    signed = samples.astype(f"i{width // 8}", copy=False)
+    return (signed << spare) >> spare if spare and (exact or samples.dtype.kind == "u") else signed
+
+
+def _native(data_set: DataSet, form: Layout) -> NDArray[Any]:
+    """All native frames, (frames, rows, columns[, 3])."""
+    if form.allocated == 1:
+        count = form.frames * form.rows * form.columns
+        packed = np.frombuffer(frames.native(data_set, form), np.uint8)
+        bits = np.unpackbits(packed, count=count, bitorder="little")
+        return bits.reshape(form.frames, form.rows, form.columns)
+    return np.stack([_native_frame(data_set, form, index) for index in range(form.frames)])
+
+
+def _native_frame(data_set: DataSet, form: Layout, index: int) -> NDArray[Any]:
+    raw = frames.native(data_set, form, index)
+    order = data_set.coding.order
+    dtype = np.dtype(f"{order}{form.kind}{form.allocated // 8}")
+    if order == ">" and form.allocated == 8 and pixel_element(data_set).vr == "OW":
+        raw = np.frombuffer(raw, ">u2").astype("<u2").tobytes()
+    flat = np.frombuffer(raw, dtype, count=form.frame_bits // form.allocated)
+    flat = _settled(flat, form.stored, form)
+    if form.photometric == "YBR_FULL_422":
+        return _upsampled(flat.reshape(form.rows, form.columns // 2, 4))
+    if form.samples == 1:
+        return flat.reshape(form.rows, form.columns)
+    if form.planar:
+        return np.moveaxis(flat.reshape(form.samples, form.rows, form.columns), 0, -1)
+    return flat.reshape(form.rows, form.columns, form.samples)
+
+
+def _upsampled(pairs: NDArray[Any]) -> NDArray[Any]:
+    """Two luminances and one pair of chrominances for two pixels (PS3.3 C.7.6.3.1.2) to three samples each."""
+    rows, half, _ = pairs.shape
+    out = np.empty((rows, half * 2, 3), pairs.dtype)
+    out[:, 0::2, 0], out[:, 1::2, 0] = pairs[:, :, 0], pairs[:, :, 1]
+    out[..., 1:] = np.repeat(pairs[:, :, 2:], 2, axis=1)
+    return out
