@@ -90,8 +90,8 @@ class Pace:
 class Stream:
     """The PDUs of one connection, read into one buffer of `MAX_PDU` bytes.
 
-    Every wait has a limit. TimeoutError: the peer took longer. PeerClosedError: it went. ProtocolError: it sent a PDU of
-    an unknown kind or beyond the bound of its kind, before anything of its body was read.
+    Every wait has a limit. TimeoutError: the peer took longer. PeerClosedError: it went. ProtocolError: it sent a PDU
+    of an unknown kind or beyond the bound of its kind, before anything of its body was read.
     """
 
     def __init__(self, sock: socket.socket, max_pdu: int = MAX_PDU) -> None:
@@ -116,7 +116,7 @@ class Stream:
         self._fill(body, time.monotonic() + seconds)
         return body
 
-    def send(self, data: bytes, seconds: float) -> None:
+    def send(self, data: bytes | bytearray | memoryview, seconds: float) -> None:
         """Send all of `data` within `seconds`. Raises TimeoutError, or PeerClosedError where the connection is gone."""
         self.sock.settimeout(seconds)
         try:
@@ -125,6 +125,13 @@ class Stream:
             raise
         except OSError as error:
             raise PeerClosedError from error
+
+    def wake(self) -> None:
+        """From another thread: let a read that waits end as if the peer had closed; sending still works."""
+        try:
+            socket.socket.shutdown(self.sock, socket.SHUT_RD)
+        except OSError:
+            pass
 
     def drain(self, seconds: float, most: int = 16 * 1024 * 1024) -> None:
         """Say that nothing more will be sent, and swallow what still comes, so that no reset overtakes our last PDU.

@@ -1,0 +1,200 @@
+"""One association that a peer opens: PS3.8 §9.2 as one blocking loop, in the order of its state table.
+
+Sta2 waits for the request, Sta3 answers it, Sta6 takes messages, Sta13 waits for the peer to close. What a message
+says (PS3.7) is in `messages`; what becomes of an instance is the `StoreHandler`'s. Nothing here knows where data go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+
+from router.association import pdu
+from router.association.dimse import CommandError
+from router.association.messages import Messages, StoreHandler
+from router.association.negotiation import (
+    APPLICATION_CONTEXT,
+    LEAST_MAX_PDU,
+    AgreedContext,
+    Proposal,
+    accepted,
+    answer,
+    associate_ac,
+    parse_request,
+)
+from router.association.pdu import AbortReason, Kind, Pace, PeerClosedError, ProtocolError, Stream
+from router.config.settings import NodeSettings
+from router.flow import Caller
+from router.observe import log, safe
+
+Refusal = tuple[int, int, int]
+"""Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
+
+NO_REASON: Refusal = (1, 1, 1)
+APPLICATION_CONTEXT_UNKNOWN: Refusal = (1, 1, 2)
+CALLING_UNKNOWN: Refusal = (1, 1, 3)
+CALLED_UNKNOWN: Refusal = (1, 1, 7)
+VERSION_UNKNOWN: Refusal = (1, 2, 2)
+LIMIT_EXCEEDED: Refusal = (2, 3, 2)
+
+LINGER = 2.0
+"""Seconds that a peer may take to close after our last PDU."""
+
+
+class Acceptor:
+    """One association on one connection; `run` returns when the connection may be closed.
+
+    `admit` says whether limits allow one more association; it is asked once, after the request was found good.
+    """
+
+    def __init__(
+        self, stream: Stream, peer: str, node: NodeSettings, handler: StoreHandler, admit: Callable[[], bool]
+    ) -> None:
+        self._stream = stream
+        self._peer = peer
+        self._node = node
+        self._handler = handler
+        self._admit = admit
+        self._stopping = False
+        self._resting = False
+        self._messages: Messages | None = None
+
+    def run(self, deadline: float) -> str:
+        """Serve the association to its end; `deadline` (monotonic) is ARTIM's. Returns how it ended, for the log."""
+        try:
+            last, how = self._serve(deadline)
+        except ProtocolError as error:
+            last, how = pdu.abort(error.reason), "protocol error"
+            log.warning("protocol error", peer=self._peer, error=str(error))
+        except CommandError as error:
+            last, how = pdu.abort(None), "protocol error"
+            log.warning("protocol error", peer=self._peer, error=str(error))
+        except PeerClosedError:
+            last, how = b"", "peer closed"
+        except TimeoutError:
+            last, how = pdu.abort(AbortReason.NOT_SPECIFIED), "timed out"
+        finally:
+            if self._messages is not None:
+                self._messages.abandon()
+        self._say_goodbye(last)
+        return how
+
+    def stop(self) -> None:
+        """End between messages: at once where the peer is silent, else after the message that is under way."""
+        self._stopping = True
+        if self._resting:
+            self._stream.wake()
+
+    def _serve(self, deadline: float) -> tuple[bytes, str]:
+        """Sta2 to Sta6. Returns the last PDU to send (none where the peer aborted) and how the association ended."""
+        proposal = self._await_request(deadline)
+        if proposal is None:
+            return b"", "aborted by peer"
+        refused = refusal(proposal, self._node, self._peer) or self._transient_refusal()
+        if refused:
+            log.warning("association refused", peer=self._peer, calling_ae=safe(proposal.calling_ae), why=refused)
+            return pdu.associate_rj(*refused), "refused"
+        agreed = answer(proposal, self._node.unknown_sop_classes)
+        self._stream.send(associate_ac(proposal, agreed), self._node.artim)
+        return self._established(proposal, accepted(agreed))
+
+    def _await_request(self, deadline: float) -> Proposal | None:
+        """Sta2: the request, or None after an A-ABORT."""
+        kind, length = self._stream.read_header(deadline - time.monotonic())
+        body = self._stream.read_body(length, deadline - time.monotonic())
+        if kind is Kind.ABORT:
+            return None
+        if kind is not Kind.ASSOCIATE_RQ:
+            raise ProtocolError(f"{kind.name} before A-ASSOCIATE-RQ", AbortReason.UNEXPECTED_PDU)
+        return parse_request(body)
+
+    def _transient_refusal(self) -> Refusal | None:
+        return LIMIT_EXCEEDED if self._handler.refuse_association() or not self._admit() else None
+
+    def _established(self, proposal: Proposal, contexts: Mapping[int, AgreedContext]) -> tuple[bytes, str]:
+        """Sta6: messages until the peer releases, aborts, goes, or we stop."""
+        caller = Caller(proposal.calling_ae, proposal.called_ae, self._peer)
+        send = self._sender(proposal.max_pdu or pdu.MAX_PDU)
+        self._messages = messages = Messages(caller, contexts, self._node.instance_limit, self._handler, send)
+        log.info("association", peer=self._peer, calling_ae=safe(caller.calling_ae), contexts=len(contexts))
+        pace: Pace | None = None
+        while True:
+            kind, body, pace = self._next_pdu(pace)
+            match kind:
+                case None:
+                    return pdu.abort(None), "stopped"
+                case Kind.P_DATA:
+                    for pdv in pdu.pdvs(body):
+                        messages.take(pdv)
+                    pace = pace if messages.under_way else None
+                case Kind.RELEASE_RQ:
+                    return pdu.release_rp(), "released"
+                case Kind.ABORT:
+                    return b"", "aborted by peer"
+                case _:
+                    raise ProtocolError(f"{kind.name} in an association", AbortReason.UNEXPECTED_PDU)
+
+    def _next_pdu(self, pace: Pace | None) -> tuple[Kind | None, memoryview, Pace]:
+        """The next PDU within the pace of the message under way, or `idle` between messages; None when stopping."""
+        resting = pace is None
+        pace = pace or Pace(self._node.artim, self._node.least_rate)
+        begin = time.monotonic()
+        try:
+            self._resting = resting
+            if resting and self._stopping:
+                return None, memoryview(b""), pace
+            kind, length = self._stream.read_header(self._node.idle if resting else pace.left())
+        except PeerClosedError:
+            if resting and self._stopping:
+                return None, memoryview(b""), pace
+            raise
+        finally:
+            self._resting = False
+        pace.received += length
+        if not resting:
+            pace.waited += time.monotonic() - begin
+        begin = time.monotonic()
+        body = self._stream.read_body(length, pace.left())
+        pace.waited += time.monotonic() - begin
+        return kind, body, pace
+
+    def _sender(self, max_pdu: int) -> Callable[[int, bytes], None]:
+        def send(context_id: int, command: bytes) -> None:
+            self._stream.send(pdu.command_pdus(context_id, command, max_pdu), self._node.artim)
+
+        return send
+
+    def _say_goodbye(self, last: bytes) -> None:
+        """Sta13: the last PDU, if any, then wait for the peer to close; a peer that aborted or went is not awaited."""
+        if not last:
+            return
+        try:
+            self._stream.send(last, min(LINGER, self._node.artim))
+        except (TimeoutError, PeerClosedError):
+            return
+        self._stream.drain(min(LINGER, self._node.artim))
+
+
+def refusal(proposal: Proposal, node: NodeSettings, peer: str) -> Refusal | None:
+    """Why an association is refused for good, or None. Pure: `peer` is an address."""
+    if not proposal.version & 1:
+        return VERSION_UNKNOWN
+    if proposal.application_context != APPLICATION_CONTEXT:
+        return APPLICATION_CONTEXT_UNKNOWN
+    if node.accept is not None and not may_call(proposal.calling_ae, peer, node):
+        return CALLING_UNKNOWN
+    if not proposal.called_ae or (node.require_called_ae and proposal.called_ae != node.ae_title):
+        return CALLED_UNKNOWN
+    if not proposal.contexts or 0 < proposal.max_pdu < LEAST_MAX_PDU:
+        return NO_REASON
+    return None
+
+
+def may_call(calling_ae: str, peer: str, node: NodeSettings) -> bool:
+    """Whether a line of `node.accept` names this calling AE title and this peer's network."""
+    address = ip_address(peer)
+    return any(
+        (line.ae_title is None or line.ae_title == calling_ae) and (line.peer is None or address in line.peer)
+        for line in node.accept or ()
+    )

@@ -1,0 +1,231 @@
+"""The messages of an association in which we are the SCP (PS3.7 §9): fragments in, answers out.
+
+C-ECHO is answered here, the data set of a C-STORE goes fragment by fragment to a sink, everything else gets 0x0211.
+One message at a time, as no asynchronous window is negotiated; what is sent ahead is answered in order all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.association import dimse
+from router.association.dimse import Command
+from router.association.negotiation import VERIFICATION, AgreedContext, is_uid
+from router.association.pdu import Pdv, ProtocolError
+from router.flow import Caller
+from router.observe import log, safe
+
+SUCCESS = 0x0000
+CLASS_NOT_SUPPORTED = 0x0122
+UNRECOGNIZED_OPERATION = 0x0211
+OUT_OF_RESOURCES = 0xA700
+NO_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+"""Statuses of PS3.7 annex C and PS3.4 §B.2.3."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """A C-STORE-RQ: UIDs as the command set has them, without padding and unchecked."""
+
+    caller: Caller
+    sop_class: str
+    sop_instance: str
+    transfer_syntax: str
+    message_id: int
+
+
+class Sink(Protocol):
+    """Where the data set of one C-STORE goes. `finish` or `abandon` is called once, and nothing after it."""
+
+    def write(self, fragment: memoryview) -> None:
+        """Take the next bytes; the view is gone after the call."""
+
+    def finish(self) -> int:
+        """The data set is complete: make it durable and say the status of the C-STORE-RSP."""
+
+    def abandon(self) -> None:
+        """Nothing more will come: keep nothing."""
+
+
+class StoreHandler(Protocol):
+    """What the SCP asks of whoever stores. Called from many threads at once."""
+
+    def refuse_association(self) -> bool:
+        """True where new associations must come back later (disk full, draining)."""
+
+    def begin(self, request: StoreRequest) -> Sink | int:
+        """A sink for the data set that follows, or the status to answer once it has been swallowed."""
+
+
+@dataclass(slots=True)
+class _Message:
+    """A message that is under way: first its command set, then the data set if the command announces one."""
+
+    context: AgreedContext
+    command: bytearray = field(default_factory=bytearray)
+    request: Command | None = None
+    sink: Sink | None = None
+    status: int = SUCCESS
+    size: int = 0
+
+
+class Messages:
+    """Takes the PDVs of an association in order and answers each message with `send(context_id, command)`.
+
+    An exception of a sink never ends the association: it becomes the status of that instance. ProtocolError and
+    CommandError are the peer's fault, and the association must be aborted.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        contexts: Mapping[int, AgreedContext],
+        instance_limit: int,
+        handler: StoreHandler,
+        send: Callable[[int, bytes], None],
+    ) -> None:
+        self._caller = caller
+        self._contexts = contexts
+        self._limit = instance_limit
+        self._handler = handler
+        self._send = send
+        self._message: _Message | None = None
+
+    @property
+    def under_way(self) -> bool:
+        return self._message is not None
+
+    def take(self, pdv: Pdv) -> None:
+        """One fragment: PS3.8 annex E. Commands and data set of a message share a context and never interleave."""
+        context = self._contexts.get(pdv.context_id)
+        if context is None:
+            raise ProtocolError("a PDV names a presentation context that was not accepted")
+        message = self._message
+        if message is not None and message.context is not context:
+            raise ProtocolError("a message changes its presentation context", None)
+        if pdv.is_command:
+            self._take_command(message or _Message(context), pdv)
+        elif message is None or message.request is None:
+            raise ProtocolError("a data set without a command", None)
+        else:
+            self._take_data(message, message.request, pdv)
+
+    def abandon(self) -> None:
+        """The association is over: what is under way is dropped."""
+        if self._message is not None:
+            self._drop_sink(self._message, self._message.status)
+            self._message = None
+
+    def _take_command(self, message: _Message, pdv: Pdv) -> None:
+        if message.request is not None:
+            raise ProtocolError("a command before the data set of the last one ended", None)
+        if len(message.command) + len(pdv.fragment) > dimse.MAX_COMMAND:
+            raise ProtocolError("the command set is longer than 64 KiB", None)
+        message.command += pdv.fragment
+        self._message = message
+        if pdv.is_last:
+            message.request = request = dimse.decode_command(message.command)
+            self._begin(message, request)
+            if not request.has_data_set:
+                self._end(message, request)
+
+    def _begin(self, message: _Message, request: Command) -> None:
+        """Decide what becomes of the message before its data set comes: a sink, or only a status."""
+        match request.field:
+            case dimse.C_CANCEL_RQ:
+                return
+            case dimse.C_ECHO_RQ:
+                message.status = SUCCESS if message.context.abstract_syntax == VERIFICATION else CLASS_NOT_SUPPORTED
+            case dimse.C_STORE_RQ:
+                self._begin_store(message, request)
+            case other if other & dimse.RESPONSE:
+                raise ProtocolError("a response that nobody asked for", None)
+            case _:
+                message.status = UNRECOGNIZED_OPERATION
+        _ = request.message_id  # without it there is nothing to answer: CommandError
+
+    def _begin_store(self, message: _Message, request: Command) -> None:
+        sop_class = request.text(dimse.AFFECTED_SOP_CLASS)
+        if sop_class != message.context.abstract_syntax or sop_class == VERIFICATION:
+            message.status = CLASS_NOT_SUPPORTED
+        elif not request.has_data_set:
+            message.status = CANNOT_UNDERSTAND
+        else:
+            instance = request.text(dimse.AFFECTED_SOP_INSTANCE)
+            syntax = message.context.transfer_syntax
+            store = StoreRequest(self._caller, sop_class, instance, syntax, request.message_id)
+            try:
+                begun = self._handler.begin(store)
+            except Exception as error:
+                message.status = self._status_of(error)
+                return
+            message.sink, message.status = (None, begun) if isinstance(begun, int) else (begun, SUCCESS)
+
+    def _take_data(self, message: _Message, request: Command, pdv: Pdv) -> None:
+        message.size += len(pdv.fragment)
+        if message.size > self._limit:
+            self._drop_sink(message, OUT_OF_RESOURCES)
+            if message.size > 2 * self._limit:
+                raise ProtocolError("a data set far beyond the limit", None)
+        if message.sink is not None:
+            try:
+                message.sink.write(pdv.fragment)
+            except Exception as error:
+                self._drop_sink(message, self._status_of(error))
+        if pdv.is_last:
+            self._end(message, request)
+
+    def _end(self, message: _Message, request: Command) -> None:
+        """The message is complete: the sink's word, then the answer."""
+        sink, message.sink, self._message = message.sink, None, None
+        if sink is not None:
+            try:
+                message.status = sink.finish()
+            except Exception as error:
+                message.status = self._status_of(error)
+        if request.field != dimse.C_CANCEL_RQ:
+            if message.status != SUCCESS:
+                log.warning("refused", status=f"{message.status:04x}", **self._who())
+            self._send(message.context.id, response(request, message.status))
+
+    def _drop_sink(self, message: _Message, status: int) -> None:
+        sink, message.sink, message.status = message.sink, None, status
+        if sink is not None:
+            try:
+                sink.abandon()
+            except Exception as error:
+                self._status_of(error)
+
+    def _status_of(self, error: Exception) -> int:
+        """The failure is ours: say it in the log, and which status it is."""
+        log.error("storing failed", error=where(error), errno=getattr(error, "errno", None), **self._who())
+        return OUT_OF_RESOURCES if isinstance(error, OSError | MemoryError) else CANNOT_UNDERSTAND
+
+    def _who(self) -> dict[str, str]:
+        return {"peer": self._caller.peer, "calling_ae": safe(self._caller.calling_ae)}
+
+
+def where(error: BaseException) -> str:
+    """Kind and place of an unforeseen exception; its text stays out of the log, as it might hold received values."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    place = f" at {last.tb_frame.f_globals.get('__name__')}:{last.tb_lineno}" if last is not None else ""
+    return type(error).__name__ + place
+
+
+def response(request: Command, status: int) -> bytes:
+    """The response to a request (PS3.7 §9.3): UIDs are given back where they are UIDs, else left out."""
+    elements: dict[int, int | str] = {
+        dimse.COMMAND_FIELD: request.field | dimse.RESPONSE,
+        dimse.MESSAGE_ID_RESPONDED_TO: request.message_id,
+        dimse.DATA_SET_TYPE: dimse.NO_DATA_SET,
+        dimse.STATUS: status,
+    }
+    for tag in (dimse.AFFECTED_SOP_CLASS, dimse.AFFECTED_SOP_INSTANCE):
+        if is_uid(request.text(tag)):
+            elements[tag] = request.text(tag)
+    return dimse.encode_command(elements)

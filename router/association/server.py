@@ -1,0 +1,234 @@
+"""Listens, and gives each connection a thread and an `Acceptor`; limits how many, in all and from one peer.
+
+A connection first counts as unspoken, then, once its request is accepted, as an association, and holds its place
+until its socket is closed. So the number of threads is bounded whatever connects.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+from router.association import pdu
+from router.association.acceptor import LIMIT_EXCEEDED, Acceptor
+from router.association.messages import StoreHandler, where
+from router.association.pdu import Stream
+from router.association.tls import server_context
+from router.config.settings import NodeSettings, Settings
+from router.observe import log
+
+TURNED_AWAY = 64
+"""Sockets kept open for a moment after a refusal without a word, so that no reset overtakes it."""
+
+
+class Places:
+    """Who holds which of the limited places."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._unspoken: Counter[str] = Counter()
+        self._associations: Counter[str] = Counter()
+
+    def enter(self, peer: str, node: NodeSettings) -> bool:
+        """Take a place among the unspoken; one peer gets at most half, so that it cannot shut out the others."""
+        with self._lock:
+            full = self._unspoken.total() >= node.unspoken_connections
+            if full or self._unspoken[peer] >= max(1, node.unspoken_connections // 2):
+                return False
+            self._unspoken[peer] += 1
+            return True
+
+    def admit(self, peer: str, node: NodeSettings) -> bool:
+        """Turn an unspoken place into an association's, if there is one."""
+        with self._lock:
+            full = self._associations.total() >= node.associations
+            if full or self._associations[peer] >= node.associations_per_peer:
+                return False
+            _take_one(self._unspoken, peer)
+            self._associations[peer] += 1
+            return True
+
+    def leave(self, peer: str, admitted: bool) -> None:
+        with self._lock:
+            _take_one(self._associations if admitted else self._unspoken, peer)
+
+    @property
+    def associations(self) -> int:
+        with self._lock:
+            return self._associations.total()
+
+
+class AssociationServer:
+    """The node's listening sockets. `settings` is asked for each connection, so that a reload counts from the next."""
+
+    def __init__(self, settings: Callable[[], Settings], handler: StoreHandler) -> None:
+        self._settings = settings
+        self._handler = handler
+        self._places = Places()
+        self._lock = threading.Lock()
+        self._connections: dict[threading.Thread, tuple[socket.socket, Acceptor | None]] = {}
+        self._listeners: list[tuple[socket.socket, threading.Thread]] = []
+        self._turned_away: deque[socket.socket] = deque()
+        self._stopping = threading.Event()
+        self.tls_port: int | None = None
+
+    @property
+    def associations(self) -> int:
+        """How many associations are open now."""
+        return self._places.associations
+
+    def start(self) -> int:
+        """Listen; connections are taken from now on. Returns the plain port. Raises OSError (address, certificate)."""
+        node = self._settings().node
+        context = server_context(node.tls) if node.tls else None
+        plain = _listen(node.address, node.port)
+        sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = [(plain, None)]
+        if node.tls:
+            try:
+                sockets.append((_listen(node.address, node.tls.port), context))
+            except OSError:
+                plain.close()
+                raise
+            self.tls_port = sockets[1][0].getsockname()[1]
+        for listener, tls in sockets:
+            thread = threading.Thread(target=self._accept, args=(listener, tls), name="accept", daemon=True)
+            self._listeners.append((listener, thread))
+            thread.start()
+        port: int = plain.getsockname()[1]
+        return port
+
+    def stop(self, deadline: float) -> None:
+        """Stop listening, end what rests, and let messages under way finish until `deadline` (time.monotonic)."""
+        self._stopping.set()
+        for listener, thread in self._listeners:
+            _shutdown(listener)
+            thread.join()
+            listener.close()
+        while self._turned_away:
+            self._turned_away.popleft().close()
+        with self._lock:
+            connections = dict(self._connections)
+        for _, acceptor in connections.values():
+            if acceptor is not None:
+                acceptor.stop()
+        for thread in connections:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            late = dict(self._connections)
+        for sock, _ in late.values():
+            _shutdown(sock)
+        for thread in late:
+            thread.join(1.0)
+
+    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        while not self._stopping.is_set():
+            try:
+                sock, address = listener.accept()
+            except OSError as error:
+                # Out of descriptors or memory: those who are served will give some back.
+                if not self._stopping.wait(0.2):
+                    log.error("accept failed", errno=error.errno)
+                continue
+            node, peer = self._settings().node, _peer(address[0])
+            if not self._places.enter(peer, node):
+                self._turn_away(sock, peer, tls is not None)
+                continue
+            arguments = (sock, peer, node, tls, time.monotonic() + node.artim)
+            thread = threading.Thread(target=self._serve, args=arguments, name="association", daemon=True)
+            with self._lock:
+                self._connections[thread] = (sock, None)
+            try:
+                thread.start()
+            except RuntimeError:
+                self._places.leave(peer, admitted=False)
+                self._forget(thread, sock)
+
+    def _serve(
+        self, sock: socket.socket, peer: str, node: NodeSettings, tls: ssl.SSLContext | None, deadline: float
+    ) -> None:
+        """The thread of one connection: TLS handshake, association, close."""
+        admitted = False
+
+        def admit() -> bool:
+            nonlocal admitted
+            admitted = self._places.admit(peer, node)
+            return admitted
+
+        try:
+            if tls is not None:
+                sock.settimeout(node.artim)
+                sock = self._handshake(sock, tls)
+            acceptor = Acceptor(Stream(sock), peer, node, self._handler, admit)
+            with self._lock:
+                self._connections[threading.current_thread()] = (sock, acceptor)
+            if self._stopping.is_set():
+                acceptor.stop()
+            how = acceptor.run(deadline)
+            if admitted:
+                log.info("association ended", peer=peer, how=how)
+        except OSError as error:
+            log.warning("connection failed", peer=peer, error=type(error).__name__)
+        except Exception as error:
+            log.error("association failed", peer=peer, error=where(error))
+        finally:
+            self._forget(threading.current_thread(), sock)
+            self._places.leave(peer, admitted)
+
+    def _handshake(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
+        """Within the socket's time limit; known to `stop` before it begins."""
+        secure = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            self._connections[threading.current_thread()] = (secure, None)
+        try:
+            secure.do_handshake()
+        except OSError:
+            secure.close()
+            raise
+        return secure
+
+    def _turn_away(self, sock: socket.socket, peer: str, is_tls: bool) -> None:
+        """Refuse for now without reading, without waiting, and without a thread."""
+        log.warning("association refused", peer=peer, why=LIMIT_EXCEEDED)
+        try:
+            sock.setblocking(False)
+            if not is_tls:
+                sock.send(pdu.associate_rj(*LIMIT_EXCEEDED))
+                sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        self._turned_away.append(sock)
+        while len(self._turned_away) > TURNED_AWAY:
+            self._turned_away.popleft().close()
+
+    def _forget(self, thread: threading.Thread, sock: socket.socket) -> None:
+        sock.close()
+        with self._lock:
+            self._connections.pop(thread, None)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    six = ":" in address
+    family = socket.AF_INET6 if six else socket.AF_INET
+    return socket.create_server((address, port), family=family, backlog=128, dualstack_ipv6=address == "::")
+
+
+def _peer(address: str) -> str:
+    """An address without the scope of IPv6, and IPv4 as such where a dual socket shows it mapped."""
+    return address.partition("%")[0].removeprefix("::ffff:")
+
+
+def _take_one(counter: Counter[str], peer: str) -> None:
+    counter[peer] -= 1
+    if counter[peer] <= 0:
+        del counter[peer]
+
+
+def _shutdown(sock: socket.socket) -> None:
+    try:
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    except OSError:
+        pass

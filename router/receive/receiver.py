@@ -1,0 +1,139 @@
+"""Stage 1: the data set of a C-STORE becomes a blob and a row, and only then is its sender told so.
+
+The order is the promise (DESIGN: acknowledged is durable): bytes, their digest, fsync of file and folder, row, status.
+Nothing is decoded: the first elements are held against the command set, and what breaks later is stored as it came.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from router.association.messages import (
+    CANNOT_UNDERSTAND,
+    NO_MATCH,
+    OUT_OF_RESOURCES,
+    SUCCESS,
+    Sink,
+    StoreRequest,
+)
+from router.association.negotiation import is_uid
+from router.association.server import AssociationServer
+from router.config.settings import Settings
+from router.flow import Instance
+from router.observe import log, safe
+from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
+from router.receive.part10 import file_meta
+from router.spool import Accepted, Blob, SpoolError
+
+
+class Store(Protocol):
+    """What receive asks of the spool."""
+
+    def begin(self, header: bytes) -> Blob: ...
+
+    def accept(self, blob: Blob, new: Instance) -> Accepted: ...
+
+    def room(self) -> bool: ...
+
+
+class Receiver:
+    """The receiving side of the node: an `AssociationServer` whose instances go to the spool."""
+
+    def __init__(self, settings: Callable[[], Settings], spool: Store) -> None:
+        self._spool = spool
+        self._server = AssociationServer(settings, self)
+
+    def start(self) -> int:
+        """Open the port and return it. Raises OSError (address in use, certificate unreadable)."""
+        return self._server.start()
+
+    def stop(self, deadline: float) -> None:
+        """Close the port and let data sets under way finish until `deadline` (time.monotonic)."""
+        self._server.stop(deadline)
+
+    @property
+    def associations(self) -> int:
+        """How many associations are open now."""
+        return self._server.associations
+
+    def refuse_association(self) -> bool:
+        return not self._spool.room()
+
+    def begin(self, request: StoreRequest) -> Sink | int:
+        """A sink into a new blob; 0xA900 for what is no UID, 0xA700 where the spool cannot take it."""
+        if not (is_uid(request.sop_class) and is_uid(request.sop_instance)):
+            return NO_MATCH
+        header = file_meta(request.sop_class, request.sop_instance, request.transfer_syntax)
+        try:
+            return BlobSink(self._spool, self._spool.begin(header), request)
+        except SpoolError:
+            return OUT_OF_RESOURCES
+
+
+class BlobSink:
+    """One data set on its way to the spool. What proves to be another instance is dropped before it is complete."""
+
+    def __init__(self, spool: Store, blob: Blob, request: StoreRequest) -> None:
+        self._spool = spool
+        self._blob: Blob | None = blob
+        self._request = request
+        self._head: bytearray | None = bytearray()
+        self._status = SUCCESS
+
+    def write(self, fragment: memoryview) -> None:
+        if self._head is not None:
+            self._head += fragment[: MOST - len(self._head)]
+            if len(self._head) >= MOST:
+                self._check(self._head)
+        if self._blob is not None:
+            self._blob.write(fragment)
+
+    def finish(self) -> int:
+        """Seal the blob, commit the row, and say the status."""
+        if self._head is not None:
+            self._check(self._head)
+        blob, self._blob = self._blob, None
+        return self._status if blob is None else self._store(blob)
+
+    def abandon(self) -> None:
+        blob, self._blob = self._blob, None
+        if blob is not None:
+            blob.discard()
+
+    def _store(self, blob: Blob) -> int:
+        """Where `seal` or `accept` fails it has removed the blob; once accepted, nothing here may."""
+        blob.seal()
+        request = self._request
+        instance = Instance(
+            id=blob.id,
+            received_at=time.time(),
+            caller=request.caller,
+            sop_class=request.sop_class,
+            sop_instance=request.sop_instance,
+            transfer_syntax=request.transfer_syntax,
+            offset=blob.offset,
+            size=blob.size,
+            digest=blob.digest(),
+        )
+        try:
+            accepted = self._spool.accept(blob, instance)
+        except SpoolError:
+            return OUT_OF_RESOURCES
+        caller = request.caller
+        known = {"peer": caller.peer, "calling_ae": safe(caller.calling_ae), "merged": accepted.merged}
+        log.info("stored", instance=accepted.instance_id, bytes=blob.size, syntax=request.transfer_syntax, **known)
+        return SUCCESS
+
+    def _check(self, head: bytearray) -> None:
+        """Hold the first elements against the command set, once."""
+        self._head = None
+        announced = SopUids(self._request.sop_class, self._request.sop_instance)
+        try:
+            matches = sop_uids(head, self._request.transfer_syntax) == announced
+            self._status = SUCCESS if matches else NO_MATCH
+        except UnreadableError:
+            self._status = CANNOT_UNDERSTAND
+        if self._status != SUCCESS:
+            self.abandon()
