@@ -1,0 +1,68 @@
+"""The requestor's half of negotiation: A-ASSOCIATE-RQ out, A-ASSOCIATE-AC in (PS3.8 §9.3.2, §9.3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.association.negotiation import (
+    APPLICATION_CONTEXT,
+    IMPLEMENTATION_UID,
+    IMPLEMENTATION_VERSION,
+    LEAST_MAX_PDU,
+    ProposedContext,
+    _item,
+    _items,
+    _text,
+)
+from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
+
+FIXED = 68
+
+
+def associate_rq(calling_ae: str, called_ae: str, contexts: Sequence[ProposedContext]) -> bytes:
+    """The whole PDU; we announce MAX_PDU, no roles and no asynchronous window."""
+    titles = called_ae.encode("ascii").ljust(16) + calling_ae.encode("ascii").ljust(16) + bytes(32)
+    items = b"".join(
+        _item(
+            0x20,
+            bytes((context.id, 0, 0, 0))
+            + _item(0x30, context.abstract_syntax.encode("ascii"))
+            + b"".join(_item(0x40, syntax.encode("ascii")) for syntax in context.transfer_syntaxes),
+        )
+        for context in contexts
+    )
+    user = _item(
+        0x50,
+        _item(0x51, MAX_PDU.to_bytes(4, "big"))
+        + _item(0x52, IMPLEMENTATION_UID.encode())
+        + _item(0x55, IMPLEMENTATION_VERSION.encode()),
+    )
+    body = b"\0\1\0\0" + titles + _item(0x10, APPLICATION_CONTEXT.encode()) + items + user
+    return HEADER.pack(Kind.ASSOCIATE_RQ, len(body)) + body
+
+
+def parse_accept(body: memoryview) -> tuple[dict[int, str], int]:
+    """Accepted context IDs with their transfer syntax, and the peer's maximum PDU length (0: any).
+
+    Raises ProtocolError where the structure is broken.
+    """
+    if len(body) < FIXED:
+        raise ProtocolError("an A-ASSOCIATE-AC is cut")
+    accepted: dict[int, str] = {}
+    max_pdu = DEFAULT_MAX_PDU
+    for kind, value in _items(body[FIXED:]):
+        if kind == 0x21:
+            if len(value) < 4:
+                raise ProtocolError("a presentation context is cut")
+            if value[2] == 0:
+                syntaxes = [_text(uid[:65]) for sub, uid in _items(value[4:]) if sub == 0x40]
+                if len(syntaxes) != 1:
+                    raise ProtocolError("an accepted presentation context without one transfer syntax")
+                accepted[value[0]] = syntaxes[0]
+        elif kind == 0x50:
+            for sub, length in _items(value):
+                if sub == 0x51 and len(length) == 4:
+                    max_pdu = int.from_bytes(length, "big")
+    if 0 < max_pdu < LEAST_MAX_PDU:
+        raise ProtocolError("a maximum PDU length in which nothing fits")
+    return accepted, max_pdu
