@@ -1,1 +1,17 @@
+"""routing.yaml to frozen settings; every mistake with its file, its line and the fix."""
 
+from importlib.resources import files
+from pathlib import Path
+
+from router.config.loading import load
+from router.config.problems import ConfigError, Problem
+from router.config.settings import Settings
+
+__all__ = ["ConfigError", "Problem", "Settings", "load", "shipped"]
+
+
+def shipped() -> Path:
+    """The routing.yaml that came with the program: in the installed package, or at the top of the checkout."""
+    package = Path(str(files("router")))
+    inside = package / "routing.yaml"
+    return inside if inside.is_file() else package.parent / "routing.yaml"

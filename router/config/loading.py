@@ -1,0 +1,131 @@
+"""routing.yaml to Settings: read, override, parse each section, then check what spans sections."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from router.config import values
+from router.config.document import Node, Scalar, Table, read
+from router.config.fields import Context, Skip, unknown
+from router.config.overrides import overridden
+from router.config.problems import Problems
+from router.config.rules import otherwise, rules
+from router.config.sections import destination, model_section, node_section, spool_section, web_section
+from router.config.settings import DestinationSettings, NodeSettings, Settings, WebSettings
+from router.decide import Rule, RuleTable
+
+_SECTIONS = {"node": node_section, "spool": spool_section, "model": model_section, "web": web_section}
+_KEYS = (*_SECTIONS, "destinations", "rules", "otherwise")
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read, check and freeze a routing.yaml. Raises ConfigError with every mistake that was found."""
+    problems = Problems(str(path))
+    root = overridden(read(path, environ, problems), environ, problems)
+    context = Context(problems, path.absolute().parent)
+    for key in root.entries:
+        if key not in _KEYS:
+            unknown(key, root, f"unknown key '{key}'", dict.fromkeys(_KEYS), context)
+    found = {name: _attempt(parse, name, root, context) for name, parse in _SECTIONS.items()}
+    destinations, enabled = _destinations(root, context)
+    table = _table(root, enabled, context)
+    if found["node"] and found["web"]:
+        _check_ports(root, found["node"], found["web"], context)
+    problems.check()
+    if table is None:
+        raise AssertionError("a rule table is only absent together with a problem")
+    said = tuple(f"{path}:{line}: {text}" for line, text in _warnings(root, found["node"], destinations, table))
+    return Settings(path.absolute(), **found, destinations=destinations, rules=table, warnings=said)
+
+
+def _attempt(parse: Any, name: str, root: Table, context: Context) -> Any:
+    try:
+        return parse(name, root.entries.get(name, Scalar("", root.line, null=True)), context)
+    except Skip:
+        return None
+
+
+def _destinations(root: Table, context: Context) -> tuple[dict[str, DestinationSettings], dict[str, bool]]:
+    """The valid ones, and all that are named, so that a rule is not blamed for its destination's mistake."""
+    node = root.entries.get("destinations")
+    if not isinstance(node, Table) or not node.entries:
+        fix = "add destinations: with at least one {ae_title: …, host: …, port: …}"
+        context.problems.add(node.line if node else root.line, "there are no destinations", fix)
+        return {}, {}
+    found: dict[str, DestinationSettings] = {}
+    for name, below in node.entries.items():
+        try:
+            values.destination_name(name)
+        except values.WrongError as error:
+            context.problems.add(node.lines[name], error.message, error.fix)
+        try:
+            found[name] = destination(name, below, context)
+        except Skip:
+            continue
+    return found, {name: found[name].enabled if name in found else True for name in node.entries}
+
+
+def _table(root: Table, enabled: Mapping[str, bool], context: Context) -> RuleTable | None:
+    complete = True
+    for name, fix in (
+        ("rules", "add rules: and a list, or rules: [] to send everything to otherwise"),
+        ("otherwise", "add otherwise: {send: catch-all}"),
+    ):
+        if name not in root.entries:
+            context.problems.add(root.line, f"{name} is missing", fix)
+            complete = False
+    try:
+        found: tuple[Rule, ...] = rules(root.entries["rules"], enabled, context) if "rules" in root.entries else ()
+        last = otherwise(root.entries["otherwise"], enabled, context) if "otherwise" in root.entries else None
+    except Skip:
+        return None
+    return RuleTable(found, last) if complete and last else None
+
+
+def _check_ports(root: Table, node: NodeSettings, web: WebSettings, context: Context) -> None:
+    """Two listeners on one port: the second would only fail when the node starts."""
+    listeners = [("node.port", node.address, node.port), ("web.port", web.address, web.port)]
+    if node.tls is not None:
+        listeners.insert(1, ("node.tls.port", node.address, node.tls.port))
+    for index, (name, address, port) in enumerate(listeners):
+        for other, elsewhere, taken in listeners[:index]:
+            same = address == elsewhere or address in _EVERYWHERE or elsewhere in _EVERYWHERE
+            if port == taken and same:
+                message = f"{name} and {other} are both {port}"
+                context.wrong(_place(root, name) or _place(root, other) or root, message, "choose another port")
+
+
+def _place(root: Table, name: str) -> Node | None:
+    node: Node | None = root
+    for step in name.split("."):
+        node = node.entries.get(step) if isinstance(node, Table) else None
+    return node
+
+
+def _warnings(
+    root: Table, node: NodeSettings, destinations: Mapping[str, DestinationSettings], table: RuleTable
+) -> list[tuple[int, str]]:
+    """(line, text) of what is allowed and probably not meant."""
+    found: list[tuple[int, str]] = []
+    place = root.entries.get("node", root).line
+    if node.accept is None:
+        found.append((place, "node.accept is left out: every caller is accepted"))
+    if node.dry_run:
+        found.append((place, "node.dry_run is on: everything goes to otherwise"))
+    section = root.entries["destinations"]
+    lines = section.lines if isinstance(section, Table) else {}
+    used = {name for rule in table.rules for name in rule.send} | set(table.otherwise.send)
+    seen: dict[tuple[str, int, str], str] = {}
+    for name, to in destinations.items():
+        first = seen.setdefault((to.host.lower(), to.port, to.ae_title), name)
+        if first != name:
+            found.append((lines[name], f"destinations '{first}' and '{name}' are the same node"))
+        if name not in used:
+            found.append((lines[name], f"no rule sends to destination '{name}'"))
+        elif not to.enabled:
+            found.append((lines[name], f"destination '{name}' is disabled"))
+    return found

@@ -1,0 +1,61 @@
+"""What is wrong with a configuration: where it stands and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: `line` counts from 1, and is 0 where the mistake is the file itself."""
+
+    file: str
+    line: int
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+
+
+class ConfigError(Exception):
+    """Everything that is wrong with a configuration, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda problem: problem.line))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Problems:
+    """Collects mistakes while reading goes on, so that a person sees all of them at once."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.found: list[Problem] = []
+
+    def add(self, line: int, message: str, fix: str = "") -> None:
+        problem = Problem(self.file, line, message, fix)
+        if problem not in self.found:
+            self.found.append(problem)
+
+    def add_for(self, variable: str, message: str, fix: str = "") -> None:
+        """A mistake in an environment variable, which has no line."""
+        self.found.append(Problem(f"environment variable {variable}", 0, message, fix))
+
+    def check(self) -> None:
+        """Raise ConfigError if anything was found."""
+        if self.found:
+            raise ConfigError(self.found)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'port'?`, or what there is to choose from, or nothing when that is too much to read."""
+    words = sorted(set(known))
+    lowered = {w.lower(): w for w in words}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{lowered[close[0]]}'?"
+    return "use one of: " + ", ".join(words) if 0 < len(words) <= 20 else ""

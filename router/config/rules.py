@@ -1,0 +1,115 @@
+"""`rules` and `otherwise` to a RuleTable, and the checks that need all the rules at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from router.config import values
+from router.config.conditions import all_of
+from router.config.document import Node, Scalar, Sequence
+from router.config.fields import Context, Parser, Skip, as_table, fields, scalar, several
+from router.config.hidden import always_hides
+from router.config.problems import nearest
+from router.decide import Otherwise, Rule
+from router.decide.decision import OTHERWISE
+
+_LONGEST_NAME = 64
+
+
+def otherwise(node: Node, destinations: Mapping[str, bool], context: Context) -> Otherwise:
+    """Where everything else goes. `destinations`: name to enabled."""
+    found = fields("otherwise", node, {"send": _send(destinations)}, context)
+    send: tuple[str, ...] = found.get("send", ())
+    if "send" not in as_table("otherwise", node, context).entries or found.get("send") == ():
+        context.wrong(node, "otherwise sends nowhere", "write otherwise: {send: catch-all}")
+        raise Skip
+    if send and not any(destinations[name] for name in send):
+        context.wrong(node, "every destination of otherwise is disabled", "enable one; nothing may vanish")
+        raise Skip
+    return Otherwise(send)
+
+
+def rules(node: Node, destinations: Mapping[str, bool], context: Context) -> tuple[Rule, ...]:
+    """The rules in order. `destinations`: name to enabled. A rule that can never fire is a mistake."""
+    if isinstance(node, Scalar) and node.null:
+        return ()
+    if not isinstance(node, Sequence):
+        context.wrong(node, "rules must be a list", "begin each rule with '- name: …'")
+        raise Skip
+    found: list[tuple[Rule, Node]] = []
+    for place, item in enumerate(node.items, 1):
+        try:
+            rule = _rule(place, item, destinations, context)
+        except Skip:
+            continue
+        for earlier, other in found:
+            if earlier.name == rule.name:
+                context.wrong(item, f"two rules are named '{rule.name}'", f"the other is on line {other.line}")
+            elif always_hides(earlier, rule, destinations):
+                fix = f"'{earlier.name}' on line {other.line} always fires first; put this rule above it, or remove one"
+                context.wrong(item, f"rule '{rule.name}' can never fire", fix)
+                break
+        found.append((rule, item))
+    return tuple(rule for rule, _ in found)
+
+
+def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Context) -> Rule:
+    where = f"rule {place}"
+    written = as_table(where, node, context).entries
+    name = written.get("name")
+    if isinstance(name, Scalar) and name.text:
+        where = f"rule '{name.text[:_LONGEST_NAME]}'"
+    known: dict[str, Parser] = {
+        "name": scalar(_name),
+        "when": lambda _, below, inner: all_of(f"{where}.when", below, inner),
+        "send": _send(destinations),
+        "discard": scalar(values.boolean),
+        "reason": scalar(values.text),
+        "shadow": scalar(values.boolean),
+    }
+    found = fields(where, node, known, context)
+    if "name" not in written:
+        context.wrong(node, f"{where} has no name", "add name: and say in a few words what it catches")
+    if "when" not in written:
+        context.wrong(node, f"{where} has no when", "add when: {…}; what holds for everything belongs in otherwise")
+    _check_send(where, node, found, "send" in written, context)
+    if any(key not in found for key in ("name", "when")) or ("send" in written and "send" not in found):
+        raise Skip
+    return Rule(**{"send": (), **found})
+
+
+def _check_send(where: str, node: Node, found: dict[str, Any], written: bool, context: Context) -> None:
+    discard = found.get("discard", False)
+    nowhere = not written or found.get("send") == ()
+    if nowhere and not discard:
+        context.wrong(node, f"{where} sends nowhere", "add send: and a destination, or discard: true and a reason")
+        raise Skip
+    if discard and not nowhere:
+        context.wrong(node, f"{where} has both discard and send", "remove one of them")
+        raise Skip
+    if discard and "reason" not in found:
+        context.wrong(node, f"{where} discards without a reason", "add reason: and say why nobody needs it")
+        raise Skip
+
+
+def _name(written: str) -> str:
+    name = values.text(written)
+    if len(name) > _LONGEST_NAME or name == OTHERWISE:
+        raise values.WrongError(f"'{name[:_LONGEST_NAME]}' cannot be a rule's name", "use 1 to 64 other characters")
+    return name
+
+
+def _send(destinations: Mapping[str, bool]) -> Parser:
+    def known(written: str) -> str:
+        if written not in destinations:
+            raise values.WrongError(f"unknown destination '{written}'", nearest(written, destinations))
+        return written
+
+    def parser(where: str, node: Node, context: Context) -> tuple[str, ...]:
+        if (isinstance(node, Sequence) and not node.items) or (isinstance(node, Scalar) and node.null):
+            return ()
+        names: tuple[str, ...] = several(known)(where, node, context)
+        return names
+
+    return parser

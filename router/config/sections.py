@@ -1,0 +1,163 @@
+"""The sections of routing.yaml but the rules: which keys there are and how each is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router.config import values
+from router.config.document import Node, Sequence
+from router.config.fields import (
+    Context,
+    Parser,
+    Skip,
+    as_table,
+    attempt_all,
+    existing_file,
+    existing_folder,
+    fields,
+    path,
+    scalar,
+    several,
+)
+from router.config.settings import (
+    Accept,
+    ClientTls,
+    DestinationSettings,
+    ModelSettings,
+    NodeSettings,
+    ServerTls,
+    SpoolSettings,
+    WebSettings,
+)
+from router.config.uids import transfer_syntax
+
+_COUNT = scalar(values.whole(1, 10_000))
+_BOOLEAN = scalar(values.boolean)
+_PORT = scalar(values.port)
+_AE_TITLE = scalar(values.ae_title)
+_DURATION = scalar(values.duration)
+_SIZE = scalar(values.size)
+_RATE = scalar(values.rate)
+
+
+def required(where: str, node: Node, found: dict[str, Any], names: dict[str, str], context: Context) -> None:
+    """Report what must be there and is not; a key that is there and wrong has been reported already."""
+    there = as_table(where, node, context).entries
+    for name, example in names.items():
+        if name not in there:
+            context.problems.add(node.line, f"{where} has no {name}", f"add for instance {name}: {example}")
+    if any(name not in found for name in names):
+        raise Skip
+
+
+def _accept_line(where: str, node: Node, context: Context) -> Accept:
+    found = fields(where, node, {"ae_title": _AE_TITLE, "peer": scalar(values.network)}, context)
+    if not as_table(where, node, context).entries:
+        context.wrong(node, f"{where}: a line that tests nothing accepts everybody", "give ae_title, peer, or both")
+        raise Skip
+    return Accept(**found)
+
+
+def accept(where: str, node: Node, context: Context) -> tuple[Accept, ...]:
+    if not isinstance(node, Sequence) or not node.items:
+        fix = "write - {ae_title: XRAY_1, peer: 10.1.0.0/16}, or leave the key out to accept everybody"
+        context.wrong(node, f"{where} must be a list of callers", fix)
+        raise Skip
+    return tuple(attempt_all(lambda item: _accept_line(where, item, context), node.items))
+
+
+def server_tls(where: str, node: Node, context: Context) -> ServerTls:
+    known = {"port": _PORT, "certificate": existing_file, "key": existing_file, "ca": existing_file}
+    found = fields(where, node, known, context)
+    required(where, node, found, {"certificate": "node.crt", "key": "node.key"}, context)
+    return ServerTls(**found)
+
+
+def client_tls(where: str, node: Node, context: Context) -> ClientTls:
+    known = {"ca": existing_file, "certificate": existing_file, "key": existing_file, "verify_host": _BOOLEAN}
+    found = fields(where, node, known, context)
+    written = as_table(where, node, context).entries
+    if ("certificate" in written) != ("key" in written):
+        context.wrong(node, f"{where} has one of certificate and key", "give both, or neither")
+        raise Skip
+    return ClientTls(**found)
+
+
+NODE: dict[str, Parser] = {
+    "ae_title": _AE_TITLE,
+    "address": scalar(values.address),
+    "port": _PORT,
+    "accept": accept,
+    "tls": server_tls,
+    "require_called_ae": _BOOLEAN,
+    "dry_run": _BOOLEAN,
+    "unknown_sop_classes": _BOOLEAN,
+    "associations": _COUNT,
+    "associations_per_peer": _COUNT,
+    "unspoken_connections": _COUNT,
+    "artim": _DURATION,
+    "idle": _DURATION,
+    "least_rate": _RATE,
+    "instance_limit": _SIZE,
+    "log": scalar(values.one_of("console", "json")),
+}
+SPOOL: dict[str, Parser] = {
+    "path": path,
+    "database": scalar(values.database),
+    "keep": _DURATION,
+    "keep_records": _DURATION,
+    "limit": _SIZE,
+    "reserve": _SIZE,
+}
+MODEL: dict[str, Parser] = {
+    "path": existing_folder,
+    "device": scalar(values.one_of("auto", "cpu", "cuda")),
+    "engine": scalar(values.one_of("auto", "torch", "onnxruntime", "openvino")),
+    "threads": scalar(values.whole(0, 1024)),
+    "workers": scalar(values.whole(0, 256)),
+    "pixel_timeout": _DURATION,
+    "pixel_memory": _SIZE,
+}
+WEB: dict[str, Parser] = {"address": scalar(values.address), "port": _PORT}
+DESTINATION: dict[str, Parser] = {
+    "ae_title": _AE_TITLE,
+    "host": scalar(values.host),
+    "port": _PORT,
+    "calling_ae_title": _AE_TITLE,
+    "tls": client_tls,
+    "enabled": _BOOLEAN,
+    "associations": _COUNT,
+    "idle": _DURATION,
+    "echo": _BOOLEAN,
+    "syntaxes": several(transfer_syntax),
+    "limit": scalar(values.whole(1, 10**9)),
+    "give_up_after": _DURATION,
+    "connect_timeout": _DURATION,
+    "response_timeout": _DURATION,
+    "least_rate": _RATE,
+    "archive": _BOOLEAN,
+}
+
+
+def node_section(where: str, node: Node, context: Context) -> NodeSettings:
+    return NodeSettings(**fields(where, node, NODE, context))
+
+
+def spool_section(where: str, node: Node, context: Context) -> SpoolSettings:
+    found = fields(where, node, SPOOL, context)
+    return SpoolSettings(**{"path": context.folder / SpoolSettings().path, **found})
+
+
+def model_section(where: str, node: Node, context: Context) -> ModelSettings:
+    return ModelSettings(**fields(where, node, MODEL, context))
+
+
+def web_section(where: str, node: Node, context: Context) -> WebSettings:
+    return WebSettings(**fields(where, node, WEB, context))
+
+
+def destination(name: str, node: Node, context: Context) -> DestinationSettings:
+    where = f"destination '{name}'"
+    found = fields(where, node, DESTINATION, context)
+    required(where, node, found, {"ae_title": "CHEST_AI", "host": "10.1.0.21", "port": "104"}, context)
+    return DestinationSettings(name=name, **found)
