@@ -1,0 +1,121 @@
+"""One file to one picture and the facts about it; and to a whole grey image for training."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.flow import Header, PictureFacts, PixelState, Seen
+from router.pixels.elements import PIXEL_DATA, DataSet, UnparseableError, open_data_set
+from router.pixels.grey import Grey, to_grey
+from router.pixels.header import Layout, UndecodableError, layout, pixel_element, values
+from router.pixels.prepare import Crop, prepare
+from router.pixels.samples import decoder_name, first_frame
+
+FINE = 1.5
+"""A reduced resolution is good enough whose short side is this many times the picture's."""
+GAVE_UP = "the decoder gave up on the pixels"
+
+
+def render(path: Path, size: int, tags: frozenset[int]) -> tuple[NDArray[np.uint8] | None, Seen]:
+    """A Part 10 file to a picture (size, size), bone white, and what was found on the way; never raises.
+
+    The picture is None unless `Seen.pixels` is "decoded". `Seen.header` has the values of `tags`.
+    """
+    start = time.perf_counter()
+    picture, seen = _render(path, size, tags)
+    return picture, replace(seen, render_ms=(time.perf_counter() - start) * 1000)
+
+
+def _render(path: Path, size: int, tags: frozenset[int]) -> tuple[NDArray[np.uint8] | None, Seen]:
+    try:
+        data_set = open_data_set(path, max(tags | {PIXEL_DATA}))
+    except UnparseableError as problem:
+        return None, Seen("unparseable", dict.fromkeys(tags), reason=str(problem))
+    except BaseException as problem:
+        return None, Seen("unparseable", dict.fromkeys(tags), reason=_words(problem, "the data set cannot be read"))
+    header: Header = dict.fromkeys(tags)
+    facts = PictureFacts()
+    state: PixelState = "undecodable"
+    try:
+        header = values(data_set, tags)
+        absent = _without_pixels(data_set)
+        if absent is not None:
+            return None, replace(absent, header=header)
+        form = layout(data_set)
+        facts = PictureFacts(form.photometric, form.rows, form.columns, form.frames)
+        facts = replace(facts, decoder=decoder_name(data_set.syntax))
+        grey = _grey(data_set, form, _reduction(form, size))
+        picture, crop = prepare(grey.image, size=size, mask=grey.mask)
+        facts = replace(facts, window=grey.window, crop=_whole(crop, grey, form))
+        return picture, Seen("decoded", header, facts=facts)
+    except UndecodableError as problem:
+        return None, Seen(state, header, facts=facts, reason=str(problem))
+    except BaseException as problem:
+        return None, Seen(state, header, facts=facts, reason=_words(problem, GAVE_UP))
+    finally:
+        data_set.close()
+
+
+def _words(problem: BaseException, otherwise: str) -> str:
+    """What to say of any exception: a decoder's own text may hold received bytes and is never repeated.
+
+    Panics of foreign code are no Exceptions; what ends this process on purpose goes on.
+    """
+    if isinstance(problem, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise problem
+    return "the pixels need more memory than there is" if isinstance(problem, MemoryError) else otherwise
+
+
+def _without_pixels(data_set: DataSet) -> Seen | None:
+    try:
+        pixel_element(data_set)
+    except UndecodableError as problem:
+        if data_set.broken:
+            return Seen("unparseable", reason=data_set.broken)
+        return Seen("none", reason=str(problem))
+    return None
+
+
+def _grey(data_set: DataSet, form: Layout, reduce: int) -> Grey:
+    return to_grey(data_set, form, first_frame(data_set, form, reduce))
+
+
+def _reduction(form: Layout, size: int) -> int:
+    """How often the size may be halved."""
+    times = 0
+    while min(form.rows, form.columns) >> (times + 1) >= FINE * size:
+        times += 1
+    return times
+
+
+def _whole(crop: Crop, grey: Grey, form: Layout) -> Crop:
+    """The crop of a reduced image in pixels of the whole one."""
+    down, across = form.rows / grey.image.shape[0], form.columns / grey.image.shape[1]
+    top, left, bottom, right = crop
+    return (
+        int(top * down),
+        int(left * across),
+        min(form.rows, round(bottom * down)),
+        min(form.columns, round(right * across)),
+    )
+
+
+def grey_of(path: Path) -> NDArray[np.uint8]:
+    """The whole first frame of a Part 10 file as grey (rows, columns), bone white, for training.
+
+    Raises ValueError in words of our own where there is no picture, OSError where the file cannot be read.
+    """
+    data_set = open_data_set(path)
+    try:
+        return _grey(data_set, layout(data_set), 0).image
+    except UndecodableError:
+        raise
+    except BaseException as problem:
+        raise ValueError(_words(problem, GAVE_UP)) from None
+    finally:
+        data_set.close()
