@@ -71,9 +71,13 @@ def is_sound(path: Path, instance: Instance) -> bool:
     """Whether the data set on disk is still the one that came (DESIGN promise 3). Raises OSError."""
     if path.stat().st_size != instance.offset + instance.size:
         return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
-        with memoryview(content) as view, view[instance.offset :] as data:
-            return bool(xxh3_128(data).hexdigest() == instance.digest)
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content,
+        memoryview(content) as view,
+        view[instance.offset :] as data,
+    ):
+        return bool(xxh3_128(data).hexdigest() == instance.digest)
 
 
 def attempt(
