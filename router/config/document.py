@@ -32,6 +32,8 @@ class Scalar:
     null: bool = False
     origin: str = ""
     """The environment variable that the text came from, if the file does not hold it."""
+    unset: bool = False
+    """A variable in it was not set; that is already reported, and the text means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +151,9 @@ def _plain(node: yaml.Node, environ: Mapping[str, str], problems: Problems) -> N
     if isinstance(node, yaml.SequenceNode):
         return Sequence(tuple(_plain(item, environ, problems) for item in node.value), line)
     plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    before = len(problems.found)
     text = _substituted(str(node.value), line, environ, problems)
-    return Scalar(text, line, null=plain and text in ("", "~", "null"))
+    return Scalar(text, line, null=plain and text in ("", "~", "null"), unset=len(problems.found) > before)
 
 
 def _table(node: yaml.MappingNode, environ: Mapping[str, str], problems: Problems) -> Table:

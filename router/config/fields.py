@@ -42,6 +42,8 @@ def scalar(parse: Callable[[str], Any]) -> Parser:
     """A parser of one text."""
 
     def parser(where: str, node: Node, context: Context) -> Any:
+        if isinstance(node, Scalar) and node.unset:
+            raise Skip
         if not isinstance(node, Scalar) or node.null:
             written = "nothing" if isinstance(node, Scalar) else "several values"
             context.wrong(node, f"{where} needs one value and has {written}", "write one value after the colon")

@@ -160,7 +160,8 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
     def parse(value: str) -> str:
         if value not in choices:
-            raise WrongError(f"'{value}' is not possible", nearest(value, choices))
+            few = "use one of: " + ", ".join(choices)
+            raise WrongError(f"'{value}' is not possible", few if len(choices) <= 4 else nearest(value, choices))
         return value
 
     return parse

@@ -1,0 +1,230 @@
+"""Broken configurations: each mistake is reported with its file, its line and what to write instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from router.config import ConfigError, Problem, load
+
+GOOD = """\
+node: {ae_title: ROUTER, port: 11112}
+destinations:
+  chest: {ae_title: CHEST_AI, host: 10.1.0.21, port: 104}
+  catch-all: {ae_title: REST, host: 10.1.0.25, port: 104}
+rules:
+  - name: chest
+    when: {class: adult_chest}
+    send: chest
+otherwise: {send: catch-all}
+"""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """`old` of GOOD becomes `new`; the problem must stand on `line` with these words."""
+
+    old: str
+    new: str
+    line: int
+    message: str
+    fix: str
+
+
+NODE = "node: {ae_title: ROUTER, port: 11112}"
+CHEST = "chest: {ae_title: CHEST_AI, host: 10.1.0.21, port: 104}"
+WHEN = "when: {class: adult_chest}"
+BROKEN = {
+    "misspelt key": Broken("port: 11112", "prot: 11112", 1, "unknown key 'prot' in node", "did you mean 'port'?"),
+    "misspelt section": Broken("otherwise:", "otherwize:", 9, "unknown key 'otherwize'", "did you mean 'otherwise'?"),
+    "no otherwise": Broken("otherwise: {send: catch-all}\n", "", 1, "otherwise is missing", "otherwise: {send:"),
+    "otherwise to nobody": Broken(
+        "otherwise: {send: catch-all}", "otherwise: {}", 9, "sends nowhere", "send: catch-all"
+    ),
+    "otherwise disabled": Broken(
+        "host: 10.1.0.25,", "host: 10.1.0.25, enabled: no,", 9, "destination of otherwise is disabled", "enable one"
+    ),
+    "port as a word": Broken("port: 11112", "port: dicom", 1, "'dicom' is not a port", "1 to 65535"),
+    "port beyond 65535": Broken(
+        "10.1.0.21, port: 104", "10.1.0.21, port: 70000", 3, "'70000' is not a port", "1 to 65535"
+    ),
+    "port missing": Broken("10.1.0.21, port: 104", "10.1.0.21", 3, "destination 'chest' has no port", "port: 104"),
+    "long AE title": Broken("CHEST_AI", "CHEST_AI_OF_THE_THIRD_FLOOR", 3, "has 27 characters", "at most 16"),
+    "backslash in AE title": Broken("CHEST_AI", "CHEST\\AI", 3, "contains a backslash", "use A-Z"),
+    "host with scheme": Broken("10.1.0.21", '"http://ai/"', 3, "is not a host", "without scheme"),
+    "host with port": Broken("10.1.0.21", '"ai:104"', 3, "is not a host", "host: ai and port: 104"),
+    "address beyond 255": Broken("10.1.0.21", "10.1.0.321", 3, "'10.1.0.321' is not a host", "10.1.0.21"),
+    "ports in use twice": Broken(
+        NODE, NODE + "\nweb: {port: 11112}", 2, "web.port and node.port are both 11112", "another"
+    ),
+    "unknown destination": Broken("send: chest\n", "send: chets\n", 8, "unknown destination 'chets'", "'chest'?"),
+    "sends nowhere": Broken("send: chest\n", "send: []\n", 6, "rule 'chest' sends nowhere", "discard: true"),
+    "discards silently": Broken(
+        "send: chest\n", "discard: true\n", 6, "rule 'chest' discards without a reason", "say why nobody needs it"
+    ),
+    "discards and sends": Broken(
+        "send: chest\n", "send: chest\n    discard: true\n", 6, "both discard and send", "remove one"
+    ),
+    "unknown class": Broken("adult_chest", "adult_chets", 7, "'adult_chets' is not possible", "'adult_chest'?"),
+    "unknown keyword": Broken(WHEN, "when: {Modalty: CR}", 7, "'Modalty' is neither", "did you mean 'Modality'?"),
+    "patient's name": Broken(
+        WHEN, "when: {PatientName: A}", 7, "'PatientName' identifies a patient", "who the patient"
+    ),
+    "patient's ID by tag": Broken(WHEN, 'when: {"(0010,0020)": A}', 7, "identifies a patient", "who the patient"),
+    "accession number": Broken(WHEN, "when: {AccessionNumber: A}", 7, "identifies a patient", "who the patient"),
+    "physician's name": Broken(WHEN, "when: {ReferringPhysicianName: A}", 7, "identifies a patient", "who the patient"),
+    "age by keyword": Broken(WHEN, "when: {PatientAge: 016Y}", 7, "has a condition of its own", "use age"),
+    "probability above one": Broken(
+        WHEN, 'when: {confidence: "> 1.5"}', 7, "at most 1", "write for instance '> 0.015'"
+    ),
+    "per cent": Broken(WHEN, 'when: {probability.chest: ">= 90"}', 7, "a probability is at most 1", "'>= 0.9'"),
+    "always true": Broken(WHEN, 'when: {confidence: ">= 0"}', 7, "is always the same", "between 0 and 1"),
+    "confidence in a word": Broken(WHEN, "when: {confidence: high}", 7, "'high' is not a comparison", "'>= 0.90'"),
+    "probability of nothing": Broken(
+        WHEN, 'when: {probability.spin: "> 0.5"}', 7, "'probability.spin' is not", "'probability.spine'?"
+    ),
+    "text compared": Broken(WHEN, 'when: {KVP: "> 100"}', 7, "is text and cannot be compared", "list the values"),
+    "age without unit": Broken(WHEN, 'when: {age: "< 16"}', 7, "the age '< 16' has no unit", "write '< 16y' for years"),
+    "impossible age": Broken(WHEN, 'when: {age: "> 130y"}', 7, "the age '> 130y' is impossible", "0 to 120 years"),
+    "no frames": Broken(WHEN, 'when: {frames: "< 1"}', 7, "at least one frame", "'> 1'"),
+    "back-reference": Broken(
+        WHEN, "when: {Modality: {regex: '(a)\\1'}}", 7, "no google-re2 expression", "back-references"
+    ),
+    "pattern as text": Broken(
+        WHEN, "when: {StudyDescription: 'THORAX*'}", 7, "compared as it stands", "{glob: 'THORAX*'}"
+    ),
+    "empty when": Broken(WHEN, "when: {}", 7, "rule 'chest'.when is empty", "belongs in otherwise"),
+    "no when": Broken("    " + WHEN + "\n", "", 6, "rule 'chest' has no when", "add when"),
+    "text of a sequence": Broken(WHEN, "when: {ViewCodeSequence: A}", 7, "holds no text", "{exists: true}"),
+    "bits in the network": Broken(WHEN, "when: {peer: 10.1.0.5/16}", 7, "is not a network", "write 10.1.0.0/16"),
+    "hidden rule": Broken(
+        "otherwise:",
+        "  - {name: late, when: {class: adult_chest, age: '< 16y'}, send: catch-all}\notherwise:",
+        9,
+        "rule 'late' can never fire",
+        "'chest' on line 6 always fires first",
+    ),
+    "two of a name": Broken(
+        "otherwise:", "  - {name: chest, when: {class: spine}, send: chest}\notherwise:", 9, "two rules", "on line 6"
+    ),
+    "duplicate key": Broken(
+        "host: 10.1.0.21,", "host: 10.1.0.21, host: a,", 3, "key 'host' appears twice", "already on line 3"
+    ),
+    "unquoted comparison": Broken(WHEN, "when:\n      age: >= 16y", 8, "not YAML", 'write age: ">= 16y"'),
+    "unquoted comparison in braces": Broken(
+        WHEN, "when: {class: spine, age: >= 16y}", 7, "not YAML", 'write age: ">= 16y"'
+    ),
+    "unquoted pattern": Broken(WHEN, "when: {Modality: {glob: *R}}", 7, "alias", 'write glob: "*R"'),
+    "colon in a name": Broken("name: chest", "name: chest: all", 6, "not YAML", 'write name: "chest: all"'),
+    "tag": Broken("host: 10.1.0.21", "host: !ai 10.1.0.21", 3, "tag", 'write host: "!ai 10.1.0.21"'),
+    "anchor": Broken("host: 10.1.0.21", "host: &ai 10.1.0.21", 3, "anchor", 'write host: "&ai 10.1.0.21"'),
+    "tab": Broken("    send: chest\n", "\tsend: chest\n", 8, "not YAML", "spaces, not tabs"),
+    "duration without unit": Broken(NODE, NODE + "\nspool: {keep: 24}", 2, "'24' has no unit of time", "24s"),
+    "size without unit": Broken(NODE, NODE + "\nspool: {limit: 50}", 2, "'50' has no unit of size", "50 GB"),
+    "rate without time": Broken("port: 11112", "least_rate: 50 kB", 1, "bytes per second", "50 kB/s"),
+    "device": Broken(NODE, NODE + "\nmodel: {device: gpu}", 2, "'gpu' is not possible", "cuda"),
+    "missing certificate": Broken(
+        "port: 11112",
+        "tls: {certificate: no.crt, key: routing.yaml}",
+        1,
+        "node.tls.certificate: there is no file",
+        "folder",
+    ),
+    "half a certificate": Broken(
+        "host: 10.1.0.21", "tls: {certificate: routing.yaml}, host: a", 3, "one of certificate and key", "both"
+    ),
+    "accepts everybody": Broken("port: 11112", "accept: [{}]", 1, "accepts everybody", "ae_title, peer"),
+    "variable not set": Broken("host: 10.1.0.21", "host: '${AI_HOST}'", 3, "AI_HOST is not set", "set AI_HOST"),
+    "transfer syntax": Broken(
+        "host: 10.1.0.21", "syntaxes: [JPEG2000Loseless], host: a", 3, "is not a Transfer Syntax", "'JPEG2000Lossless'?"
+    ),
+    "database": Broken(NODE, NODE + "\nspool: {database: mysql://u:secret@h/d}", 2, "neither sqlite", "postgresql://"),
+    "list as a file": Broken(GOOD, "- a\n- b\n", 1, "must be a mapping", "begin with 'destinations:'"),
+    "text for a section": Broken(NODE, "node: ROUTER", 1, "node must be a mapping", "indented below 'node:'"),
+}
+
+
+def problems_of(text: str, folder: Path) -> tuple[Problem, ...]:
+    file = folder / "routing.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
+def test_a_mistake_is_reported_where_it_stands_with_its_fix(broken: Broken, tmp_path: Path) -> None:
+    assert GOOD.count(broken.old) >= 1
+    problems = problems_of(GOOD.replace(broken.old, broken.new, 1), tmp_path)
+    expected = [p for p in problems if p.line == broken.line and broken.message in p.message and broken.fix in p.fix]
+    assert len(expected) == 1, "\n".join(map(str, problems))
+    assert expected[0].file == str(tmp_path / "routing.yaml")
+    assert str(expected[0]).startswith(f"{tmp_path / 'routing.yaml'}:{broken.line}: ")
+    others = [p for p in problems if p is not expected[0]]
+    assert not others or broken.old in ("otherwise:", GOOD), f"one mistake, one problem: {others}"
+
+
+def test_the_good_one_is_good(tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text(GOOD)
+    assert [rule.name for rule in load(file, {}).rules.rules] == ["chest"]
+
+
+def test_a_problem_reads_as_one_line() -> None:
+    problem = Problem("routing.yaml", 12, "unknown key 'prot' in node", "did you mean 'port'?")
+    assert str(problem) == "routing.yaml:12: unknown key 'prot' in node (did you mean 'port'?)"
+
+
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = GOOD.replace("port: 11112", "prot: 1").replace("10.1.0.21", "a b").replace("adult_chest", "chets")
+    text = text.replace("send: chest\n", "send: nobody\n").replace("port: 104", "port: 0")
+    problems = problems_of(text, tmp_path)
+    assert [p.line for p in problems] == [1, 3, 3, 4, 7, 8]
+    assert str(ConfigError(problems)).count("\n") == 5
+
+
+def test_a_rule_is_not_blamed_for_its_destinations_mistake(tmp_path: Path) -> None:
+    assert [p.line for p in problems_of(GOOD.replace("10.1.0.21", "a b"), tmp_path)] == [3]
+
+
+def test_a_secret_is_not_repeated(tmp_path: Path) -> None:
+    text = GOOD.replace(NODE, NODE + "\nspool: {database: 'mysql://u:hunter2@h/d'}")
+    assert "hunter2" not in str(ConfigError(problems_of(text, tmp_path)))
+
+
+def test_a_missing_file_has_no_line_and_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "routing.yaml", {})
+    (problem,) = caught.value.problems
+    assert problem.line == 0
+    assert str(problem) == f"{tmp_path / 'routing.yaml'}: cannot be read: No such file or directory " + (
+        "(create one with 'dicom-router init')"
+    )
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"node: {}\n" + b"#" * 1024 * 1024, "larger than 1 MiB"),
+        (b"node:\n  ae_title: \xff\n", "is not UTF-8"),
+        (b"node: \x00\n", "a character that YAML does not allow"),
+        (b"node: " + b"[" * 5000, "nested too deeply"),
+        (b"a: &a [x]\n" + b"b: &b [*a, *a, *a, *a]\n" * 50, "anchors are not used here"),
+        (b"node: {}\n---\nnode: {}\n", "not YAML"),
+        (b"", "there are no destinations"),
+        (b"destinations: []\nrules: []\notherwise: []\n", "there are no destinations"),
+    ],
+    ids=["large", "latin", "null", "deep", "bomb", "two documents", "empty", "wrong kinds"],
+)
+def test_hostile_files_are_refused_in_words(data: bytes, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_bytes(data)
+    with pytest.raises(ConfigError, match=said):
+        load(file, {})
