@@ -73,7 +73,8 @@ class Acceptor:
         except PeerClosedError:
             last, how = b"", "peer closed"
         except TimeoutError:
-            last, how = pdu.abort(AbortReason.NOT_SPECIFIED), "timed out"
+            # Before the association stands, ARTIM only closes (AA-2).
+            last, how = pdu.abort(AbortReason.NOT_SPECIFIED) if self._messages else b"", "timed out"
         finally:
             if self._messages is not None:
                 self._messages.abandon()
@@ -81,9 +82,9 @@ class Acceptor:
         return how
 
     def stop(self) -> None:
-        """End between messages: at once where the peer is silent, else after the message that is under way."""
+        """From another thread: end at once where no message is under way, else after it."""
         self._stopping = True
-        if self._resting:
+        if self._resting or self._messages is None:
             self._stream.wake()
 
     def _serve(self, deadline: float) -> tuple[bytes, str]:

@@ -112,8 +112,10 @@ class AssociationServer:
             self._turned_away.popleft().close()
         with self._lock:
             connections = dict(self._connections)
-        for _, acceptor in connections.values():
-            if acceptor is not None:
+        for sock, acceptor in connections.values():
+            if acceptor is None:
+                _shutdown(sock)
+            else:
                 acceptor.stop()
         for thread in connections:
             thread.join(max(0.0, deadline - time.monotonic()))
