@@ -1,1 +1,5 @@
+"""The process that owns model and pixel workers, and the node's handle on it: a path in, what was seen out."""
 
+from router.inference.handle import Inference, InferenceError
+
+__all__ = ["Inference", "InferenceError"]

@@ -1,0 +1,27 @@
+"""What a child process does first: die with its parent, leave the terminal's signals alone, keep within its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def live_and_die_with(parent: int) -> None:
+    """SIGKILL when the parent goes (Linux prctl), also when it went before this was said."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def at_most(more: int) -> None:
+    """Limit the address space to what is used now and `more` bytes; no core dumps (they would hold patients)."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, used + more))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

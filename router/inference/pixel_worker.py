@@ -1,0 +1,59 @@
+"""A pixel worker: paths in, pictures and header facts out. It may crash, hang or be killed; nobody else suffers.
+
+Started by `inference.pixels`; reads requests from standard input and answers on standard output, in order.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from router.inference.limits import at_most, live_and_die_with
+from router.inference.messages import pack, receive, send
+
+
+def main() -> None:
+    parent, memory, size = (int(argument) for argument in sys.argv[1:4])
+    live_and_die_with(parent)
+    answers = os.fdopen(os.dup(1), "wb")
+    # A decoder that prints must not speak in our answers, and what it prints may hold patients.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    import router.pixels  # noqa: F401 - all that it needs is mapped before the limit is set
+
+    at_most(memory)
+    send(answers, {"ready": True})
+    while (request := receive(sys.stdin.buffer)) is not None:
+        message, picture = _answer(request, size)
+        send(answers, message, picture)
+
+
+def _answer(request: dict[str, Any], size: int) -> tuple[dict[str, Any], bytes]:
+    if request["op"] == "transcode":
+        return _transcode(request), b""
+    from router.pixels import render
+
+    began = time.perf_counter()
+    picture, seen = render(Path(request["path"]), size, frozenset(request["tags"]))
+    seen = replace(seen, render_ms=1000 * (time.perf_counter() - began))
+    content = b"" if picture is None else picture.tobytes()
+    return {"seen": pack(seen), "picture": len(content)}, content
+
+
+def _transcode(request: dict[str, Any]) -> dict[str, Any]:
+    from router.pixels.transcode import transcode
+
+    try:
+        transcode(Path(request["path"]), Path(request["target"]), request["syntax"])
+    except (ValueError, OSError, MemoryError) as error:
+        return {"error": str(error) or type(error).__name__}
+    return {"done": True}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Ways to run the network: each module has `build(network, size, threads) -> Run` or says why it cannot.
+
+A `Run` takes pictures (n, size, size) uint8 and gives logits (n, 5) and novelty (n,), both float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
