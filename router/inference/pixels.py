@@ -41,12 +41,8 @@ class PixelWorker:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.stop()
-            command = [
-                sys.executable,
-                "-m",
-                "router.inference.pixel_worker",
-                *map(str, (os.getpid(), self._memory, self._size)),
-            ]
+            arguments = map(str, (os.getpid(), self._memory, self._size))
+            command = [sys.executable, "-m", "router.inference.pixel_worker", *arguments]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +66,9 @@ def _choose(network: MobileNetV1, size: int, device: str, engine: str, threads: 
             return "torch_cuda", "a GPU is there", _build("torch_cuda", network, size, threads)
         except RuntimeError as error:
             if device == "cuda":
-                raise CardError(
-                    f"the GPU cannot run the model ({type(error).__name__}); use model.device: auto"
-                ) from error
+                raise CardError(f"the GPU failed ({type(error).__name__}); use model.device: auto") from error
             tried.append(f"the GPU failed ({type(error).__name__})")
-    wanted: Sequence[str] = ENGINES if engine == "auto" else (engine,)
+    wanted = tuple(ENGINES) if engine == "auto" else (engine,)
     for setting in wanted:
         for module in ENGINES.get(setting, ()):
             try:

@@ -16,12 +16,13 @@ def build(network: MobileNetV1, size: int, threads: int) -> Run:
     """`threads` 0: what torch chooses."""
     if threads:
         torch.set_num_threads(threads)
-    network = network.eval().to(memory_format=torch.channels_last)
+    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     example = torch.zeros(2, 1, size, size).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), warnings.catch_warnings():
         # TorchScript is announced to go; as long as it is there, it is the fastest that torch has without a compiler.
         warnings.simplefilter("ignore")
-        compiled = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(network, example)))
+        traced = torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
+        compiled = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
 
     def run(pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with torch.inference_mode():

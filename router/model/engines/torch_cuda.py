@@ -17,7 +17,7 @@ def build(network: MobileNetV1, size: int, threads: int) -> Run:
     """Raises RuntimeError when there is no usable GPU."""
     del threads
     device = torch.device("cuda")
-    network = network.eval().half().to(device, memory_format=torch.channels_last)
+    network = network.eval().half().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.novelty.float()
     graphs = {batch: _Graph(network, batch, size, device) for batch in BATCHES}
 
@@ -39,7 +39,7 @@ class _Graph:
         self._host = torch.zeros((batch, size, size), dtype=torch.uint8, pin_memory=True)
         self._input = torch.zeros((batch, size, size), dtype=torch.uint8, device=device)
         self._network = network
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(side), torch.inference_mode():
             for _ in range(3):
                 self._forward()
