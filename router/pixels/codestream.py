@@ -38,7 +38,6 @@ class Stream:
     signed: bool | None = None
     levels: int = 0
     process: int = 0
-    reversible: bool = True
     colour: bool | None = None
 
 
@@ -141,9 +140,9 @@ def jpeg2000(data: bytes) -> Stream:
         raise UndecodableError("the JPEG 2000 components are subsampled")
     if len({sizes[3 * i] for i in range(components)}) > 1:
         raise UndecodableError("the JPEG 2000 components differ in depth")
-    levels, transform, reversible = _coding_style(data, start)
+    levels, transform = _coding_style(data, start)
     depth, signed = (sizes[0] & 0x7F) + 1, sizes[0] >= 0x80
-    return Stream(y1 - y0, x1 - x0, components, depth, signed, levels, reversible=reversible, colour=transform)
+    return Stream(y1 - y0, x1 - x0, components, depth, signed, levels, colour=transform)
 
 
 def _codestream(data: bytes) -> int:
@@ -163,13 +162,13 @@ def _codestream(data: bytes) -> int:
     raise UndecodableError("the frame is not JPEG 2000")
 
 
-def _coding_style(data: bytes, start: int) -> tuple[int, bool, bool]:
-    """Decomposition levels, multiple component transform used, reversible: from the main header's COD."""
+def _coding_style(data: bytes, start: int) -> tuple[int, bool]:
+    """Decomposition levels, and whether the multiple component transform is used, from the main header's COD."""
     position = start + 2
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0x90:
         length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if data[position + 1] == 0x52 and length >= 12 and len(data) > position + 13:
-            return data[position + 9], data[position + 8] == 1, data[position + 13] == 1
+        if data[position + 1] == 0x52 and length >= 12 and len(data) > position + 9:
+            return data[position + 9], data[position + 8] == 1
         position += 2 + length
     raise UndecodableError("the JPEG 2000 has no coding style")
 

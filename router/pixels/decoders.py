@@ -67,26 +67,19 @@ def jpeg_ls(data: bytes, layout: Layout, reduce: int) -> Frame:
 
 
 def jpeg_2000(data: bytes, layout: Layout, reduce: int) -> Frame:
-    """JPEG 2000 (T.800): OpenJPEG; through Pillow at lower resolution, which fails beyond a factor of 8."""
+    """JPEG 2000 (T.800, T.814): OpenJPEG; through Pillow at lower resolution, which fails beyond a factor of 8.
+
+    OpenJPH is faster for high-throughput codestreams, but wraps around where a lossy one or a lower resolution goes
+    beyond the range of a sample, and says nothing of a damaged one.
+    """
     stream = codestream.jpeg2000(data)
     codestream.agree(stream, layout)
     ybr = layout.photometric == "YBR_FULL" and not stream.colour
     reduce = min(reduce, stream.levels, 3)
-    if reduce and 1 < stream.depth <= 16 and (stream.components == 1 or stream.depth == 8):
+    possible = min(stream.rows, stream.columns) >> stream.levels > 0  # Pillow refuses levels without a pixel
+    if reduce and possible and 1 < stream.depth <= 16 and (stream.components == 1 or stream.depth == 8):
         return Frame(_reduced(data, stream, reduce), ybr, stream.depth)
     return Frame(imagecodecs.jpeg2k_decode(data, numthreads=1), ybr, stream.depth)
-
-
-def htj2k(data: bytes, layout: Layout, reduce: int) -> Frame:
-    """High-throughput JPEG 2000 (T.814): OpenJPH where it decodes exactly, else OpenJPEG.
-
-    OpenJPH wraps around where a lossy codestream or a lower resolution goes beyond the range of a sample.
-    """
-    stream = codestream.jpeg2000(data)
-    if reduce or not stream.reversible:
-        return jpeg_2000(data, layout, reduce)
-    codestream.agree(stream, layout)
-    return Frame(imagecodecs.htj2k_decode(data), layout.photometric == "YBR_FULL" and not stream.colour, stream.depth)
 
 
 def _reduced(data: bytes, stream: Stream, reduce: int) -> Samples:
@@ -138,9 +131,9 @@ DECODERS: dict[str, tuple[str, Decoder]] = {
     JPEG_LS_NEAR: ("charls", jpeg_ls),
     JPEG_2000_LOSSLESS: ("openjpeg", jpeg_2000),
     JPEG_2000: ("openjpeg", jpeg_2000),
-    HTJ2K_LOSSLESS: ("openjph", htj2k),
-    HTJ2K_RPCL: ("openjph", htj2k),
-    HTJ2K: ("openjph", htj2k),
+    HTJ2K_LOSSLESS: ("openjpeg", jpeg_2000),
+    HTJ2K_RPCL: ("openjpeg", jpeg_2000),
+    HTJ2K: ("openjpeg", jpeg_2000),
     JPEG_XL_LOSSLESS: ("libjxl", jpeg_xl),
     JPEG_XL_RECOMPRESSION: ("libjxl", jpeg_xl),
     JPEG_XL: ("libjxl", jpeg_xl),

@@ -21,7 +21,7 @@ INFLATED = (DEFLATED, *JPIP_DEFLATED)
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-PIXEL_DATA = 0x7FE00010
+ROWS, PIXEL_DATA = 0x00280010, 0x7FE00010
 PIXELS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 """Float, double float and plain pixel data (PS3.3 C.7.6.24, C.7.6.25, C.7.6.3)."""
 
@@ -29,6 +29,8 @@ LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"
 MOST_STEPS = 1_000_000
 """Element and item headers that one data set may have."""
 MOST_INFLATED = 512 * 1024**2
+SURELY_INFLATED, MOST_RATIO = 64 * 1024**2, 100
+"""What a deflated data set may become: the first, or so many times its size; pictures do not deflate better."""
 
 
 class UnparseableError(ValueError):
@@ -91,7 +93,7 @@ class DataSet:
         coding = Coding(self.coding.explicit and sequence.vr != "UN", self.coding.order)
         found: dict[int, Element] = {}
         try:
-            found.update((e.tag, e) for e in walk(self.stream, sequence.offset + 8, end, coding))
+            found.update((e.tag, e) for e in walk(self.stream, sequence.offset + 8, end, coding, item=True))
         except UnparseableError:
             pass
         return found
@@ -133,9 +135,7 @@ def _open(stream: BinaryIO, last: int) -> DataSet:
     try:
         for element in walk(stream, begin, size, coding):
             opened.elements[element.tag] = element
-            if element.tag in PIXELS and element.tag >= last:
-                break
-            if element.tag > max(last, PIXEL_DATA):
+            if element.tag in PIXELS and last <= PIXEL_DATA and ROWS in opened.elements:
                 break
     except UnparseableError as problem:
         opened.broken = str(problem)
@@ -151,7 +151,7 @@ def _file_meta(stream: BinaryIO, start: int, size: int) -> dict[int, Element]:
     if stream.read(2) != b"\x02\x00":
         return meta
     for element in walk(stream, start, size, Coding(True), group=2):
-        meta[element.tag] = element
+        meta.setdefault(element.tag, element)
     return meta
 
 
@@ -175,9 +175,11 @@ def _coding(stream: BinaryIO, begin: int, syntax: str, *, bare: bool) -> Coding:
     return Coding(explicit, ">" if syntax == BIG_ENDIAN else "<")
 
 
-def inflate(stream: BinaryIO, most: int = MOST_INFLATED) -> io.BytesIO:
-    """A deflated data set (PS3.5 A.5) from here on, at most `most` bytes of it; with a zlib header, too."""
+def inflate(stream: BinaryIO) -> io.BytesIO:
+    """A deflated data set (PS3.5 A.5) from here on; with a zlib header, too. Raises UnparseableError for a bomb."""
     start = stream.tell()
+    most = min(MOST_INFLATED, max(SURELY_INFLATED, MOST_RATIO * (stream.seek(0, io.SEEK_END) - start)))
+    stream.seek(start)
     head = stream.read(2)
     zlib_header = len(head) == 2 and head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0
     stream.seek(start)
@@ -196,8 +198,10 @@ def inflate(stream: BinaryIO, most: int = MOST_INFLATED) -> io.BytesIO:
     return out
 
 
-def walk(stream: BinaryIO, start: int, end: int, coding: Coding, group: int | None = None) -> Iterator[Element]:
-    """The elements between two places, in order; inside an item, up to its delimiter. Raises UnparseableError.
+def walk(
+    stream: BinaryIO, start: int, end: int, coding: Coding, group: int | None = None, *, item: bool = False
+) -> Iterator[Element]:
+    """The elements between two places, in order; with `item`, up to an item delimiter. Raises UnparseableError.
 
     With `group`, only elements of that group, and the end is where another one begins.
     """
@@ -210,7 +214,7 @@ def walk(stream: BinaryIO, start: int, end: int, coding: Coding, group: int | No
         element = _element(stream, position, end, coding)
         if group is not None and element.tag >> 16 != group:
             return
-        if element.tag == ITEM_END:
+        if element.tag == ITEM_END and item:
             return
         if element.undefined:
             stop = _skip(stream, element, end, coding)
@@ -233,7 +237,7 @@ def _read(stream: BinaryIO, position: int, count: int) -> bytes:
 
 
 def _element(stream: BinaryIO, position: int, end: int, coding: Coding) -> Element:
-    """The header of the element at a place. An impossible VR is read as implicit, as it is meant to be."""
+    """The header of the element at a place. An impossible VR means implicit, or, where that cannot be, nothing."""
     head = _read(stream, position, 12)
     if len(head) < 8:
         raise UnparseableError("the data set ends within an element")
@@ -248,6 +252,8 @@ def _element(stream: BinaryIO, position: int, end: int, coding: Coding) -> Eleme
             length, offset = struct.unpack(coding.order + "H", head[6:8])[0], position + 8
         return Element(tag, vr.decode("ascii").upper(), offset, length, length == UNDEFINED)
     length = struct.unpack(coding.order + "L", head[4:8])[0]
+    if coding.explicit and group != 0xFFFE and end - position - 8 < length != UNDEFINED:
+        length = struct.unpack(coding.order + "H", head[6:8])[0]
     undefined = length == UNDEFINED and group != 0xFFFE
     return Element(tag, "", position + 8, 0 if tag == SEQUENCE_END else length, undefined)
 

@@ -31,6 +31,8 @@ def native(data_set: DataSet, layout: Layout, frame: int | None = None) -> bytes
     needed = -(-layout.frame_bits * layout.frames // 8)
     if element.offset + element.length > data_set.size or element.length < needed:
         raise UndecodableError("the pixel data is cut short")
+    if layout.allocated == 1 and element.length > 2 * needed + 64:
+        raise UndecodableError("the pixel data is too long for one bit a sample")
     if frame is None:
         return data_set.value(element, needed + needed % 2)
     step = layout.frame_bits // 8
@@ -44,8 +46,8 @@ def encapsulated(data_set: DataSet, frames: int) -> list[list[Fragment]]:
     if not element.undefined:
         raise UndecodableError("native pixels where fragments should be")
     table, fragments = _fragments(data_set, element)
-    if not fragments:
-        raise UndecodableError("the pixel data has no fragments")
+    if not fragments or any(length == 0 for _, length in fragments):
+        raise UndecodableError("the pixel data has no fragments, or empty ones")
     if frames == 1:
         return [fragments]
     if len(fragments) < frames:

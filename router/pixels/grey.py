@@ -95,7 +95,8 @@ def _palette(data_set: DataSet, samples: NDArray[Any]) -> NDArray[np.uint8]:
             raise UndecodableError("a palette is missing or broken")
         luminance += weight * lut.apply(stored) / (255 if lut.values.max() < 256 else 65535)
     table: NDArray[np.uint8] = np.clip(luminance, 0, 255).astype(np.uint8)
-    return table[index]
+    luminances: NDArray[np.uint8] = table[index]
+    return luminances
 
 
 def _indexed(samples: NDArray[Any]) -> tuple[NDArray[Any], Levels]:
@@ -106,12 +107,12 @@ def _indexed(samples: NDArray[Any]) -> tuple[NDArray[Any], Levels]:
         samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(samples.min()), float(samples.max())
     if samples.dtype.kind == "i" and high - low < 65536:
-        return (samples - samples.min()).astype(np.uint16), np.arange(low, high + 1)
+        return (samples.astype(np.int32) - int(low)).astype(np.uint16), np.arange(low, high + 1, dtype=np.float64)
     step = (high - low) / 65535
     if not np.isfinite(step):
         raise UndecodableError("the pixel values are beyond any range")
     index = ((samples - low) / (step or 1.0)).astype(np.uint16)
-    return index, low + step * np.arange(65536)
+    return index, low + step * np.arange(65536, dtype=np.float64)
 
 
 def _counts(index: NDArray[Any], count: int) -> NDArray[np.int64]:

@@ -214,14 +214,17 @@ def _sample(data_set: DataSet) -> tuple[str, int, int]:
         return "f", floating, floating
     if allocated not in (1, 8, 16, 32, 64):
         raise UndecodableError("the number of bits allocated is not one of the standard's")
-    stored = integer(data_set, 0x00280101)
-    stored = allocated if stored is None else stored
+    stored, high = integer(data_set, 0x00280101), integer(data_set, 0x00280102)
+    if stored is None:
+        stored = allocated if high is None else high + 1
     if not 1 <= stored <= allocated:
         raise UndecodableError("more bits stored than allocated, or none")
-    high = integer(data_set, 0x00280102)
     if high is not None and high < stored - 1:
         raise UndecodableError("the high bit lies below the bits stored")
-    return ("i" if integer(data_set, 0x00280103) == 1 else "u"), allocated, stored
+    sign = integer(data_set, 0x00280103)
+    if sign is None and pixels.undefined:
+        raise UndecodableError("the header does not say whether samples are signed")
+    return ("i" if sign == 1 else "u"), allocated, stored
 
 
 def _frames(data_set: DataSet) -> int:

@@ -39,7 +39,7 @@ def load_image(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
 
 def _grey(image: Image.Image) -> NDArray[np.uint8] | NDArray[np.uint16]:
     if image.mode.startswith("I"):
-        return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        return np.asarray(np.clip(np.asarray(image), 0, 65535), np.uint16)
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     return np.array(image.convert("L"), np.uint8)
