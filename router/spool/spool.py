@@ -112,7 +112,9 @@ class Spool:
     def record(self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None]) -> Future[bool]:
         """Prediction, decision and deliveries in one transaction; False when the claim is no longer ours."""
         instance_id, token = claim.instance.id, claim.token
-        future = self._writing().submit(lambda c: transactions.record(c, instance_id, token, seen, decision, limits)[0])
+        future = self._writing().submit(
+            lambda c: transactions.record(c, instance_id, token, seen, decision, limits)[0], insist=True
+        )
         future.add_done_callback(lambda _: self.signals.set_many(decision.destinations))
         return future
 
@@ -140,7 +142,8 @@ class Spool:
     def close_delivery(self, one: Delivery, state: str, reason: str = "", status: int | None = None) -> Future[bool]:
         """End a delivery as DONE, BURIED or SKIPPED; False when the claim is no longer ours."""
         return self._writing().submit(
-            lambda c: transactions.close_delivery(c, one.id, one.token, state, reason, status)
+            lambda c: transactions.close_delivery(c, one.id, one.token, state, reason, status),
+            insist=True,
         )
 
     def retry_delivery(
@@ -152,7 +155,8 @@ class Spool:
         return self._writing().submit(
             lambda c: transactions.retry_delivery(
                 c, one.id, one.token, at, reason, status, tried=tried, buriable=buriable
-            )
+            ),
+            insist=True,
         )
 
     def next_due(self, destination: str) -> float | None:
@@ -206,6 +210,11 @@ class Spool:
     def event(self, kind: str, instance_id: str | None = None, destination: str | None = None, **detail: Any) -> None:
         """Append to the record of who did what when; `detail` never holds a patient or study value."""
         self._writing().submit(lambda c: transactions.add_event(c, kind, instance_id, destination, **detail))
+
+    @property
+    def is_working(self) -> bool:
+        """Whether changes can be written."""
+        return self._writer is not None and self._writer.is_alive
 
     # -- questions -------------------------------------------------------------------------------------------------
 

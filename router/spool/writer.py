@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -20,6 +21,17 @@ T = TypeVar("T")
 Job = Callable[[sa.Connection], Any]
 MOST = 256
 """Jobs in one commit."""
+AGAIN_AFTER = 0.5
+"""Seconds until a change that must happen is tried again after the database did not take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job and whoever waits for it. One that insists is tried until the database takes it, or the spool closes."""
+
+    job: Job
+    future: Future[Any]
+    insists: bool
 
 
 class Writer:
@@ -27,24 +39,29 @@ class Writer:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._waiting: queue.SimpleQueue[tuple[Job, Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._again: list[Waiting] = []
         self._closed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Callable[[sa.Connection], T]) -> Future[T]:
+    def submit(self, job: Callable[[sa.Connection], T], *, insist: bool = False) -> Future[T]:
         """Queue a job; its future is set after the commit that holds it."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
                 raise SpoolError("the spool is closed")
-            self._waiting.put((job, future))
+            self._queue.put(Waiting(job, future, insist))
         return future
 
     def run(self, job: Callable[[sa.Connection], T]) -> T:
         """Run a job and wait for its commit. Raises SpoolError."""
         return self.submit(job).result()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Finish what waits, then end."""
@@ -52,51 +69,57 @@ class Writer:
             if self._closed:
                 return
             self._closed = True
-            self._waiting.put(None)
+            self._queue.put(None)
         self._thread.join()
 
     def _run(self) -> None:
+        ending = False
         with self._engine.connect() as connection:
-            while True:
-                batch = self._take()
-                jobs = [entry for entry in batch if entry is not None]
-                if jobs:
-                    self._commit(connection, jobs)
-                if len(jobs) < len(batch):
-                    return
+            while not ending:
+                batch, ending = self._take()
+                if batch:
+                    self._commit(connection, batch, last_chance=ending)
 
-    def _take(self) -> list[tuple[Job, Future[Any]] | None]:
-        batch = [self._waiting.get()]
-        while len(batch) < MOST and batch[-1] is not None:
-            try:
-                batch.append(self._waiting.get_nowait())
-            except queue.Empty:
-                break
-        return batch
+    def _take(self) -> tuple[list[Waiting], bool]:
+        """What waits, at most MOST; and whether that was the last."""
+        batch, self._again = self._again, []
+        try:
+            first = self._queue.get(timeout=AGAIN_AFTER if batch else None)
+            while first is not None:
+                batch.append(first)
+                if len(batch) >= MOST:
+                    return batch, False
+                first = self._queue.get_nowait()
+        except queue.Empty:
+            return batch, False
+        return batch, True
 
-    def _commit(self, connection: sa.Connection, jobs: list[tuple[Job, Future[Any]]]) -> None:
-        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+    def _commit(self, connection: sa.Connection, batch: list[Waiting], *, last_chance: bool) -> None:
         try:
             with connection.begin():
-                for job, future in jobs:
-                    try:
-                        with connection.begin_nested():
-                            outcomes.append((future, job(connection), None))
-                    except sa.exc.OperationalError:  # the disk's or the database's failure is everybody's
-                        raise
-                    except Exception as error:  # the job's own failure: only its caller hears of it
-                        outcomes.append((future, None, error))
+                outcomes = [self._try(connection, waiting) for waiting in batch]
         except Exception as error:  # disk full, locked, corrupt: nobody's job has happened
-            failure = SpoolError(f"the spool's database did not take the change: {describe(error)}")
-            failure.__cause__ = error
-            outcomes = [(future, None, failure) for _, future in jobs]
             if connection.in_transaction():
                 connection.rollback()
-        for future, result, reason in outcomes:
+            failure = SpoolError(f"the spool's database did not take the change: {describe(error)}")
+            failure.__cause__ = error
+            if not last_chance:
+                self._again = [waiting for waiting in batch if waiting.insists]
+            outcomes = [(w, None, failure) for w in batch if last_chance or not w.insists]
+        for waiting, result, reason in outcomes:
             if reason is not None:
-                future.set_exception(reason)
+                waiting.future.set_exception(reason)
             else:
-                future.set_result(result)
+                waiting.future.set_result(result)
+
+    def _try(self, connection: sa.Connection, waiting: Waiting) -> tuple[Waiting, Any, BaseException | None]:
+        try:
+            with connection.begin_nested():
+                return waiting, waiting.job(connection), None
+        except sa.exc.OperationalError:  # the disk's or the database's failure is everybody's
+            raise
+        except Exception as error:  # the job's own failure: only its caller hears of it
+            return waiting, None, error
 
 
 def describe(error: BaseException) -> str:
