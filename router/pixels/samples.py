@@ -6,6 +6,7 @@ comes after knows only `Layout`. Source: PS3.3 C.7.6.3.1, PS3.5 §8.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,11 @@ def first_frame(data_set: DataSet, form: Layout, reduce: int = 0) -> Frame:
 
     Raises UndecodableError; what else a decoder may raise is the caller's to catch.
     """
+    if data_set.syntax in NATIVE:
+        return next(each_frame(data_set, form))
     decoder_name(data_set.syntax)
     codestream.check(form.rows, form.columns, form.samples, form.allocated)
-    if data_set.syntax in NATIVE:
-        if form.allocated == 1:
-            return Frame(_native(data_set, form)[0], False, 1)
-        return Frame(_native_frame(data_set, form, 0), form.photometric.startswith("YBR"), form.allocated)
-    fragments = frames.encapsulated(data_set, form.frames)[0]
-    return _decoded(data_set, form, fragments, reduce)
+    return _decoded(data_set, form, frames.encapsulated(data_set, form.frames)[0], reduce)
 
 
 def decode(path: Path) -> NDArray[Any]:
@@ -64,30 +62,41 @@ def decode(path: Path) -> NDArray[Any]:
 
 def decode_all(data_set: DataSet, form: Layout) -> NDArray[Any]:
     """As `decode`, for an opened data set; a decoder's own exceptions come through."""
-    decoder_name(data_set.syntax)
-    codestream.check(form.rows, form.columns, form.samples, form.allocated)
     if form.frames * form.rows * form.columns * form.samples * max(1, form.allocated // 8) > MOST_DECODED:
         raise UndecodableError("the decoded image is larger than the limit")
-    if data_set.syntax in NATIVE:
-        stack = _native(data_set, form)
-        ybr = form.photometric.startswith("YBR")
-    else:
-        whole = frames.encapsulated(data_set, form.frames)
-        decoded = [_decoded(data_set, form, fragments, 0) for fragments in whole]
-        stack, ybr = np.stack([frame.samples for frame in decoded]), decoded[0].ybr
-    if ybr:
+    decoded = list(each_frame(data_set, form))
+    stack = np.stack([frame.samples for frame in decoded])
+    if decoded[0].ybr:
         stack = convert_color_space(stack, "YBR_FULL", "RGB")
     return stack[0] if form.frames == 1 else stack
 
 
-def _decoded(data_set: DataSet, form: Layout, fragments: list[frames.Fragment], reduce: int) -> Frame:
+def each_frame(data_set: DataSet, form: Layout, *, cut: bool = True) -> Iterator[Frame]:
+    """All frames in turn; without `cut`, what lies above the bits stored (overlays) is kept."""
+    decoder_name(data_set.syntax)
+    codestream.check(form.rows, form.columns, form.samples, form.allocated)
+    if data_set.syntax not in NATIVE:
+        for fragments in frames.encapsulated(data_set, form.frames):
+            yield _decoded(data_set, form, fragments, 0, cut=cut)
+    elif form.allocated == 1:
+        for bits in _bits(data_set, form):
+            yield Frame(bits, False, 1)
+    else:
+        for index in range(form.frames):
+            samples = _native_frame(data_set, form, index, cut=cut)
+            yield Frame(samples, form.photometric.startswith("YBR"), form.allocated)
+
+
+def _decoded(
+    data_set: DataSet, form: Layout, fragments: list[frames.Fragment], reduce: int, *, cut: bool = True
+) -> Frame:
     raw = frames.read(data_set, fragments)
     frame = DECODERS[data_set.syntax][1](raw, form, reduce)
     if frame.samples.ndim != (2 if form.samples == 1 else 3) or (
         not reduce and frame.samples.shape[:2] != (form.rows, form.columns)
     ):
         raise UndecodableError("the decoded image has another shape than the header says")
-    samples = _settled(frame.samples, frame.depth, form, exact=data_set.syntax not in LOSSY)
+    samples = _settled(frame.samples, frame.depth, form, exact=cut and data_set.syntax not in LOSSY)
     return Frame(samples, frame.ybr, frame.depth)
 
 
@@ -108,24 +117,21 @@ def _settled(samples: NDArray[Any], depth: int, form: Layout, *, exact: bool = T
     return (signed << spare) >> spare if spare and (exact or samples.dtype.kind == "u") else signed
 
 
-def _native(data_set: DataSet, form: Layout) -> NDArray[Any]:
-    """All native frames, (frames, rows, columns[, 3])."""
-    if form.allocated == 1:
-        count = form.frames * form.rows * form.columns
-        packed = np.frombuffer(frames.native(data_set, form), np.uint8)
-        bits = np.unpackbits(packed, count=count, bitorder="little")
-        return bits.reshape(form.frames, form.rows, form.columns)
-    return np.stack([_native_frame(data_set, form, index) for index in range(form.frames)])
+def _bits(data_set: DataSet, form: Layout) -> NDArray[np.uint8]:
+    """All native frames of one bit a sample, which follow each other without a gap (PS3.5 §8.1.1)."""
+    count = form.frames * form.rows * form.columns
+    packed = np.frombuffer(frames.native(data_set, form), np.uint8)
+    return np.unpackbits(packed, count=count, bitorder="little").reshape(form.frames, form.rows, form.columns)
 
 
-def _native_frame(data_set: DataSet, form: Layout, index: int) -> NDArray[Any]:
+def _native_frame(data_set: DataSet, form: Layout, index: int, *, cut: bool = True) -> NDArray[Any]:
     raw = frames.native(data_set, form, index)
     order = data_set.coding.order
     dtype = np.dtype(f"{order}{form.kind}{form.allocated // 8}")
     if order == ">" and form.allocated == 8 and pixel_element(data_set).vr == "OW":
         raw = np.frombuffer(raw, ">u2").astype("<u2").tobytes()
     flat = np.frombuffer(raw, dtype, count=form.frame_bits // form.allocated)
-    flat = _settled(flat, form.stored, form)
+    flat = _settled(flat, form.stored, form, exact=cut)
     if form.photometric == "YBR_FULL_422":
         return _upsampled(flat.reshape(form.rows, form.columns // 2, 4))
     if form.samples == 1:
