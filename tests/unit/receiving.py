@@ -213,15 +213,15 @@ class RawPeer:
             case 3:
                 return "RJ {}/{}/{}".format(*got[7:10])
             case 4:
-                at = got.index(b"\0\0\0\x09\2\0\0\0")
-                return f"STATUS {struct.unpack_from('<H', got, at + 8)[0]:04x}"
+                at = got.find(b"\0\0\0\x09\2\0\0\0")
+                return f"STATUS {struct.unpack_from('<H', got, at + 8)[0]:04x}" if at >= 0 else "P-DATA"
             case 6:
                 return "RP"
             case 7:
                 return "ABORT {}/{}".format(*got[8:10])
         return f"PDU {got[0]}"
 
-    def answers(self, count: int = 20) -> list[str]:
+    def answers(self, count: int = 1000) -> list[str]:
         """Everything until the other side closes, at most `count`."""
         got: list[str] = []
         while len(got) < count and "CLOSED" not in got:
