@@ -67,27 +67,36 @@ def jpeg_ls(data: bytes, layout: Layout, reduce: int) -> Frame:
 
 
 def jpeg_2000(data: bytes, layout: Layout, reduce: int) -> Frame:
-    """JPEG 2000 (T.800, T.814): OpenJPEG; through Pillow at lower resolution, which fails beyond a factor of 8.
+    """JPEG 2000 (T.800, T.814): OpenJPEG, through Pillow where a lower resolution is enough.
 
     OpenJPH is faster for high-throughput codestreams, but wraps around where a lossy one or a lower resolution goes
     beyond the range of a sample, and says nothing of a damaged one.
     """
     stream = codestream.jpeg2000(data)
     codestream.agree(stream, layout)
-    ybr = layout.photometric == "YBR_FULL" and not stream.colour
-    reduce = min(reduce, stream.levels, 3)
-    possible = min(stream.rows, stream.columns) >> stream.levels > 0  # Pillow refuses levels without a pixel
-    if reduce and possible and 1 < stream.depth <= 16 and (stream.components == 1 or stream.depth == 8):
-        return Frame(_reduced(data, stream, reduce), ybr, stream.depth)
-    return Frame(imagecodecs.jpeg2k_decode(data, numthreads=1), ybr, stream.depth)
+    reduce = min(reduce, stream.levels, 3)  # Pillow fails beyond a factor of 8
+    samples = None
+    if reduce and 1 < stream.depth <= 16 and (stream.components == 1 or stream.depth == 8):
+        samples = _reduced(data, stream, reduce)
+    if samples is None:
+        samples = imagecodecs.jpeg2k_decode(data, numthreads=1)
+    return Frame(samples, layout.photometric == "YBR_FULL" and not stream.colour, stream.depth)
 
 
-def _reduced(data: bytes, stream: Stream, reduce: int) -> Samples:
-    """JPEG 2000 at 1/2, 1/4 or 1/8; Pillow's left-aligned, unsigned 16 bit turned back into the stream's range."""
-    with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
-        image.reduce = reduce  # type: ignore[method-assign, assignment]
-        image.load()
-        samples: Samples = np.asarray(image)
+def _reduced(data: bytes, stream: Stream, reduce: int) -> Samples | None:
+    """JPEG 2000 at 1/2, 1/4 or 1/8; Pillow's left-aligned, unsigned 16 bit turned back into the stream's range.
+
+    None where Pillow is stricter than the OpenJPEG within it, as with more levels than the image can be halved.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
+            image.reduce = reduce  # type: ignore[method-assign, assignment]
+            image.load()
+            samples: Samples = np.asarray(image)
+    except OSError:
+        return None
+    if samples.ndim != (2 if stream.components == 1 else 3):
+        return None
     if stream.components > 1:
         return samples
     shifted = samples.astype(np.int32) >> ((16 if samples.dtype.itemsize > 1 else 8) - stream.depth)
