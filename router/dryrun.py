@@ -68,20 +68,25 @@ def look(paths: Iterable[Path], inference: Inference, settings: Settings | None,
 
 def _ask(path: Path, inference: Inference, tags: frozenset[int], scratch: Path) -> Future[Seen] | str:
     try:
-        with path.open("rb") as file:
-            start = file.read(132)
-        if start[128:] == b"DICM":
-            return inference.look(path, tags)
-        if any(start.startswith(magic) for magic in PICTURES):
-            from router.pixels.images import load_image
-            from router.pixels.wrap import wrap_image
-
-            return inference.look(wrap_image(load_image(path), scratch), tags)
+        return inference.look(as_instance(path, scratch), tags)
     except OSError as error:
         return error.strerror or type(error).__name__
     except ValueError as error:
         return str(error)
-    return "not a DICOM (Part 10), PNG or JPEG file"
+
+
+def as_instance(path: Path, scratch: Path) -> Path:
+    """The Part 10 file to look at: itself, or a PNG or JPEG wrapped into `scratch`. Raises ValueError, OSError."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    if start[128:] == b"DICM":
+        return path
+    if any(start.startswith(magic) for magic in PICTURES):
+        from router.pixels.images import load_image
+        from router.pixels.wrap import wrap_image
+
+        return wrap_image(load_image(path), scratch)
+    raise ValueError("not a DICOM (Part 10), PNG or JPEG file")
 
 
 def _answer(path: Path, asked: Future[Seen] | str, settings: Settings | None, caller: Caller) -> Looked:
@@ -110,4 +115,3 @@ def _sop_class(path: Path) -> str:
         return str(read_file_meta_info(path).MediaStorageSOPClassUID)
     except Exception:  # any reader's error on a hostile file: the SOP class is simply unknown
         return str(DigitalXRayImageStorageForPresentation) if path.suffix.lower() in PICTURES.values() else ""
-

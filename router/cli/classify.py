@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def command(
     paths: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.")],
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Try the rules of this routing.yaml; without it, only the model.")
+        Path | None, typer.Option("--config", "-c", help="Try the rules of this routing.yaml; without, only the model.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     csv_file: Annotated[

@@ -5,6 +5,7 @@ Both are plain pynetdicom, not this product's own association loops: what the no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Downstream:
     name: str
     ae_title: str
     arrived: dict[str, list[str]] = field(default_factory=dict)
+    last: float = 0.0
+    """When the last one arrived, on the monotonic clock."""
     port: int = 0
     _server: Any = None
 
@@ -42,6 +45,7 @@ class Downstream:
 
     def _store(self, event: Any) -> int:
         digest = xxh3_128_hexdigest(event.request.DataSet.getvalue())
+        self.last = time.monotonic()
         self.arrived.setdefault(str(event.request.AffectedSOPInstanceUID), []).append(digest)
         return 0x0000
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from router.pixels.elements import DataSet, UnparseableError, open_data_set
 from router.pixels.header import Layout, UndecodableError, layout, pixel_element
 
 MOST_DECODED = 2_000_000_000
+Above = Literal["cut", "keep", "clip"]
+"""What lies above the bits stored: overlays, to be cut or kept; or a lossy codec's overshoot, to be clipped."""
 
 
 def decoder_name(syntax: str) -> str:
@@ -96,25 +98,31 @@ def _decoded(
         not reduce and frame.samples.shape[:2] != (form.rows, form.columns)
     ):
         raise UndecodableError("the decoded image has another shape than the header says")
-    samples = _settled(frame.samples, frame.depth, form, exact=cut and data_set.syntax not in LOSSY)
+    above: Above = "clip" if data_set.syntax in LOSSY else "cut" if cut else "keep"
+    samples = _settled(frame.samples, frame.depth, form, above)
     return Frame(samples, frame.ybr, frame.depth)
 
 
-def _settled(samples: NDArray[Any], depth: int, form: Layout, *, exact: bool = True) -> NDArray[Any]:
-    """Samples in the header's width and sign, with what lies in the bits above (overlays) cut away.
+def _settled(samples: NDArray[Any], depth: int, form: Layout, above: Above) -> NDArray[Any]:
+    """Samples in the header's width and sign; `above` says what happens to what goes beyond the bits stored.
 
-    `depth` is where the sign stands: a codestream knows its depth and often has the sign wrong. What a lossy
-    codestream has beyond its range is no overlay and stays.
+    `depth` is where the sign stands: a codestream knows its depth and often has the sign wrong.
     """
     if form.kind == "f":
         return samples
     width = max(8, form.allocated)
-    if form.kind == "u":
-        unsigned = samples.astype(f"u{width // 8}", copy=False)
-        return unsigned & unsigned.dtype.type((1 << form.stored) - 1) if exact and form.stored < width else unsigned
-    spare = width - (min(depth, form.stored) if exact else depth)
-    signed = samples.astype(f"i{width // 8}", copy=False)
-    return (signed << spare) >> spare if spare and (exact or samples.dtype.kind == "u") else signed
+    if form.kind == "i":
+        spare = width - (min(depth, form.stored) if above == "cut" else depth)
+        signed = samples.astype(f"i{width // 8}", copy=False)
+        if spare and (above == "cut" or samples.dtype.kind == "u"):
+            signed = (signed << spare) >> spare
+        half = 1 << (form.stored - 1)
+        return np.clip(signed, -half, half - 1) if above == "clip" and form.stored < width else signed
+    unsigned = samples.astype(f"u{width // 8}", copy=False)
+    if above == "keep" or form.stored == width:
+        return unsigned
+    most = unsigned.dtype.type((1 << form.stored) - 1)
+    return np.minimum(unsigned, most) if above == "clip" else unsigned & most
 
 
 def _bits(data_set: DataSet, form: Layout) -> NDArray[np.uint8]:
@@ -131,7 +139,7 @@ def _native_frame(data_set: DataSet, form: Layout, index: int, *, cut: bool = Tr
     if order == ">" and form.allocated == 8 and pixel_element(data_set).vr == "OW":
         raw = np.frombuffer(raw, ">u2").astype("<u2").tobytes()
     flat = np.frombuffer(raw, dtype, count=form.frame_bits // form.allocated)
-    flat = _settled(flat, form.stored, form, exact=cut)
+    flat = _settled(flat, form.stored, form, "cut" if cut else "keep")
     if form.photometric == "YBR_FULL_422":
         return _upsampled(flat.reshape(form.rows, form.columns // 2, 4))
     if form.samples == 1:

@@ -16,6 +16,8 @@ from pathlib import Path
 from xxhash import xxh3_128
 
 PART, WHOLE = ".part", ".dcm"
+COPIES = (".1.native", ".2.native")
+"""Native copies that forwarding may have put beside a blob (Explicit and Implicit VR Little Endian)."""
 
 
 class Blob:
@@ -92,6 +94,12 @@ class BlobStore:
 
     def path(self, blob_id: str) -> Path:
         return self._folder(blob_id) / (blob_id + WHOLE)
+
+    def remove(self, blob_id: str) -> None:
+        """Remove a blob and its native copies; nothing happens where they are gone already."""
+        blob = self.path(blob_id)
+        for path in (blob, *(blob.with_suffix(suffix) for suffix in COPIES)):
+            path.unlink(missing_ok=True)
 
     def _folder(self, blob_id: str) -> Path:
         return self.root / blob_id[-2:]

@@ -249,10 +249,18 @@ class Spool:
         removed = self._drop_finished(now - self.settings.keep, BATCH)
         return removed + self._run(lambda c: transactions.forget_records(c, now - self.settings.keep_records, BATCH))
 
+    def wipe(self) -> int:
+        """Remove every blob that no open or buried delivery needs, whatever `keep` says; returns how many."""
+        removed = 0
+        while count := self._drop_finished(time.time(), BATCH):
+            removed += count
+        self.event("wiped", removed=removed)
+        return removed
+
     def _drop_finished(self, before: float, limit: int) -> int:
         rows = self._run(lambda c: transactions.blobs_gone(c, before, limit))
         for row in rows:
-            self._blobs.path(row.id).unlink(missing_ok=True)
+            self._blobs.remove(row.id)
         with self._bytes_lock:
             self._bytes -= sum(row.size for row in rows)
         return len(rows)

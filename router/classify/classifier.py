@@ -1,0 +1,152 @@
+"""Stage 2: claim what waits, ask inference, decide by the rules, write decision and deliveries in one transaction.
+
+One thread. Answers come back in any order; everything that they change goes through the spool's writer, so a crash at
+any point leaves either an instance without a decision or a decision with all its deliveries.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from router.config.settings import Settings
+from router.decide import decide, header_tags
+from router.flow import Decision, Seen
+from router.inference import Inference, InferenceError
+from router.observe import log
+from router.observe.metrics import DECIDE_SECONDS, DECISIONS
+from router.spool import INSTANCES, Claim, Spool, SpoolError
+
+IN_FLIGHT = 32
+TRIES = 3
+"""So often may inference die over an instance before it goes on without a prediction."""
+AGAIN_AFTER = 1.0
+
+
+class Classifier:
+    """Asks about everything that the spool holds without a decision."""
+
+    def __init__(self, spool: Spool, inference: Inference, settings: Callable[[], Settings]) -> None:
+        self._spool = spool
+        self._inference = inference
+        self._settings = settings
+        self._answers: queue.SimpleQueue[tuple[Claim, Future[Seen]]] = queue.SimpleQueue()
+        self._in_flight = 0
+        self._signal = spool.signal(INSTANCES)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="classify", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, deadline: float) -> None:
+        """Take nothing more, and record what comes back until `deadline` (monotonic seconds)."""
+        self._stopping.set()
+        self._signal.set()
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def wake(self) -> None:
+        """Inference is there (again)."""
+        self._signal.set()
+
+    def _run(self) -> None:
+        while True:
+            version = self._signal.version
+            try:
+                answered = self._record_answers()
+                if self._stopping.is_set():
+                    if self._in_flight == 0:
+                        return
+                    wait: float | None = None
+                else:
+                    wait = self._ask()
+            except SpoolError as error:
+                log.error("spool", stage="classify", reason=str(error))
+                answered, wait = 0, AGAIN_AFTER
+            except Exception as error:  # nobody else would notice that nothing is decided any more
+                log.error("classify failed", error=type(error).__name__, exc_info=True)
+                answered, wait = 0, AGAIN_AFTER
+            if not answered:
+                self._signal.wait(version, wait)
+
+    def _ask(self) -> float | None:
+        """Claim and ask as much as may be under way; seconds until there may be more (None: until a signal)."""
+        if not self._inference.is_ready:
+            return AGAIN_AFTER
+        free = IN_FLIGHT - self._in_flight
+        claims = self._spool.claim_instances(free) if free > 0 else []
+        tags = header_tags(self._settings().rules)
+        for claim in claims:
+            if claim.tries >= TRIES:
+                self._record(claim, Seen("failed", reason="inference died each time"))
+            elif claim.tries > 0 and self._in_flight > 0:
+                # It may be what killed inference: next time alone, so that others do not die with it.
+                self._spool.release_instance(claim, after=AGAIN_AFTER, forget_try=True)
+            else:
+                self._in_flight += 1
+                self._inference.look(claim.path, tags).add_done_callback(self._back(claim))
+        if claims or free <= 0:
+            return None
+        due = self._spool.next_instance_due()
+        return None if due is None else max(0.05, min(due - time.time(), 3600.0))
+
+    def _back(self, claim: Claim) -> Callable[[Future[Seen]], None]:
+        def put(future: Future[Seen]) -> None:
+            self._answers.put((claim, future))
+            self._signal.set()
+
+        return put
+
+    def _record_answers(self) -> int:
+        count = 0
+        while True:
+            try:
+                claim, future = self._answers.get_nowait()
+            except queue.Empty:
+                return count
+            count += 1
+            self._in_flight -= 1
+            try:
+                seen = future.result()
+            except InferenceError as error:
+                log.warning("no prediction yet", instance=claim.instance.id, reason=str(error), tries=claim.tries + 1)
+                self._spool.release_instance(claim, after=AGAIN_AFTER)
+                continue
+            self._record(claim, seen)
+
+    def _record(self, claim: Claim, seen: Seen) -> None:
+        settings = self._settings()
+        instance = claim.instance
+        enabled = frozenset(name for name, destination in settings.destinations.items() if destination.enabled)
+        decision = decide(settings.rules, instance, seen, enabled=enabled, dry_run=settings.node.dry_run)
+        limits = {name: settings.destinations[name].limit for name in decision.destinations}
+        self._spool.record(claim, seen, decision, limits).add_done_callback(
+            lambda written: _tell(claim, seen, decision, written)
+        )
+
+
+def _tell(claim: Claim, seen: Seen, decision: Decision, written: Future[bool]) -> None:
+    if written.exception() is not None or not written.result():
+        return
+    prediction = seen.prediction
+    seconds = time.time() - claim.instance.received_at
+    DECISIONS.labels(prediction.class_name if prediction else seen.pixels, decision.rule).inc()
+    DECIDE_SECONDS.observe(max(0.0, seconds))
+    log.info(
+        "decided",
+        instance=claim.instance.id,
+        seen=prediction.class_name if prediction else seen.pixels,
+        confidence=round(prediction.confidence, 3) if prediction else None,
+        rule=decision.rule,
+        destinations=list(decision.destinations),
+        ms=round(1000 * seconds),
+        render_ms=round(seen.render_ms, 1),
+        model_ms=round(seen.model_ms, 1),
+    )

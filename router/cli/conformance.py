@@ -1,0 +1,23 @@
+"""`dicom-router conformance`: the DICOM conformance statement (PS3.2) of the node as it is configured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    config: Annotated[Path, typer.Argument(help="The routing.yaml.")] = Path("routing.yaml"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it here (Markdown).")] = None,
+) -> None:
+    """Print the conformance statement of this configuration, in Markdown."""
+    from router.config import load
+    from router.conformance import statement
+
+    text = statement(load(config))
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")

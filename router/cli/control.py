@@ -1,0 +1,79 @@
+"""`dicom-router reload` and `wipe`; and how a command changes something: through the node that runs, or without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from router.cli.options import Config, Json, who
+
+
+def reload(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+    """Make the running node read its routing.yaml again. A file with a mistake changes nothing (exit code 2)."""
+    from router.config import load
+    from router.control import ask
+
+    settings = load(config)
+    answer = ask(settings.spool.path, {"do": "reload", "who": who()})
+    if "error" in answer:
+        typer.echo(answer["error"], err=True)
+        raise typer.Exit(2)
+    print(json.dumps(answer) if as_json else "reloaded")
+
+
+def wipe(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+    """Remove every blob that is no longer needed, before its time; says what is left and why."""
+    from router.config import load
+    from router.spool import read_spool
+
+    answer = change(config, {"do": "wipe", "who": who()})
+    counts = read_spool(load(config).spool).counts()
+    left = {"removed": answer["changed"], "undecided": counts.undecided, "open": sum(counts.open.values()),
+            "buried": sum(counts.buried.values())}  # fmt: skip
+    if as_json:
+        print(json.dumps(left))
+    else:
+        print(f"{left['removed']} blobs removed; left: {left['undecided']} instances without a decision, "
+              f"{left['open']} open and {left['buried']} buried deliveries with their blobs")  # fmt: skip
+
+
+def change(config: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Have a change made by the node on this configuration's spool, or make it here when none is running."""
+    from router.config import load
+    from router.control import NoNodeError, ask
+
+    settings = load(config)
+    try:
+        answer = ask(settings.spool.path, request)
+    except NoNodeError:
+        answer = _alone(settings.spool, request)
+    if "error" in answer:
+        typer.echo(answer["error"], err=True)
+        raise typer.Exit(1)
+    return answer
+
+
+def _alone(spool_settings: Any, request: dict[str, Any]) -> dict[str, Any]:
+    from router.spool import open_spool
+
+    spool = open_spool(spool_settings)
+    try:
+        match request["do"]:
+            case "retry":
+                return {"changed": spool.retry_now(request["deliveries"], request["who"])}
+            case "discard":
+                return {"changed": spool.discard(request["deliveries"], request["who"])}
+            case "decide again":
+                return {"changed": int(spool.redecide(request["instance"], request["who"]))}
+            case "pause":
+                spool.pause(request["destination"], request["who"])
+            case "resume":
+                spool.resume(request["destination"], request["who"])
+            case "wipe":
+                return {"changed": spool.wipe()}
+        return {"done": True}
+    finally:
+        spool.close()

@@ -1,0 +1,111 @@
+"""`dicom-router demo`: the whole way on one machine, with phantoms or with your own files."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from router.demo.run import Outcome, Stage
+
+PHANTOMS = (
+    "These are phantoms: projections of simple bodies that never lived, never trained on. They show that the way is "
+    "open; what the model says of them is not how well it reads patients. Try your own: dicom-router demo PATH…"
+)
+
+
+def command(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Your DICOM, PNG or JPEG files, or folders; without, phantoms.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Another routing.yaml than the shipped.")
+    ] = None,
+    stay: Annotated[bool, typer.Option("--stay", help="Keep everything running until Ctrl-C.")] = False,
+) -> None:
+    """Start the node and its downstream nodes on loopback, send X-rays, show what arrived where. Then stop.
+
+    Exit code 0 only if each instance arrived, byte for byte, at every destination of its decision and nowhere else.
+    """
+    from rich.console import Console
+
+    from router.config import load, shipped
+    from router.demo import run
+    from router.observe.logging import set_up
+
+    console = Console()
+    set_up("console", "warning")
+    settings = load(config or shipped())
+    with run.scratch() as name:
+        folder = Path(name)
+        with console.status("preparing pictures"):
+            if paths:
+                pictures, refused = run.own_files(paths, folder)
+            else:
+                pictures, refused = run.phantoms(folder), []
+        for line in refused:
+            console.print(f"not sent: {line}", markup=False)
+        if not pictures:
+            raise typer.BadParameter("nothing to send")
+        with ExitStack() as running:
+            with console.status("starting the node (the model warms up) and its downstream nodes"):
+                on = running.enter_context(run.stage(settings, folder))
+            outcomes = list(run.show(pictures, on))
+            console.print(_table(outcomes, drawn=not paths))
+            right = sum(outcome.right for outcome in outcomes)
+            console.print(
+                f"{right} of {len(outcomes)} instances arrived unchanged at every destination of their decision "
+                "and nowhere else.",
+                highlight=False,
+            )
+            if not paths:
+                console.print(PHANTOMS, style="dim", highlight=False)
+            if stay:
+                _stay(on)
+    if right < len(outcomes) or refused:
+        raise typer.Exit(1)
+
+
+def _table(outcomes: Sequence[Outcome], *, drawn: bool) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("drawn" if drawn else "sent", "seen", "probability", "rule", "arrived at", "identical"):
+        table.add_column(column)
+    table.add_column("ms", justify="right")
+    for outcome in outcomes:
+        table.add_row(*(Text("".join(c if c.isprintable() else "?" for c in cell)) for cell in _cells(outcome)))
+    return table
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    name = outcome.picture.drawn or outcome.picture.name
+    if outcome.status != 0:
+        told = "no answer" if outcome.status is None else f"0x{outcome.status:04X}"
+        return [name, f"refused ({told})", "", "", "", "", ""]
+    missing = sorted(set(outcome.owed) - set(outcome.arrived))
+    arrived = ", ".join(outcome.arrived) + (f" (missing: {', '.join(missing)})" if missing else "")
+    return [
+        name,
+        outcome.seen,
+        "" if outcome.confidence is None else f"{outcome.confidence:.2f}",
+        outcome.rule,
+        arrived or "nowhere",
+        "yes" if outcome.identical else "NO",
+        f"{outcome.milliseconds or 0:.0f}",
+    ]
+
+
+def _stay(on: Stage) -> None:
+    print(f"The node is {on.ae_title} at 127.0.0.1:{on.port}; http://127.0.0.1:{on.web_port}/metrics. Ctrl-C ends it.")
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})

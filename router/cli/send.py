@@ -1,0 +1,64 @@
+"""`dicom-router send`: C-STORE files to a destination of routing.yaml, or to any node, as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.options import Json
+
+if TYPE_CHECKING:
+    from router.config.settings import DestinationSettings
+
+
+def command(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.")],
+    to: Annotated[str, typer.Option("--to", help="A destination of routing.yaml, or HOST:PORT/AE.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="The routing.yaml.")] = Path("routing.yaml"),
+    calling_ae: Annotated[str, typer.Option(help="Our AE title.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Send files, unchanged. Exit code 1 if one of them did not arrive."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from router.dryrun import files
+    from router.sending import send_files
+
+    destination, ours = _destination(to, config, calling_ae)
+    chosen = list(files(paths))
+    failed = 0
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("sending", total=len(chosen))
+        for sent in send_files(chosen, destination, ours):
+            progress.advance(task)
+            failed += not sent.arrived
+            if as_json:
+                status = None if sent.status is None else f"0x{sent.status:04X}"
+                print(json.dumps({"path": str(sent.path), "status": status, "error": sent.error or None}), flush=True)
+            elif not sent.arrived:
+                print(f"{sent.path}: {sent.error}")
+    if not as_json:
+        print(f"{len(chosen) - failed} of {len(chosen)} arrived at {to}")
+    if failed or not chosen:
+        raise typer.Exit(1)
+
+
+def _destination(to: str, config: Path, calling_ae: str) -> tuple[DestinationSettings, str]:
+    from router.config.settings import DestinationSettings
+
+    address, slash, ae_title = to.partition("/")
+    host, colon, port = address.rpartition(":")
+    if slash and colon and port.isdecimal():
+        return DestinationSettings("command line", ae_title, host.strip("[]"), int(port)), calling_ae or "ROUTER"
+    from router.config import load
+
+    settings = load(config)
+    if to not in settings.destinations:
+        names = ", ".join(settings.destinations)
+        raise typer.BadParameter(f"{to!r} is neither HOST:PORT/AE nor one of {names}", param_hint="--to")
+    destination = settings.destinations[to]
+    return destination, calling_ae or destination.calling_ae_title or settings.node.ae_title

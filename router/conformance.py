@@ -1,0 +1,135 @@
+"""The DICOM conformance statement (PS3.2) of a configuration; what it says is read from what the code uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydicom.uid import UID
+
+from router.association.negotiation import (
+    IMPLEMENTATION_UID,
+    IMPLEMENTATION_VERSION,
+    KNOWN_SYNTAXES,
+    LOSSY,
+    STORAGE,
+    VERIFICATION,
+)
+from router.association.pdu import MAX_PDU
+from router.association.requestor import MOST_CONTEXTS, NATIVE
+from router.config import Settings
+from router.config.settings import DestinationSettings
+from router.forward.outcomes import DONE, FEW, LATER
+
+STATUSES = (
+    ("0000", "Success", "blob, folder and database row are synced to disk"),
+    (
+        "A700",
+        "Refused: out of resources",
+        "disk or database cannot take it, a limit is reached, or the node is stopping",
+    ),
+    ("A900", "Error: data set does not match SOP class", "SOP class or instance UID of command and data set differ"),
+    ("C000", "Error: cannot understand", "the first elements of the data set are absent or unreadable"),
+    ("0122", "Refused: SOP class not supported", "the SOP class is not that of the presentation context"),
+    ("0211", "Unrecognised operation", "any DIMSE request but C-STORE and C-ECHO"),
+)
+
+
+def statement(settings: Settings) -> str:
+    """The whole statement, in Markdown."""
+    return "\n".join(_lines(settings)) + "\n"
+
+
+def _lines(settings: Settings) -> Iterator[str]:
+    node = settings.node
+    yield from (
+        "# DICOM conformance statement: dicom-router",
+        "",
+        "## 1 Overview",
+        "",
+        "The node receives composite instances (Storage, as SCP), keeps them until they are delivered, and forwards",
+        "each unchanged (Storage, as SCU) to the destinations that its rules choose from pixels and header.",
+        "",
+        "| Network service | SCU | SCP |",
+        "|---|---|---|",
+        "| Storage | yes | yes |",
+        "| Verification | yes | yes |",
+        "| Storage Commitment, Query/Retrieve, Worklist, media | no | no |",
+        "",
+        "## 2 Application entity",
+        "",
+        f"AE title `{node.ae_title}`, port {node.port}"
+        + (f", TLS on port {node.tls.port}" if node.tls else "")
+        + ". Called AE title checked: "
+        + ("yes." if node.require_called_ae else "no.")
+        + " Callers: "
+        + ("everybody." if node.accept is None else f"{len(node.accept)} entries in `node.accept`."),
+        "",
+        "### 2.1 Association policies",
+        "",
+        "| | |",
+        "|---|---|",
+        "| Application context | 1.2.840.10008.3.1.1.1 |",
+        f"| Implementation class UID | {IMPLEMENTATION_UID} |",
+        f"| Implementation version name | {IMPLEMENTATION_VERSION} |",
+        f"| Maximum PDU length received | {MAX_PDU} |",
+        f"| Associations received at once | {node.associations} ({node.associations_per_peer} for each peer) |",
+        "| Asynchronous operations window | not negotiated (1, 1) |",
+        "| Role selection, extended negotiation, user identity | not answered |",
+        f"| Presentation contexts proposed | at most {MOST_CONTEXTS} |",
+        f"| Association request expected within | {node.artim:g} s |",
+        f"| Idle association aborted after | {node.idle:g} s |",
+        "",
+        "### 2.2 Accepted presentation contexts",
+        "",
+        f"Verification ({VERIFICATION}) and the {len(STORAGE)} storage SOP classes below"
+        + (", and SOP classes that the standard does not know" if node.unknown_sop_classes else "")
+        + ". Of the transfer syntaxes proposed, the first known one is accepted, a lossy one only where the context",
+        "offers neither a native nor a lossless one.",
+        "",
+        "| Transfer syntax | UID | lossy |",
+        "|---|---|---|",
+    )
+    for uid in sorted(KNOWN_SYNTAXES, key=_order):
+        yield f"| {UID(uid).name} | {uid} | {'yes' if uid in LOSSY else ''} |"
+    yield from ("", "| Storage SOP class | UID |", "|---|---|")
+    for uid in sorted(STORAGE, key=_order):
+        yield f"| {UID(uid).name} | {uid} |"
+    yield from ("", "### 2.3 Status codes returned to C-STORE", "", "| Code | Meaning | When |", "|---|---|---|")
+    yield from (f"| {code} | {meaning} | {when} |" for code, meaning, when in STATUSES)
+    yield from (
+        "",
+        "### 2.4 Destinations (Storage SCU)",
+        "",
+        "For each SOP class: one context with the instance's own transfer syntax, and one with "
+        + " and ".join(UID(uid).name for uid in NATIVE)
+        + ". Only where a destination refuses the",
+        "instance's own is it transcoded, without loss, to one of these.",
+        "",
+        "| Destination | AE title | Address | TLS | Associations | Answer expected within |",
+        "|---|---|---|---|---|---|",
+    )
+    yield from (_destination(d) for d in settings.destinations.values())
+    yield from ("", "| Status received | Taken as |", "|---|---|")
+    yield "| " + ", ".join(f"{code:04X}" for code in sorted(DONE)) + " | done |"
+    yield "| A7xx, " + ", ".join(f"{code:04X}" for code in sorted(LATER)) + " | tried again until `give_up_after` |"
+    yield (
+        "| A9xx, Cxxx, " + ", ".join(f"{c:04X}" for c in sorted(FEW)) + ", any other | tried a few times, then buried |"
+    )
+    yield from (
+        "",
+        "## 3 Character sets, security, privacy",
+        "",
+        "Data sets are forwarded as they came, in any character set. TLS 1.2 or newer with the BCP 195 profile (PS3.15",
+        "annex B) where configured. No patient attribute is written to logs, metrics, file names or errors.",
+    )
+
+
+def _destination(d: DestinationSettings) -> str:
+    tls = "yes" if d.tls else "no"
+    return (
+        f"| {d.name} | {d.ae_title} | {d.host}:{d.port} | {tls} | {d.associations} | {d.response_timeout:g} s + size |"
+    )
+
+
+def _order(uid: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in uid.split("."))

@@ -1,0 +1,66 @@
+"""Lossless native copies for destinations that refuse an instance's transfer syntax: made once, kept with the blob."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Protocol
+
+from router.flow import Instance
+
+GROUP_LENGTH_AT = 132 + 8
+"""Where the value of (0002,0000), File Meta Information Group Length, stands (PS3.10 §7.1)."""
+LIMIT_SECONDS = 120.0
+
+
+class Transcoder(Protocol):
+    """What is asked of inference: its pixel workers transcode, within their limits."""
+
+    def transcode(self, path: Path, target: Path, syntax: str) -> Future[str]: ...
+
+
+class Copies:
+    """Hands out native copies: (path, offset, size) of the data set. For several threads."""
+
+    def __init__(self, transcoder: Transcoder) -> None:
+        self._transcoder = transcoder
+        self._lock = threading.Lock()
+        self._making: dict[Path, threading.Lock] = {}
+
+    def get(self, instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
+        """The copy of a blob in a native syntax. Raises ValueError when it cannot be made without loss."""
+        target = blob.with_suffix(f".{syntax[-1]}.native")
+        with self._lock:
+            making = self._making.setdefault(target, threading.Lock())
+        try:
+            with making:
+                if not target.exists():
+                    self._make(blob, target, syntax)
+        finally:
+            with self._lock:
+                self._making.pop(target, None)
+        offset = data_set_offset(target)
+        return target, offset, target.stat().st_size - offset
+
+    def _make(self, blob: Path, target: Path, syntax: str) -> None:
+        part = target.with_suffix(".part")
+        try:
+            problem = self._transcoder.transcode(blob, part, syntax).result(LIMIT_SECONDS)
+            if problem:
+                raise ValueError(problem)
+            part.chmod(0o600)
+            part.rename(target)
+        except ValueError:
+            raise
+        except Exception as error:  # inference is not there, or took too long
+            raise ValueError(f"not transcoded ({type(error).__name__})") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def data_set_offset(path: Path) -> int:
+    """Bytes before the data set of a Part 10 file that we wrote."""
+    with path.open("rb") as file:
+        file.seek(GROUP_LENGTH_AT)
+        return GROUP_LENGTH_AT + 4 + int.from_bytes(file.read(4), "little")

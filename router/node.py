@@ -1,0 +1,175 @@
+"""The node: builds the stages from the settings, starts, reloads, drains and stops them. No work of its own.
+
+Order of start: spool, web, inference (warm), forward, classify, and the DICOM port last, so that nothing is accepted
+before everything that it needs is there. Order of stop: the other way round.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from router.classify import Classifier
+from router.config import ConfigError, Problem, Settings, load
+from router.control import ControlServer
+from router.forward import Forwarder
+from router.forward.transcoding import Copies
+from router.inference import Inference
+from router.observe import log
+from router.receive import Receiver
+from router.spool import Counts, Spool, SpoolError, open_spool
+from router.web import WebServer
+
+DRAIN_SECONDS = 8.0
+"""Docker kills ten seconds after SIGTERM."""
+SWEEP_EVERY = 60.0
+
+
+class Node:
+    """One running node. `start` raises SpoolError, InferenceError or OSError: one line with the fix."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopped = threading.Event()
+        self._spool: Spool = open_spool(settings.spool)
+        self._inference = Inference(settings.model, on_ready=self._inference_ready)
+        self._copies = Copies(self._inference)
+        self._forwarder = Forwarder(self._spool, self.settings, self._copies.get)
+        self._classifier = Classifier(self._spool, self._inference, self.settings)
+        self._receiver = Receiver(self.settings, self._spool)
+        self._web = WebServer(settings.web, self)
+        self._control = ControlServer(settings.spool.path, self.handle)
+        self._sweeper = threading.Thread(target=self._sweep, name="sweep", daemon=True)
+
+    def settings(self) -> Settings:
+        """The settings in force; a reload replaces them whole."""
+        return self._settings
+
+    def start(self) -> tuple[int, int]:
+        """Start everything; returns the DICOM and the web port."""
+        try:
+            web_port = self._web.start()
+            self._inference.start()
+            self._forwarder.start()
+            self._classifier.start()
+            self._sweeper.start()
+            self._control.start()
+            port = self._receiver.start()
+        except BaseException:
+            self.stop(0.0)
+            raise
+        node = self._settings.node
+        for warning in self._settings.warnings:
+            log.warning("configuration", about=warning)
+        log.info("serving", ae_title=node.ae_title, address=node.address, port=port, web_port=web_port)
+        self._spool.event("started")
+        return port, web_port
+
+    def stop(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Close the port, finish what is under way within `seconds`, and let everything go."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        deadline = time.monotonic() + seconds
+        log.info("stopping", within_s=seconds)
+        self._receiver.stop(deadline)
+        self._classifier.stop(deadline)
+        self._forwarder.stop(deadline)
+        self._control.stop()
+        self._web.stop()
+        self._inference.stop(1.0)
+        if self._spool.is_working:
+            self._spool.event("stopped")
+        self._spool.close()
+        log.info("stopped")
+
+    def reload(self) -> None:
+        """Read routing.yaml again; a file with a mistake changes nothing. Raises ConfigError."""
+        new = load(self._settings.file)
+        self._refuse_orphaned_deliveries(new)
+        old, self._settings = self._settings, new
+        self._forwarder.apply_settings()
+        for part in ("spool", "model", "web"):
+            if getattr(old, part) != getattr(new, part):
+                log.warning("needs a restart", part=part)
+        if (old.node.address, old.node.port, old.node.tls) != (new.node.address, new.node.port, new.node.tls):
+            log.warning("needs a restart", part="node address, port or tls")
+        log.info("reloaded", rules=len(new.rules.rules), destinations=len(new.destinations))
+        self._spool.event("reloaded")
+
+    def _refuse_orphaned_deliveries(self, new: Settings) -> None:
+        counts = self._spool.counts()
+        problems = []
+        for name in sorted((set(counts.open) | set(counts.buried)) - set(new.destinations)):
+            waiting = counts.open.get(name, 0) + counts.buried.get(name, 0)
+            problems.append(Problem(
+                str(new.file), 0, f"destination {name} is gone, but {waiting} deliveries wait for it",
+                f"keep it until they are done, or: dicom-router queue discard --to {name}",
+            ))  # fmt: skip
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def spool(self) -> Spool:
+        return self._spool
+
+    # -- what can be seen and asked --------------------------------------------------------------------------------
+
+    def alive(self) -> dict[str, bool]:
+        return {"spool": self._spool.is_working, "classify": self._classifier.is_alive}
+
+    def ready(self) -> dict[str, bool]:
+        return {"inference": self._inference.is_ready, "room": self._spool.room(), "open": not self._stopped.is_set()}
+
+    def counts(self) -> Counts:
+        return self._spool.counts()
+
+    def associations(self) -> int:
+        return self._receiver.associations
+
+    def circuits(self) -> dict[str, bool]:
+        return self._forwarder.open_circuits()
+
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One request from the control socket."""
+        who = str(request.get("who", ""))[:64]
+        match request.get("do"):
+            case "reload":
+                self.reload()
+                return {"done": True}
+            case "retry":
+                return {"changed": self._spool.retry_now([int(n) for n in request["deliveries"]], who)}
+            case "discard":
+                return {"changed": self._spool.discard([int(n) for n in request["deliveries"]], who)}
+            case "decide again":
+                return {"changed": int(self._spool.redecide(str(request["instance"]), who))}
+            case "pause" | "resume" as do:
+                return self._pause(str(request["destination"]), who, pause=do == "pause")
+            case "wipe":
+                return {"changed": self._spool.wipe()}
+            case "status":
+                return {"inference": self._inference.info(), "circuits": self.circuits(), **self.ready()}
+        return {"error": "no such request"}
+
+    def _pause(self, destination: str, who: str, *, pause: bool) -> dict[str, Any]:
+        if destination not in self._settings.destinations:
+            return {"error": "no such destination"}
+        (self._spool.pause if pause else self._spool.resume)(destination, who)
+        return {"done": True}
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _inference_ready(self) -> None:
+        classifier = getattr(self, "_classifier", None)
+        if classifier is not None:
+            classifier.wake()
+
+    def _sweep(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                while self._spool.sweep(time.time()) and not self._stopped.is_set():
+                    pass
+            except SpoolError as error:
+                log.error("spool", stage="sweep", reason=str(error))
+            self._stopped.wait(SWEEP_EVERY)

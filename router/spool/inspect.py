@@ -1,0 +1,60 @@
+"""Is a folder fit to be a spool? Looks and tries, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from router.config.settings import GB, SpoolSettings
+from router.spool.engine import DATABASE
+
+UNSOUND = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph", "fuse.glusterfs"})
+FORGETFUL = frozenset({"tmpfs", "ramfs"})
+
+
+def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
+    """(state, text) for each thing looked at; state is ok, warning or failed."""
+    folder = settings.path
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        yield "failed", f"{existing} is not a folder; spool.path must name one"
+        return
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing) as probe:
+            probe.write(b"probe")
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        yield "failed", f"{existing}: {error.strerror}; spool.path must be a folder that this user may write"
+        return
+    kind = file_system(existing)
+    if kind in UNSOUND:
+        yield (
+            "failed",
+            f"{folder} is on {kind}: locks and syncs of network file systems are not sound; use a local disk",
+        )
+    elif kind in FORGETFUL:
+        yield "warning", f"{folder} is on {kind}: everything in it is gone after a restart of the machine"
+    space = os.statvfs(existing)
+    free = space.f_bavail * space.f_frsize
+    if free < settings.reserve:
+        yield "failed", f"{free / GB:.1f} GB free, less than spool.reserve; nothing would be accepted"
+    elif free < settings.limit:
+        yield "warning", f"{free / GB:.1f} GB free, less than spool.limit ({settings.limit / GB:.0f} GB)"
+    state = "in use before" if (folder / DATABASE).exists() else "new"
+    yield "ok", f"{folder} on {kind or 'an unknown file system'}, {state}, {free / GB:.1f} GB free"
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that a folder is on, from /proc/self/mounts; empty when unknown."""
+    best, kind = "", ""
+    resolved = str(folder.resolve())
+    for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines():
+        _, mount, found = line.split(" ")[:3]
+        mount = mount.replace("\\040", " ")
+        inside = resolved == mount or resolved.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, found
+    return kind

@@ -1,0 +1,87 @@
+"""/healthz, /readyz and /metrics: for load balancers, containers and Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from prometheus_client import generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from router.observe.metrics import REGISTRY
+from router.spool import Counts, SpoolError
+
+
+class View(Protocol):
+    """What the web room may ask of the node."""
+
+    def alive(self) -> dict[str, bool]: ...
+
+    def ready(self) -> dict[str, bool]: ...
+
+    def counts(self) -> Counts: ...
+
+    def associations(self) -> int: ...
+
+    def circuits(self) -> dict[str, bool]: ...
+
+
+class NodeCollector(Collector):
+    """Gauges that are read from the node when they are asked for."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        counts = self._view.counts()
+        yield GaugeMetricFamily("dicom_router_undecided", "Instances without a decision", value=counts.undecided)
+        yield GaugeMetricFamily("dicom_router_spool_bytes", "Bytes of blobs in the spool", value=counts.bytes)
+        yield GaugeMetricFamily(
+            "dicom_router_open_associations", "Open incoming associations", value=self._view.associations()
+        )
+        yield _family("dicom_router_queue", "Open deliveries", counts.open)
+        yield _family("dicom_router_buried", "Buried deliveries that wait for a person", counts.buried)
+        yield _family("dicom_router_oldest_owed_seconds", "Unix time since when the oldest is owed", counts.oldest)
+        yield _family("dicom_router_circuit_open", "1 while a destination's circuit is open", self._view.circuits())
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return ()
+
+
+def _family(name: str, words: str, values: Any) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, words, labels=["destination"])
+    for destination, value in values.items():
+        family.add_metric([destination], float(value))
+    return family
+
+
+def routes(view: View) -> Iterator[Route]:
+    collector = NodeCollector(view)
+
+    def answer(parts: dict[str, bool]) -> Response:
+        return JSONResponse(parts, status_code=200 if all(parts.values()) else 503)
+
+    def metrics(_: Request) -> Response:
+        try:
+            own = generate_latest(REGISTRY) + generate_latest(_Only(collector))
+        except SpoolError as error:
+            return JSONResponse({"error": str(error)}, status_code=503)
+        return Response(own, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    yield Route("/healthz", lambda _: answer(view.alive()))
+    yield Route("/readyz", lambda _: answer(view.ready()))
+    yield Route("/metrics", metrics)
+
+
+class _Only:
+    """A registry of one collector: several nodes in one process (tests) must not share gauges."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def collect(self) -> Iterable[Any]:
+        return self._collector.collect()

@@ -1,0 +1,45 @@
+"""The web server's life: a thread with uvicorn on a socket that was opened before, so that a used port is an error."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import uvicorn
+from starlette.applications import Starlette
+
+from router.config.settings import WebSettings
+from router.web.health import View, routes
+
+
+class WebServer:
+    """Health, readiness and metrics over HTTP."""
+
+    def __init__(self, settings: WebSettings, view: View) -> None:
+        app = Starlette(routes=list(routes(view)))
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_keep_alive=15,
+            limit_concurrency=64, h11_max_incomplete_event_size=16384, timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._settings = settings
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> int:
+        """Open the port and return it. Raises OSError."""
+        family = socket.AF_INET6 if ":" in self._settings.address else socket.AF_INET
+        self._socket = socket.socket(family)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((self._settings.address, self._settings.port))
+        self._socket.listen(64)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)
+        self._thread.start()
+        return int(self._socket.getsockname()[1])
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(3.0)
+        if self._socket is not None:
+            self._socket.close()
