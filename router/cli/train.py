@@ -69,6 +69,8 @@ def failing() -> Iterator[None]:
 
     try:
         yield
+    except typer.Exit:  # a RuntimeError, too
+        raise
     except (DataError, NetworkError, CardError) as error:
         line = str(error)
     except OSError as error:
