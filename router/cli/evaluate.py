@@ -62,9 +62,9 @@ def command(
 
 
 def _own() -> Path:
-    from router.model.load import default_model
+    from router.model.load import shipped_model
 
-    return default_model()
+    return shipped_model()
 
 
 def _split(items: list[Item], wanted: str | None) -> tuple[list[Item], str]:

@@ -94,7 +94,7 @@ def _common(modality: str, age: str | None, seed: str) -> Dataset:
     now = datetime.now(UTC)
     data_set = Dataset()
     data_set.SpecificCharacterSet = "ISO_IR 100"
-    data_set.ImageType = ["DERIVED", "PRIMARY"]
+    data_set.ImageType = ["ORIGINAL", "PRIMARY"]
     data_set.SOPClassUID = CLASSES[modality]
     data_set.StudyDate = data_set.SeriesDate = data_set.ContentDate = data_set.AcquisitionDate = now.strftime("%Y%m%d")
     data_set.StudyTime = data_set.SeriesTime = data_set.ContentTime = data_set.AcquisitionTime = now.strftime("%H%M%S")
