@@ -153,8 +153,8 @@ def test_train_then_evaluate_from_the_command_line(tmp_path: Path, run: Callable
                   "--device", "cpu")  # fmt: skip
     assert trained.exit_code == 0, trained.output
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    scored = run("evaluate", "--model", out / "best", "--manifest", manifest, "--root", tmp_path, "--json", "--resamples",
-                 100, "--report", tmp_path / "r.html", "--predictions", tmp_path / "p.csv")  # fmt: skip
+    asked = ["evaluate", "--model", out / "best", "--manifest", manifest, "--root", tmp_path, "--resamples", 100]
+    scored = run(*asked, "--json", "--report", tmp_path / "r.html", "--predictions", tmp_path / "p.csv")
     assert scored.exit_code == 0, scored.output
     found = json.loads(scored.stdout)
     assert found["split"] == "test"
