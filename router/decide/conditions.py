@@ -130,10 +130,10 @@ class Probability(_NoTags):
 
     def holds(self, facts: Facts) -> bool | None:
         prediction = facts.seen.prediction
-        if prediction is None:
+        if prediction is None or len(prediction.probabilities) != len(CLASSES):
             return None
-        pairs = zip(CLASSES, prediction.probabilities, strict=False)
-        return self.comparison.holds(math.fsum(p for name, p in pairs if name in self.classes))
+        pairs = zip(CLASSES, prediction.probabilities, strict=True)
+        return self.comparison.holds(sum(p for name, p in pairs if name in self.classes))
 
 
 @dataclass(frozen=True, slots=True)

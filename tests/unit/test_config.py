@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.config import ConfigError, Settings, load, shipped, values
@@ -257,6 +257,7 @@ def test_units(parse: object, text: str, value: object) -> None:
     assert parse(text) == value
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_no_text_breaks_a_parser(text: str) -> None:
     said: list[values.WrongError] = []
@@ -268,6 +269,7 @@ def test_no_text_breaks_a_parser(text: str) -> None:
     assert all(error.message and error.fix for error in said)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("abc:{}[]-,&*!|>'\"#%@` \n\t${}"), max_size=60))
 def test_no_file_breaks_load(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     file = tmp_path_factory.getbasetemp() / "fuzz.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.decide import Otherwise, Rule, RuleTable, decide, header_tags
@@ -90,6 +90,7 @@ tables = st.builds(RuleTable, st.lists(rules, max_size=4).map(tuple), st.builds(
 switches = st.frozensets(st.sampled_from("abcd"))
 
 
+@settings(deadline=None)
 @given(tables, instances, seens, switches, st.booleans())
 def test_every_instance_gets_one_decision_that_never_changes(
     table: RuleTable, one: Instance, seen: Seen, enabled: frozenset[str], dry_run: bool
@@ -102,6 +103,7 @@ def test_every_instance_gets_one_decision_that_never_changes(
     assert not dry_run or (decision.rule == "otherwise" and "dry run" in decision.reason)
 
 
+@settings(deadline=None)
 @given(tables, instances, seens, switches)
 def test_the_first_rule_that_is_true_and_can_send_wins(
     table: RuleTable, one: Instance, seen: Seen, enabled: frozenset[str]
@@ -115,6 +117,7 @@ def test_the_first_rule_that_is_true_and_can_send_wins(
     assert decision.shadow == tuple((rule.name, rule.send) for rule in before if rule.shadow)
 
 
+@settings(deadline=None)
 @given(conditions, conditions, instances, seens)
 def test_logic_has_three_values(p: c.Condition, q: c.Condition, one: Instance, seen: Seen) -> None:
     facts = c.Facts(one, seen)
@@ -127,6 +130,7 @@ def test_logic_has_three_values(p: c.Condition, q: c.Condition, one: Instance, s
     assert c.AnyOf((p,)).holds(facts) is a
 
 
+@settings(deadline=None)
 @given(instances, headers, st.sampled_from(["none", "undecodable", "unparseable", "failed"]), comparisons, names)
 def test_without_a_prediction_nothing_about_it_is_true_or_false(
     one: Instance, header: Any, pixels: Any, comparison: c.Comparison, classes: frozenset[str]
@@ -137,6 +141,7 @@ def test_without_a_prediction_nothing_about_it_is_true_or_false(
     assert {condition.holds(facts) for condition in (*asked, *map(c.Not, asked))} == {None}
 
 
+@settings(deadline=None)
 @given(tables, instances, seens, switches)
 def test_a_reason_never_holds_a_value_from_the_header(
     table: RuleTable, one: Instance, seen: Seen, enabled: frozenset[str]
@@ -146,6 +151,7 @@ def test_a_reason_never_holds_a_value_from_the_header(
     assert "Zq" not in decide(table, one, hidden, enabled=enabled).reason
 
 
+@settings(deadline=None)
 @given(tables, instances, seens, switches)
 def test_the_elements_that_are_not_asked_for_change_nothing(
     table: RuleTable, one: Instance, seen: Seen, enabled: frozenset[str]

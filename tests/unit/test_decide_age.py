@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.decide.age import ACQUISITION_DATE, BIRTH_DATE, CONTENT_DATE, PATIENT_AGE, STUDY_DATE, age_at_study
@@ -121,6 +121,7 @@ def completed_years(born: date, studied: date) -> int:
     return studied.year - born.year - ((studied.month, studied.day) < (born.month, born.day))
 
 
+@settings(deadline=None)
 @given(st.dates(date(1990, 1, 1), date(2024, 12, 31)), st.dates(date(1990, 1, 1), date(2024, 12, 31)))
 def test_the_calendar_counts_the_years(one: date, other: date) -> None:
     born, studied = sorted((one, other))
