@@ -74,7 +74,7 @@ def _abroad(calibration: Calibration, foreign: Foreign) -> dict[str, Any]:
         "n": len(top),
         "right": round(float(right.mean()), 4),
         "answered": round(float(answered.mean()), 4),
-        "right_of_answered": round(float(right[answered].mean()), 4) if answered.any() else None,
+        "right_of_answered": round(float(right[answered].mean()), 4) if answered.any() else 0.0,
         "wrong_routes": {
             name: [int(((named == name) & (foreign.truth != i)).sum()), int((foreign.truth != i).sum())]
             for i, name in enumerate(CLASSES)
