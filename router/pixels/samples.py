@@ -116,13 +116,17 @@ def _settled(samples: NDArray[Any], depth: int, form: Layout, above: Above) -> N
         signed = samples.astype(f"i{width // 8}", copy=False)
         if spare and (above == "cut" or samples.dtype.kind == "u"):
             signed = (signed << spare) >> spare
+        if above != "clip":
+            return signed
         half = 1 << (form.stored - 1)
-        return np.clip(signed, -half, half - 1) if above == "clip" and form.stored < width else signed
+        clipped: NDArray[Any] = np.clip(signed, -half, half - 1)
+        return clipped
     unsigned = samples.astype(f"u{width // 8}", copy=False)
     if above == "keep" or form.stored == width:
         return unsigned
     most = unsigned.dtype.type((1 << form.stored) - 1)
-    return np.minimum(unsigned, most) if above == "clip" else unsigned & most
+    within: NDArray[Any] = np.minimum(unsigned, most) if above == "clip" else unsigned & most
+    return within
 
 
 def _bits(data_set: DataSet, form: Layout) -> NDArray[np.uint8]:

@@ -1,0 +1,399 @@
+"""From stored samples to the picture: polarity, windows, tables, padding, overlays, and what is refused."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from router.pixels import decode, decoders, grey_of, render
+from router.pixels.elements import EXPLICIT, IMPLICIT, UnparseableError, inflate
+from router.pixels.header import Layout, UndecodableError
+from router.pixels.images import load_image
+from router.pixels.prepare import prepare
+from router.pixels.wrap import ENCODERS, wrap_image
+
+NOTHING: frozenset[int] = frozenset()
+RNG = np.random.default_rng(7)
+
+
+def radiograph(top: int = 4096, shape: tuple[int, int] = (240, 180)) -> NDArray[np.uint16]:
+    """A bright limb on a dark ground, with noise, over the whole range."""
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]] / shape[1]
+    limb = np.exp(-((x - 0.5 - 0.1 * np.sin(5 * y)) ** 2) / 0.02) * (0.7 + 0.3 * np.sin(30 * y) ** 2)
+    noisy = limb * 0.95 + RNG.random(shape) * 0.04
+    return np.asarray(noisy / noisy.max() * (top - 1), np.uint16)
+
+
+GREY = radiograph()
+
+
+def changed(path: Path, **elements: Any) -> Path:
+    """The file with elements set, or taken away where None is given."""
+    data_set = pydicom.dcmread(path)
+    for keyword, value in elements.items():
+        if value is None:
+            delattr(data_set, keyword)
+        elif isinstance(value, tuple):
+            data_set.add_new(keyword, *value)
+        else:
+            setattr(data_set, keyword, value)
+    data_set.save_as(path)
+    return path
+
+
+def picture(path: Path, size: int = 96) -> NDArray[np.int16]:
+    found, seen = render(path, size, NOTHING)
+    assert found is not None, seen.reason
+    return found.astype(np.int16)
+
+
+def differ(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Mean difference of two pictures in grey values."""
+    return float(np.abs(one.astype(float) - other).mean())
+
+
+@pytest.mark.parametrize("modality", ["DX", "CR"])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, *ENCODERS])
+@pytest.mark.parametrize("grey", [GREY, (GREY >> 4).astype(np.uint8), GREY[:61, :47] * 15, GREY[:5, :3]])
+def test_what_is_wrapped_decodes_to_itself(tmp_path: Path, grey: NDArray[Any], syntax: str, modality: str) -> None:
+    path = wrap_image(grey, tmp_path / "a.dcm", transfer_syntax=syntax, modality=modality)
+    decoded = decode(path)
+    assert decoded.dtype == grey.dtype
+    assert np.array_equal(decoded, grey)
+
+
+def test_wrapped_instances_are_complete_and_only_seeds_repeat(tmp_path: Path) -> None:
+    one, other = (pydicom.dcmread(wrap_image(GREY, tmp_path / f"{n}.dcm", age="030Y")) for n in "ab")
+    assert one.SOPInstanceUID != other.SOPInstanceUID
+    assert one.PresentationIntentType == "FOR PRESENTATION"
+    assert one.PatientName.family_name == "PHANTOM"
+    assert int(one.StudyDate[:4]) - int(one.PatientBirthDate[:4]) in (29, 30)
+    for element in one:
+        assert len(element.tag.json_key) == 8
+    again = [pydicom.dcmread(wrap_image(GREY, tmp_path / "s.dcm", seed="x")).SOPInstanceUID for _ in range(2)]
+    assert again[0] == again[1]
+    with pytest.raises(ValueError):
+        wrap_image(GREY.astype(np.float32), tmp_path / "f.dcm")
+
+
+@pytest.mark.parametrize("syntax", [decoders.JPEG_2000_LOSSLESS, decoders.HTJ2K_LOSSLESS])
+def test_a_reduced_resolution_shows_the_same_picture(tmp_path: Path, syntax: str) -> None:
+    grey = np.array(Image.fromarray(GREY).resize((1400, 1900), Image.Resampling.BICUBIC), np.uint16)
+    grey[40:90, 40:300] = 4095
+    whole, seen = render(wrap_image(grey, tmp_path / "a.dcm"), 128, NOTHING)
+    reduced, also = render(wrap_image(grey, tmp_path / "b.dcm", transfer_syntax=syntax), 128, NOTHING)
+    assert whole is not None
+    assert reduced is not None
+    assert differ(whole, reduced) < 3
+    assert seen.facts.crop is not None
+    assert also.facts.crop is not None
+    assert max(abs(a - b) for a, b in zip(seen.facts.crop, also.facts.crop, strict=True)) <= 24
+
+
+def test_bone_is_white_whatever_the_polarity(tmp_path: Path) -> None:
+    white = picture(wrap_image(GREY, tmp_path / "a.dcm"))
+    black = wrap_image(4095 - GREY, tmp_path / "b.dcm")
+    changed(black, PhotometricInterpretation="MONOCHROME1")
+    assert differ(white, picture(black)) < 1
+    processing = wrap_image(4095 - GREY, tmp_path / "c.dcm")
+    changed(processing, PresentationIntentType="FOR PROCESSING", PixelIntensityRelationshipSign=1)
+    assert differ(white, picture(processing)) < 1
+    assert differ(white, picture(wrap_image(4095 - GREY, tmp_path / "d.dcm"))) > 60
+
+
+@pytest.mark.parametrize(
+    ("centre", "width"),
+    [(None, None), ("", ""), (900000, 10), (2048, 0), (2048, -5), ("nan", 4096), (1, 2), (2048, 4000000)],
+)
+def test_an_absent_or_senseless_window_gives_way_to_percentiles(tmp_path: Path, centre: Any, width: Any) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    good = picture(path)
+    data_set = pydicom.dcmread(path)
+    del data_set.WindowCenter, data_set.WindowWidth
+    if centre is not None:
+        for tag, value in ((0x00281050, centre), (0x00281051, width)):
+            data_set.add(pydicom.DataElement(tag, "LO", str(value)))
+    data_set.save_as(path)
+    found, seen = render(path, 96, NOTHING)
+    assert found is not None
+    assert seen.facts.window is not None
+    assert 0 <= seen.facts.window[0] < seen.facts.window[1] <= 4095
+    assert differ(good, found) < 12
+
+
+def test_a_window_and_its_function_are_applied(tmp_path: Path) -> None:
+    path = changed(wrap_image(GREY, tmp_path / "a.dcm"), WindowCenter=1000.0, WindowWidth=2001.0)
+    _, seen = render(path, 96, NOTHING)
+    assert seen.facts.window == (-0.5, 1999.5)
+    shown = grey_of(path).astype(float)
+    expected = np.clip((GREY.astype(float) + 0.5) / 2000, 0, 1) * 255
+    assert np.abs(shown - expected).max() <= 0.5
+    changed(path, VOILUTFunction="SIGMOID")
+    sigmoid = 255 / (1 + np.exp(-4 * (GREY.astype(float) - 1000) / 2001))
+    assert np.abs(grey_of(path) - sigmoid).max() <= 0.51
+    changed(path, WindowCenter=[99999.0, 1000.0], WindowWidth=[10.0, 2001.0], VOILUTFunction="LINEAR_EXACT")
+    exact = np.clip((GREY.astype(float) + 0.5) / 2001, 0, 1) * 255
+    assert np.abs(grey_of(path) - exact).max() <= 0.51
+
+
+def table(values: NDArray[Any], first: int = 0, bits: int = 16) -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(values) % 65536, first, bits])
+    item.add_new("LUTData", "OW", values.astype("<u2").tobytes())
+    return item
+
+
+def test_tables_replace_window_and_rescale(tmp_path: Path) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    square = (np.arange(4096) ** 2 // 256).astype(np.uint16)
+    changed(path, VOILUTSequence=Sequence([table(square)]), WindowCenter=None, WindowWidth=None)
+    expected = square[GREY].astype(float) / square.max() * 255
+    assert np.abs(grey_of(path) - expected).max() <= 0.51
+    modality = wrap_image(GREY, tmp_path / "b.dcm", modality="CR")
+    changed(modality, ModalityLUTSequence=Sequence([table(square, first=100)]), WindowCenter=32768, WindowWidth=65536)
+    expected = square[np.clip(GREY.astype(int) - 100, 0, 4095)] / 65535 * 255
+    assert np.abs(grey_of(modality) - expected).max() <= 0.51
+    rescaled = changed(wrap_image(GREY, tmp_path / "c.dcm"), RescaleSlope=-2, RescaleIntercept=100)
+    changed(rescaled, WindowCenter=-3995.5, WindowWidth=8191)
+    assert np.abs(grey_of(rescaled) - (255 - GREY / 4095 * 255)).max() < 1
+    short = table(square)
+    short.LUTData = short.LUTData[:100]
+    broken = changed(wrap_image(GREY, tmp_path / "d.dcm"), VOILUTSequence=Sequence([short]))
+    assert differ(picture(broken), picture(wrap_image(GREY, tmp_path / "e.dcm"))) == 0
+
+
+def test_padding_is_black_and_outside_the_crop(tmp_path: Path) -> None:
+    grey = GREY.copy() + 50
+    grey[:80] = 4095
+    path = changed(wrap_image(grey, tmp_path / "a.dcm"), PixelPaddingValue=("US", 4095))
+    _, seen = render(path, 96, NOTHING)
+    assert seen.facts.crop is not None
+    assert seen.facts.crop[0] >= 78
+    assert (grey_of(path)[:80] == 0).all()
+    changed(path, PixelPaddingValue=("US", 4000), PixelPaddingRangeLimit=("US", 4095))
+    assert (grey_of(path)[:80] == 0).all()
+    whole = changed(
+        wrap_image(grey, tmp_path / "b.dcm"), PixelPaddingValue=("US", 0), PixelPaddingRangeLimit=("US", 4200)
+    )
+    assert grey_of(whole).max() == 255
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_overlays_in_unused_bits_are_cut(tmp_path: Path, signed: bool) -> None:
+    marked = GREY.copy()
+    marked[10:200, 10:100] |= 0x8000
+    path = changed(wrap_image(marked, tmp_path / "a.dcm"), BitsStored=12, HighBit=11, PixelRepresentation=int(signed))
+    expected = ((GREY << 4).view(np.int16) >> 4) if signed else GREY
+    assert np.array_equal(decode(path), expected)
+
+
+def test_colour_becomes_luminance(tmp_path: Path) -> None:
+    rgb = RNG.integers(0, 256, (40, 30, 3), np.uint8)
+    path = changed(
+        wrap_image(rgb[..., 0], tmp_path / "a.dcm"), SamplesPerPixel=3, PhotometricInterpretation="RGB",
+        PlanarConfiguration=0, PixelData=rgb.tobytes(),
+    )  # fmt: skip
+    luminance = rgb @ np.array((0.299, 0.587, 0.114))
+    assert np.abs(grey_of(path) - luminance).max() < 2
+    assert np.array_equal(decode(path), rgb)
+    changed(path, PhotometricInterpretation="YBR_FULL")
+    assert np.array_equal(grey_of(path), rgb[..., 0])
+
+
+def test_only_the_first_frame_is_shown_and_all_are_counted(tmp_path: Path) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    alone = picture(path)
+    changed(path, NumberOfFrames=3, PixelData=GREY.tobytes() + bytes(2 * GREY.nbytes))
+    found, seen = render(path, 96, NOTHING)
+    assert found is not None
+    assert seen.facts.frames == 3
+    assert differ(alone, found) == 0
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"Rows": 481}, "cut short"),
+        ({"NumberOfFrames": 2}, "cut short"),
+        ({"BitsAllocated": 24}, "bits allocated"),
+        ({"BitsStored": 17}, "bits stored"),
+        ({"SamplesPerPixel": 3}, "do not belong together"),
+        ({"PhotometricInterpretation": "SECRET"}, "do not belong together"),
+        ({"Rows": None}, "no size"),
+        ({"PixelData": b""}, "cut short"),
+        ({"Rows": 65535, "Columns": 65535}, "larger than the limit"),
+    ],
+)
+def test_a_description_that_contradicts_itself_is_undecodable(
+    tmp_path: Path, elements: dict[str, Any], reason: str
+) -> None:
+    path = changed(wrap_image(GREY, tmp_path / "a.dcm"), **elements)
+    found, seen = render(path, 96, frozenset((0x00080060,)))
+    assert found is None
+    assert seen.pixels == "undecodable"
+    assert reason in seen.reason
+    assert "SECRET" not in repr(seen)
+    assert seen.header == {0x00080060: ("DX",)}
+    with pytest.raises(ValueError):
+        decode(path)
+
+
+@pytest.mark.parametrize("syntax", [s for s in ENCODERS if s != decoders.RLE])
+def test_a_codestream_of_another_size_or_cut_short_is_never_decoded(
+    tmp_path: Path, syntax: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm", transfer_syntax=syntax)
+    coded = pydicom.encaps.get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1)
+    for name in ("jpeg8_decode", "jpegls_decode", "jpeg2k_decode"):
+        monkeypatch.setattr(decoders.imagecodecs, name, None)
+    form = Layout(*GREY.shape, 1, 1, 16, 12, "u", 0, "MONOCHROME2")
+    decoder = decoders.DECODERS[syntax][1]
+    with pytest.raises(UndecodableError, match="cut short"):
+        decoder(coded[: len(coded) * 9 // 10], form, 0)
+    for rows, columns in ((GREY.shape[1], GREY.shape[0]), (GREY.shape[0] + 1, GREY.shape[1])):
+        with pytest.raises(UndecodableError, match="disagree about the size"):
+            decoder(coded, Layout(rows, columns, 1, 1, 16, 12, "u", 0, "MONOCHROME2"), 0)
+    with pytest.raises(UndecodableError, match="disagree about the components"):
+        decoder(coded, Layout(*GREY.shape, 3, 1, 16, 12, "u", 0, "RGB"), 0)
+    with pytest.raises(UndecodableError, match="disagree about the bits"):
+        decoder(coded, Layout(*GREY.shape, 1, 1, 8, 8, "u", 0, "MONOCHROME2"), 0)
+
+
+def test_whatever_a_decoder_raises_becomes_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm", transfer_syntax=decoders.RLE)
+
+    class PanicError(BaseException):
+        pass
+
+    for problem in (PanicError("PHANTOM"), RecursionError("PHANTOM"), MemoryError(), ZeroDivisionError()):
+
+        def fail(*given: Any, problem: BaseException = problem) -> None:
+            raise problem
+
+        monkeypatch.setitem(decoders.DECODERS, decoders.RLE, ("dicomrle", fail))
+        found, seen = render(path, 96, NOTHING)
+        assert found is None
+        assert seen.pixels == "undecodable"
+        assert seen.reason
+        assert "PHANTOM" not in seen.reason
+
+
+def test_header_values_are_bounded_trimmed_text(tmp_path: Path) -> None:
+    path = changed(
+        wrap_image(GREY, tmp_path / "a.dcm", age="004M"),
+        SpecificCharacterSet="ISO_IR 192",
+        SeriesDescription=" Handgelenk á ",
+        BodyPartExamined="",
+        ImageComments="x" * 9000,
+        OtherPatientNames=["a^b", "c"],
+        AnatomicRegionSequence=Sequence([Dataset()]),
+        PixelAspectRatio=list(range(100)),
+        FrameAcquisitionDuration=0.5,
+    )
+    tags = {
+        0x00101010: ("004M",),
+        0x0008103E: ("Handgelenk á",),
+        0x00180015: (),
+        0x00204000: ("x" * 256,),
+        0x00101001: ("a^b", "c"),
+        0x00082218: ("",),
+        0x00280034: tuple(str(n) for n in range(64)),
+        0x00189220: ("0.5",),
+        0x00280010: ("240",),
+        0x00020010: (EXPLICIT,),
+        0x7FE00010: ("",),
+    }
+    _, seen = render(path, 96, frozenset(tags) | {0x00100030, 0x00104000})
+    assert {tag: seen.header[tag] for tag in tags} == tags
+    assert 0x00104000 not in seen.header
+
+
+def test_what_lies_behind_a_break_is_unreadable_not_absent(tmp_path: Path) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    content = path.read_bytes()
+    at = content.index(struct.pack("<HH", 0x0010, 0x0020))
+    path.write_bytes(content[: at + 12])
+    found, seen = render(path, 96, frozenset((0x00080060, 0x00101010)))
+    assert found is None
+    assert seen.pixels == "unparseable"
+    assert seen.header == {0x00080060: ("DX",), 0x00101010: None}
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(128) + b"DICM", b"\x89PNG" * 60, bytes(5000), b"{}" * 999])
+def test_what_is_no_dicom_is_unparseable(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(content)
+    found, seen = render(path, 96, frozenset((0x00080060,)))
+    assert found is None
+    assert seen.pixels == "unparseable"
+    assert seen.header == {0x00080060: None}
+    assert render(tmp_path / "missing.dcm", 96, NOTHING)[1].pixels == "unparseable"
+
+
+def test_a_deflated_bomb_stops_at_its_limit(tmp_path: Path) -> None:
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = b"".join(deflater.compress(bytes(1 << 20)) for _ in range(80)) + deflater.flush()
+    (tmp_path / "bomb").write_bytes(bomb)
+    with (tmp_path / "bomb").open("rb") as stream, pytest.raises(UnparseableError, match="beyond the limit"):
+        inflate(stream)
+
+
+def test_deep_nesting_costs_no_stack(tmp_path: Path) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    content = path.read_bytes()
+    at = content.index(struct.pack("<HH", 0x0010, 0x0010))
+    opening = struct.pack("<HH2sHL", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
+    closing = struct.pack("<HHL", 0xFFFE, 0xE00D, 0) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    path.write_bytes(content[:at] + opening * 3000 + closing * 3000 + content[at:])
+    _, seen = render(path, 96, frozenset((0x00081140, 0x00100020)))
+    assert seen.pixels == "decoded"
+    assert seen.header[0x00081140] == ("",)
+    path.write_bytes(content[:at] + opening * 3000 + content[at:])
+    assert render(path, 96, NOTHING)[1].pixels == "unparseable"
+
+
+def test_the_picture_is_what_prepare_makes_of_the_grey_image(tmp_path: Path) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    expected, crop = prepare(grey_of(path), size=200)
+    found, seen = render(path, 200, NOTHING)
+    assert found is not None
+    assert np.array_equal(found, expected)
+    assert seen.facts.crop == crop
+    assert (seen.facts.rows, seen.facts.columns, seen.facts.frames) == (240, 180, 1)
+
+
+def test_pictures_in_files_are_grey_of_8_or_16_bits(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    assert np.array_equal(load_image(tmp_path / "a.png"), GREY)
+    eight = (GREY >> 4).astype(np.uint8)
+    Image.fromarray(np.dstack([eight] * 3 + [np.full_like(eight, 255)])).save(tmp_path / "b.png")
+    found = load_image(tmp_path / "b.png")
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, eight)
+    Image.fromarray(eight).save(tmp_path / "c.jpg", quality=95)
+    assert differ(load_image(tmp_path / "c.jpg"), eight) < 3
+    for name, content in (("d.png", b"PHANTOM"), ("e.png", (tmp_path / "a.png").read_bytes()[:3000])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"neither a PNG nor a JPEG|damaged"):
+            load_image(tmp_path / name)
+    with pytest.raises(OSError):
+        load_image(tmp_path / "missing.png")
+
+
+def test_a_picture_beyond_the_limit_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    monkeypatch.setattr("router.pixels.images.MOST_PIXELS", GREY.size - 1)
+    with pytest.raises(ValueError, match="larger than the limit"):
+        load_image(tmp_path / "a.png")
