@@ -35,11 +35,12 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from router.cli.train import choose_items, failing
+    from router.cli.train import check_device, choose_items, failing
     from router.training.evaluate import evaluate, read_model, write_predictions
     from router.training.report import write_report
 
     with failing():
+        check_device(device)
         everything = choose_items(folder, manifest, root, any_split=True)
         scored, which = _split(everything, split)
         loaded = read_model(model or _own(), device)

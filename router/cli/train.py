@@ -39,10 +39,14 @@ def command(
     console = Console(stderr=True)
     with failing():
         from router.training.data import DataError, deal
+        from router.training.networks import NAMES
         from router.training.train import RECIPES, train, with_overrides
 
-        if recipe not in RECIPES:
-            _wrong(f"--recipe {recipe}: one of {', '.join(RECIPES)}")
+        choose("--recipe", recipe, tuple(RECIPES))
+        choose("--network", network or NAMES[0], NAMES)
+        check_device(device)
+        if weights and not weights.is_file():
+            _wrong(f"--weights {weights}: no such file")
         chosen = with_overrides(RECIPES[recipe], network=network, size=size, epochs=epochs, seed=seed)
         items = deal(choose_items(folder, manifest, root), seed=chosen.seed)
         if not any(item.split == "val" for item in items):
@@ -63,6 +67,8 @@ def command(
 @contextmanager
 def failing() -> Iterator[None]:
     """Errors that a person can mend end the command in one line and code 1."""
+    from safetensors import SafetensorError
+
     from router.model.card import CardError
     from router.training.data import DataError
     from router.training.networks import NetworkError
@@ -75,7 +81,7 @@ def failing() -> Iterator[None]:
         line = str(error)
     except OSError as error:
         line = f"{error.filename or ''}: {error.strerror or type(error).__name__}".removeprefix(": ")
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0][:200] or type(error).__name__
     else:
         return
@@ -86,6 +92,21 @@ def failing() -> Iterator[None]:
 def _wrong(line: str) -> None:
     print(f"error: {line}", file=sys.stderr)
     raise typer.Exit(2)
+
+
+def choose(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """End the command with code 2 where the value is none of those allowed."""
+    if value not in allowed:
+        _wrong(f"{option} {value}: one of {', '.join(allowed)}")
+
+
+def check_device(device: str) -> None:
+    """End the command with code 2 where there is no such device here."""
+    import torch
+
+    choose("--device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        _wrong("--device cuda: torch finds no CUDA device here; use auto or cpu")
 
 
 def choose_items(

@@ -172,6 +172,10 @@ def test_train_then_evaluate_from_the_command_line(tmp_path: Path, run: Callable
         (["train", "--folder", "x", "--root", "y"], 2, "--root goes with --manifest"),
         (["train", "--folder", "nowhere"], 1, "no such folder"),
         (["train", "--folder", "x", "--recipe", "secret"], 2, "one of paper, shipped"),
+        (["train", "--folder", "x", "--network", "vgg"], 2, "--network vgg: one of mobilenet_v1"),
+        (["train", "--folder", "x", "--device", "tpu"], 2, "one of auto, cpu, cuda"),
+        (["train", "--folder", "x", "--weights", "none"], 2, "--weights none: no such file"),
+        (["evaluate", "--folder", "x", "--device", "tpu"], 2, "one of auto, cpu, cuda"),
         (["evaluate", "--manifest", "missing.csv"], 1, "not readable as CSV"),
     ],
 )
@@ -180,6 +184,14 @@ def test_wrong_use_is_one_line(run: Callable[..., Any], arguments: list[str], co
     assert result.exit_code == code
     assert line in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+def test_weights_that_are_none_are_one_line(tmp_path: Path, run: Callable[..., Any]) -> None:
+    manifest = make_set(tmp_path, 12)
+    (tmp_path / "w").write_bytes(b"not weights")
+    result = run("train", "--manifest", manifest, "--size", 32, "--weights", tmp_path / "w", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert result.output.strip().splitlines()[-1].startswith("error: ")
 
 
 def test_evaluate_without_such_a_split_or_card(tmp_path: Path, run: Callable[..., Any]) -> None:
