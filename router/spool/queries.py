@@ -18,14 +18,16 @@ Connection = sa.Connection
 def next_due(connection: Connection, to: str) -> float | None:
     """When the next open delivery to a destination may be claimed; None when there is none (or all are held)."""
     query = sa.select(sa.func.min(delivery.c.ready_at)).where(
-        delivery.c.destination == to, delivery.c.state == schema.OPEN
+        delivery.c.destination == to, delivery.c.state == schema.OPEN, delivery.c.ready_at < schema.FOR_GOOD
     )
     value = connection.execute(query).scalar()
     return None if value is None else float(value)
 
 
 def next_instance_due(connection: Connection) -> float | None:
-    query = sa.select(sa.func.min(instance.c.ready_at)).where(instance.c.state == schema.NEW)
+    query = sa.select(sa.func.min(instance.c.ready_at)).where(
+        instance.c.state == schema.NEW, instance.c.ready_at < schema.FOR_GOOD
+    )
     value = connection.execute(query).scalar()
     return None if value is None else float(value)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -58,7 +58,7 @@ class Spool:
             return True
         with self._pressure:
             while not self._has_room():
-                if not self._drop_finished(time.time(), 64):
+                if not self._drop_finished(math.inf, 64):
                     return False
         return True
 
@@ -121,8 +121,7 @@ class Spool:
     def release_instance(self, claim: Claim, *, after: float = 0.0, forget_try: bool = False) -> None:
         """Give a claim back, to be claimed again after so many seconds."""
         instance_id, token = claim.instance.id, claim.token
-        at = time.time() + after if after else 0.0
-        self._run(lambda c: transactions.release_instance(c, instance_id, token, at, forget_try=forget_try))
+        self._run(lambda c: transactions.release_instance(c, instance_id, token, after, forget_try=forget_try))
         self.signals.set(INSTANCES)
 
     # -- forward ---------------------------------------------------------------------------------------------------
@@ -151,10 +150,9 @@ class Spool:
         buriable: bool = False,
     ) -> Future[bool]:  # fmt: skip
         """Owe it again after so many seconds."""
-        at = time.time() + after if after else 0.0
         return self._writing().submit(
             lambda c: transactions.retry_delivery(
-                c, one.id, one.token, at, reason, status, tried=tried, buriable=buriable
+                c, one.id, one.token, after, reason, status, tried=tried, buriable=buriable
             ),
             insist=True,
         )
@@ -252,7 +250,7 @@ class Spool:
     def wipe(self) -> int:
         """Remove every blob that no open or buried delivery needs, whatever `keep` says; returns how many."""
         removed = 0
-        while count := self._drop_finished(time.time(), BATCH):
+        while count := self._drop_finished(math.inf, BATCH):
             removed += count
         self.event("wiped", removed=removed)
         return removed
@@ -305,7 +303,7 @@ class Spool:
         return next(self._tokens)
 
     def _claim_end(self) -> float:
-        return transactions.FOR_GOOD
+        return schema.FOR_GOOD
 
     def _writing(self) -> Writer:
         if self._writer is None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from router.flow import Decision, Instance, Seen
-from router.spool import schema
+from router.spool import clock, schema
 from router.spool.rows import values_of, values_of_decision
 
 Connection = sa.Connection
@@ -18,15 +17,12 @@ instance, delivery, destination, event, owner = (
     schema.instance, schema.delivery, schema.destination, schema.event, schema.owner,
 )  # fmt: skip
 
-FOR_GOOD = 1e18
-"""The end of a claim that ends with its owner's start (SQLite: the folder's lock says that no owner is left)."""
-
 
 def new_start(connection: Connection) -> int:
     """Number a start of a node, and free what earlier starts held."""
-    number = connection.execute(owner.insert().values(at=time.time()).returning(owner.c.start)).scalar_one()
+    number = connection.execute(owner.insert().values(at=clock.now(connection)).returning(owner.c.start)).scalar_one()
     for table, state in ((instance, schema.NEW), (delivery, schema.OPEN)):
-        held = (table.c.state == state) & (table.c.ready_at >= FOR_GOOD)
+        held = (table.c.state == state) & (table.c.ready_at >= schema.FOR_GOOD)
         connection.execute(table.update().where(held).values(ready_at=0, token=0))
     return int(number)
 
@@ -36,7 +32,7 @@ def add_event(
 ) -> None:
     connection.execute(
         event.insert().values(
-            at=time.time(), kind=kind, instance_id=instance_id, destination=to,
+            at=clock.now(connection), kind=kind, instance_id=instance_id, destination=to,
             detail=json.dumps(detail) if detail else "",
         )
     )  # fmt: skip
@@ -61,7 +57,7 @@ def merge(connection: Connection, new: Instance, into: str) -> bool:
 def claim_instances(connection: Connection, limit: int, token: int, until: float) -> list[Any]:
     due = (
         sa.select(instance.c.id)
-        .where(instance.c.state == schema.NEW, instance.c.ready_at <= time.time())
+        .where(instance.c.state == schema.NEW, instance.c.ready_at <= clock.now(connection))
         .order_by(instance.c.ready_at, instance.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -75,12 +71,17 @@ def claim_instances(connection: Connection, limit: int, token: int, until: float
     return sorted(connection.execute(claimed), key=lambda row: str(row.id))
 
 
-def release_instance(connection: Connection, instance_id: str, token: int, at: float, *, forget_try: bool) -> None:
+def release_instance(connection: Connection, instance_id: str, token: int, after: float, *, forget_try: bool) -> None:
     connection.execute(
         instance.update()
         .where(instance.c.id == instance_id, instance.c.token == token, instance.c.state == schema.NEW)
-        .values(token=0, ready_at=at, tries=instance.c.tries - int(forget_try))
+        .values(token=0, ready_at=_in(connection, after), tries=instance.c.tries - int(forget_try))
     )
+
+
+def _in(connection: Connection, seconds: float) -> float:
+    """`ready_at` of work that may be claimed after so many seconds."""
+    return clock.now(connection) + seconds if seconds else 0.0
 
 
 def record(
@@ -95,15 +96,16 @@ def record(
 
     The second value names destinations whose own limit was reached: theirs is buried at once.
     """
-    now = time.time()
-    owed = _not_owed_yet(connection, instance_id, decision.destinations)
-    state = schema.DECIDED if owed else schema.FINISHED
+    now = clock.now(connection)
+    already = _owed_already(connection, instance_id)
+    owed = [name for name in decision.destinations if name not in already]
+    finished = not owed and not already
     changed = connection.execute(
         instance.update()
         .where(instance.c.id == instance_id, instance.c.token == token, instance.c.state == schema.NEW)
         .values(
-            **values_of_decision(seen, decision), state=state, token=0, ready_at=0, decided_at=now,
-            finished_at=None if owed else now,
+            **values_of_decision(seen, decision), state=schema.FINISHED if finished else schema.DECIDED, token=0,
+            ready_at=0, decided_at=now, finished_at=now if finished else None,
         )
     ).rowcount  # fmt: skip
     if not changed:
@@ -125,13 +127,12 @@ def record(
     return True, full
 
 
-def _not_owed_yet(connection: Connection, instance_id: str, names: Sequence[str]) -> list[str]:
+def _owed_already(connection: Connection, instance_id: str) -> set[str]:
     """A new decision by a person must not owe twice what an older one still owes."""
     query = sa.select(delivery.c.destination).where(
         delivery.c.instance_id == instance_id, delivery.c.state.in_((schema.OPEN, schema.BURIED))
     )
-    already = set(connection.execute(query).scalars())
-    return [name for name in names if name not in already]
+    return set(connection.execute(query).scalars())
 
 
 def _is_full(connection: Connection, name: str, limit: int | None) -> bool:
@@ -148,7 +149,7 @@ def _still_times(connection: Connection, now: float) -> dict[str, float]:
 
 def claim_deliveries(connection: Connection, to: str, limit: int, token: int, until: float) -> list[Any]:
     """Rows of delivery and instance together, with `owed_since` moved on by the time that nothing was tried."""
-    now = time.time()
+    now = clock.now(connection)
     due = (
         sa.select(delivery.c.id)
         .where(delivery.c.destination == to, delivery.c.state == schema.OPEN, delivery.c.ready_at <= now)
@@ -173,7 +174,7 @@ def close_delivery(
     connection: Connection, delivery_id: int, token: int, state: str, reason: str, status: int | None
 ) -> bool:
     """Done, buried or skipped; and the instance is finished with its last open or buried delivery."""
-    now = time.time()
+    now = clock.now(connection)
     row = connection.execute(
         delivery.update()
         .where(delivery.c.id == delivery_id, delivery.c.token == token, delivery.c.state == schema.OPEN)
@@ -201,15 +202,15 @@ def finish_if_last(connection: Connection, instance_id: str, now: float) -> None
 
 
 def retry_delivery(
-    connection: Connection, delivery_id: int, token: int, at: float, reason: str, status: int | None, *,
+    connection: Connection, delivery_id: int, token: int, after: float, reason: str, status: int | None, *,
     tried: bool, buriable: bool,
 ) -> bool:  # fmt: skip
-    """Owed again from `at` on. `tried` and `buriable` say which counters grow."""
+    """Owed again after so many seconds. `tried` and `buriable` say which counters grow."""
     changed = connection.execute(
         delivery.update()
         .where(delivery.c.id == delivery_id, delivery.c.token == token, delivery.c.state == schema.OPEN)
         .values(
-            token=0, ready_at=at, reason=reason, status=status, tries=delivery.c.tries + int(tried),
+            token=0, ready_at=_in(connection, after), reason=reason, status=status, tries=delivery.c.tries + int(tried),
             buriable_tries=delivery.c.buriable_tries + int(buriable),
         )
     ).rowcount  # fmt: skip
@@ -218,7 +219,7 @@ def retry_delivery(
 
 def set_destination(connection: Connection, name: str, **changes: Any) -> None:
     """Change pause or circuit, and keep account of the time during which nothing is tried."""
-    now = time.time()
+    now = clock.now(connection)
     row = connection.execute(sa.select(destination).where(destination.c.name == name)).one_or_none()
     if row is None:
         connection.execute(destination.insert().values(name=name))
@@ -236,17 +237,17 @@ def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> li
     chosen = (
         delivery.c.id.in_(deliveries) & delivery.c.state.in_((schema.BURIED, schema.OPEN)) & (delivery.c.token == 0)
     )
+    now = clock.now(connection)
+    still = _still_times(connection, now)
     rows = connection.execute(
         delivery.update()
         .where(chosen)
-        .values(state=schema.OPEN, ready_at=0, tries=0, buriable_tries=0, closed_at=None, owed_since=time.time())
-        .returning(delivery.c.instance_id, delivery.c.destination)
+        .values(state=schema.OPEN, ready_at=0, tries=0, buriable_tries=0, closed_at=None, owed_since=now)
+        .returning(delivery.c.id, delivery.c.instance_id, delivery.c.destination)
     ).all()
     for row in rows:
         connection.execute(
-            instance.update()
-            .where(instance.c.id == row.instance_id, instance.c.state == schema.FINISHED)
-            .values(state=schema.DECIDED, finished_at=None)
+            delivery.update().where(delivery.c.id == row.id).values(stood_still=still.get(row.destination, 0.0))
         )
         add_event(connection, "retried by a person", row.instance_id, row.destination, who=who)
     return [row.destination for row in rows]
@@ -257,7 +258,7 @@ def discard(connection: Connection, deliveries: Sequence[int], who: str) -> int:
     chosen = (
         delivery.c.id.in_(deliveries) & delivery.c.state.in_((schema.BURIED, schema.OPEN)) & (delivery.c.token == 0)
     )
-    now = time.time()
+    now = clock.now(connection)
     rows = connection.execute(
         delivery.update()
         .where(chosen)

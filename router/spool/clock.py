@@ -1,0 +1,14 @@
+"""The clock that claims, retries and retention go by: one for all who share a database."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+
+
+def now(connection: sa.Connection) -> float:
+    """Unix time in seconds: this machine's for SQLite, the server's for PostgreSQL (its holders may differ)."""
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())

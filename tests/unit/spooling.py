@@ -1,0 +1,78 @@
+"""What the tests of the spool share: callers, small instances, answers of inference, decisions, a clock to turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from router.config.settings import SpoolSettings
+from router.flow import Caller, Decision, Instance, Seen
+from router.spool import Accepted, Blob, Claim, Spool, clock
+
+HEADER = b"a header of ours;"
+SEEN = Seen("none", reason="no pixel data")
+CALLERS = (Caller("XRAY_1", "ROUTER", "10.0.0.1"), Caller("XRAY_2", "ROUTER", "10.0.0.2"))
+
+
+def settings_of(path: Path, database: str = "sqlite", **changes: float) -> SpoolSettings:
+    return SpoolSettings(path=path, database=database, **({"reserve": 0} | changes))  # type: ignore[arg-type]
+
+
+def sealed(spool: Spool, data: bytes) -> Blob:
+    """A blob in two fragments, synced and named."""
+    blob = spool.begin(HEADER)
+    half = len(data) // 2
+    blob.write(memoryview(data[:half]))
+    blob.write(memoryview(data[half:]))
+    blob.seal()
+    return blob
+
+
+def instance_for(blob: Blob, uid: str = "1.2.3", caller: Caller = CALLERS[0], at: float = 1.0) -> Instance:
+    return Instance(
+        id=blob.id, received_at=at, caller=caller, sop_class="1.2.840.10008.5.1.4.1.1.1.1", sop_instance=uid,
+        transfer_syntax="1.2.840.10008.1.2.1", offset=blob.offset, size=blob.size, digest=blob.digest(),
+    )  # fmt: skip
+
+
+def accept(spool: Spool, data: bytes = b"pixels", uid: str = "1.2.3", caller: Caller = CALLERS[0]) -> Accepted:
+    blob = sealed(spool, data)
+    return spool.accept(blob, instance_for(blob, uid, caller))
+
+
+def decision(*destinations: str) -> Decision:
+    return Decision("a rule", destinations, "a rule: class is spine", discard=not destinations)
+
+
+def decide(spool: Spool, *destinations: str, **limits: int | None) -> Claim:
+    """Claim the one instance that waits and record its decision."""
+    (claim,) = spool.claim_instances(1)
+    assert spool.record(claim, SEEN, decision(*destinations), limits).result()
+    return claim
+
+
+def files(root: Path) -> set[str]:
+    return {path.name for path in (root / "blobs").rglob("*") if path.is_file()}
+
+
+@dataclass
+class Clock:
+    """Stands until it is turned."""
+
+    at: float = 1_000_000.0
+
+    def turn(self, seconds: float) -> None:
+        self.at += seconds
+
+
+@contextmanager
+def turned_by_hand() -> Iterator[Clock]:
+    """The spool goes by the clock that is given out."""
+    hands = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "now", lambda _: hands.at)
+        yield hands

@@ -1,0 +1,399 @@
+"""The spool against a model of a few dictionaries: whatever is done in whatever order, both say the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from router.flow import Caller, Delivery
+from router.spool import BURIED, DISCARDED, DONE, OPEN, SKIPPED, Claim, Spool, open_spool
+from router.spool.schema import DECIDED, FINISHED, GONE, NEW
+from tests.unit.spooling import (
+    CALLERS,
+    HEADER,
+    SEEN,
+    decision,
+    files,
+    instance_for,
+    sealed,
+    settings_of,
+    turned_by_hand,
+)
+
+DESTINATIONS = ("chest-ai", "spine-ai", "catch-all")
+KEEP, KEEP_RECORDS = 100.0, 1000.0
+LIMIT = 2
+IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+@dataclass
+class Row:
+    """What the model knows of an instance."""
+
+    uid: str
+    data: bytes
+    caller: Caller
+    state: str = NEW
+    ready_at: float = 0.0
+    token: int = 0
+    tries: int = 0
+    finished_at: float = 0.0
+
+
+@dataclass
+class Owed:
+    """What the model knows of a delivery."""
+
+    instance_id: str
+    destination: str
+    owed_since: float
+    state: str = OPEN
+    ready_at: float = 0.0
+    token: int = 0
+    tries: int = 0
+    buriable: int = 0
+
+
+@dataclass
+class Door:
+    """A destination: paused, circuit open, and the seconds during which it was either."""
+
+    paused: bool = False
+    circuit: float = 0.0
+    still: list[tuple[float, float]] = field(default_factory=list)
+    since: float | None = None
+
+    def changed(self, now: float) -> None:
+        still = self.paused or self.circuit > 0
+        if still and self.since is None:
+            self.since = now
+        elif not still and self.since is not None:
+            self.still.append((self.since, now))
+            self.since = None
+
+    def still_after(self, start: float, now: float) -> float:
+        spans = [*self.still, *([(self.since, now)] if self.since is not None else [])]
+        return sum(max(0.0, end - max(begin, start)) for begin, end in spans)
+
+
+class SpoolMachine(RuleBasedStateMachine):
+    """Rules do one thing to both and compare what was answered; the invariant compares all that is kept."""
+
+    accepted = Bundle("accepted")
+    claims = Bundle("claims")
+    held = Bundle("held")
+
+    def __init__(self, database: str = "sqlite") -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="spool model ", dir=IN_MEMORY))
+        self.settings = settings_of(self.root / "spool", database, keep=KEEP, keep_records=KEEP_RECORDS)
+        self.stack = ExitStack()
+        self.clock = self.stack.enter_context(turned_by_hand())
+        self.spool: Spool = open_spool(self.settings)
+        self.rows: dict[str, Row] = {}
+        self.owed: dict[int, Owed] = {}
+        self.doors = {name: Door() for name in DESTINATIONS}
+
+    def teardown(self) -> None:
+        self.spool.close()
+        self.stack.close()
+        shutil.rmtree(self.root)
+
+    # -- receive
+
+    @initialize(target=accepted)
+    def first(self) -> Any:
+        return self._accept("1.1", b"a", CALLERS[0])
+
+    @rule(
+        target=accepted,
+        uid=st.sampled_from(["1.1", "1.2"]),
+        data=st.sampled_from([b"a", b"ab" * 50]),
+        caller=st.sampled_from(CALLERS),
+    )
+    def accept(self, uid: str, data: bytes, caller: Caller) -> Any:
+        return self._accept(uid, data, caller)
+
+    def _accept(self, uid: str, data: bytes, caller: Caller) -> Any:
+        blob = sealed(self.spool, data)
+        result = self.spool.accept(blob, instance_for(blob, uid, caller))
+        equal = [
+            key for key, row in self.rows.items()
+            if (row.uid, row.data, row.caller) == (uid, data, caller) and self._has_open_work(key)
+        ]  # fmt: skip
+        assert result.merged == bool(equal)
+        if result.merged:
+            assert result.instance_id in equal
+            return multiple()
+        assert result.instance_id == blob.id
+        self.rows[blob.id] = Row(uid, data, caller)
+        return blob.id
+
+    def _has_open_work(self, key: str) -> bool:
+        return self.rows[key].state == NEW or any(o.state == OPEN for o in self._owed_of(key))
+
+    @rule()
+    def abandon_a_blob(self) -> None:
+        blob = self.spool.begin(HEADER)
+        blob.write(memoryview(b"half of it"))
+        blob.discard()
+
+    @rule(data=st.booleans())
+    def crash_between_blob_and_row(self, data: bool) -> None:
+        """Leaves a blob, whole or half, without a row; gone after the next start."""
+        blob = self.spool.begin(HEADER)
+        if data:
+            blob.seal()
+        self._reopen()
+
+    # -- classify
+
+    @rule(target=claims, limit=st.integers(1, 3))
+    def claim_instances(self, limit: int) -> Any:
+        due = [key for key, row in self.rows.items() if row.state == NEW and row.ready_at <= self.clock.at]
+        due.sort(key=lambda key: (self.rows[key].ready_at, key))
+        got = self.spool.claim_instances(limit)
+        assert [claim.instance.id for claim in got] == sorted(due[:limit])
+        for claim in got:
+            row = self.rows[claim.instance.id]
+            assert claim.tries == row.tries
+            assert claim.path.read_bytes() == HEADER + row.data
+            row.tries, row.token, row.ready_at = row.tries + 1, claim.token, float("inf")
+        return multiple(*got)
+
+    @rule(claim=consumes(claims) | claims, to=st.lists(st.sampled_from(DESTINATIONS), max_size=3, unique=True))
+    def record(self, claim: Claim, to: list[str]) -> None:
+        limits = {"spine-ai": LIMIT}
+        ours = self._is_ours(claim)
+        before = set(self.owed)
+        assert self.spool.record(claim, SEEN, decision(*to), limits).result() == ours
+        new = [row for row in self._stored_deliveries() if row["id"] not in before]
+        if not ours:
+            assert not new
+            return
+        row, key = self.rows[claim.instance.id], claim.instance.id
+        already = {o.destination for o in self._owed_of(key) if o.state in (OPEN, BURIED)}
+        expected = [name for name in to if name not in already]
+        assert sorted(one["destination"] for one in new) == sorted(expected)
+        for one in new:
+            name = one["destination"]
+            is_full = name in limits and self._open_to(name) >= LIMIT
+            self.owed[one["id"]] = Owed(key, name, self.clock.at, BURIED if is_full else OPEN)
+        row.state, row.token, row.ready_at = DECIDED, 0, 0.0
+        self._finish_if_last(key)
+
+    @rule(claim=consumes(claims) | claims, after=st.sampled_from([0.0, 5.0]), forget=st.booleans())
+    def release(self, claim: Claim, after: float, forget: bool) -> None:
+        self.spool.release_instance(claim, after=after, forget_try=forget)
+        if self._is_ours(claim):
+            row = self.rows[claim.instance.id]
+            row.token, row.ready_at = 0, self.clock.at + after if after else 0.0
+            row.tries -= forget
+
+    def _is_ours(self, claim: Claim) -> bool:
+        row = self.rows.get(claim.instance.id)
+        return row is not None and row.token == claim.token and row.state == NEW
+
+    # -- forward
+
+    @rule(target=held, to=st.sampled_from(DESTINATIONS), limit=st.integers(1, 3))
+    def claim_deliveries(self, to: str, limit: int) -> Any:
+        due = [
+            k for k, o in self.owed.items() if (o.destination, o.state) == (to, OPEN) and o.ready_at <= self.clock.at
+        ]
+        due.sort(key=lambda key: (self.owed[key].ready_at, key))
+        got = self.spool.claim_deliveries(to, limit)
+        assert [one.id for one in got] == sorted(due[:limit])
+        for one in got:
+            o = self.owed[one.id]
+            assert (one.instance.id, one.destination, one.tries) == (o.instance_id, to, o.tries)
+            assert one.buriable_tries == o.buriable
+            assert one.path.read_bytes() == HEADER + self.rows[o.instance_id].data
+            still = self.doors[to].still_after(o.owed_since, self.clock.at)
+            assert one.owed_since == pytest.approx(o.owed_since + still)
+            o.token, o.ready_at = one.token, float("inf")
+        return multiple(*got)
+
+    @rule(one=consumes(held) | held, state=st.sampled_from([DONE, DONE, BURIED, SKIPPED]))
+    def close_delivery(self, one: Delivery, state: str) -> None:
+        ours = self._holds(one)
+        assert self.spool.close_delivery(one, state, "because", 0).result() == ours
+        if ours:
+            o = self.owed[one.id]
+            o.state, o.token, o.ready_at, o.tries = state, 0, 0.0, o.tries + 1
+            self._finish_if_last(o.instance_id)
+
+    @rule(one=consumes(held) | held, after=st.sampled_from([0.0, 7.0]), tried=st.booleans(), buriable=st.booleans())
+    def retry(self, one: Delivery, after: float, tried: bool, buriable: bool) -> None:
+        ours = self._holds(one)
+        assert self.spool.retry_delivery(one, after, "later", 0xA700, tried=tried, buriable=buriable).result() == ours
+        if ours:
+            o = self.owed[one.id]
+            o.token, o.ready_at = 0, self.clock.at + after if after else 0.0
+            o.tries, o.buriable = o.tries + tried, o.buriable + buriable
+
+    def _holds(self, one: Delivery) -> bool:
+        o = self.owed.get(one.id)
+        return o is not None and o.state == OPEN and o.token == one.token
+
+    @rule(name=st.sampled_from(DESTINATIONS), until=st.sampled_from([0.0, 50.0]))
+    def set_circuit(self, name: str, until: float) -> None:
+        self.spool.set_circuit(name, until, 3, "no answer")
+        self.doors[name].circuit = until
+        self.doors[name].changed(self.clock.at)
+
+    # -- people
+
+    @rule(name=st.sampled_from(DESTINATIONS), paused=st.booleans())
+    def pause_or_resume(self, name: str, paused: bool) -> None:
+        (self.spool.pause if paused else self.spool.resume)(name, "a person")
+        self.doors[name].paused = paused
+        self.doors[name].changed(self.clock.at)
+
+    @rule(data=st.data())
+    def retry_now(self, data: st.DataObject) -> None:
+        chosen = self._choose(data)
+        free = self._free(chosen)
+        assert self.spool.retry_now(chosen, "a person") == len(free)
+        for key in free:
+            o = self.owed[key]
+            self.owed[key] = replace(o, state=OPEN, ready_at=0.0, tries=0, buriable=0, owed_since=self.clock.at)
+
+    @rule(data=st.data())
+    def discard(self, data: st.DataObject) -> None:
+        chosen = self._choose(data)
+        free = self._free(chosen)
+        assert self.spool.discard(chosen, "a person") == len(free)
+        for key in free:
+            self.owed[key].state = DISCARDED
+            self._finish_if_last(self.owed[key].instance_id)
+
+    def _choose(self, data: st.DataObject) -> list[int]:
+        return data.draw(st.lists(st.sampled_from([0, *self.owed]), max_size=4, unique=True))
+
+    def _free(self, chosen: list[int]) -> list[int]:
+        found = [key for key in chosen if key in self.owed]
+        return [key for key in found if self.owed[key].state in (OPEN, BURIED) and self.owed[key].token == 0]
+
+    @rule(key=accepted)
+    def redecide(self, key: str) -> None:
+        row = self.rows.get(key)
+        possible = row is not None and row.state in (DECIDED, FINISHED)
+        assert self.spool.redecide(key, "a person") == possible
+        if row is not None and possible:
+            row.state, row.ready_at, row.token, row.tries = NEW, 0.0, 0, 0
+
+    # -- housekeeping
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, KEEP + 1, KEEP_RECORDS]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.turn(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        self._drop_finished(self.clock.at - KEEP)
+        for key in [
+            k for k, r in self.rows.items() if r.state == GONE and r.finished_at < self.clock.at - KEEP_RECORDS
+        ]:
+            del self.rows[key]
+            self.owed = {number: o for number, o in self.owed.items() if o.instance_id != key}
+        self.spool.sweep(self.clock.at)
+
+    @rule()
+    def wipe(self) -> None:
+        assert self.spool.wipe() == self._drop_finished(float("inf"))
+
+    def _drop_finished(self, before: float) -> int:
+        due = [row for row in self.rows.values() if row.state == FINISHED and row.finished_at < before]
+        for row in due:
+            row.state = GONE
+        return len(due)
+
+    @rule()
+    def stop_and_start(self) -> None:
+        self._reopen()
+
+    def _reopen(self) -> None:
+        self.spool.close()
+        self.spool = open_spool(self.settings)
+        for work in (*self.rows.values(), *self.owed.values()):
+            if work.ready_at == float("inf"):
+                work.ready_at, work.token = 0.0, 0
+
+    # -- the two side by side
+
+    @invariant()
+    def same_instances(self) -> None:
+        stored = {row["id"]: row for row in self.spool.instances(limit=1000)}
+        assert set(stored) == set(self.rows)
+        for key, row in self.rows.items():
+            kept = stored[key]
+            assert (kept["state"], kept["token"], kept["tries"]) == (row.state, row.token, row.tries)
+            assert kept["sop_instance"] == row.uid
+
+    @invariant()
+    def same_deliveries(self) -> None:
+        stored = {row["id"]: row for row in self._stored_deliveries()}
+        assert set(stored) == set(self.owed)
+        for key, o in self.owed.items():
+            kept = stored[key]
+            assert (kept["instance_id"], kept["destination"], kept["state"]) == (o.instance_id, o.destination, o.state)
+            assert (kept["tries"], kept["buriable_tries"], kept["token"]) == (o.tries, o.buriable, o.token)
+
+    @invariant()
+    def each_row_its_blob_and_each_blob_its_row(self) -> None:
+        kept = {key + ".dcm": row for key, row in self.rows.items() if row.state != GONE}
+        assert files(self.settings.path) == set(kept)
+        assert self.spool.counts().bytes == sum(len(row.data) for row in kept.values())
+
+    @invariant()
+    def same_counts(self) -> None:
+        counts = self.spool.counts()
+        assert counts.undecided == sum(row.state == NEW for row in self.rows.values())
+        for name, door in self.doors.items():
+            assert counts.open.get(name, 0) == self._open_to(name)
+            state = self.spool.destination_state(name)
+            assert (state.paused, state.circuit_until) == (door.paused, door.circuit)
+
+    @invariant()
+    def what_is_owed_keeps_its_blob(self) -> None:
+        for o in self.owed.values():
+            if o.state in (OPEN, BURIED):
+                assert self.rows[o.instance_id].state in (NEW, DECIDED)
+
+    @invariant()
+    def the_next_is_known(self) -> None:
+        for name in DESTINATIONS:
+            due = [o.ready_at for o in self.owed.values() if (o.destination, o.state) == (name, OPEN)]
+            free = [at for at in due if at != float("inf")]
+            assert self.spool.next_due(name) == (min(free) if free else None)
+
+    def _stored_deliveries(self) -> list[dict[str, Any]]:
+        return self.spool.deliveries(states=(OPEN, DONE, BURIED, SKIPPED, DISCARDED), limit=10_000)
+
+    def _owed_of(self, key: str) -> list[Owed]:
+        return [o for o in self.owed.values() if o.instance_id == key]
+
+    def _open_to(self, name: str) -> int:
+        return sum((o.destination, o.state) == (name, OPEN) for o in self.owed.values())
+
+    def _finish_if_last(self, key: str) -> None:
+        row = self.rows[key]
+        if row.state == DECIDED and not any(o.state in (OPEN, BURIED) for o in self._owed_of(key)):
+            row.state, row.finished_at = FINISHED, self.clock.at
+
+
+TestSpoolModel = SpoolMachine.TestCase
+TestSpoolModel.settings = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
