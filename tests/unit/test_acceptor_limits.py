@@ -216,6 +216,20 @@ def test_clients_that_stay_silent_on_the_tls_port_delay_nobody(identity: tuple[P
         assert all(peer.answers() == ["CLOSED"] for peer in silent)  # and ARTIM ends them
 
 
+def test_stopping_does_not_wait_for_a_handshake(identity: tuple[Path, Path]) -> None:
+    tls = ServerTls(*identity, port=0)
+    server = AssociationServer(lambda: settings(node(tls=tls, artim=60.0)), MemoryHandler())
+    server.start()
+    assert server.tls_port
+    with RawPeer(server.tls_port) as silent, RawPeer(server.tls_port) as second:
+        second.send(b"\x16\3\1")  # taken up by now: connections are accepted in order
+        stopping = threading.Thread(target=server.stop, args=(time.monotonic() + 60,), daemon=True)
+        stopping.start()
+        stopping.join(10)
+        assert not stopping.is_alive()
+        assert silent.answers() == ["CLOSED"]
+
+
 def test_a_plain_caller_on_the_tls_port_is_closed(identity: tuple[Path, Path]) -> None:
     with served_by_tls(identity) as (port, _), RawPeer(port) as peer:
         peer.send(request())

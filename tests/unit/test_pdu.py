@@ -128,6 +128,7 @@ def test_reading_is_bounded_in_time_and_length(pair, sent: bytes, error: type[Ex
 
 def test_a_stream_reads_pdu_after_pdu_and_sees_the_end(pair) -> None:  # type: ignore[no-untyped-def]
     stream, peer = pair
+    assert stream.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     peer.sendall(p_data(pdv(1, 3, b"a")) + pdu.release_rq())
     kind, length = stream.read_header(1)
     assert (kind, bytes(stream.read_body(length, 1))) == (Kind.P_DATA, pdv(1, 3, b"a"))
@@ -215,6 +216,12 @@ def test_a_request_is_read_whole() -> None:
     assert (proposal.max_pdu, proposal.async_window) == (256, (2, 3))
     assert (proposal.implementation_uid, proposal.implementation_version) == ("1.2.3", "V1")
     assert proposal.titles == sent[10:74]
+
+
+@pytest.mark.parametrize("beyond", [item(0x99, b"abc", 4), item(0x50, item(0x77, b"abc", 4)), b"\x99\0\0"])
+def test_an_item_may_not_leave_what_contains_it_even_if_it_is_skipped(beyond: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse_request(memoryview(request(user=beyond))[6:])
 
 
 def test_the_answer_is_what_pynetdicom_reads() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +135,10 @@ STATUSES = {
     "no UID": ({"instance": "../../x"}, "a900"),
     "UID of 65 characters": ({"instance": "1." + "2" * 63}, "a900"),
     "UID empty": ({"instance": ""}, "a900"),
+    "no UID in command and data set alike": (
+        {"instance": "../../x", "data": element(8, 0x16, DX) + element(8, 0x18, "../../x")},
+        "a900",
+    ),
     "another instance": ({"instance": "1.2.3"}, "a900"),
     "another class in the data set": ({"data": element(8, 0x16, CT) + element(8, 0x18, INSTANCE)}, "a900"),
     "class not in the context": ({"sop_class": CT}, "0122"),
@@ -270,8 +275,21 @@ def test_uids_beyond_the_bound_are_not_looked_for() -> None:
 def test_a_deflate_bomb_costs_no_more_than_the_bound() -> None:
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     bomb = b"".join(packer.compress(element(8, 8, bytes(1 << 20))) for _ in range(64)) + packer.flush()
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableError):
+            sop_uids(bomb, DEFLATED)
+        assert tracemalloc.get_traced_memory()[1] < 16 * MOST
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG])
+def test_a_uid_that_is_cut_is_unreadable_and_not_another(syntax: str) -> None:
+    data = encoded(syntax)
+    end = data.index(INSTANCE.encode()) + len(INSTANCE)
     with pytest.raises(UnreadableError):
-        sop_uids(bomb, DEFLATED)
+        sop_uids(data[: end - 3], syntax)
 
 
 @given(st.binary(max_size=300), st.sampled_from([IMPLICIT, EXPLICIT, BIG, DEFLATED]), st.integers(0, 120))
