@@ -32,8 +32,8 @@ def next_instance_due(connection: Connection) -> float | None:
     return None if value is None else float(value)
 
 
-def equal_candidates(connection: Connection, sop_instance: str) -> list[Any]:
-    """Instances with this UID that may still have work open, newest first (few: a UID is meant to be unique)."""
+def same_uid(connection: Connection, sop_instance: str) -> list[Any]:
+    """The latest instances with this UID, newest first (few: a UID is meant to be unique)."""
     query = sa.select(instance).where(instance.c.sop_instance == sop_instance).order_by(instance.c.id.desc()).limit(16)
     return list(connection.execute(query))
 

@@ -6,8 +6,10 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -68,38 +70,30 @@ class Spool:
     def accept(self, blob: Blob, new: Instance) -> Accepted:
         """A sealed blob becomes an instance; returns after the commit. Raises SpoolError; the blob is then removed."""
         try:
-            first = self._equal(blob, new)
-            merged = False
-            if first is None:
-                self._run(lambda c: transactions.add_instance(c, new))
-            else:
-                known = first
-                merged = self._run(lambda c: transactions.merge(c, new, known))
-        except BaseException:
+            known = self._ask(lambda c: queries.same_uid(c, new.sop_instance))
+            equal = next((row.id for row in known if self._is_equal(row, blob, new)), None)
+            first = known[0].id if known else None
+            merged_into = self._run(lambda c: transactions.accept(c, new, first, equal))
+        except Exception:
             blob.discard()
             raise
-        if merged and first is not None:
+        if merged_into is not None:
             blob.discard()
-            return Accepted(first, merged=True)
+            return Accepted(merged_into, merged=True)
         with self._bytes_lock:
             self._bytes += new.size
         self.signals.set(INSTANCES)
         return Accepted(new.id, merged=False)
 
-    def _equal(self, blob: Blob, new: Instance) -> str | None:
-        """An older instance with the same UID, bytes, caller and peer, its work still open; an event for others."""
-        candidates = self._ask(lambda c: queries.equal_candidates(c, new.sop_instance))
-        for row in candidates:
-            old = instance_of(row)
-            if row.state in (schema.NEW, schema.DECIDED) and old.caller == new.caller and old.digest == new.digest:
-                try:
-                    if same_bytes(self._blobs.path(old.id), blob.path, old.offset, new.offset):
-                        return old.id
-                except OSError:
-                    continue
-        if candidates:
-            self.event("same UID again", new.id, first=candidates[0].id, merged=False)
-        return None
+    def _is_equal(self, row: Any, blob: Blob, new: Instance) -> bool:
+        """Whether a row holds the same bytes from the same caller (whether its work is still open is asked later)."""
+        old = instance_of(row)
+        if row.state == schema.GONE or replace(old, id=new.id, received_at=new.received_at, offset=new.offset) != new:
+            return False
+        try:
+            return same_bytes(self._blobs.path(old.id), blob.path, old.offset, new.offset)
+        except OSError:  # the blob went in the meantime, or cannot be read: then it cannot stand for the new one
+            return False
 
     # -- classify --------------------------------------------------------------------------------------------------
 
@@ -118,11 +112,14 @@ class Spool:
         future.add_done_callback(lambda _: self.signals.set_many(decision.destinations))
         return future
 
-    def release_instance(self, claim: Claim, *, after: float = 0.0, forget_try: bool = False) -> None:
+    def release_instance(self, claim: Claim, *, after: float = 0.0, forget_try: bool = False) -> Future[None]:
         """Give a claim back, to be claimed again after so many seconds."""
         instance_id, token = claim.instance.id, claim.token
-        self._run(lambda c: transactions.release_instance(c, instance_id, token, after, forget_try=forget_try))
-        self.signals.set(INSTANCES)
+        future = self._writing().submit(
+            lambda c: transactions.release_instance(c, instance_id, token, after, forget_try=forget_try), insist=True
+        )
+        future.add_done_callback(lambda _: self.signals.set(INSTANCES))
+        return future
 
     # -- forward ---------------------------------------------------------------------------------------------------
 
@@ -192,13 +189,16 @@ class Spool:
 
     def retry_now(self, deliveries: Sequence[int], who: str) -> int:
         """Buried or waiting deliveries are owed at once; returns how many."""
-        destinations = self._run(lambda c: transactions.retry_now(c, deliveries, who))
-        for name in set(destinations):
-            self.signals.set(name)
-        return len(destinations)
+        changed = 0
+        for part in _batches(deliveries):
+            destinations = self._run(partial(transactions.retry_now, deliveries=part, who=who))
+            self.signals.set_many(set(destinations))
+            changed += len(destinations)
+        return changed
 
     def discard(self, deliveries: Sequence[int], who: str) -> int:
-        return self._run(lambda c: transactions.discard(c, deliveries, who))
+        """Drop deliveries that nobody holds; returns how many."""
+        return sum(self._run(partial(transactions.discard, deliveries=part, who=who)) for part in _batches(deliveries))
 
     def redecide(self, instance_id: str, who: str) -> bool:
         ordered = self._run(lambda c: transactions.redecide(c, instance_id, who))
@@ -217,8 +217,6 @@ class Spool:
     # -- questions -------------------------------------------------------------------------------------------------
 
     def counts(self) -> Counts:
-        from dataclasses import replace
-
         return replace(self._ask(queries.counts), bytes=self._bytes)
 
     def deliveries(self, **choice: Any) -> list[dict[str, Any]]:
@@ -352,6 +350,11 @@ def read_spool(settings: SpoolSettings) -> Spool:
     if settings.database == "sqlite" and not (settings.path / engine.DATABASE).exists():
         raise SpoolError(f"{settings.path}: no spool here; start the node once, or name another routing.yaml")
     return Spool(settings, BlobStore(settings.path / "blobs"), engine.reading(settings.path, settings.database))
+
+
+def _batches(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """A database takes only so many parameters at once."""
+    return (numbers[at : at + BATCH] for at in range(0, len(numbers), BATCH))
 
 
 def _make_private(database: Path) -> None:

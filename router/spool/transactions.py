@@ -38,20 +38,25 @@ def add_event(
     )  # fmt: skip
 
 
-def add_instance(connection: Connection, new: Instance) -> None:
+def accept(connection: Connection, new: Instance, first: str | None, equal: str | None) -> str | None:
+    """A row for a new instance, or a note that equal bytes came again where `equal` still has open work.
+
+    `first` is the latest instance with the same UID. Returns the id of the one it was merged into, if any.
+    """
+    if equal is not None and _has_open_work(connection, equal):
+        add_event(connection, "same UID again", equal, merged=True, peer=new.caller.peer)
+        return equal
     connection.execute(instance.insert().values(**values_of(new), state=schema.NEW))
+    if first is not None:
+        add_event(connection, "same UID again", new.id, first=first, merged=False)
+    return None
 
 
-def merge(connection: Connection, new: Instance, into: str) -> bool:
-    """Note that equal bytes came again, if the first still has open work; else the new one gets a row of its own."""
-    states = (schema.NEW, schema.DECIDED)
-    row = connection.execute(sa.select(instance.c.state).where(instance.c.id == into)).one_or_none()
-    if row is None or row.state not in states:
-        add_instance(connection, new)
-        add_event(connection, "same UID again", new.id, first=into, merged=False)
-        return False
-    add_event(connection, "same UID again", into, merged=True, peer=new.caller.peer)
-    return True
+def _has_open_work(connection: Connection, instance_id: str) -> bool:
+    """Whether it waits for its decision or has an open delivery. What is only buried does not move by itself."""
+    is_new = sa.exists().where(instance.c.id == instance_id, instance.c.state == schema.NEW)
+    is_owed = sa.exists().where(delivery.c.instance_id == instance_id, delivery.c.state == schema.OPEN)
+    return bool(connection.execute(sa.select(is_new | is_owed)).scalar_one())
 
 
 def claim_instances(connection: Connection, limit: int, token: int, until: float) -> list[Any]:

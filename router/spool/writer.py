@@ -23,6 +23,8 @@ MOST = 256
 """Jobs in one commit."""
 AGAIN_AFTER = 0.5
 """Seconds until a change that must happen is tried again after the database did not take it."""
+OWN_FAULTS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)
+"""What a statement is refused for by itself, with the database in good health."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,13 @@ class Writer:
         except Exception as error:  # disk full, locked, corrupt: nobody's job has happened
             if connection.in_transaction():
                 connection.rollback()
-            failure = SpoolError(f"the spool's database did not take the change: {describe(error)}")
-            failure.__cause__ = error
+            failure = _refusal(error)
             if not last_chance:
                 self._again = [waiting for waiting in batch if waiting.insists]
             outcomes = [(w, None, failure) for w in batch if last_chance or not w.insists]
         for waiting, result, reason in outcomes:
+            if not waiting.future.set_running_or_notify_cancel():  # whoever asked has gone
+                continue
             if reason is not None:
                 waiting.future.set_exception(reason)
             else:
@@ -116,10 +119,17 @@ class Writer:
         try:
             with connection.begin_nested():
                 return waiting, waiting.job(connection), None
-        except sa.exc.OperationalError:  # the disk's or the database's failure is everybody's
+        except OWN_FAULTS as error:
+            return waiting, None, _refusal(error)
+        except sa.exc.DBAPIError:  # the disk's or the database's failure is everybody's
             raise
         except Exception as error:  # the job's own failure: only its caller hears of it
             return waiting, None, error
+
+
+def _refusal(error: BaseException) -> SpoolError:
+    """Without the error itself as its cause: a traceback would show the statement's parameters."""
+    return SpoolError(f"the spool's database did not take the change: {describe(error)}")
 
 
 def describe(error: BaseException) -> str:
