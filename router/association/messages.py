@@ -16,6 +16,7 @@ from router.association.negotiation import VERIFICATION, AgreedContext, is_uid
 from router.association.pdu import Pdv, ProtocolError
 from router.flow import Caller
 from router.observe import log, safe
+from router.observe.metrics import RECEIVED
 
 SUCCESS = 0x0000
 CLASS_NOT_SUPPORTED = 0x0122
@@ -187,6 +188,8 @@ class Messages:
             except Exception as error:
                 message.status = self._status_of(error)
         if request.field != dimse.C_CANCEL_RQ:
+            if request.field == dimse.C_STORE_RQ:
+                RECEIVED.labels(f"{message.status:04x}").inc()
             if message.status != SUCCESS:
                 log.warning("refused", status=f"{message.status:04x}", **self._who())
             self._send(message.context.id, response(request, message.status))

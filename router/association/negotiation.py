@@ -78,11 +78,11 @@ class Proposal:
 
     @property
     def called_ae(self) -> str:
-        return _text(self.titles[:16])
+        return text(self.titles[:16])
 
     @property
     def calling_ae(self) -> str:
-        return _text(self.titles[16:32])
+        return text(self.titles[16:32])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,13 @@ def parse_request(body: memoryview) -> Proposal:
     application_context = ""
     contexts: list[ProposedContext] = []
     user: dict[int, bytes] = {}
-    for kind, value in _items(body[FIXED:]):
+    for kind, value in items(body[FIXED:]):
         if kind == 0x10:
-            application_context = application_context or _text(value)
+            application_context = application_context or text(value)
         elif kind == 0x20:
             contexts.append(_proposed_context(value))
         elif kind == 0x50:
-            for sub_kind, sub_value in _items(value):
+            for sub_kind, sub_value in items(value):
                 if sub_kind in (0x51, 0x52, 0x53, 0x55):
                     user.setdefault(sub_kind, bytes(sub_value))
     _check_ids(contexts)
@@ -118,8 +118,8 @@ def parse_request(body: memoryview) -> Proposal:
         application_context=application_context,
         contexts=tuple(contexts),
         max_pdu=_number(user, 0x51, 4, DEFAULT_MAX_PDU),
-        implementation_uid=_text(user.get(0x52, b"")[:64]),
-        implementation_version=_text(user.get(0x55, b"")[:16]),
+        implementation_uid=text(user.get(0x52, b"")[:64]),
+        implementation_version=text(user.get(0x55, b"")[:16]),
         async_window=divmod(_number(user, 0x53, 4, 0x10001), 0x10000),
     )
 
@@ -151,7 +151,7 @@ def is_uid(text: str) -> bool:
 def associate_ac(proposal: Proposal, agreed: tuple[AgreedContext, ...]) -> bytes:
     """A-ASSOCIATE-AC (PS3.8 §9.3.3): no role selection and no asynchronous window, so SCP and (1,1)."""
     contexts = b"".join(
-        _item(0x21, bytes((context.id, 0, context.result, 0)) + _item(0x40, context.transfer_syntax.encode()))
+        item(0x21, bytes((context.id, 0, context.result, 0)) + item(0x40, context.transfer_syntax.encode()))
         for context in agreed
     )
     body = b"\0\1\0\0" + proposal.titles + _APPLICATION_CONTEXT_ITEM + contexts + _USER_ITEM
@@ -178,7 +178,7 @@ def _proposed_context(value: memoryview) -> ProposedContext:
         raise ProtocolError("a presentation context is cut")
     abstract: list[str] = []
     transfer: list[str] = []
-    for kind, uid in _items(value[4:]):
+    for kind, uid in items(value[4:]):
         if kind == 0x30:
             abstract.append(_uid(uid))
         elif kind == 0x40:
@@ -194,7 +194,7 @@ def _check_ids(contexts: list[ProposedContext]) -> None:
         raise ProtocolError("presentation context IDs are not odd and different")
 
 
-def _items(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+def items(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     at, end = 0, len(data)
     while at < end:
         if end - at < _ITEM.size:
@@ -207,7 +207,7 @@ def _items(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         at += length
 
 
-def _item(kind: int, value: bytes) -> bytes:
+def item(kind: int, value: bytes) -> bytes:
     return _ITEM.pack(kind, len(value)) + value
 
 
@@ -220,18 +220,18 @@ def _number(user: dict[int, bytes], kind: int, size: int, absent: int) -> int:
     return int.from_bytes(value, "big")
 
 
-def _text(value: bytes | memoryview) -> str:
+def text(value: bytes | memoryview) -> str:
     return bytes(value).decode("ascii", "replace").strip("\0 ")
 
 
 def _uid(value: memoryview) -> str:
-    return _text(value[:65])
+    return text(value[:65])
 
 
-_APPLICATION_CONTEXT_ITEM = _item(0x10, APPLICATION_CONTEXT.encode())
-_USER_ITEM = _item(
+_APPLICATION_CONTEXT_ITEM = item(0x10, APPLICATION_CONTEXT.encode())
+_USER_ITEM = item(
     0x50,
-    _item(0x51, MAX_PDU.to_bytes(4, "big"))
-    + _item(0x52, IMPLEMENTATION_UID.encode())
-    + _item(0x55, IMPLEMENTATION_VERSION.encode()),
+    item(0x51, MAX_PDU.to_bytes(4, "big"))
+    + item(0x52, IMPLEMENTATION_UID.encode())
+    + item(0x55, IMPLEMENTATION_VERSION.encode()),
 )

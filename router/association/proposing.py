@@ -10,9 +10,9 @@ from router.association.negotiation import (
     IMPLEMENTATION_VERSION,
     LEAST_MAX_PDU,
     ProposedContext,
-    _item,
-    _items,
-    _text,
+    item,
+    items,
+    text,
 )
 from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
 
@@ -23,21 +23,21 @@ def associate_rq(calling_ae: str, called_ae: str, contexts: Sequence[ProposedCon
     """The whole PDU; we announce MAX_PDU, no roles and no asynchronous window."""
     titles = called_ae.encode("ascii").ljust(16) + calling_ae.encode("ascii").ljust(16) + bytes(32)
     items = b"".join(
-        _item(
+        item(
             0x20,
             bytes((context.id, 0, 0, 0))
-            + _item(0x30, context.abstract_syntax.encode("ascii"))
-            + b"".join(_item(0x40, syntax.encode("ascii")) for syntax in context.transfer_syntaxes),
+            + item(0x30, context.abstract_syntax.encode("ascii"))
+            + b"".join(item(0x40, syntax.encode("ascii")) for syntax in context.transfer_syntaxes),
         )
         for context in contexts
     )
-    user = _item(
+    user = item(
         0x50,
-        _item(0x51, MAX_PDU.to_bytes(4, "big"))
-        + _item(0x52, IMPLEMENTATION_UID.encode())
-        + _item(0x55, IMPLEMENTATION_VERSION.encode()),
+        item(0x51, MAX_PDU.to_bytes(4, "big"))
+        + item(0x52, IMPLEMENTATION_UID.encode())
+        + item(0x55, IMPLEMENTATION_VERSION.encode()),
     )
-    body = b"\0\1\0\0" + titles + _item(0x10, APPLICATION_CONTEXT.encode()) + items + user
+    body = b"\0\1\0\0" + titles + item(0x10, APPLICATION_CONTEXT.encode()) + items + user
     return HEADER.pack(Kind.ASSOCIATE_RQ, len(body)) + body
 
 
@@ -50,17 +50,17 @@ def parse_accept(body: memoryview) -> tuple[dict[int, str], int]:
         raise ProtocolError("an A-ASSOCIATE-AC is cut")
     accepted: dict[int, str] = {}
     max_pdu = DEFAULT_MAX_PDU
-    for kind, value in _items(body[FIXED:]):
+    for kind, value in items(body[FIXED:]):
         if kind == 0x21:
             if len(value) < 4:
                 raise ProtocolError("a presentation context is cut")
             if value[2] == 0:
-                syntaxes = [_text(uid[:65]) for sub, uid in _items(value[4:]) if sub == 0x40]
+                syntaxes = [text(uid[:65]) for sub, uid in items(value[4:]) if sub == 0x40]
                 if len(syntaxes) != 1:
                     raise ProtocolError("an accepted presentation context without one transfer syntax")
                 accepted[value[0]] = syntaxes[0]
         elif kind == 0x50:
-            for sub, length in _items(value):
+            for sub, length in items(value):
                 if sub == 0x51 and len(length) == 4:
                     max_pdu = int.from_bytes(length, "big")
     if 0 < max_pdu < LEAST_MAX_PDU:

@@ -20,6 +20,7 @@ from router.association.pdu import Stream
 from router.association.tls import server_context
 from router.config.settings import NodeSettings, Settings
 from router.observe import log
+from router.observe.metrics import ASSOCIATIONS
 
 TURNED_AWAY = 64
 """Sockets kept open for a moment after a refusal without a word, so that no reset overtakes it."""
@@ -170,6 +171,7 @@ class AssociationServer:
             if self._stopping.is_set():
                 acceptor.stop()
             how = acceptor.run(deadline)
+            ASSOCIATIONS.labels(how).inc()
             if admitted:
                 log.info("association ended", peer=peer, how=how)
         except OSError as error:
@@ -195,6 +197,7 @@ class AssociationServer:
     def _turn_away(self, sock: socket.socket, peer: str, is_tls: bool) -> None:
         """Refuse for now without reading, without waiting, and without a thread."""
         log.warning("association refused", peer=peer, why=LIMIT_EXCEEDED)
+        ASSOCIATIONS.labels("refused").inc()
         try:
             sock.setblocking(False)
             if not is_tls:
