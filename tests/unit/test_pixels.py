@@ -16,10 +16,12 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from router.pixels import decode, decoders, grey_of, render
-from router.pixels.elements import EXPLICIT, IMPLICIT, UnparseableError, inflate
-from router.pixels.header import Layout, UndecodableError
+from router.pixels.elements import EXPLICIT, IMPLICIT, UnparseableError, inflate, open_data_set
+from router.pixels.grey import Grey, to_grey
+from router.pixels.header import Layout, UndecodableError, layout
 from router.pixels.images import load_image
 from router.pixels.prepare import prepare
+from router.pixels.samples import first_frame
 from router.pixels.wrap import ENCODERS, wrap_image
 
 NOTHING: frozenset[int] = frozenset()
@@ -89,7 +91,8 @@ def test_wrapped_instances_are_complete_and_only_seeds_repeat(tmp_path: Path) ->
 @pytest.mark.parametrize("syntax", [decoders.JPEG_2000_LOSSLESS, decoders.HTJ2K_LOSSLESS])
 def test_a_reduced_resolution_shows_the_same_picture(tmp_path: Path, syntax: str) -> None:
     grey = np.array(Image.fromarray(GREY).resize((1400, 1900), Image.Resampling.BICUBIC), np.uint16)
-    grey[40:90, 40:300] = 4095
+    grey[300:350, 400:600] = 4095
+    grey[:240] = 0
     whole, seen = render(wrap_image(grey, tmp_path / "a.dcm"), 128, NOTHING)
     reduced, also = render(wrap_image(grey, tmp_path / "b.dcm", transfer_syntax=syntax), 128, NOTHING)
     assert whole is not None
@@ -97,6 +100,7 @@ def test_a_reduced_resolution_shows_the_same_picture(tmp_path: Path, syntax: str
     assert differ(whole, reduced) < 3
     assert seen.facts.crop is not None
     assert also.facts.crop is not None
+    assert also.facts.crop[0] > 200
     assert max(abs(a - b) for a, b in zip(seen.facts.crop, also.facts.crop, strict=True)) <= 24
 
 
@@ -146,6 +150,16 @@ def test_a_window_and_its_function_are_applied(tmp_path: Path) -> None:
     assert np.abs(grey_of(path) - exact).max() <= 0.51
 
 
+def opened(path: Path) -> Grey:
+    """The grey image of a file with its mask."""
+    data_set = open_data_set(path)
+    try:
+        form = layout(data_set)
+        return to_grey(data_set, form, first_frame(data_set, form))
+    finally:
+        data_set.close()
+
+
 def table(values: NDArray[Any], first: int = 0, bits: int = 16) -> Dataset:
     item = Dataset()
     item.add_new("LUTDescriptor", "US", [len(values) % 65536, first, bits])
@@ -166,6 +180,10 @@ def test_tables_replace_window_and_rescale(tmp_path: Path) -> None:
     rescaled = changed(wrap_image(GREY, tmp_path / "c.dcm"), RescaleSlope=-2, RescaleIntercept=100)
     changed(rescaled, WindowCenter=-3995.5, WindowWidth=8191)
     assert np.abs(grey_of(rescaled) - (255 - GREY / 4095 * 255)).max() < 1
+    hounsfield = changed(wrap_image(GREY, tmp_path / "h.dcm"), RescaleIntercept=-2048)
+    changed(hounsfield, VOILUTSequence=Sequence([table(square, first=-2048 % 65536)]))
+    expected = square[GREY].astype(float) / square.max() * 255
+    assert np.abs(grey_of(hounsfield) - expected).max() <= 0.51
     short = table(square)
     short.LUTData = short.LUTData[:100]
     broken = changed(wrap_image(GREY, tmp_path / "d.dcm"), VOILUTSequence=Sequence([short]))
@@ -179,7 +197,10 @@ def test_padding_is_black_and_outside_the_crop(tmp_path: Path) -> None:
     _, seen = render(path, 96, NOTHING)
     assert seen.facts.crop is not None
     assert seen.facts.crop[0] >= 78
-    assert (grey_of(path)[:80] == 0).all()
+    shown = opened(path)
+    assert (shown.image[:80] == 0).all()
+    assert shown.mask is not None
+    assert np.array_equal(shown.mask, grey != 4095)
     changed(path, PixelPaddingValue=("US", 4000), PixelPaddingRangeLimit=("US", 4095))
     assert (grey_of(path)[:80] == 0).all()
     whole = changed(
@@ -267,6 +288,16 @@ def test_a_codestream_of_another_size_or_cut_short_is_never_decoded(
         decoder(coded, Layout(*GREY.shape, 3, 1, 16, 12, "u", 0, "RGB"), 0)
     with pytest.raises(UndecodableError, match="disagree about the bits"):
         decoder(coded, Layout(*GREY.shape, 1, 1, 8, 8, "u", 0, "MONOCHROME2"), 0)
+
+
+@pytest.mark.parametrize(
+    "offsets", [(0,), (1, 64), (2, 64, 9999999), (2, 600, 64), (2, 0, 64), (3, 64, 100, 200), (16, *range(64, 79))]
+)
+def test_run_length_segments_must_fit_the_image(offsets: tuple[int, ...]) -> None:
+    form = Layout(*GREY.shape, 1, 1, 16, 12, "u", 0, "MONOCHROME2")
+    header = struct.pack("<16L", *offsets, *[0] * (16 - len(offsets)))
+    with pytest.raises(UndecodableError, match="RLE segments"):
+        decoders.rle(header + bytes(1000), form, 0)
 
 
 def test_whatever_a_decoder_raises_becomes_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
