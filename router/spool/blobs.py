@@ -82,11 +82,10 @@ class BlobStore:
 
     def prepare(self) -> None:
         """Make the folders, durably."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.root)
         for number in range(256):
             (self.root / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
         sync_folder(self.root)
-        sync_folder(self.root.parent)
 
     def begin(self, header: bytes) -> Blob:
         blob_id = new_id()
@@ -107,6 +106,10 @@ class BlobStore:
     def files(self) -> Iterator[Path]:
         for folder in sorted(self.root.iterdir()):
             yield from folder.iterdir()
+
+    def has_any(self) -> bool:
+        """Whether there is a whole blob."""
+        return any(path.suffix == WHOLE for path in self.files())
 
     def free(self) -> int:
         """Bytes that the file system still offers."""
@@ -129,6 +132,15 @@ def same_bytes(one: Path, other: Path, skip_one: int, skip_other: int) -> bool:
                 return False
             if not left:
                 return True
+
+
+def make_folder(folder: Path) -> None:
+    """Make a private folder and whatever is missing above it, each name durable. One that is there is synced too: its
+    maker may not have come so far."""
+    if not folder.parent.is_dir():
+        make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

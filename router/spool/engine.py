@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -18,6 +21,8 @@ from router.spool.writer import describe
 
 DATABASE = "node.db"
 LOCK = "lock"
+LONGEST_PATH = 500
+"""SQLite takes 512 bytes, and adds endings of its own."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -44,9 +49,9 @@ def writing(folder: Path, database: str) -> sa.Engine:
     """The engine with the one read-write connection."""
     if database != "sqlite":
         return sa.create_engine(database, pool_size=1, max_overflow=0, pool_pre_ping=True)
-    engine = sa.create_engine(
-        f"sqlite:///{folder / DATABASE}", poolclass=sa.pool.StaticPool, connect_args={"check_same_thread": False}
-    )
+    if len(os.fsencode((folder / DATABASE).absolute())) > LONGEST_PATH:
+        raise SpoolError(f"{folder}: too long a path for SQLite (at most {LONGEST_PATH} bytes); choose a shorter one")
+    engine = sa.create_engine("sqlite://", creator=_opener(folder, "rw"), poolclass=sa.pool.StaticPool)
 
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
@@ -67,12 +72,7 @@ def reading(folder: Path, database: str) -> sa.Engine:
     """An engine that cannot write."""
     if database != "sqlite":
         return sa.create_engine(database, execution_options={"postgresql_readonly": True}, pool_pre_ping=True)
-    engine = sa.create_engine(
-        f"sqlite:///file:{folder / DATABASE}?mode=ro&uri=true",
-        poolclass=sa.pool.QueuePool,
-        pool_size=4,
-        connect_args={"check_same_thread": False, "uri": True},
-    )
+    engine = sa.create_engine("sqlite://", creator=_opener(folder, "ro"), poolclass=sa.pool.QueuePool, pool_size=4)
 
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
@@ -81,8 +81,17 @@ def reading(folder: Path, database: str) -> sa.Engine:
     return engine
 
 
-def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to this program's version. Raises SpoolError for a newer one, or a damaged file."""
+def _opener(folder: Path, mode: str) -> Callable[[], sqlite3.Connection]:
+    uri = f"file:{quote(str(folder / DATABASE))}?mode={mode}"
+    return lambda: sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+
+def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
+    """Bring the schema to this program's version.
+
+    Raises SpoolError for a newer one, a damaged file, and an empty one where it cannot be new: a lost database is
+    not to be replaced by an empty one, since then every blob would look like an orphan.
+    """
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -99,6 +108,11 @@ def migrate(engine: sa.Engine) -> None:
                 raise SpoolError(
                     f"the spool's database has version {current}, which is newer than this program; "
                     "install the newer dicom-router again (nothing was changed)"
+                )
+            if current is None and not may_be_new:
+                raise SpoolError(
+                    "the spool has blobs but its database is empty or another's; put the right database back, or move "
+                    "the blobs away (nothing was changed)"
                 )
             if current != scripts.get_current_head():
                 config.attributes["connection"] = connection

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from router.config.settings import SpoolSettings
 from router.flow import Decision, Delivery, Instance, Seen
 from router.spool import engine, queries, schema, transactions
-from router.spool.blobs import Blob, BlobStore, same_bytes
+from router.spool.blobs import Blob, BlobStore, make_folder, same_bytes, sync_folder
 from router.spool.errors import SpoolError
 from router.spool.rows import Accepted, Claim, Counts, DestinationState, instance_of
 from router.spool.signals import Signal, Signals
@@ -322,26 +323,26 @@ class Spool:
 def open_spool(settings: SpoolSettings) -> Spool:
     """Make or open the spool and take it for this process. Raises SpoolError: one line with the fix."""
     folder = settings.path
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chmod(folder, 0o700)
-        blobs = BlobStore(folder / "blobs")
-        lock = engine.lock(folder)
-    except OSError as error:
-        raise SpoolError(f"{folder}: {error.strerror}; spool.path must be a folder that this user may write") from error
-    try:
-        blobs.prepare()
-        _make_private(folder / engine.DATABASE)
-        write = engine.writing(folder, settings.database)
-        engine.migrate(write)
-        spool = Spool(settings, blobs, engine.reading(folder, settings.database))
-        spool.start_working(write, lock)
-    except OSError as error:
-        lock.close()
-        raise SpoolError(f"{folder}: {error.strerror}; spool.path must be a folder that this user may write") from error
-    except BaseException:
-        lock.close()
-        raise
+    with ExitStack() as undo:
+        try:
+            make_folder(folder)
+            os.chmod(folder, 0o700)
+            lock = undo.enter_context(engine.lock(folder))
+            blobs = BlobStore(folder / "blobs")
+            blobs.prepare()
+            _make_private(folder / engine.DATABASE)
+            sync_folder(folder)
+            write = engine.writing(folder, settings.database)
+            undo.callback(write.dispose)
+            engine.migrate(write, may_be_new=not blobs.has_any())
+            spool = Spool(settings, blobs, engine.reading(folder, settings.database))
+            undo.callback(spool.close)
+            spool.start_working(write, lock)
+        except OSError as error:
+            raise SpoolError(
+                f"{folder}: {error.strerror}; spool.path must be a folder that this user may write"
+            ) from error
+        undo.pop_all()
     return spool
 
 

@@ -101,8 +101,7 @@ class Writer:
             with connection.begin():
                 outcomes = [self._try(connection, waiting) for waiting in batch]
         except Exception as error:  # disk full, locked, corrupt: nobody's job has happened
-            if connection.in_transaction():
-                connection.rollback()
+            _undo(connection)
             failure = _refusal(error)
             if not last_chance:
                 self._again = [waiting for waiting in batch if waiting.insists]
@@ -125,6 +124,17 @@ class Writer:
             raise
         except Exception as error:  # the job's own failure: only its caller hears of it
             return waiting, None, error
+
+
+def _undo(connection: sa.Connection) -> None:
+    """End the transaction, also after a commit that failed: SQLAlchemy takes that for its end, SQLite may not."""
+    try:
+        if connection.in_transaction():
+            connection.rollback()
+        if not connection.invalidated:
+            connection.connection.rollback()
+    except Exception:  # whatever is left of it, the next transaction begins on a new one
+        connection.invalidate()
 
 
 def _refusal(error: BaseException) -> SpoolError:

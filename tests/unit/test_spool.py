@@ -1,0 +1,424 @@
+"""The spool's promises one by one: durable before acknowledged, one writer for all, bounded, visible."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from router.config.settings import SpoolSettings
+from router.spool import BURIED, DONE, OPEN, Spool, SpoolError, open_spool
+from router.spool.schema import instance
+from tests.unit.spooling import (
+    CALLERS,
+    HEADER,
+    SEEN,
+    accept,
+    decide,
+    decision,
+    files,
+    instance_for,
+    sealed,
+    settings_of,
+    turned_by_hand,
+)  # fmt: skip
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> SpoolSettings:
+    return settings_of(tmp_path / "spool")
+
+
+@pytest.fixture
+def spool(settings: SpoolSettings) -> Iterator[Spool]:
+    opened = open_spool(settings)
+    yield opened
+    opened.close()
+
+
+def after_each_commit(spool: Spool, patch: pytest.MonkeyPatch, note: Callable[[], None]) -> None:
+    assert spool._write_engine is not None
+    dialect = spool._write_engine.dialect
+    commit = dialect.do_commit
+
+    def commit_and_note(connection: Any) -> None:
+        commit(connection)
+        note()
+
+    patch.setattr(dialect, "do_commit", commit_and_note)
+
+
+def failing(patch: pytest.MonkeyPatch, spool: Spool, error: Exception, times: int) -> list[Exception]:
+    """The database refuses so many commits; what is left of them is returned."""
+    assert spool._write_engine is not None
+    dialect = spool._write_engine.dialect
+    commit, left = dialect.do_commit, [error] * times
+
+    def refuse(connection: Any) -> None:
+        if left:
+            raise left.pop()
+        commit(connection)
+
+    patch.setattr(dialect, "do_commit", refuse)
+    patch.setattr("router.spool.writer.AGAIN_AFTER", 0.001)
+    return left
+
+
+# -- acknowledged is durable
+
+
+def test_file_then_name_then_folder_then_row_then_answer(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(fd: int) -> None:
+        fsync(fd)
+        steps.append("fsync folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else f"fsync {os.fstat(fd).st_size} bytes")
+
+    def noted_rename(source: Path, target: Path) -> None:
+        rename(source, target)
+        steps.append(f"rename {source.suffix} to {target.suffix}")
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    after_each_commit(spool, monkeypatch, lambda: steps.append("commit"))
+    accept(spool, b"12345678")
+    steps.append("answer")
+    size = len(HEADER) + 8
+    assert steps == [f"fsync {size} bytes", "rename .part to .dcm", "fsync folder", "commit", "answer"]
+
+
+def test_a_commit_is_synced_and_the_keys_are_held(spool: Spool) -> None:
+    def asked(name: str) -> Any:
+        return spool._run(lambda c: c.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+
+    assert (asked("synchronous"), asked("journal_mode"), asked("foreign_keys")) == (2, "wal", 1)
+
+
+def test_a_delivery_without_its_instance_is_refused(spool: Spool) -> None:
+    from router.spool.schema import delivery
+
+    orphan = delivery.insert().values(instance_id="0" * 32, destination="ai", state=OPEN, owed_since=0)
+    with pytest.raises(SpoolError, match="did not take the change"):
+        spool._run(lambda c: c.execute(orphan))
+
+
+@pytest.mark.parametrize("of_folder", [False, True])
+def test_a_failed_sync_is_never_repeated_and_leaves_nothing(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch, of_folder: bool
+) -> None:
+    blob = spool.begin(HEADER)
+    blob.write(memoryview(b"data"))
+    fsync, tried = os.fsync, []
+
+    def fails(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode) == of_folder:
+            tried.append(fd)
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        blob.seal()
+    assert len(tried) == 1
+    assert files(settings.path) == set()
+
+
+def test_no_file_stays_where_the_disk_is_full(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        spool.begin(HEADER)
+    assert files(settings.path) == set()
+
+
+def test_short_writes_are_continued(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    blob = sealed(spool, b"0123456789")
+    assert blob.path.read_bytes() == HEADER + b"0123456789"
+    assert blob.digest() == __import__("xxhash").xxh3_128_hexdigest(b"0123456789")
+
+
+def test_the_first_elements_are_read_while_the_rest_still_comes(spool: Spool) -> None:
+    blob = spool.begin(HEADER)
+    blob.write(memoryview(b"0123456789"))
+    assert blob.read(4) == b"0123"
+    blob.discard()
+
+
+def test_a_row_that_the_database_refuses_leaves_no_blob(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = sealed(spool, b"data")
+    failing(monkeypatch, spool, sqlite3.OperationalError("disk I/O error"), 1)
+    with pytest.raises(SpoolError, match="disk I/O error") as caught:
+        spool.accept(blob, instance_for(blob))
+    assert "1.2.3" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert files(settings.path) == set()
+    assert spool.instances() == []
+    assert spool.counts().bytes == 0
+    assert accept(spool).merged is False
+
+
+# -- one writer
+
+
+def test_many_share_one_commit(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    many, commits, all_wait = 24, [0], threading.Event()
+    writer = spool._writing()
+    submit, waiting = writer.submit, []
+
+    def counted(job: Any, *, insist: bool = False) -> Future[Any]:
+        future = submit(job, insist=insist)
+        waiting.append(future)
+        if len(waiting) == many:
+            all_wait.set()
+        return future
+
+    held = submit(lambda _: all_wait.wait(60))
+    monkeypatch.setattr(writer, "submit", counted)
+    after_each_commit(spool, monkeypatch, lambda: commits.__setitem__(0, commits[0] + 1))
+    with ThreadPoolExecutor(many) as pool:
+        accepted = [pool.submit(accept, spool, b"%d" % number, f"1.{number}") for number in range(many)]
+        assert len({one.result().instance_id for one in accepted}) == many
+    assert held.result()
+    assert commits[0] <= 3
+    assert len(spool.instances()) == many
+
+
+def test_a_job_that_fails_takes_nobody_with_it(spool: Spool) -> None:
+    gate = threading.Event()
+    writer = spool._writing()
+    blob = sealed(spool, b"data")
+    new = instance_for(blob)
+    spool.accept(blob, new)
+
+    def broken(connection: sa.Connection) -> None:
+        connection.execute(instance.update().values(rule="half done"))
+        raise ValueError("mine")
+
+    held = writer.submit(lambda _: gate.wait(60))
+    mine = writer.submit(broken)
+    twice = writer.submit(lambda c: c.execute(sa.insert(instance), {"id": new.id}))
+    gone = writer.submit(lambda c: c.execute(instance.update().values(rule="nobody waits")))
+    well = writer.submit(lambda c: c.execute(instance.update().values(reason="well")).rowcount)
+    assert gone.cancel()
+    gate.set()
+    with pytest.raises(ValueError, match="mine"):
+        mine.result()
+    with pytest.raises(SpoolError, match="IntegrityError"):
+        twice.result()
+    assert (well.result(), held.result()) == (1, True)
+    assert writer.is_alive
+    row = spool.instance(new.id)
+    assert row is not None
+    assert (row["reason"], row["rule"]) == ("well", "nobody waits")
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk full"), sqlite3.DatabaseError("image is malformed")])
+def test_what_must_be_written_is_tried_until_it_is(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    accept(spool)
+    (claim,) = spool.claim_instances(1)
+    left = failing(monkeypatch, spool, error, 3)
+    assert spool.record(claim, SEEN, decision("ai"), {}).result() is True
+    assert not left
+    assert spool.counts().open == {"ai": 1}
+
+
+def test_what_can_be_asked_again_is_refused_at_once(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, spool, sqlite3.OperationalError("disk full"), 1)
+    with pytest.raises(SpoolError, match="disk full"):
+        spool.claim_instances(1)
+    assert spool.claim_instances(1) == []
+
+
+def test_a_statement_that_the_database_fails_on_is_everybodys(spool: Spool) -> None:
+    """Not only at the commit: a disk that fails in the middle must not let half a job through."""
+    accept(spool)
+    gate, writer = threading.Event(), spool._writing()
+    failed = sa.exc.OperationalError("UPDATE", {"uid": "1.2.3"}, sqlite3.OperationalError("disk I/O error"))
+
+    def breaks(_: sa.Connection) -> None:
+        raise failed
+
+    writer.submit(lambda _: gate.wait(60))
+    before = writer.submit(lambda c: c.execute(instance.update().values(rule="before")))
+    writer.submit(breaks)
+    gate.set()
+    with pytest.raises(SpoolError, match="disk I/O error"):
+        before.result()
+    assert [row["rule"] for row in spool.instances()] == [None]
+
+
+def test_closing_ends_even_what_insists(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = open_spool(settings)
+    accept(spool)
+    (claim,) = spool.claim_instances(1)
+    failing(monkeypatch, spool, sqlite3.OperationalError("disk full"), 10**6)
+    future = spool.record(claim, SEEN, decision("ai"), {})
+    spool.close()
+    with pytest.raises(SpoolError, match="disk full"):
+        future.result()
+    monkeypatch.undo()
+    again = open_spool(settings)
+    assert [one.instance.id for one in again.claim_instances(1)] == [claim.instance.id]
+    again.close()
+
+
+def test_a_closed_spool_says_so(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    spool.close()
+    spool.close()
+    with pytest.raises(SpoolError, match="closed"):
+        spool.claim_instances(1)
+
+
+# -- bounded
+
+
+def test_full_is_refused_until_finished_blobs_have_gone(settings: SpoolSettings) -> None:
+    spool = open_spool(replace(settings, limit=100))
+    accept(spool, b"x" * 100, "1.1")
+    with pytest.raises(SpoolError, match="full"):
+        spool.begin(HEADER)
+    assert not spool.room()
+    decide(spool, "ai")
+    with pytest.raises(SpoolError, match="full"):
+        spool.begin(HEADER)
+    (owed,) = spool.claim_deliveries("ai", 1)
+    assert spool.close_delivery(owed, DONE).result()
+    assert accept(spool, b"y" * 100, "1.2").merged is False
+    assert len(files(settings.path)) == 1
+    assert spool.counts().bytes == 100
+    spool.close()
+    again = open_spool(replace(settings, limit=100))
+    assert again.counts().bytes == 100
+    assert not again.room()
+    again.close()
+
+
+def test_the_reserve_of_the_disk_stays_free(settings: SpoolSettings) -> None:
+    spool = open_spool(replace(settings, reserve=1 << 60))
+    with pytest.raises(SpoolError, match="reserve"):
+        spool.begin(HEADER)
+    spool.close()
+
+
+def test_a_destination_over_its_limit_is_buried_in_sight(spool: Spool) -> None:
+    for number in range(3):
+        accept(spool, uid=f"1.{number}")
+        decide(spool, "slow-ai", "other-ai", **{"slow-ai": 2})
+    counts = spool.counts()
+    assert (counts.open, counts.buried) == ({"slow-ai": 2, "other-ai": 3}, {"slow-ai": 1})
+    (buried,) = spool.deliveries(states=(BURIED,))
+    assert "limit" in buried["reason"]
+    events = [one for one in spool.events() if one["kind"] == "buried"]
+    assert [(one["destination"], one["instance_id"]) for one in events] == [("slow-ai", buried["instance_id"])]
+    assert spool.retry_now([buried["id"]], "a person") == 1
+    assert len(spool.claim_deliveries("slow-ai", 10)) == 3
+
+
+def test_more_than_a_database_takes_at_once(spool: Spool) -> None:
+    accept(spool)
+    decide(spool, "ai")
+    (owed,) = spool.deliveries()
+    assert spool.retry_now([*range(owed["id"] + 1, 70_000), owed["id"]], "a person") == 1
+    assert spool.discard([*range(owed["id"] + 1, 70_000), owed["id"]], "a person") == 1
+
+
+# -- the same UID again
+
+
+def test_merged_only_where_all_is_equal_and_open(spool: Spool) -> None:
+    first = accept(spool, b"data", "1.1")
+    assert accept(spool, b"data", "1.1").merged
+    assert not accept(spool, b"Data", "1.1").merged
+    assert not accept(spool, b"data", "1.1", CALLERS[1]).merged
+    blob = sealed(spool, b"data")
+    other_syntax = replace(instance_for(blob, "1.1"), transfer_syntax="1.2.840.10008.1.2")
+    assert not spool.accept(blob, other_syntax).merged
+    seen = [(one["instance_id"], one["detail"]["merged"]) for one in spool.events()]
+    assert len(seen) == 4
+    assert seen[0] == (first.instance_id, True)
+    assert [merged for _, merged in seen[1:]] == [False] * 3
+
+
+def test_what_only_waits_for_a_person_takes_no_copy_in(spool: Spool) -> None:
+    """A caller that sends again wants it to arrive; merged into a buried delivery it never would."""
+    accept(spool)
+    decide(spool, "ai")
+    (owed,) = spool.claim_deliveries("ai", 1)
+    assert spool.close_delivery(owed, BURIED, "refused").result()
+    assert not accept(spool).merged
+    decide(spool, "ai")
+    assert spool.counts().open == {"ai": 1}
+
+
+def test_equal_digests_are_not_taken_for_equal_bytes(spool: Spool) -> None:
+    blob = sealed(spool, b"data")
+    spool.accept(blob, instance_for(blob))
+    other = sealed(spool, b"Data")
+    forged = replace(instance_for(other), digest=instance_for(blob).digest)
+    assert not spool.accept(other, forged).merged
+
+
+# -- time that stands still does not count towards giving up
+
+
+def test_owed_since_moves_on_while_nothing_is_tried(settings: SpoolSettings) -> None:
+    with turned_by_hand() as clock:
+        spool = open_spool(settings)
+        begin = clock.at
+        spool.set_circuit("ai", 1.0, 1, "refused")
+        clock.turn(10)
+        accept(spool)
+        decide(spool, "ai")  # owed since 10; 10 s of standing still lie before it and are not its own
+        clock.turn(20)
+        spool.pause("ai", "a person")  # paused and circuit open at once: time is counted once
+        clock.turn(30)
+        spool.set_circuit("ai", 0.0, 0, "")
+        clock.turn(40)
+        spool.resume("ai", "a person")
+        clock.turn(5)
+        (owed,) = spool.claim_deliveries("ai", 1)
+        assert owed.owed_since == pytest.approx(begin + 10 + 20 + 30 + 40)
+        assert spool.retry_delivery(owed, 0, "later").result()
+        assert spool.retry_now([owed.id], "a person") == 1
+        (owed,) = spool.claim_deliveries("ai", 1)
+        assert owed.owed_since == pytest.approx(clock.at)
+        spool.close()
+
+
+def test_an_open_circuit_goes_on_standing_still_through_a_restart(settings: SpoolSettings) -> None:
+    with turned_by_hand() as clock:
+        spool = open_spool(settings)
+        accept(spool)
+        decide(spool, "ai")
+        begin = clock.at
+        clock.turn(1)
+        spool.set_circuit("ai", clock.at + 3600, 4, "no answer")
+        spool.close()
+        clock.turn(1000)
+        spool = open_spool(settings)
+        assert spool.destination_state("ai").circuit_failures == 4
+        (owed,) = spool.claim_deliveries("ai", 1)
+        assert owed.owed_since == pytest.approx(begin + 1000)
+        spool.close()
