@@ -38,5 +38,8 @@ $(VENV)/.dev: pyproject.toml
 	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,fast,postgres"
 	@touch $@ $(VENV)/.serve
 
+bundle: $(VENV)/.serve
+	@tools/bundle.sh $(VENV) $(PYTHON)
+
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
