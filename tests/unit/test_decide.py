@@ -187,6 +187,7 @@ def test_the_elements_that_are_not_asked_for_change_nothing(
         (c.TopIs(frozenset({"spine"})), looked_at(predicted(class_name="uncertain")), True),
         (c.Confidence(c.Comparison(">=", 0.99)), looked_at(predicted()), True),
         (c.Confidence(c.Comparison(">", 0.99)), looked_at(predicted()), False),
+        (c.Confidence(c.Comparison("!=", 0.5)), looked_at(predicted(confidence=float("nan"))), None),
         (c.Novel(True), looked_at(predicted(novel=True)), True),
         (c.PixelsAre(frozenset({"none"})), looked_at(), True),
     ],

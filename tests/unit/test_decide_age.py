@@ -111,6 +111,7 @@ def test_an_empty_element_is_an_absent_one() -> None:
         (AgeIs("<", 4, "W"), header("027D"), True),
         (AgeIs("<", 4, "W"), header("028D"), False),
         (AgeIs("==", 0, "D"), header(born="20240615"), True),
+        (AgeIs("<", 170, "M"), header("014Y", "20110401"), None),
     ],
 )
 def test_units_are_completed_ones(condition: AgeIs, found: Header, answer: bool | None) -> None:
