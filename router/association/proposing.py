@@ -1,4 +1,4 @@
-"""The requestor's half of negotiation: A-ASSOCIATE-RQ out, A-ASSOCIATE-AC in (PS3.8 §9.3.2, §9.3.3)."""
+"""The requestor's half of negotiation: proposals, A-ASSOCIATE-RQ out, A-ASSOCIATE-AC in (PS3.8 §9.3.2, §9.3.3)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from router.association.negotiation import (
     IMPLEMENTATION_UID,
     IMPLEMENTATION_VERSION,
     LEAST_MAX_PDU,
+    MOST_CONTEXTS,
+    VERIFICATION,
     ProposedContext,
     item,
     items,
@@ -17,6 +19,27 @@ from router.association.negotiation import (
 from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
 
 FIXED = 68
+NATIVE = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+"""Explicit and Implicit VR Little Endian: what every node must speak (PS3.5 §10.1), and what we fall back to."""
+
+
+def proposals(
+    wanted: Sequence[tuple[str, str]], syntaxes: tuple[str, ...] | None, *, echo: bool
+) -> list[ProposedContext]:
+    """For each pair its own syntax, for each SOP class native ones as fallback; at most 128 contexts, never none."""
+    allowed = None if syntaxes is None else frozenset(syntaxes)
+    asked: list[tuple[str, tuple[str, ...]]] = []
+    if echo:
+        asked.append((VERIFICATION, NATIVE))
+    for sop_class, syntax in dict.fromkeys(wanted):
+        if allowed is None or syntax in allowed:
+            asked.append((sop_class, (syntax,)))
+    for sop_class in dict.fromkeys(sop_class for sop_class, _ in wanted):
+        native = tuple(s for s in NATIVE if allowed is None or s in allowed)
+        if native:
+            asked.append((sop_class, native))
+    asked = asked or [(VERIFICATION, NATIVE)]
+    return [ProposedContext(2 * n + 1, sop_class, s) for n, (sop_class, s) in enumerate(asked[:MOST_CONTEXTS])]
 
 
 def associate_rq(calling_ae: str, called_ae: str, contexts: Sequence[ProposedContext]) -> bytes:

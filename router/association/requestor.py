@@ -1,33 +1,38 @@
 """The requesting side of an association (PS3.8 §7): connect, C-STORE blobs from disk, C-ECHO, release.
 
-A data set goes from the file to the socket by sendfile, each fragment's header before it with MSG_MORE, so that no byte
-of it passes through this program (with TLS: through one buffer). Every wait has a time limit that grows with the size.
+A data set goes from the file to the socket by sendfile, each fragment's header before it with MSG_MORE, so that no
+byte of it passes through this program (with TLS: through one buffer). A peer that takes nothing for as long as it may
+take to answer is silent, and so is one that falls below its least rate.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from router.association import dimse, pdu
-from router.association.negotiation import VERIFICATION, ProposedContext
-from router.association.pdu import Kind, ProtocolError
-from router.association.proposing import associate_rq, parse_accept
+from router.association.negotiation import MOST_CONTEXTS, VERIFICATION, ProposedContext
+from router.association.pdu import Kind, Pace, ProtocolError
+from router.association.proposing import NATIVE, associate_rq, parse_accept, proposals
 from router.association.tls import client_context
 from router.config.settings import DestinationSettings
 
-__all__ = ["AssociationLostError", "ConnectError", "Requestor", "connect"]
+__all__ = ["MOST_CONTEXTS", "NATIVE", "AssociationLostError", "ConnectError", "Requestor", "connect"]
 
-NATIVE = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-"""Explicit and Implicit VR Little Endian: what every node must speak (PS3.5 §10.1), and what we fall back to."""
-MOST_CONTEXTS = 128
-DRAIN = 2.0
+DRAIN, RELEASE = 2.0, 5.0
+"""Seconds that an end may take: for a peer to close after our A-ABORT, and to answer our A-RELEASE."""
+NETWORK_ERRORS = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
+"""What a socket can raise that Python calls no ConnectionError; any other OSError while sending is the file's."""
+RESET = struct.pack("ii", 1, 0)
 
 
 class ConnectError(Exception):
@@ -40,7 +45,14 @@ class ConnectError(Exception):
 
 
 class AssociationLostError(Exception):
-    """The association ended before an answer: what became of the instance is not known."""
+    """No answer, and the association is of no more use: what became of the instance is not known.
+
+    `kind`: silent (the peer let a time limit pass) or ended (it closed, aborted or broke the protocol).
+    """
+
+    def __init__(self, reason: str, kind: Literal["silent", "ended"] = "ended") -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 class Requestor:
@@ -53,17 +65,33 @@ class Requestor:
         proposed: Sequence[ProposedContext],
         accepted: Mapping[int, str],
         peer_max_pdu: int,
+        excluded: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
-        self.proposed = frozenset((c.abstract_syntax, s) for c in proposed for s in c.transfer_syntaxes)
-        """(SOP class, transfer syntax) pairs that were asked for, accepted or not."""
+        self.proposed = excluded.union((c.abstract_syntax, s) for c in proposed for s in c.transfer_syntaxes)
+        """(SOP class, transfer syntax) pairs that were asked for, accepted or not, or that the settings exclude: for
+        them a new association would bring nothing."""
         self.idle_since = time.monotonic()
         self._destination = destination
         self._stream = stream
-        self._contexts = {(c.abstract_syntax, accepted[c.id]): c.id for c in reversed(proposed) if c.id in accepted}
-        self._fragment = min(peer_max_pdu or pdu.MAX_PDU, pdu.MAX_PDU) - pdu.PDV_HEADER.size
-        self._fragment -= self._fragment % 2
+        self._contexts = {
+            (c.abstract_syntax, accepted[c.id]): c.id
+            for c in reversed(proposed)
+            if accepted.get(c.id) in c.transfer_syntaxes
+        }
+        room = min(peer_max_pdu or pdu.MAX_PDU, pdu.MAX_PDU) - pdu.PDV_HEADER.size
+        self._fragment = max(1, room - room % 2)
         self._peer_max_pdu = peer_max_pdu or pdu.MAX_PDU
         self._message_id = 0
+        self._inside_pdu = False
+        """Whether part of a PDU was sent: the peer would take what follows for the rest of it."""
+
+    @property
+    def closed(self) -> bool:
+        return self._stream.sock.fileno() < 0
+
+    @property
+    def accepts_echo(self) -> bool:
+        return any(sop_class == VERIFICATION for sop_class, _ in self._contexts)
 
     def accepts(self, sop_class: str, transfer_syntax: str) -> bool:
         return (sop_class, transfer_syntax) in self._contexts
@@ -88,15 +116,12 @@ class Requestor:
             dimse.DATA_SET_TYPE: dimse.A_DATA_SET,
             dimse.AFFECTED_SOP_INSTANCE: sop_instance,
         }
-        limit = self._destination.response_timeout
-        deadline = time.monotonic() + limit + size / self._destination.least_rate
         with path.open("rb") as file, self._losing():
-            self._stream.send(pdu.command_pdus(context_id, dimse.encode_command(command), self._peer_max_pdu), limit)
-            if isinstance(self._stream.sock, ssl.SSLSocket):
-                self._send_copied(file.fileno(), offset, size, context_id, deadline)
-            else:
-                self._send_file(file.fileno(), offset, size, context_id, deadline)
-            status = self._answer(dimse.C_STORE_RSP, limit)
+            self._send(pdu.command_pdus(context_id, dimse.encode_command(command), self._peer_max_pdu), self._limit)
+            early = self._send_data_set(file.fileno(), offset, size, context_id)
+            status = self._answer(dimse.C_STORE_RSP, context_id)
+            if early and _claims_to_have_it(status):
+                raise ProtocolError("it answered before the data set was complete")
         self.idle_since = time.monotonic()
         return status
 
@@ -108,84 +133,132 @@ class Requestor:
             dimse.MESSAGE_ID: self._next_message_id(),
             dimse.DATA_SET_TYPE: dimse.NO_DATA_SET,
         }
+        if not self.accepts_echo:
+            raise AssociationLostError("the peer refused the presentation context for C-ECHO")
         context_id = next(number for (sop_class, _), number in self._contexts.items() if sop_class == VERIFICATION)
         with self._losing():
-            data = pdu.command_pdus(context_id, dimse.encode_command(command), self._peer_max_pdu)
-            self._stream.send(data, self._destination.response_timeout)
-            return self._answer(dimse.C_ECHO_RSP, self._destination.response_timeout)
+            self._send(pdu.command_pdus(context_id, dimse.encode_command(command), self._peer_max_pdu), self._limit)
+            return self._answer(dimse.C_ECHO_RSP, context_id)
 
     def lost(self) -> bool:
         """Whether the peer has closed or spoken while nothing was asked of it: then the association is of no use."""
-        if isinstance(self._stream.sock, ssl.SSLSocket) and self._stream.sock.pending():
+        sock = self._stream.sock
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
             return True
-        return bool(select.select([self._stream.sock], [], [], 0)[0])
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def release(self) -> None:
         """A-RELEASE, politely and not for long; then close."""
+        deadline = time.monotonic() + RELEASE
         with contextlib.suppress(OSError, ProtocolError, pdu.PeerClosedError):
             self._stream.send(pdu.release_rq(), DRAIN)
-            kind, length = self._stream.read_header(5.0)
-            self._stream.read_body(length, 5.0)
-            if kind is Kind.RELEASE_RQ:  # a collision: as the requestor we answer first (PS3.8 §7.2.2.7)
+            if self._read(deadline)[0] is Kind.RELEASE_RQ:
+                # A collision: as the requestor we answer first, and then get our own answer (PS3.8 §7.2.2.7).
                 self._stream.send(pdu.release_rp(), DRAIN)
+                self._read(deadline)
         self._stream.sock.close()
 
     def abort(self) -> None:
-        """A-ABORT, then close."""
+        """A-ABORT, then close; in the middle of a PDU without a word, for its bytes would become data there."""
         with contextlib.suppress(OSError, pdu.PeerClosedError):
-            self._stream.send(pdu.abort(None), DRAIN)
-            self._stream.drain(DRAIN)
+            if self._inside_pdu:
+                self._stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            else:
+                self._stream.send(pdu.abort(None), DRAIN)
+                self._stream.drain(DRAIN)
         self._stream.sock.close()
+
+    @property
+    def _limit(self) -> float:
+        return self._destination.response_timeout
 
     def _next_message_id(self) -> int:
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
-    def _send_file(self, fd: int, offset: int, size: int, context_id: int, deadline: float) -> None:
-        sock, end = self._stream.sock, offset + size
-        sock.setblocking(False)
-        while offset < end:
-            count = min(self._fragment, end - offset)
-            header = pdu.p_data_header(context_id, count, command=False, last=offset + count == end)
-            _send_now(sock, header, deadline)
-            stop = offset + count
-            while offset < stop:
-                try:
-                    sent = os.sendfile(sock.fileno(), fd, offset, stop - offset)
-                except BlockingIOError:
-                    _wait_writable(sock, deadline)
-                    continue
-                if sent == 0:
-                    raise OSError(f"the blob is shorter than its row says (at byte {offset})")
-                offset += sent
+    def _send(self, data: bytes | bytearray, seconds: float) -> None:
+        self._inside_pdu = True
+        self._stream.send(data, seconds)
+        self._inside_pdu = False
 
-    def _send_copied(self, fd: int, offset: int, size: int, context_id: int, deadline: float) -> None:
-        end, buffer = offset + size, bytearray(12 + self._fragment)
-        while offset < end:
+    def _send_data_set(self, fd: int, offset: int, size: int, context_id: int) -> bool:
+        """All fragments; whether the peer had spoken before it could have the last one."""
+        send = self._copy_fragment if isinstance(self._stream.sock, ssl.SSLSocket) else self._send_fragment
+        pace, end, early = Pace(self._limit, self._destination.least_rate), offset + size, False
+        while True:
             count = min(self._fragment, end - offset)
-            buffer[:12] = pdu.p_data_header(context_id, count, command=False, last=offset + count == end)
-            if os.preadv(fd, [memoryview(buffer)[12 : 12 + count]], offset) != count:
-                raise OSError(f"the blob is shorter than its row says (at byte {offset})")
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._stream.send(memoryview(buffer)[: 12 + count], left)
+            last = offset + count == end
+            early = last and self.lost()
+            send(fd, offset, count, pdu.p_data_header(context_id, count, command=False, last=last), pace)
+            pace.received += count
             offset += count
+            if last:
+                return early
 
-    def _answer(self, expected: int, limit: float) -> int:
+    def _send_fragment(self, fd: int, offset: int, count: int, header: bytes, pace: Pace) -> None:
+        sock, stop = self._stream.sock, offset + count
+        sock.setblocking(False)
+        self._inside_pdu = True
+        view = memoryview(header)
+        while view:
+            try:
+                view = view[sock.send(view, socket.MSG_MORE if count else 0) :]
+            except BlockingIOError:
+                self._wait_writable(pace)
+        while offset < stop:
+            try:
+                sent = os.sendfile(sock.fileno(), fd, offset, stop - offset)
+            except BlockingIOError:
+                self._wait_writable(pace)
+                continue
+            if sent == 0:
+                raise OSError(f"the blob is shorter than its row says (at byte {offset})")
+            offset += sent
+        self._inside_pdu = False
+
+    def _copy_fragment(self, fd: int, offset: int, count: int, header: bytes, pace: Pace) -> None:
+        data = bytearray(len(header) + count)
+        data[: len(header)] = header
+        if os.preadv(fd, [memoryview(data)[len(header) :]], offset) != count:
+            raise OSError(f"the blob is shorter than its row says (at byte {offset})")
+        started = time.monotonic()
+        self._send(data, self._patience(pace))
+        pace.waited += time.monotonic() - started
+
+    def _patience(self, pace: Pace) -> float:
+        """Seconds that the peer may let us wait now. Raises TimeoutError when there are none."""
+        seconds = min(pace.left(), self._limit)
+        if seconds <= 0:
+            raise TimeoutError
+        return seconds
+
+    def _wait_writable(self, pace: Pace) -> None:
+        poll = select.poll()
+        poll.register(self._stream.sock, select.POLLOUT)
+        started = time.monotonic()
+        if not poll.poll(self._patience(pace) * 1000):
+            raise TimeoutError
+        pace.waited += time.monotonic() - started
+
+    def _read(self, deadline: float) -> tuple[Kind, memoryview]:
+        kind, length = self._stream.read_header(deadline - time.monotonic())
+        return kind, self._stream.read_body(length, deadline - time.monotonic())
+
+    def _answer(self, expected: int, context_id: int) -> int:
         """The status of the answer to the one message that is outstanding."""
-        deadline = time.monotonic() + limit
+        deadline = time.monotonic() + self._limit
         command = bytearray()
         while True:
-            kind, length = self._stream.read_header(max(0.0, deadline - time.monotonic()))
-            body = self._stream.read_body(length, max(0.0, deadline - time.monotonic()))
+            kind, body = self._read(deadline)
             if kind is Kind.ABORT:
                 raise AssociationLostError("the peer aborted")
             if kind is not Kind.P_DATA:
                 raise AssociationLostError(f"the peer sent {kind.name} instead of an answer")
             for value in pdu.pdvs(body):
-                if not value.is_command:
-                    continue
+                if not value.is_command or value.context_id != context_id:
+                    raise ProtocolError("an answer with a data set or in another presentation context")
                 command += value.fragment
                 if len(command) > dimse.MAX_COMMAND:
                     raise ProtocolError("the answer's command set is too long")
@@ -207,12 +280,16 @@ class Requestor:
         try:
             yield
         except TimeoutError as error:
-            raise AssociationLostError("no answer in time") from error
+            raise AssociationLostError("no answer in time", "silent") from error
         except pdu.PeerClosedError as error:
             raise AssociationLostError("the peer closed the connection") from error
         except (ProtocolError, dimse.CommandError) as error:
             raise AssociationLostError(f"the peer broke the protocol: {error}") from error
         except (ConnectionError, ssl.SSLError) as error:
+            raise AssociationLostError("the connection broke") from error
+        except OSError as error:
+            if error.errno not in NETWORK_ERRORS:
+                raise
             raise AssociationLostError("the connection broke") from error
 
 
@@ -223,19 +300,28 @@ def connect(
     contexts = proposals(wanted, destination.syntaxes, echo=echo)
     limit = destination.connect_timeout
     try:
+        tls = client_context(destination.tls) if destination.tls else None
+    except (OSError, ValueError) as error:
+        raise ConnectError("tls", f"certificate, key or ca cannot be used ({type(error).__name__})") from error
+    try:
         sock = socket.create_connection((destination.host, destination.port), timeout=limit)
     except OSError as error:
         raise ConnectError("connect", f"cannot connect: {error.strerror or 'timed out or unknown host'}") from error
+    except UnicodeError as error:
+        raise ConnectError("connect", "cannot connect: the host is no name and no address") from error
     try:
-        if destination.tls is not None:
-            sock = client_context(destination.tls).wrap_socket(sock, server_hostname=destination.host)
+        if tls is not None:
+            sock = tls.wrap_socket(sock, server_hostname=destination.host)
         stream = pdu.Stream(sock)
         stream.send(associate_rq(calling_ae, destination.ae_title, contexts), limit)
+        deadline = time.monotonic() + limit
         kind, length = stream.read_header(limit)
-        body = stream.read_body(length, limit)
+        body = stream.read_body(length, deadline - time.monotonic())
         if kind is Kind.ASSOCIATE_AC:
             accepted, peer_max_pdu = parse_accept(body)
-            return Requestor(destination, stream, contexts, accepted, peer_max_pdu)
+            allowed = destination.syntaxes
+            excluded = frozenset(pair for pair in wanted if allowed is not None and pair[1] not in allowed)
+            return Requestor(destination, stream, contexts, accepted, peer_max_pdu, excluded)
         raise _refusal(kind, body)
     except ssl.SSLError as error:
         sock.close()
@@ -279,36 +365,6 @@ REJECTED = {
 """PS3.8 table 9-21, with the fix where we know one."""
 
 
-def proposals(
-    wanted: Sequence[tuple[str, str]], syntaxes: tuple[str, ...] | None, *, echo: bool
-) -> list[ProposedContext]:
-    """For each pair its own syntax, for each SOP class native ones as fallback; at most 128 contexts."""
-    allowed = None if syntaxes is None else frozenset(syntaxes)
-    asked: list[tuple[str, tuple[str, ...]]] = []
-    if echo or not wanted:
-        asked.append((VERIFICATION, NATIVE))
-    for sop_class, syntax in dict.fromkeys(wanted):
-        if allowed is None or syntax in allowed:
-            asked.append((sop_class, (syntax,)))
-    for sop_class in dict.fromkeys(sop_class for sop_class, _ in wanted):
-        native = tuple(s for s in NATIVE if allowed is None or s in allowed)
-        if native:
-            asked.append((sop_class, native))
-    return [ProposedContext(2 * n + 1, sop_class, s) for n, (sop_class, s) in enumerate(asked[:MOST_CONTEXTS])]
-
-
-def _send_now(sock: socket.socket, data: bytes, deadline: float) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[sock.send(view, socket.MSG_MORE) :]
-        except BlockingIOError:
-            _wait_writable(sock, deadline)
-
-
-def _wait_writable(sock: socket.socket, deadline: float) -> None:
-    poll = select.poll()
-    poll.register(sock, select.POLLOUT)
-    left = deadline - time.monotonic()
-    if left <= 0 or not poll.poll(left * 1000):
-        raise TimeoutError
+def _claims_to_have_it(status: int) -> bool:
+    """Success and warnings (PS3.7 annex C)."""
+    return status in (0x0000, 0x0001, 0x0107, 0x0116) or status >> 12 == 0xB

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from router.association import dimse, pdu
-from router.association.negotiation import Proposal, _item, parse_request
+from router.association.negotiation import Proposal, item, parse_request
 from router.association.pdu import Kind
 from router.config.settings import DestinationSettings
 
@@ -46,7 +46,7 @@ class Talk:
         self.stream = pdu.Stream(sock, 2 * pdu.MAX_PDU)
         self.proposal: Proposal | None = None
         self.bodies: list[int] = []
-        """Body lengths of the P-DATA-TFs of the last message."""
+        """Body lengths of the P-DATA-TFs with the last data set."""
 
     def read(self) -> tuple[Kind, memoryview]:
         kind, length = self.stream.read_header(10)
@@ -61,13 +61,13 @@ class Talk:
 
     def accept(self) -> None:
         proposal = self.request()
-        body = b"\0\1\0\0" + proposal.titles + _item(0x10, proposal.application_context.encode())
+        body = b"\0\1\0\0" + proposal.titles + item(0x10, proposal.application_context.encode())
         for one in proposal.contexts:
             chosen = self.peer.choose(one.abstract_syntax, one.transfer_syntaxes)
             head = bytes((one.id, 0, 0 if chosen else 3, 0))
-            body += _item(0x21, head + _item(0x40, (chosen or one.transfer_syntaxes[0]).encode()))
-        user = b"" if self.peer.max_pdu is None else _item(0x51, struct.pack(">I", self.peer.max_pdu))
-        self.send(pdu.HEADER.pack(Kind.ASSOCIATE_AC, len(body + _item(0x50, user))) + body + _item(0x50, user))
+            body += item(0x21, head + item(0x40, (chosen or one.transfer_syntaxes[0]).encode()))
+        user = b"" if self.peer.max_pdu is None else item(0x51, struct.pack(">I", self.peer.max_pdu))
+        self.send(pdu.HEADER.pack(Kind.ASSOCIATE_AC, len(body + item(0x50, user))) + body + item(0x50, user))
 
     def message(self) -> Stored | Kind:
         """The next whole C-STORE or C-ECHO (empty data), or the kind of the PDU that is no P-DATA-TF."""
@@ -78,7 +78,6 @@ class Talk:
             kind, body = self.read()
             if kind is not Kind.P_DATA:
                 return kind
-            self.bodies.append(len(body))
             for value in pdu.pdvs(body):
                 if value.is_command:
                     command += value.fragment
@@ -88,6 +87,7 @@ class Talk:
                     if whole.has_data_set:
                         continue
                 else:
+                    self.bodies.append(len(body))
                     data += value.fragment
                     if not value.is_last:
                         continue
@@ -121,14 +121,16 @@ class Talk:
     def send(self, data: bytes) -> None:
         self.stream.send(data, 10)
 
-    def until_closed(self) -> bytes:
-        """Everything until the requestor closes."""
-        got = bytearray()
+    def until_closed(self, *, release: bool = True) -> bytes:
+        """The last bytes until the requestor closes; a release is answered."""
+        got = b""
         self.sock.settimeout(10)
         with contextlib.suppress(ConnectionError):
             while piece := self.sock.recv(1 << 16):
-                got += piece
-        return bytes(got)
+                got = (got + piece)[-256:]
+                if release and got.endswith(pdu.release_rq()):
+                    self.send(pdu.release_rp())
+        return got
 
     def reset(self) -> None:
         """Close so that the other side sees ECONNRESET."""

@@ -1,0 +1,615 @@
+"""The requestor against a peer that does as it is told: good answers, odd ones, and none."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.association import pdu
+from router.association.pdu import Kind
+from router.association.requestor import AssociationLostError, ConnectError, Requestor, connect, proposals
+from router.config.settings import DestinationSettings
+from tests.unit.peer import (
+    CT,
+    DX,
+    EXPLICIT,
+    IMPLICIT,
+    J2K,
+    JPEG,
+    UID,
+    VERIFICATION,
+    Peer,
+    Script,
+    Stored,
+    Talk,
+    answer,
+    wait_for,
+)
+
+WANTED = [(DX, EXPLICIT)]
+PREAMBLE = 132
+
+
+def blob(folder: Path, size: int) -> tuple[Path, bytes]:
+    """A file with `size` bytes of data set after a preamble."""
+    data = bytes((i * 7 + (i >> 8)) & 255 for i in range(min(size, 65536))) * (size // 65536 + 1)
+    path = folder / "blob.dcm"
+    path.write_bytes(b"\xee" * PREAMBLE + data[:size])
+    return path, data[:size]
+
+
+def store(association: Requestor, path: Path, size: int | None = None, syntax: str = EXPLICIT) -> int:
+    size = path.stat().st_size - PREAMBLE if size is None else size
+    return association.store(path, PREAMBLE, size, sop_class=DX, sop_instance=UID, transfer_syntax=syntax)
+
+
+@contextmanager
+def associated(peer: Peer, **changes: object) -> Iterator[Requestor]:
+    association = connect(peer.destination(**changes), "US", WANTED)
+    try:
+        yield association
+    finally:
+        association.release()
+
+
+def refused(peer: Peer, **changes: object) -> ConnectError:
+    with pytest.raises(ConnectError) as caught:
+        connect(peer.destination(**changes), "US", WANTED)
+    return caught.value
+
+
+# -- what leaves is what lies on disk --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 4095, 16378, 16379, 131066, 131067, 1_000_001])
+def test_a_data_set_of_any_size_arrives_whole(tmp_path: Path, size: int) -> None:
+    path, data = blob(tmp_path, size)
+    with Peer(max_pdu=0) as peer, associated(peer) as association:
+        assert store(association, path) == 0
+        assert peer.stored == [Stored(DX, UID, data, 1, 1)]
+
+
+@pytest.mark.parametrize("max_pdu", [0, 7, 8, 9, 127, 128, 16382, 131072, 131073, 1 << 30, 0xFFFFFFFF, None])
+def test_no_fragment_is_longer_than_the_peer_can_take(tmp_path: Path, max_pdu: int | None) -> None:
+    size = 300 if max_pdu in (7, 8, 9) else 300_001
+    path, data = blob(tmp_path, size)
+    bodies: list[int] = []
+
+    def look(talk: Talk) -> None:
+        talk.accept()
+        got = talk.message()
+        assert isinstance(got, Stored)
+        assert got.data == data
+        bodies.extend(talk.bodies)
+        talk.answer(got, 0)
+        talk.until_closed()
+
+    with Peer(look, max_pdu=max_pdu) as peer, associated(peer) as association:
+        assert store(association, path) == 0
+    most = {None: 16384, 0: 131072}.get(max_pdu, min(max_pdu or 0, 131072))
+    assert max(bodies) <= most
+    assert max(bodies) > most - 2 or most > size  # and none is needlessly short
+    assert all(body % 2 == 0 for body in bodies[:-1]) or most == 7
+
+
+@pytest.mark.parametrize("max_pdu", [1, 6])
+def test_a_maximum_in_which_nothing_fits_is_refused(max_pdu: int) -> None:
+    with Peer(max_pdu=max_pdu) as peer:
+        assert refused(peer).kind == "protocol"
+
+
+def test_several_instances_on_one_association(tmp_path: Path) -> None:
+    path, data = blob(tmp_path, 50_000)
+    with Peer() as peer, associated(peer) as association:
+        assert [store(association, path) for _ in range(3)] == [0, 0, 0]
+        assert association.echo() == 0 if association.accepts(VERIFICATION, EXPLICIT) else True
+        assert [one.message_id for one in peer.stored] == [1, 2, 3]
+        assert peer.stored[2].data == data
+        assert peer.connections == 1
+        assert not association.lost()
+    assert peer.ends == ["released"]
+
+
+@pytest.mark.parametrize("status", [0x0000, 0x0001, 0xB000, 0xA700, 0xC123, 0xFFFF])
+def test_the_status_is_the_peers(tmp_path: Path, status: int) -> None:
+    path, _ = blob(tmp_path, 10)
+    with Peer(status=lambda _: status) as peer, associated(peer) as association:
+        assert store(association, path) == status
+
+
+def test_the_request_names_what_is_needed_and_nothing_else() -> None:
+    with Peer() as peer:
+        connect(peer.destination(calling_ae_title="IGNORED"), "US", [(DX, J2K), (CT, EXPLICIT), (DX, J2K)]).release()
+    (proposal,) = peer.proposals
+    assert (proposal.calling_ae, proposal.called_ae, proposal.max_pdu) == ("US", "DEST", pdu.MAX_PDU)
+    assert proposal.async_window == (1, 1)
+    assert [(c.id, c.abstract_syntax, c.transfer_syntaxes) for c in proposal.contexts] == [
+        (1, DX, (J2K,)), (3, CT, (EXPLICIT,)), (5, DX, (EXPLICIT, IMPLICIT)), (7, CT, (EXPLICIT, IMPLICIT)),
+    ]  # fmt: skip
+
+
+# -- contexts --------------------------------------------------------------------------------------------------------
+
+
+def test_contexts_are_accepted_one_by_one(tmp_path: Path) -> None:
+    path, _ = blob(tmp_path, 100)
+
+    def choose(sop_class: str, syntaxes: object) -> str | None:
+        return IMPLICIT if sop_class == DX and IMPLICIT in str(syntaxes) and J2K not in str(syntaxes) else None
+
+    with Peer(choose=choose) as peer:
+        association = connect(peer.destination(), "US", [(DX, J2K), (CT, EXPLICIT)])
+        assert not association.accepts(DX, J2K)
+        assert association.accepts(DX, IMPLICIT)
+        assert not association.accepts(CT, EXPLICIT)
+        assert (association.fallback(DX), association.fallback(CT)) == (IMPLICIT, None)
+        assert store(association, path, syntax=IMPLICIT) == 0
+        assert peer.stored[0].context_id == 5
+        association.release()
+
+
+def test_every_context_refused_is_an_association_without_use() -> None:
+    with Peer(choose=lambda *_: None) as peer, associated(peer) as association:
+        assert not association.accepts(DX, EXPLICIT)
+        assert association.fallback(DX) is None
+
+
+def test_a_syntax_that_was_not_proposed_is_not_accepted() -> None:
+    with Peer(choose=lambda *_: JPEG) as peer, associated(peer) as association:
+        assert not association.accepts(DX, JPEG)
+        assert association.fallback(DX) is None
+
+
+def test_more_pairs_than_an_association_holds() -> None:
+    wanted = [(f"1.2.840.{n}", f"1.2.3.{m}") for n in range(20) for m in range(10)]
+    with Peer() as peer:
+        association = connect(peer.destination(), "US", wanted)
+        assert len(peer.proposals[0].contexts) == 128
+        assert [c.id for c in peer.proposals[0].contexts] == list(range(1, 257, 2))
+        assert association.accepts(*wanted[0])
+        assert association.accepts(*wanted[127])
+        assert not association.accepts(*wanted[128])
+        assert not association.proposed.issuperset(wanted[128:])
+        association.release()
+
+
+def test_syntaxes_narrow_what_is_proposed() -> None:
+    assert [c.transfer_syntaxes for c in proposals([(DX, J2K), (DX, EXPLICIT)], (EXPLICIT,), echo=False)] == [
+        (EXPLICIT,), (EXPLICIT,),
+    ]  # fmt: skip
+    narrow = proposals([(DX, J2K)], (JPEG,), echo=False)
+    assert [c.abstract_syntax for c in narrow] == [VERIFICATION]  # a request without any context is an error
+
+
+@pytest.mark.parametrize("syntaxes", [None, (EXPLICIT,), (JPEG,)])
+def test_what_the_settings_exclude_needs_no_new_association(syntaxes: tuple[str, ...] | None) -> None:
+    with Peer() as peer:
+        association = connect(peer.destination(syntaxes=syntaxes), "US", [(DX, J2K), (CT, EXPLICIT)])
+        assert association.proposed >= {(DX, J2K), (CT, EXPLICIT)}
+        association.release()
+
+
+# -- C-ECHO ----------------------------------------------------------------------------------------------------------
+
+
+def test_echo() -> None:
+    with Peer() as peer:
+        association = connect(peer.destination(), "US", (), echo=True)
+        assert association.echo() == 0
+        association.release()
+    assert peer.echoes == 1
+
+
+def test_echo_where_its_context_is_refused() -> None:
+    with Peer(choose=lambda *_: None) as peer:
+        association = connect(peer.destination(), "US", (), echo=True)
+        assert not association.accepts_echo
+        with pytest.raises(AssociationLostError, match="C-ECHO"):
+            association.echo()
+        association.release()
+
+
+# -- no association --------------------------------------------------------------------------------------------------
+
+
+def rejecting(*how: int) -> Script:
+    def script(talk: Talk) -> None:
+        talk.request()
+        talk.send(pdu.associate_rj(*how))
+        talk.until_closed()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ((1, 1, 1), "rejected for good", "no reason given"),
+        ((1, 1, 2), "rejected for good", "application context"),
+        ((1, 1, 3), "rejected for good", "calling AE title not recognised"),
+        ((1, 1, 7), "rejected for good", "called AE title not recognised"),
+        ((1, 2, 2), "rejected for good", "protocol version"),
+        ((2, 3, 1), "rejected", "temporary congestion"),
+        ((2, 3, 2), "rejected", "local limit exceeded"),
+        ((2, 9, 9), "rejected", "source 9, reason 9"),
+    ],
+)
+def test_rejections(how: tuple[int, int, int], kind: str, words: str) -> None:
+    with Peer(rejecting(*how)) as peer:
+        error = refused(peer)
+    assert error.kind == kind
+    assert words in error.reason
+
+
+def silent(talk: Talk) -> None:
+    talk.until_closed()
+
+
+def closing(talk: Talk) -> None:
+    talk.request()
+
+
+def aborting(talk: Talk) -> None:
+    talk.request()
+    talk.send(pdu.abort(None))
+    talk.until_closed()
+
+
+def resetting(talk: Talk) -> None:
+    talk.request()
+    talk.reset()
+
+
+def babbling(data: bytes) -> Script:
+    def script(talk: Talk) -> None:
+        talk.request()
+        talk.send(data)
+        talk.until_closed()
+
+    return script
+
+
+def trickling(data: bytes) -> Script:
+    """A byte at a time, each within any time limit, until the other side has had enough."""
+
+    def script(talk: Talk) -> None:
+        talk.request()
+        trickle(talk, data)
+
+    return script
+
+
+def trickle(talk: Talk, data: bytes) -> None:
+    for byte in data:
+        talk.sock.sendall(bytes((byte,)))
+        talk.sock.settimeout(0.05)
+        try:
+            if not talk.sock.recv(1 << 16):
+                return
+        except TimeoutError:
+            continue
+    raise AssertionError("read to the end")
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        (silent, "silent"),
+        (closing, "aborted"),
+        (resetting, "aborted"),
+        (aborting, "aborted"),
+        (babbling(pdu.release_rp()), "protocol"),
+        (babbling(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "protocol"),
+        (babbling(pdu.HEADER.pack(Kind.ASSOCIATE_AC, 1 << 21)), "protocol"),
+        (babbling(pdu.HEADER.pack(Kind.ASSOCIATE_AC, 4) + bytes(4)), "protocol"),
+        (babbling(pdu.HEADER.pack(Kind.ASSOCIATE_AC, 72) + bytes(68) + b"\x21\0\0\x09"), "protocol"),
+        (babbling(pdu.HEADER.pack(Kind.ASSOCIATE_AC, 100) + bytes(50)), "silent"),
+        (trickling(pdu.HEADER.pack(Kind.ASSOCIATE_AC, 200) + bytes(200)), "silent"),
+    ],
+)
+def test_no_association(script: Script, kind: str) -> None:
+    with Peer(script) as peer:
+        assert refused(peer, connect_timeout=0.3).kind == kind
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    destination = DestinationSettings("dest", "DEST", "127.0.0.1", port, connect_timeout=2)
+    with pytest.raises(ConnectError, match="refused") as caught:
+        connect(destination, "US", WANTED)
+    assert caught.value.kind == "connect"
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 70 + ".invalid", "a..b"])
+def test_a_host_that_is_none(host: str) -> None:
+    with pytest.raises(ConnectError) as caught:
+        connect(DestinationSettings("dest", "DEST", host, 104, connect_timeout=2), "US", WANTED)
+    assert caught.value.kind == "connect"
+
+
+# -- no answer -------------------------------------------------------------------------------------------------------
+
+
+def answering(how: Callable[[Talk, Stored], object]) -> Script:
+    def script(talk: Talk) -> None:
+        talk.accept()
+        got = talk.message()
+        assert isinstance(got, Stored)
+        how(talk, got)
+        talk.until_closed()
+
+    return script
+
+
+def of_echo(got: Stored) -> bytes:
+    return answer(replace(got, sop_class=VERIFICATION), 0)
+
+
+def with_data_set(got: Stored, *, after: bool) -> bytes:
+    data = pdu.p_data_header(got.context_id, 4, command=False, last=True) + b"data"
+    return answer(got, 0) + data if after else data + answer(got, 0)
+
+
+def endless_command(got: Stored) -> bytes:
+    return (pdu.p_data_header(got.context_id, 65536, command=True, last=False) + bytes(65536)) * 2
+
+
+@pytest.mark.parametrize(
+    ("how", "words", "kind"),
+    [
+        (lambda talk, got: None, "in time", "silent"),
+        (lambda talk, got: talk.sock.close(), "closed|broke", "ended"),
+        (lambda talk, got: talk.reset(), "closed|broke", "ended"),
+        (lambda talk, got: talk.send(pdu.abort(None)), "aborted", "ended"),
+        (lambda talk, got: talk.send(pdu.release_rq()), "RELEASE_RQ", "ended"),
+        (lambda talk, got: talk.send(pdu.associate_rj(1, 1, 1)), "ASSOCIATE_RJ", "ended"),
+        (lambda talk, got: talk.send(b"\x99\0\0\0\0\4abcd"), "protocol", "ended"),
+        (lambda talk, got: talk.answer(got, 0, message_id=got.message_id + 1), "another message", "ended"),
+        (lambda talk, got: talk.send(answer(got, 0, context_id=77)), "context", "ended"),
+        (lambda talk, got: talk.send(of_echo(got)), "not asked", "ended"),
+        (lambda talk, got: talk.send(with_data_set(got, after=False)), "data set", "ended"),
+        (lambda talk, got: talk.send(endless_command(got)), "too long", "ended"),
+        (lambda talk, got: talk.send(pdu.p_data_header(1, 9, command=True, last=True) + bytes(9)), "protocol", "ended"),
+        (lambda talk, got: talk.send(pdu.HEADER.pack(Kind.P_DATA, 0)), "protocol", "ended"),
+        (lambda talk, got: trickle(talk, answer(got, 0xC000)), "in time", "silent"),
+    ],
+)
+def test_no_answer(tmp_path: Path, how: Callable[[Talk, Stored], object], words: str, kind: str) -> None:
+    path, _ = blob(tmp_path, 1000)
+    with Peer(answering(how)) as peer:
+        association = connect(peer.destination(response_timeout=0.4), "US", WANTED)
+        with pytest.raises(AssociationLostError, match=words) as caught:
+            store(association, path)
+        assert caught.value.kind == kind
+        association.abort()
+
+
+def test_an_answer_in_many_fragments(tmp_path: Path) -> None:
+    path, _ = blob(tmp_path, 1000)
+
+    def piecemeal(talk: Talk, got: Stored) -> None:
+        whole = answer(got, 0xB007)[12:]
+        for at in range(0, len(whole), 5):
+            piece = whole[at : at + 5]
+            last = at + 5 >= len(whole)
+            talk.send(pdu.p_data_header(got.context_id, len(piece), command=True, last=last) + piece)
+
+    with Peer(answering(piecemeal)) as peer, associated(peer) as association:
+        assert store(association, path) == 0xB007
+
+
+# -- in the middle of a data set -------------------------------------------------------------------------------------
+
+BIG = 24 * 1024 * 1024
+"""More than the buffers of both ends hold, so that sending must wait for the peer."""
+
+
+def in_the_middle(how: Callable[[Talk], object]) -> Script:
+    def script(talk: Talk) -> None:
+        talk.accept()
+        for _ in range(3):
+            talk.read()
+        how(talk)
+
+    return script
+
+
+def reads_on(talk: Talk) -> None:
+    talk.until_closed()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda talk: (talk.send(pdu.abort(None)), talk.sock.shutdown(socket.SHUT_WR), reads_on(talk)),
+        lambda talk: (talk.send(pdu.abort(None)), talk.reset()),
+        lambda talk: talk.sock.close(),
+        lambda talk: talk.reset(),
+        lambda talk: (talk.sock.shutdown(socket.SHUT_WR), reads_on(talk)),
+    ],
+)
+def test_the_peer_goes_in_the_middle(tmp_path: Path, how: Callable[[Talk], object]) -> None:
+    path, _ = blob(tmp_path, BIG)
+    with Peer(in_the_middle(how)) as peer:
+        association = connect(peer.destination(response_timeout=5.0), "US", WANTED)
+        with pytest.raises(AssociationLostError) as caught:
+            store(association, path)
+        assert caught.value.kind == "ended"
+        association.abort()
+        wait_for(lambda: association.closed)
+
+
+@pytest.mark.parametrize("least_rate", [1, 1 << 40])
+def test_a_peer_that_stops_reading_is_silent(tmp_path: Path, least_rate: int) -> None:
+    """Whatever time the whole size would allow: nobody waits longer for one sign of life than for an answer."""
+    path, _ = blob(tmp_path, BIG)
+    done: list[bool] = []
+    with Peer(in_the_middle(lambda talk: wait_for(lambda: done))) as peer:
+        association = connect(peer.destination(response_timeout=0.3, least_rate=least_rate), "US", WANTED)
+        with pytest.raises(AssociationLostError, match="in time") as caught:
+            store(association, path)
+        assert caught.value.kind == "silent"
+        association.abort()
+        done.append(True)
+
+
+def test_a_peer_that_reads_too_slowly_is_silent(tmp_path: Path) -> None:
+    path, _ = blob(tmp_path, BIG)
+    done = threading.Event()
+
+    def sip(talk: Talk) -> None:
+        talk.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        while not done.wait(0.02):
+            talk.sock.recv(65536)
+
+    with Peer(in_the_middle(sip)) as peer:
+        association = connect(peer.destination(response_timeout=0.5, least_rate=1 << 30), "US", WANTED)
+        with pytest.raises(AssociationLostError, match="in time"):
+            store(association, path)
+        association.abort()
+        done.set()
+
+
+def early(status: int) -> Script:
+    """Answers after the first fragments, and reads the rest all the same."""
+
+    def script(talk: Talk) -> None:
+        talk.accept()
+        for _ in range(3):
+            talk.read()
+        talk.answer(Stored(DX, UID, b"", 1, 1), status)
+        talk.until_closed()
+
+    return script
+
+
+@pytest.mark.parametrize("status", [0x0000, 0x0001, 0xB000, 0x0107, 0x0116])
+def test_who_claims_to_have_it_before_it_was_sent_is_not_believed(tmp_path: Path, status: int) -> None:
+    path, _ = blob(tmp_path, BIG)
+    with Peer(early(status)) as peer:
+        association = connect(peer.destination(), "US", WANTED)
+        with pytest.raises(AssociationLostError, match="before") as caught:
+            store(association, path)
+        assert caught.value.kind == "ended"
+        association.abort()
+
+
+@pytest.mark.parametrize("status", [0xA700, 0xC000, 0x0111, 0x0122])
+def test_an_early_refusal_is_an_answer(tmp_path: Path, status: int) -> None:
+    path, _ = blob(tmp_path, BIG)
+    with Peer(early(status)) as peer, associated(peer) as association:
+        assert store(association, path) == status
+
+
+@pytest.mark.parametrize("missing", [1, 4, 10, 5000, 200_000])
+def test_a_blob_that_is_shorter_than_its_row_never_ends_as_a_data_set(tmp_path: Path, missing: int) -> None:
+    """The peer must not take what follows (an A-ABORT) for the end of the fragment that was begun."""
+    path, data = blob(tmp_path, 300_000)
+    with Peer(max_pdu=131072) as peer:
+        association = connect(peer.destination(), "US", WANTED)
+        with pytest.raises(OSError, match="shorter"):
+            store(association, path, len(data) + missing)
+        association.abort()
+        wait_for(lambda: peer.ends)
+        assert not peer.stored
+        assert peer.ends[0] in ("closed", "ABORT")
+
+
+def test_a_blob_that_is_not_there_is_an_error_of_ours(tmp_path: Path) -> None:
+    with Peer() as peer, associated(peer) as association:
+        with pytest.raises(FileNotFoundError):
+            store(association, tmp_path / "none", 10)
+        assert not association.lost()
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_release_collision() -> None:
+    """PS3.8 §7.2.2.7: both ask at once; the requestor answers first and still gets its answer."""
+    ends: list[Kind] = []
+
+    def collide(talk: Talk) -> None:
+        talk.accept()
+        talk.send(pdu.release_rq())
+        ends.append(talk.read()[0])
+        ends.append(talk.read()[0])
+        talk.send(pdu.release_rp())
+        talk.peer.ends.append(f"then {len(talk.until_closed())}")
+
+    with Peer(collide) as peer:
+        association = connect(peer.destination(), "US", WANTED)
+        wait_for(association.lost)
+        association.release()
+        wait_for(lambda: peer.ends)
+    assert ends == [Kind.RELEASE_RQ, Kind.RELEASE_RP]
+    assert peer.ends == ["then 0"]
+
+
+def ignores_release(talk: Talk) -> None:
+    talk.accept()
+    talk.until_closed(release=False)
+
+
+def test_a_release_without_answer_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.association.requestor.RELEASE", 0.2)
+    with Peer(ignores_release) as peer:
+        association = connect(peer.destination(), "US", WANTED)
+        association.release()
+        assert association.closed
+
+
+@pytest.mark.parametrize("what", [pdu.abort(None), pdu.release_rq(), b""])
+def test_lost_when_the_peer_speaks_or_goes(what: bytes) -> None:
+    told: list[bool] = []
+
+    def then(talk: Talk) -> None:
+        talk.accept()
+        wait_for(lambda: told)
+        talk.send(what)
+
+    with Peer(then) as peer:
+        association = connect(peer.destination(), "US", WANTED)
+        assert not association.lost()
+        told.append(True)
+        wait_for(association.lost)
+        association.abort()
+        assert association.closed
+
+
+def test_lost_with_more_descriptors_than_select_knows(tmp_path: Path) -> None:
+    import os
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1200:
+        pytest.skip("too few descriptors allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1050)]
+    try:
+        with Peer() as peer, associated(peer) as association:
+            assert not association.lost()
+            path, _ = blob(tmp_path, 100_000)
+            assert store(association, path) == 0
+    finally:
+        for fd in files:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_no_reason_names_the_instance(tmp_path: Path) -> None:
+    path, _ = blob(tmp_path, 1000)
+    with Peer(answering(lambda talk, got: talk.send(pdu.abort(None)))) as peer:
+        association = connect(peer.destination(), "US", WANTED)
+        with pytest.raises(AssociationLostError) as caught:
+            store(association, path)
+        assert not re.search(re.escape(UID), str(caught.value))
+        association.abort()
