@@ -281,9 +281,9 @@ class Spool:
         """Finish what waits for the writer, then let the folder go."""
         if self._writer:
             self._writer.close()
-        if self._write_engine:
-            self._write_engine.dispose()
         self._read_engine.dispose()
+        if self._write_engine:  # the last to close, so that SQLite folds its log into the database
+            self._write_engine.dispose()
         if self._lock:
             self._lock.close()
 

@@ -1,0 +1,282 @@
+"""Opening the spool: made durably and privately, by one node at a time; what is damaged is refused and left alone."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from router.config.settings import SpoolSettings
+from router.spool import SpoolError, open_spool, read_spool
+from router.spool.inspect import inspect
+from tests.unit.spooling import HEADER, accept, decide, files, sealed, settings_of
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> SpoolSettings:
+    return settings_of(tmp_path / "spool")
+
+
+def refused(settings: SpoolSettings) -> str:
+    """The one line that a person gets."""
+    with pytest.raises(SpoolError) as caught:
+        open_spool(settings)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def filled(settings: SpoolSettings) -> str:
+    spool = open_spool(settings)
+    instance_id = accept(spool).instance_id
+    spool.close()
+    return instance_id
+
+
+# -- durable, private, alone
+
+
+def test_each_name_on_the_way_is_synced_before_anything_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's names are durable once it was synced after they were made."""
+    synced: dict[Path, set[str]] = {}
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        fsync(fd)
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if path.is_dir():
+            synced[path] = {one.name for one in path.iterdir()}
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = tmp_path / "new" / "deep" / "spool"
+    spool = open_spool(settings_of(folder))
+    for path in (folder.parent.parent, folder.parent, folder):
+        assert path.name in synced[path.parent]
+    assert {"node.db", "blobs"} <= synced[folder]
+    assert synced[folder / "blobs"] == {f"{number:02x}" for number in range(256)}
+    spool.close()
+
+
+def test_nobody_else_may_look(settings: SpoolSettings) -> None:
+    before = os.umask(0)
+    try:
+        spool = open_spool(settings)
+        accept(spool)
+        half = spool.begin(HEADER)
+        looking = read_spool(settings)
+        assert len(looking.instances()) == 1
+        paths = [settings.path, *settings.path.rglob("*")]
+        assert {"node.db", "node.db-wal", "node.db-shm", "lock"} <= {path.name for path in paths}
+        for path in paths:
+            assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+        half.discard()
+        looking.close()
+        spool.close()
+    finally:
+        os.umask(before)
+
+
+def test_an_open_door_is_closed(settings: SpoolSettings) -> None:
+    settings.path.mkdir(mode=0o755)
+    open_spool(settings).close()
+    assert stat.S_IMODE(settings.path.stat().st_mode) == 0o700
+
+
+def test_one_node_at_a_time(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    assert f"another node (process {os.getpid()}) uses this spool" in refused(settings)
+    accept(spool)
+    spool.close()
+    open_spool(settings).close()
+
+
+def test_the_lock_ends_with_its_process(settings: SpoolSettings) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from tests.unit.spooling import *; from router.spool import *;"
+        "spool = open_spool(settings_of(Path(sys.argv[1]))); accept(spool); spool.claim_instances(1); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, settings.path], cwd=Path(__file__).parents[2]).returncode == 9
+    spool = open_spool(settings)
+    assert len(spool.claim_instances(10)) == 1
+    spool.close()
+
+
+@pytest.mark.parametrize("name", ["with spaces", "what?mode=memory#100%25", "x" * 200 + "/" + "y" * 150, "Röntgen"])
+def test_any_path_will_do(tmp_path: Path, name: str) -> None:
+    settings = settings_of(tmp_path / name)
+    spool = open_spool(settings)
+    accept(spool)
+    assert "another node" in refused(settings)
+    looking = read_spool(settings)
+    assert len(looking.instances()) == 1
+    looking.close()
+    spool.close()
+    assert (tmp_path / name / "node.db").stat().st_size > 0
+    looking = read_spool(settings)
+    assert len(looking.instances()) == 1
+    looking.close()
+
+
+def test_a_path_too_long_for_the_database_is_named(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / ("x" * 200) / ("y" * 200) / ("z" * 100))
+    assert "too long a path" in refused(settings)
+
+
+def test_a_path_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("mine")
+    assert "spool.path must be a folder" in refused(settings_of(tmp_path / "spool"))
+    assert "spool.path must be a folder" in refused(settings_of(tmp_path / "spool" / "below"))
+    assert (tmp_path / "spool").read_text() == "mine"
+
+
+def test_a_path_that_this_user_may_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)  # the tests' user may be root, whom no mode forbids anything
+    assert "Permission denied; spool.path must be a folder that this user may write" in refused(
+        settings_of(tmp_path / "spool")
+    )
+
+
+# -- what is damaged, lost, or newer
+
+
+@pytest.mark.parametrize("content", [b"not a database at all " * 100, b"SQLite format 3\0" + b"\xff" * 4080])
+def test_a_damaged_database_is_left_as_it_is(settings: SpoolSettings, content: bytes) -> None:
+    filled(settings)
+    database = settings.path / "node.db"
+    database.write_bytes(content)
+    assert "nothing was changed" in refused(settings)
+    assert database.read_bytes() == content
+    assert len(files(settings.path)) == 1
+
+
+def test_a_torn_database_is_left_as_it_is(settings: SpoolSettings) -> None:
+    filled(settings)
+    database = settings.path / "node.db"
+    torn = database.read_bytes()[: 4096 * 2]
+    database.write_bytes(torn)
+    assert "database" in refused(settings)
+    assert database.read_bytes() == torn
+    assert len(files(settings.path)) == 1
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_lost_database_does_not_make_orphans_of_all_blobs(settings: SpoolSettings, lost: bool) -> None:
+    filled(settings)
+    database = settings.path / "node.db"
+    database.unlink()
+    if not lost:
+        database.touch()
+    for _ in range(2):
+        assert "has blobs but its database is empty" in refused(settings)
+    assert len(files(settings.path)) == 1
+
+
+def test_a_first_start_that_was_cut_short_begins_again(settings: SpoolSettings) -> None:
+    settings.path.mkdir()
+    (settings.path / "node.db").touch()
+    (settings.path / "blobs").mkdir()
+    open_spool(settings).close()
+
+
+def test_a_newer_schema_is_refused(settings: SpoolSettings) -> None:
+    filled(settings)
+    database = settings.path / "node.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    before = database.read_bytes()
+    assert "version 9999, which is newer than this program" in refused(settings)
+    assert database.read_bytes() == before
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    connection.close()
+    open_spool(settings).close()
+
+
+def test_a_refused_start_lets_the_folder_go(settings: SpoolSettings) -> None:
+    filled(settings)
+    database = settings.path / "node.db"
+    whole = database.read_bytes()
+    database.write_bytes(b"not a database at all " * 100)
+    refused(settings)
+    database.write_bytes(whole)
+    spool = open_spool(settings)
+    assert len(spool.instances()) == 1
+    spool.close()
+
+
+# -- orphans
+
+
+def test_what_a_crash_left_without_a_row_goes_at_start(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    kept = accept(spool).instance_id
+    orphan = sealed(spool, b"sealed, and then the power went")
+    half = spool.begin(HEADER)
+    spool.blob(kept).with_suffix(".1.native").write_bytes(b"a copy whose maker is gone")
+    spool.close()
+    assert len(files(settings.path)) == 4
+    spool = open_spool(settings)
+    assert files(settings.path) == {kept + ".dcm"}
+    assert orphan.id != half.id
+    spool.close()
+
+
+def test_native_copies_go_with_their_blob(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    gone, kept = accept(spool, uid="1.1").instance_id, accept(spool, uid="1.2").instance_id
+    for instance_id in (gone, kept):
+        for ending in (".1.native", ".2.native"):
+            spool.blob(instance_id).with_suffix(ending).write_bytes(b"a copy")
+    decide(spool)
+    assert spool.wipe() == 1
+    assert files(settings.path) == {kept + ".dcm", kept + ".1.native", kept + ".2.native"}
+    spool.close()
+
+
+# -- looking at it
+
+
+def test_looking_changes_nothing(settings: SpoolSettings) -> None:
+    with pytest.raises(SpoolError, match="no spool here"):
+        read_spool(settings)
+    filled(settings)
+    looking = read_spool(settings)
+    with pytest.raises(SpoolError, match="reading only"):
+        looking.claim_instances(1)
+    with pytest.raises(SpoolError, match="readonly"):
+        looking._ask(lambda c: c.exec_driver_sql("DELETE FROM instance"))
+    assert not looking.is_working
+    assert len(looking.instances()) == 1
+    looking.close()
+
+
+def test_looking_at_a_damaged_one(settings: SpoolSettings) -> None:
+    filled(settings)
+    (settings.path / "node.db").write_bytes(b"not a database at all " * 100)
+    looking = read_spool(settings)
+    with pytest.raises(SpoolError, match="cannot be read"):
+        looking.counts()
+    looking.close()
+
+
+def test_inspecting_leaves_nothing_behind(tmp_path: Path, settings: SpoolSettings) -> None:
+    assert "ok" in dict(inspect(settings))
+    assert list(tmp_path.iterdir()) == []
+    filled(settings)
+    before = sorted(settings.path.rglob("*"))
+    assert "in use before" in dict(inspect(settings))["ok"]
+    assert sorted(settings.path.rglob("*")) == before
+    (tmp_path / "file").touch()
+    assert dict(inspect(settings_of(tmp_path / "file"))).keys() == {"failed"}
+    assert "spool.reserve" in dict(inspect(settings_of(settings.path, reserve=1 << 60)))["failed"]
