@@ -1,0 +1,211 @@
+"""What the database is asked, and how: each statement by an index, the schema as its migrations make it, retention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from router.config.settings import SpoolSettings
+from router.flow import PictureFacts, Prediction, Seen
+from router.spool import BURIED, DONE, INSTANCES, OPEN, SKIPPED, Spool, open_spool
+from router.spool.schema import metadata
+from tests.unit.spooling import SEEN, accept, decide, decision, files, settings_of, turned_by_hand
+
+LARGE = ("instance", "delivery", "event")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> SpoolSettings:
+    return settings_of(tmp_path / "spool", keep=100, keep_records=1000)
+
+
+@pytest.fixture
+def spool(settings: SpoolSettings) -> Iterator[Spool]:
+    opened = open_spool(settings)
+    yield opened
+    opened.close()
+
+
+def everything(spool: Spool) -> None:
+    """Whatever the spool can do, once."""
+    accept(spool)
+    accept(spool)
+    for claim in spool.claim_instances(5):
+        spool.release_instance(claim, after=0.0).result()
+    claim = decide(spool, "ai", "other", "third", ai=5)
+    spool.next_due("ai")
+    spool.next_instance_due()
+    spool.known_digests("ai", "1.2.3")
+    for name, state in (("ai", DONE), ("other", BURIED), ("third", SKIPPED)):
+        (owed,) = spool.claim_deliveries(name, 5)
+        spool.retry_delivery(owed, 0, "later").result()
+        (owed,) = spool.claim_deliveries(name, 5)
+        spool.close_delivery(owed, state).result()
+    spool.set_circuit("ai", 1.0, 1, "no answer")
+    spool.pause("ai", "a person")
+    (buried,) = spool.deliveries(states=(BURIED,))
+    spool.retry_now([buried["id"]], "a person")
+    spool.discard([buried["id"]], "a person")
+    spool.redecide(claim.instance.id, "a person")
+    decide(spool)
+    spool.deliveries(to="ai")
+    spool.deliveries(states=(OPEN,), after=1)
+    spool.deliveries(instance_id=claim.instance.id)
+    spool.instances()
+    spool.instance(claim.instance.id)
+    spool.events()
+    spool.events(instance_id=claim.instance.id)
+    spool.counts()
+    spool.wipe()
+    spool.sweep(1e12)
+
+
+def test_every_statement_goes_by_an_index(settings: SpoolSettings) -> None:
+    asked: dict[str, Any] = {}
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.split()[0] in ("SELECT", "UPDATE", "DELETE", "WITH"):
+            asked[statement] = parameters
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+    try:
+        spool = open_spool(settings)
+        everything(spool)
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+    spool.close()
+    spool = open_spool(settings)
+    ours = {text: values for text, values in asked.items() if any(table in text for table in LARGE)}
+    assert len(ours) > 25
+    for statement, parameters in ours.items():
+        for line in spool._ask(lambda c, s=statement, p=parameters: plan_of(c, s, p)):
+            assert not any(line.startswith(f"SCAN {table}") for table in LARGE), (statement, line)
+    spool.close()
+
+
+def plan_of(connection: sa.Connection, statement: str, parameters: Any) -> list[str]:
+    return [row.detail for row in connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)]
+
+
+def test_a_statement_without_an_index_would_be_noticed(spool: Spool) -> None:
+    (line,) = spool._ask(lambda c: plan_of(c, "SELECT * FROM instance WHERE peer = 'x'", ()))
+    assert line.startswith("SCAN instance")
+
+
+def test_migrations_make_what_the_tables_say(spool: Spool) -> None:
+    def differences(connection: sa.Connection) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return compare_metadata(context, metadata)
+
+    assert spool._run(differences) == []
+
+
+def test_what_inference_saw_is_kept_and_no_header_value(spool: Spool, settings: SpoolSettings) -> None:
+    accept(spool)
+    (claim,) = spool.claim_instances(1)
+    seen = Seen(
+        "decoded", {0x00100020: ("SECRET-ID",)},
+        Prediction((0.1, 0.6, 0.1, 0.1, 0.1), "adult_chest", 0.6, 0.2, False, "uncertain", "abc"),
+        PictureFacts("MONOCHROME2", 10, 20, 1, (0.0, 255.0), None, "pillow"),
+    )  # fmt: skip
+    assert spool.record(claim, seen, decision("ai"), {}).result()
+    row = spool.instance(claim.instance.id)
+    assert row is not None
+    assert (row["top"], row["class"], row["confidence"], row["novel"]) == ("adult_chest", "uncertain", 0.6, False)
+    assert row["probabilities"] == [0.1, 0.6, 0.1, 0.1, 0.1]
+    assert row["facts"]["photometric"] == "MONOCHROME2"
+    assert (row["rule"], row["destinations"]) == ("a rule", ["ai"])
+    spool.close()
+    stored = b"".join(path.read_bytes() for path in settings.path.rglob("*") if path.is_file())
+    assert b"SECRET-ID" not in stored
+
+
+def test_digests_that_a_destination_has_under_a_uid(spool: Spool) -> None:
+    for data in (b"one", b"two"):
+        accept(spool, data, "1.1")
+        decide(spool, "ai", "other")
+    for owed in spool.claim_deliveries("ai", 2):
+        spool.close_delivery(owed, DONE).result()
+    assert len(spool.known_digests("ai", "1.1")) == 2
+    assert spool.known_digests("other", "1.1") == frozenset()
+    assert spool.known_digests("ai", "1.2") == frozenset()
+
+
+def test_work_is_signalled_after_it_can_be_claimed(spool: Spool) -> None:
+    def grew(topic: str, before: int) -> bool:
+        spool.signal(topic).wait(before, 60)
+        return spool.signal(topic).version > before
+
+    before = spool.signal(INSTANCES).version
+    accept(spool)
+    assert grew(INSTANCES, before)
+    before = spool.signal("ai").version
+    decide(spool, "ai")
+    assert grew("ai", before)
+    (owed,) = spool.claim_deliveries("ai", 1)
+    spool.close_delivery(owed, BURIED).result()
+    before = spool.signal("ai").version
+    spool.retry_now([owed.id], "a person")
+    assert grew("ai", before)
+    spool.signal("ai").wait(spool.signal("ai").version, 0)
+
+
+def test_blobs_go_after_keep_and_records_after_theirs(settings: SpoolSettings) -> None:
+    with turned_by_hand() as clock:
+        spool = open_spool(settings)
+        done, open_still = accept(spool, uid="1.1").instance_id, accept(spool, uid="1.2").instance_id
+        first, second = spool.claim_instances(2)
+        spool.record(first, SEEN, decision(), {}).result()
+        spool.record(second, SEEN, decision("ai"), {}).result()
+        clock.turn(100)
+        assert spool.sweep(clock.at) == 0
+        clock.turn(1)
+        assert spool.sweep(clock.at) == 1
+        assert files(settings.path) == {open_still + ".dcm"}
+        assert spool.instance(done) is not None
+        spool.event("kept for a while")
+        assert not spool.redecide(done, "a person")
+        clock.turn(900)
+        assert spool.sweep(clock.at) == 1
+        assert spool.instance(done) is None
+        clock.turn(101)
+        assert spool.sweep(clock.at) > 0  # events
+        assert spool.events() == []
+        clock.turn(1e9)
+        spool.sweep(clock.at)
+        assert files(settings.path) == {open_still + ".dcm"}
+        assert spool.counts().open == {"ai": 1}
+        spool.close()
+
+
+def test_a_long_list_is_read_in_pages(spool: Spool) -> None:
+    ids = [accept(spool, uid=f"1.{number}").instance_id for number in range(5)]
+    for claim in spool.claim_instances(5):
+        spool.record(claim, SEEN, decision("ai"), {}).result()
+    latest = spool.instances(limit=2)
+    older = spool.instances(before=latest[-1]["id"], limit=9)
+    assert [row["id"] for row in (*latest, *older)] == ids[::-1]
+    page = spool.deliveries(limit=2)
+    rest = spool.deliveries(after=page[-1]["id"])
+    assert [row["instance_id"] for row in (*page, *rest)] == ids
+
+
+def test_the_oldest_that_is_owed(settings: SpoolSettings) -> None:
+    with turned_by_hand() as clock:
+        spool = open_spool(settings)
+        begin = clock.at
+        for number in range(2):
+            accept(spool, uid=f"1.{number}")
+            decide(spool, "ai")
+            clock.turn(10)
+        assert spool.counts().oldest == {"ai": begin}
+        (owed,) = spool.claim_deliveries("ai", 1)
+        spool.close_delivery(owed, DONE).result()
+        assert spool.counts().oldest == {"ai": begin + 10}
+        spool.close()
