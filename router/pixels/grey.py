@@ -51,11 +51,11 @@ def to_grey(data_set: DataSet, form: Layout, frame: Frame) -> Grey:
         padding = None
     if padding is not None:
         counts = np.where(padding, 0, counts)
-    units = _modality(data_set, stored)
-    shown, window = _shown(data_set, units, counts)
+    with np.errstate(all="ignore"):
+        shown, window = _shown(data_set, _modality(data_set, stored), counts)
     if dark_bone(data_set, form):
         shown = 1.0 - shown
-    table = (np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8)
+    table = (np.nan_to_num(np.clip(shown, 0, 1)) * 255 + 0.5).astype(np.uint8)
     if padding is None:
         return Grey(table[index], None, window)
     table[padding] = 0

@@ -158,9 +158,9 @@ def integer(data_set: DataSet, tag: int) -> int | None:
     return number
 
 
-def decimals(data_set: DataSet, tag: int, within: dict[int, Element] | None = None) -> list[float]:
+def decimals(data_set: DataSet, tag: int) -> list[float]:
     """The values of a DS, IS or FD element as finite floats; none when one of them is not a number."""
-    element = (data_set.elements if within is None else within).get(tag)
+    element = data_set.elements.get(tag)
     found = _value(data_set, element, ["latin-1"]) if element is not None else None
     try:
         numbers = [float(value) for value in found or ()]

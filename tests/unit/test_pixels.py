@@ -218,6 +218,18 @@ def test_overlays_in_unused_bits_are_cut(tmp_path: Path, signed: bool) -> None:
     assert np.array_equal(decode(path), expected)
 
 
+def test_floating_point_pixels_of_any_size_give_a_picture(tmp_path: Path) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    good = picture(path)
+    for values in (GREY / 4095.0, GREY * 1e-308, np.where(GREY > 3000, np.inf, GREY / 4095)):
+        changed(path, PixelData=None, BitsAllocated=64, DoubleFloatPixelData=values.astype("<f8").tobytes(),
+                WindowCenter=0, WindowWidth=0)  # fmt: skip
+        assert picture(path).shape == good.shape
+        wrap_image(GREY, path)
+    changed(path, PixelData=None, BitsAllocated=64, DoubleFloatPixelData=(GREY / 7.0).tobytes(), WindowWidth=0)
+    assert differ(picture(path), good) < 3
+
+
 def test_colour_becomes_luminance(tmp_path: Path) -> None:
     rgb = RNG.integers(0, 256, (40, 30, 3), np.uint8)
     path = changed(
