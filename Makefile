@@ -27,7 +27,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	@tools/system-packages.sh dcmtk orthanc strace
+	@tools/system-packages.sh dcmtk orthanc postgresql strace
 	$(BIN)/pytest -q $(ARGS)
 
 $(VENV)/.serve: pyproject.toml

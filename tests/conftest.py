@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import postgres
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DICOM_ROUTER_TEST_DATA", ROOT.parent / "shared")).resolve()
@@ -16,6 +19,7 @@ NEEDS = {
     "dcmtk": (lambda: Path("/usr/bin/dcmsend").exists(), "DCMTK is not installed (apt-get install dcmtk)"),
     "orthanc": (lambda: shutil.which("Orthanc", path="/usr/sbin:/usr/bin") is not None,
                 "Orthanc is not installed (apt-get install orthanc)"),
+    "postgresql": (lambda: postgres.programs() is not None, "PostgreSQL is not installed (apt-get install postgresql)"),
 }
 
 
@@ -33,3 +37,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The folder with test data: `data/xray`, `data/dicom`, `weights`."""
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Callable[[], str]]:
+    """Makes a new, empty database on a private server at each call, and returns its URL."""
+    with postgres.server() as new_database:
+        yield new_database
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def database(request: pytest.FixtureRequest) -> str:
+    """`spool.database`, once for each engine."""
+    return str(request.getfixturevalue("postgresql")()) if request.param == "postgresql" else "sqlite"

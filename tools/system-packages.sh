@@ -8,6 +8,7 @@ for package in "$@"; do
     case "$package" in
         dcmtk) [ -x /usr/bin/dcmsend ] || missing="$missing dcmtk" ;;
         orthanc) [ -x /usr/sbin/Orthanc ] || missing="$missing orthanc" ;;
+        postgresql) ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql" ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv" ;;
         *) command -v "$package" >/dev/null 2>&1 || missing="$missing $package" ;;
     esac
