@@ -40,6 +40,7 @@ class Inference:
         self._lock = threading.Lock()
         self._asked: dict[int, tuple[Future[Any], float, str]] = {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
         self._stream: Any = None
         self._info: dict[str, Any] = {}
         self._stopping = threading.Event()
@@ -128,17 +129,17 @@ class Inference:
             first = None
         finally:
             timer.cancel()
-            ours.close()
         if first is None or "ready" not in first:
             process.kill()
             process.wait()
             stream.close()
             answers.close()
+            ours.close()
             raise InferenceError((first or {}).get("refused", "inference died while starting; see its output above"))
         self._info = first["ready"] | {"pid": process.pid}
         log.info("inference ready", **self._info)
         with self._lock:
-            self._process, self._stream = process, stream
+            self._process, self._socket, self._stream = process, ours, stream
         self._on_ready()
         return answers
 
@@ -187,13 +188,18 @@ class Inference:
             future.set_exception(InferenceError("inference died"))
 
     def _hang_up(self) -> None:
+        """End the life line: the process sees it and goes."""
         with self._lock:
             stream, self._stream = self._stream, None
-        if stream is not None:
-            try:
-                stream.close()
-            except OSError:
-                pass
+            line, self._socket = self._socket, None
+        if stream is None or line is None:
+            return
+        try:
+            line.shutdown(socket.SHUT_RDWR)
+            stream.close()
+        except OSError:
+            pass
+        line.close()
 
     def _watch(self) -> None:
         """Kill a process that hangs; the supervisor does the rest."""

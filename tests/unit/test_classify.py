@@ -1,0 +1,143 @@
+"""From an instance in the spool to its decision, with a stand-in for inference that answers, fails or dies as told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.classify import Classifier
+from router.classify.classifier import TRIES
+from router.config import Settings, load, shipped
+from router.config.settings import SpoolSettings
+from router.flow import CLASSES, Caller, Instance, Prediction, Seen
+from router.inference import InferenceError
+from router.spool import Spool, open_spool
+
+SPINE = Prediction((0.01, 0.01, 0.01, 0.96, 0.01), "spine", 0.96, 0.1, False, "spine", "f" * 64)
+CR = {0x00080060: ("CR",)}
+
+
+class Oracle:
+    """Answers by the first bytes of the data set: what it is told to say of them."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.asked: list[bytes] = []
+        self.answers: dict[bytes, Seen | InferenceError | None] = {}
+
+    def look(self, path: Path, tags: frozenset[int]) -> Future[Seen]:
+        assert 0x00080060 in tags
+        name = path.read_bytes()
+        self.asked.append(name)
+        future: Future[Seen] = Future()
+        answer = self.answers[name]
+        if isinstance(answer, InferenceError):
+            future.set_exception(answer)
+        elif answer is not None:
+            future.set_result(answer)
+        return future
+
+
+class Stage:
+    def __init__(self, folder: Path) -> None:
+        self.spool: Spool = open_spool(SpoolSettings(path=folder / "spool", reserve=0))
+        self.oracle = Oracle()
+        self.settings: Settings = load(shipped(), {})
+        self.classifier = Classifier(self.spool, self.oracle, lambda: self.settings)  # type: ignore[arg-type]
+
+    def receive(self, name: bytes, answer: Seen | InferenceError | None) -> str:
+        self.oracle.answers[name] = answer
+        blob = self.spool.begin(b"")
+        blob.write(memoryview(name))
+        blob.seal()
+        caller = Caller("XRAY", "ROUTER", "127.0.0.1")
+        uid = f"1.{len(self.oracle.answers)}"
+        instance = Instance(
+            blob.id, time.time(), caller, "1.2", uid, "1.2.840.10008.1.2", 0, len(name), blob.digest()
+        )  # fmt: skip
+        return self.spool.accept(blob, instance).instance_id
+
+    def decided(self, instance_id: str) -> dict:  # type: ignore[type-arg]
+        deadline = time.monotonic() + 20
+        while True:
+            row = self.spool.instance(instance_id)
+            if row and row["decided_at"]:
+                return row
+            assert time.monotonic() < deadline, "not decided"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setattr("router.classify.classifier.AGAIN_AFTER", 0.05)
+    stage = Stage(tmp_path)
+    stage.classifier.start()
+    yield stage
+    stage.classifier.stop(time.monotonic() + 0.5)
+    stage.spool.close()
+
+
+def test_prediction_decision_and_deliveries_are_one(stage: Stage) -> None:
+    row = stage.decided(stage.receive(b"spine", Seen("decoded", CR, SPINE)))
+    assert (row["class"], row["rule"], row["destinations"]) == ("spine", "spine", ["spine-ai"])
+    assert row["model"] == SPINE.model
+    (delivery,) = stage.spool.deliveries(instance_id=row["id"])
+    assert (delivery["destination"], delivery["state"]) == ("spine-ai", "open")
+
+
+@pytest.mark.parametrize("state", ["none", "undecodable", "unparseable", "failed"])
+def test_without_a_prediction_rules_decide_with_the_fact(stage: Stage, state: str) -> None:
+    row = stage.decided(stage.receive(b"x", Seen(state, CR, reason="why")))  # type: ignore[arg-type]
+    assert (row["pixels"], row["class"], row["destinations"]) == (state, None, ["catch-all"])
+    assert row["why_no_prediction"] == "why"
+
+
+def test_what_kills_inference_each_time_goes_on_as_failed(stage: Stage) -> None:
+    poison = stage.receive(b"poison", InferenceError("inference died"))
+    good = stage.receive(b"good", Seen("decoded", CR, SPINE))
+    assert stage.decided(good)["rule"] == "spine"
+    row = stage.decided(poison)
+    assert (row["pixels"], row["destinations"]) == ("failed", ["catch-all"])
+    assert stage.oracle.asked.count(b"poison") == TRIES
+
+
+def test_nothing_is_decided_while_inference_is_away(stage: Stage) -> None:
+    stage.oracle.is_ready = False
+    instance = stage.receive(b"spine", Seen("decoded", CR, SPINE))
+    assert not stage.oracle.asked
+    row = stage.spool.instance(instance)
+    assert row is not None
+    assert row["decided_at"] is None
+    stage.oracle.is_ready = True
+    stage.classifier.wake()
+    assert stage.decided(instance)["rule"] == "spine"
+
+
+def test_new_rules_decide_what_comes_after_a_reload(stage: Stage) -> None:
+    before = stage.decided(stage.receive(b"a", Seen("decoded", CR, SPINE)))
+    stage.settings = replace(stage.settings, node=replace(stage.settings.node, dry_run=True))
+    after = stage.decided(stage.receive(b"b", Seen("decoded", CR, SPINE)))
+    assert before["destinations"] == ["spine-ai"]
+    assert after["destinations"] == ["catch-all"]
+    assert "spine" in after["reason"]
+    assert stage.spool.instance(before["id"]) == before
+
+
+def test_an_answer_that_never_comes_delays_nobody(stage: Stage) -> None:
+    stage.receive(b"never", None)
+    for n in range(40):
+        assert stage.decided(stage.receive(b"%d" % n, Seen("decoded", CR, SPINE)))["rule"] == "spine"
+
+
+def test_every_class_has_its_own_destination(stage: Stage) -> None:
+    wanted = ["abdominal-ai", "adult-chest-ai", "pediatric-chest-ai", "spine-ai", "catch-all"]
+    for n, name in enumerate(CLASSES):
+        chances = tuple(0.96 if k == n else 0.01 for k in range(5))
+        prediction = replace(SPINE, probabilities=chances, top=name, class_name=name)
+        row = stage.decided(stage.receive(name.encode(), Seen("decoded", CR, prediction)))
+        assert row["destinations"] == [wanted[n]]

@@ -1,0 +1,178 @@
+"""The inference process: what it answers, and what happens when it, a worker or a decoder dies, hangs or lies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.config.settings import ModelSettings
+from router.inference import Inference, InferenceError
+from router.inference.messages import pack, unpack
+from router.inference.pixels import PixelWorker
+from router.model.card import save_random_model
+from router.pixels import render
+from router.pixels.wrap import wrap_image
+
+MODALITY = 0x00080060
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+    folder = tmp_path_factory.mktemp("model")
+    save_random_model(folder, size=64)
+    return ModelSettings(path=folder, device="cpu", workers=1)
+
+
+@pytest.fixture(scope="module")
+def running(settings: ModelSettings) -> Iterator[Inference]:
+    inference = Inference(settings)
+    inference.start()
+    yield inference
+    inference.stop(5)
+
+
+@pytest.fixture
+def dx(tmp_path: Path) -> Path:
+    grey = np.random.default_rng(0).integers(0, 4096, (300, 200), np.uint16)
+    return wrap_image(grey, tmp_path / "dx.dcm")
+
+
+def wait_until_ready(inference: Inference) -> None:
+    deadline = time.monotonic() + 60
+    while not inference.is_ready:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_path_in_a_prediction_out(running: Inference, dx: Path) -> None:
+    seen = running.look(dx, frozenset({MODALITY})).result(60)
+    assert seen.pixels == "decoded"
+    assert seen.header == {MODALITY: ("DX",)}
+    assert seen.prediction is not None
+    assert sum(seen.prediction.probabilities) == pytest.approx(1)
+    assert seen.prediction.model == running.info()["model"]
+    assert (seen.facts.rows, seen.facts.columns) == (300, 200)
+
+
+def test_many_at_once_each_get_their_own_answer(running: Inference, tmp_path: Path) -> None:
+    paths = [wrap_image(np.full((40, 30 + n), n, np.uint8), tmp_path / f"{n}.dcm") for n in range(40)]
+    futures = [running.look(path, frozenset()) for path in paths]
+    assert [future.result(60).facts.columns for future in futures] == [30 + n for n in range(40)]
+
+
+def test_what_is_no_dicom_or_not_there_has_no_prediction_but_the_fact(running: Inference, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"nothing of the kind" * 100)
+    for path in (tmp_path / "x", tmp_path / "absent"):
+        seen = running.look(path, frozenset()).result(60)
+        assert seen.pixels in ("unparseable", "undecodable")
+        assert seen.prediction is None
+        assert seen.reason
+
+
+def test_killed_it_fails_what_was_asked_and_comes_back_by_itself(running: Inference, dx: Path) -> None:
+    wait_until_ready(running)
+    before = running.info()["pid"]
+    os.kill(before, signal.SIGSTOP)
+    asked = running.look(dx, frozenset())
+    os.kill(before, signal.SIGKILL)
+    with pytest.raises(InferenceError):
+        asked.result(60)
+    wait_until_ready(running)
+    assert running.info()["pid"] != before
+    assert running.look(dx, frozenset()).result(60).pixels == "decoded"
+
+
+def test_a_model_that_does_not_load_is_one_line(settings: ModelSettings, tmp_path: Path) -> None:
+    with pytest.raises(InferenceError, match=r"card\.json") as caught:
+        Inference(replace(settings, path=tmp_path)).start()
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_left_when_the_node_is_killed(settings: ModelSettings, tmp_path: Path) -> None:
+    """A stand-in for the node starts inference, says its process ids, and is killed."""
+    program = (
+        "import sys, time, pathlib\n"
+        "from router.config.settings import ModelSettings\n"
+        "from router.inference import Inference\n"
+        f"i = Inference(ModelSettings(path=pathlib.Path({str(settings.path)!r}), device='cpu', workers=2)); i.start()\n"
+        "print(i.info()['pid'], flush=True); time.sleep(600)\n"
+    )
+    node = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert node.stdout is not None
+    line = node.stdout.readline()
+    while not line.strip().isdecimal():
+        line = node.stdout.readline()
+    inference = int(line)
+    family = [inference, *_children(inference)]
+    assert len(family) == 3
+    node.kill()
+    node.wait()
+    node.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(_runs(pid) for pid in family):
+        assert time.monotonic() < deadline, "a process outlived the node"
+        time.sleep(0.05)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_worker_that_hangs_or_dies_is_replaced_and_the_instance_undecodable(dx: Path) -> None:
+    worker = PixelWorker(64, 1 << 30, timeout=0.5)
+    try:
+        worker.start()
+        assert worker._process is not None
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        message, picture = worker.ask({"op": "look", "path": str(dx), "tags": []})
+        assert (message["seen"]["pixels"], picture) == ("undecodable", b"")
+        assert "0.5 s" in message["seen"]["reason"]
+        worker._timeout = 30
+        worker.start()
+        os.kill(worker._process.pid, signal.SIGKILL)
+        worker._process.wait()
+        message, picture = worker.ask({"op": "look", "path": str(dx), "tags": []})
+        assert len(picture) == 64 * 64
+        assert message["seen"]["pixels"] == "decoded"
+    finally:
+        worker.stop()
+
+
+def test_a_worker_keeps_within_its_memory(tmp_path: Path) -> None:
+    """An image that needs more than the limit costs the worker's answer, not the machine."""
+    big = wrap_image(np.zeros((6000, 6000), np.uint16), tmp_path / "big.dcm")
+    worker = PixelWorker(64, 50 << 20, timeout=60)
+    try:
+        message, picture = worker.ask({"op": "look", "path": str(big), "tags": []})
+        assert (message["seen"]["pixels"], picture) == ("undecodable", b"")
+    finally:
+        worker.stop()
+
+
+def test_seen_survives_the_way_between_processes(dx: Path) -> None:
+    _, seen = render(dx, 64, frozenset({MODALITY, 0x00101010, 0x7FE00010}))
+    assert unpack(pack(seen)) == seen
+
+
+def test_asked_before_the_start_it_says_so(settings: ModelSettings, dx: Path) -> None:
+    with pytest.raises(InferenceError):
+        Inference(settings).look(dx, frozenset()).result(1)
