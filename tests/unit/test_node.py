@@ -1,0 +1,221 @@
+"""The node as a whole in one process: start, reload, control, stop, with a small untrained model and plain peers."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from router.config import ConfigError, load
+from router.control import NoNodeError, ask
+from router.demo.network import Downstream, send
+from router.model.card import save_random_model
+from router.node import Node
+from router.pixels.wrap import wrap_image
+from router.spool import SpoolError, open_spool, read_spool
+from tests.acceptance.peers import free_port
+
+TEXT = """
+node: {{ae_title: ROUTER, address: 127.0.0.1, port: {port}}}
+web: {{address: 127.0.0.1, port: {web}}}
+spool: {{path: spool, reserve: 1 MB}}
+model: {{path: model, device: cpu, workers: 1}}
+destinations:
+  here: {{ae_title: HERE, host: 127.0.0.1, port: {here}}}
+  gone: {{ae_title: GONE, host: 127.0.0.1, port: 1}}
+rules: {rules}
+otherwise: {{send: here}}
+"""
+
+
+@dataclass
+class Running:
+    node: Node
+    port: int
+    web_port: int
+    folder: Path
+    here: Downstream
+
+    def write(self, rules: str = "[]", **changes: str) -> None:
+        text = TEXT.format(here=self.here.port, rules=rules, port=self.port, web=self.web_port)
+        for old, new in changes.items():
+            text = text.replace(CHANGES[old], new)
+        (self.folder / "routing.yaml").write_text(text)
+
+    def send(self, path: Path, called_ae: str = "ROUTER") -> int | None:
+        return send([path], self.port, called_ae=called_ae)[path]
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        return ask(self.folder / "spool", request | {"who": "a test"})
+
+
+CHANGES = {"gone": "  gone: {ae_title: GONE, host: 127.0.0.1, port: 1}\n"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("node")
+    save_random_model(folder / "model", size=64)
+    here = Downstream("here", "HERE")
+    here.start()
+    port, web_port = free_port(), free_port()
+    (folder / "routing.yaml").write_text(TEXT.format(here=here.port, rules="[]", port=port, web=web_port))
+    node = Node(load(folder / "routing.yaml", {}))
+    assert node.start() == (port, web_port)
+    yield Running(node, port, web_port, folder, here)
+    node.stop(5)
+    here.stop()
+
+
+@pytest.fixture
+def dx(tmp_path: Path) -> Path:
+    grey = np.random.default_rng(time.time_ns()).integers(0, 4096, (120, 100), np.uint16)
+    return wrap_image(grey, tmp_path / "dx.dcm")
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 30
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def latest(running: Running) -> dict[str, Any]:
+    return running.node.spool.instances(limit=1)[0]
+
+
+def test_the_way_of_an_instance(running: Running, dx: Path) -> None:
+    assert running.send(dx) == 0
+    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
+    assert row["sop_instance"] in running.here.arrived
+    assert row["pixels"] == "decoded"
+
+
+def test_health_readiness_and_metrics(running: Running, dx: Path) -> None:
+    running.send(dx)
+    wait_for(lambda: latest(running)["state"] == "finished")
+    assert running.get("/healthz")[0] == 200
+    assert running.get("/readyz") == (200, '{"inference":true,"room":true,"open":true}')
+    _, metrics = running.get("/metrics")
+    for line in ('dicom_router_received_total{status="0000"}', 'dicom_router_delivered_total{destination="here"}'):
+        value = next(x for x in metrics.splitlines() if x.startswith(line)).rsplit(" ", 1)[1]
+        assert float(value) >= 1
+    assert 'rule="otherwise"' in metrics
+
+
+def test_a_reload_counts_from_the_next_instance_and_a_bad_file_changes_nothing(running: Running, dx: Path) -> None:
+    before = running.node.settings()
+    (running.folder / "routing.yaml").write_text("rules: nonsense")
+    answer = running.ask(do="reload")
+    assert "destinations" in answer["error"]
+    assert running.node.settings() is before
+    running.write("[{name: all, when: {Modality: DX}, send: here}]")
+    assert running.ask(do="reload") == {"done": True}
+    running.send(dx)
+    assert wait_for(lambda: latest(running)["rule"]) == "all"
+    running.write()
+    running.ask(do="reload")
+
+
+def test_a_reload_that_orphans_deliveries_is_refused_with_their_count(running: Running, dx: Path) -> None:
+    running.write("[{name: all, when: {Modality: DX}, send: gone}]")
+    running.ask(do="reload")
+    running.send(dx)
+    wait_for(lambda: running.node.counts().open.get("gone"))
+    running.write(gone="")
+    with pytest.raises(ConfigError, match=r"gone.*1 deliveries"):
+        running.node.reload()
+    waiting = [d["id"] for d in running.node.spool.deliveries(to="gone")]
+    wait_for(lambda: running.ask(do="discard", deliveries=waiting)["changed"] == 1)
+    assert running.ask(do="reload") == {"done": True}
+    running.write()
+    running.ask(do="reload")
+
+
+def test_paused_waits_and_resumed_goes_on(running: Running, dx: Path) -> None:
+    assert running.ask(do="pause", destination="nowhere") == {"error": "no such destination"}
+    running.ask(do="pause", destination="here")
+    running.send(dx)
+    row = wait_for(lambda: latest(running) if latest(running)["decided_at"] else None)
+    assert running.node.counts().open == {"here": 1}
+    assert row["sop_instance"] not in running.here.arrived
+    running.ask(do="resume", destination="here")
+    wait_for(lambda: latest(running)["state"] == "finished")
+
+
+def test_a_person_orders_a_new_decision(running: Running, dx: Path) -> None:
+    running.send(dx)
+    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
+    assert running.ask(do="decide again", instance=row["id"]) == {"changed": 1}
+    wait_for(lambda: len(running.here.arrived[row["sop_instance"]]) == 2)
+    kinds = [event["kind"] for event in running.node.spool.events(instance_id=row["id"])]
+    assert kinds == ["new decision ordered"]
+
+
+def test_wipe_removes_what_nobody_needs(running: Running, dx: Path) -> None:
+    running.send(dx)
+    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
+    assert running.ask(do="wipe")["changed"] >= 1
+    assert not running.node.spool.blob(row["id"]).exists()
+    assert latest(running)["state"] == "gone"
+
+
+def test_a_second_node_on_the_same_spool_is_refused_and_readers_are_not(running: Running) -> None:
+    with pytest.raises(SpoolError, match="another node"):
+        Node(running.node.settings())
+    reader = read_spool(running.node.settings().spool)
+    assert reader.counts().undecided == 0
+    with pytest.raises(SpoolError, match="reading only"):
+        reader.pause("here", "nobody")
+    reader.close()
+
+
+def test_nonsense_on_the_control_socket_is_answered(running: Running) -> None:
+    assert running.ask(do="make coffee") == {"error": "no such request"}
+    assert "error" in running.ask(do="retry")
+    assert "inference" in running.ask(do="status")
+
+
+def test_without_a_node_the_control_socket_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoNodeError, match="no node is running"):
+        ask(tmp_path, {"do": "status"})
+
+
+def test_a_port_in_use_is_an_error_and_leaves_nothing_behind(running: Running, tmp_path: Path) -> None:
+    save_random_model(tmp_path / "model", size=64)
+    text = TEXT.format(here=running.here.port, rules="[]", port=running.port, web=free_port())
+    (tmp_path / "routing.yaml").write_text(text)
+    node = Node(load(tmp_path / "routing.yaml", {}))
+    with pytest.raises(OSError, match="in use"):
+        node.start()
+    open_spool(node.settings().spool).close()
+
+
+def test_names_of_blobs_hold_nothing_received(running: Running, dx: Path) -> None:
+    running.send(dx)
+    uid = wait_for(lambda: latest(running))["sop_instance"]
+    names = [str(p) for p in (running.folder / "spool").rglob("*")]
+    assert not [name for name in names if uid in name]
+    modes = {oct(p.stat().st_mode & 0o777) for p in (running.folder / "spool").rglob("*")}
+    assert modes <= {"0o700", "0o600"}
+
+
+def test_events_are_json(running: Running) -> None:
+    assert json.dumps(running.node.spool.events(limit=10))
