@@ -1,4 +1,4 @@
-"""Opening the database: SQLite with the settings that make a commit durable, or PostgreSQL; the schema's version.
+"""Opening the database: SQLite or PostgreSQL, with the settings that make a commit durable; the schema's version.
 
 SQLite has known ways to lose rows when several connections write in WAL mode (before 3.51.3). So: one read-write
 connection, one node at a time (a lock on the folder), everybody else opens read-only.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -21,34 +22,62 @@ from router.spool.writer import describe
 
 DATABASE = "node.db"
 LOCK = "lock"
+PATIENCE = 60.0
+"""Seconds that a second process waits for the first one's start (PostgreSQL)."""
 LONGEST_PATH = 500
 """SQLite takes 512 bytes, and adds endings of its own."""
+MIGRATION_LOCK = 0x0D1C0
+SERVER_SETTINGS = {
+    "synchronous_commit": "on", "lock_timeout": "10s", "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "30s",
+}  # fmt: skip
+"""A commit is durable, and nobody waits for long for a process that stalled in the middle of one."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def lock(folder: Path) -> IO[str]:
-    """Take the folder for this process; the lock ends with it. Raises SpoolError when another holds it."""
+def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
+    """Take the folder for this process, and say whether it is alone; the lock ends with the process.
+
+    `shared`: others may work on it too (PostgreSQL); whoever comes first is alone until it calls `share`.
+    Raises SpoolError when another holds it.
+    """
     file = (folder / LOCK).open("a+")
     os.chmod(folder / LOCK, 0o600)
+    if _locked(file, fcntl.LOCK_EX):
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        return file, True
+    until = time.monotonic() + PATIENCE
+    while shared and time.monotonic() < until:
+        if _locked(file, fcntl.LOCK_SH):
+            return file, False
+        time.sleep(0.05)
+    file.seek(0)
+    holder = file.read(20).strip() or "unknown"
+    file.close()
+    raise SpoolError(
+        f"{folder}: another node (process {holder}) uses this spool; stop it, or give this one another spool.path"
+    )
+
+
+def share(file: IO[str]) -> None:
+    """Let others work in the folder as well."""
+    fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def _locked(file: IO[str], kind: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        holder = file.read(20).strip() or "unknown"
-        file.close()
-        raise SpoolError(
-            f"{folder}: another node (process {holder}) uses this spool; stop it, or give this one another spool.path"
-        ) from error
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-    return file
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def writing(folder: Path, database: str) -> sa.Engine:
     """The engine with the one read-write connection."""
     if database != "sqlite":
-        return sa.create_engine(database, pool_size=1, max_overflow=0, pool_pre_ping=True)
+        return _postgresql(database, pool_size=1, max_overflow=0)
     if len(os.fsencode((folder / DATABASE).absolute())) > LONGEST_PATH:
         raise SpoolError(f"{folder}: too long a path for SQLite (at most {LONGEST_PATH} bytes); choose a shorter one")
     engine = sa.create_engine("sqlite://", creator=_opener(folder, "rw"), poolclass=sa.pool.StaticPool)
@@ -71,12 +100,30 @@ def writing(folder: Path, database: str) -> sa.Engine:
 def reading(folder: Path, database: str) -> sa.Engine:
     """An engine that cannot write."""
     if database != "sqlite":
-        return sa.create_engine(database, execution_options={"postgresql_readonly": True}, pool_pre_ping=True)
+        return _postgresql(database, execution_options={"postgresql_readonly": True}, pool_size=4)
     engine = sa.create_engine("sqlite://", creator=_opener(folder, "ro"), poolclass=sa.pool.QueuePool, pool_size=4)
 
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA busy_timeout=5000")
+
+    return engine
+
+
+def _postgresql(database: str, **options: Any) -> sa.Engine:
+    url = sa.make_url(database).set(drivername="postgresql+psycopg")
+    try:
+        engine = sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **options)
+    except ModuleNotFoundError as error:
+        raise SpoolError(
+            "spool.database is PostgreSQL, but its driver is not installed: pip install psycopg"
+        ) from error
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        for setting, value in SERVER_SETTINGS.items():
+            connection.execute(f"SET {setting} TO '{value}'")
+        connection.commit()
 
     return engine
 
@@ -102,6 +149,8 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
     scripts = ScriptDirectory.from_config(config)
     try:
         with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # two that start at once
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             current = MigrationContext.configure(connection).get_current_revision()
             known = {script.revision for script in scripts.walk_revisions()}
             if current is not None and current not in known:
@@ -118,10 +167,13 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
     except sa.exc.DatabaseError as error:
-        raise SpoolError(damaged(error)) from error
+        raise SpoolError(trouble(engine, error)) from error
 
 
-def damaged(error: BaseException) -> str:
+def trouble(engine: sa.Engine, error: BaseException) -> str:
+    """What to do about a database that does not answer."""
+    if engine.dialect.name == "postgresql":
+        return f"the spool's database does not answer ({describe(error)}); see that the server runs, and spool.database"
     return (
         f"the spool's database cannot be read ({describe(error)}); nothing was changed. Keep a copy of the spool, "
         "then see 'A damaged database' in docs/operations.md"

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,6 +21,7 @@ from router.flow import Decision, Delivery, Instance, Seen
 from router.spool import engine, queries, schema, transactions
 from router.spool.blobs import Blob, BlobStore, make_folder, same_bytes, sync_folder
 from router.spool.errors import SpoolError
+from router.spool.leases import Leases
 from router.spool.rows import Accepted, Claim, Counts, DestinationState, instance_of
 from router.spool.signals import Signal, Signals
 from router.spool.writer import Writer
@@ -42,6 +43,7 @@ class Spool:
         self._writer: Writer | None = None
         self._write_engine: sa.Engine | None = None
         self._lock: IO[str] | None = None
+        self._leases: Leases | None = None
         self._tokens = itertools.count(1)
         self._bytes = 0
         self._bytes_lock = threading.Lock()
@@ -101,24 +103,27 @@ class Spool:
     def claim_instances(self, limit: int) -> list[Claim]:
         """Up to `limit` instances that wait for their decision, in order of arrival."""
         token = self._token()
-        rows = self._run(lambda c: transactions.claim_instances(c, limit, token, self._claim_end()))
+        rows = self._run(lambda c: transactions.claim_instances(c, limit, token))
+        self._hold(schema.instance, (row.id for row in rows), token)
         return [Claim(instance_of(row), self._blobs.path(row.id), token, row.tries - 1) for row in rows]
 
     def record(self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None]) -> Future[bool]:
         """Prediction, decision and deliveries in one transaction; False when the claim is no longer ours."""
         instance_id, token = claim.instance.id, claim.token
-        future = self._writing().submit(
-            lambda c: transactions.record(c, instance_id, token, seen, decision, limits)[0], insist=True
-        )
+        future = self._end(
+            schema.instance, instance_id, token,
+            lambda c: transactions.record(c, instance_id, token, seen, decision, limits)[0],
+        )  # fmt: skip
         future.add_done_callback(lambda _: self.signals.set_many(decision.destinations))
         return future
 
     def release_instance(self, claim: Claim, *, after: float = 0.0, forget_try: bool = False) -> Future[None]:
         """Give a claim back, to be claimed again after so many seconds."""
         instance_id, token = claim.instance.id, claim.token
-        future = self._writing().submit(
-            lambda c: transactions.release_instance(c, instance_id, token, after, forget_try=forget_try), insist=True
-        )
+        future = self._end(
+            schema.instance, instance_id, token,
+            lambda c: transactions.release_instance(c, instance_id, token, after, forget_try=forget_try),
+        )  # fmt: skip
         future.add_done_callback(lambda _: self.signals.set(INSTANCES))
         return future
 
@@ -127,7 +132,8 @@ class Spool:
     def claim_deliveries(self, destination: str, limit: int) -> list[Delivery]:
         """Up to `limit` deliveries that are due, oldest first."""
         token = self._token()
-        rows = self._run(lambda c: transactions.claim_deliveries(c, destination, limit, token, self._claim_end()))
+        rows = self._run(lambda c: transactions.claim_deliveries(c, destination, limit, token))
+        self._hold(schema.delivery, (row.delivery_id for row in rows), token)
         return [
             Delivery(
                 id=row.delivery_id, instance=instance_of(row), destination=destination, path=self._blobs.path(row.id),
@@ -138,22 +144,22 @@ class Spool:
 
     def close_delivery(self, one: Delivery, state: str, reason: str = "", status: int | None = None) -> Future[bool]:
         """End a delivery as DONE, BURIED or SKIPPED; False when the claim is no longer ours."""
-        return self._writing().submit(
+        return self._end(
+            schema.delivery, one.id, one.token,
             lambda c: transactions.close_delivery(c, one.id, one.token, state, reason, status),
-            insist=True,
-        )
+        )  # fmt: skip
 
     def retry_delivery(
         self, one: Delivery, after: float, reason: str, status: int | None = None, *, tried: bool = True,
         buriable: bool = False,
     ) -> Future[bool]:  # fmt: skip
         """Owe it again after so many seconds."""
-        return self._writing().submit(
+        return self._end(
+            schema.delivery, one.id, one.token,
             lambda c: transactions.retry_delivery(
                 c, one.id, one.token, after, reason, status, tried=tried, buriable=buriable
             ),
-            insist=True,
-        )
+        )  # fmt: skip
 
     def next_due(self, destination: str) -> float | None:
         return self._ask(lambda c: queries.next_due(c, destination))
@@ -244,6 +250,8 @@ class Spool:
     def sweep(self, now: float) -> int:
         """Remove what retention says; returns the number of blobs and records removed."""
         removed = self._drop_finished(now - self.settings.keep, BATCH)
+        if not self._is_sqlite:  # others add and remove as well
+            self._bytes = self._ask(queries.bytes_kept)
         return removed + self._run(lambda c: transactions.forget_records(c, now - self.settings.keep_records, BATCH))
 
     def wipe(self) -> int:
@@ -262,6 +270,11 @@ class Spool:
             self._bytes -= sum(row.size for row in rows)
         return len(rows)
 
+    def renew(self) -> None:
+        """Hold on to what is claimed (PostgreSQL; happens by itself as well). Raises SpoolError."""
+        if self._leases:
+            self._leases.renew()
+
     def remove_orphans(self) -> int:
         """Remove files that a crash left without a row. Only before anything is received."""
         removed = 0
@@ -279,6 +292,8 @@ class Spool:
 
     def close(self) -> None:
         """Finish what waits for the writer, then let the folder go."""
+        if self._leases and self.is_working:
+            self._leases.stop()
         if self._writer:
             self._writer.close()
         self._read_engine.dispose()
@@ -289,20 +304,38 @@ class Spool:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def start_working(self, write: sa.Engine, lock: IO[str]) -> None:
-        """Become the node that works on this spool."""
+    def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
+        """Become the node that works on this spool; or, on PostgreSQL, one of several."""
         self._lock, self._write_engine = lock, write
         self._writer = Writer(write)
-        start = self._run(transactions.new_start)
+        start = self._run(partial(transactions.new_start, alone=alone))
         self._tokens = itertools.count((start << 32) + 1)
         self._bytes = self._ask(queries.bytes_kept)
-        self.remove_orphans()
+        if alone:
+            self.remove_orphans()
+        if not self._is_sqlite:
+            engine.share(lock)
+            self._leases = Leases(self._run)
+            self._leases.start()
+
+    @property
+    def _is_sqlite(self) -> bool:
+        return self.settings.database == "sqlite"
 
     def _token(self) -> int:
         return next(self._tokens)
 
-    def _claim_end(self) -> float:
-        return schema.FOR_GOOD
+    def _hold(self, table: sa.Table, ids: Iterable[int | str], token: int) -> None:
+        if self._leases:
+            self._leases.hold(table, ids, token)
+
+    def _end(self, table: sa.Table, which: int | str, token: int, job: Callable[[sa.Connection], T]) -> Future[T]:
+        """A job that ends a claim, and must happen; the claim is renewed until it has."""
+        future = self._writing().submit(job, insist=True)
+        leases = self._leases
+        if leases:
+            future.add_done_callback(lambda _: leases.let_go(table, which, token))
+        return future
 
     def _writing(self) -> Writer:
         if self._writer is None:
@@ -317,7 +350,7 @@ class Spool:
             with self._read_engine.connect() as connection:
                 return question(connection)
         except sa.exc.DatabaseError as error:
-            raise SpoolError(engine.damaged(error)) from error
+            raise SpoolError(engine.trouble(self._read_engine, error)) from error
 
 
 def open_spool(settings: SpoolSettings) -> Spool:
@@ -327,17 +360,20 @@ def open_spool(settings: SpoolSettings) -> Spool:
         try:
             make_folder(folder)
             os.chmod(folder, 0o700)
-            lock = undo.enter_context(engine.lock(folder))
+            is_sqlite = settings.database == "sqlite"
+            lock, alone = engine.lock(folder, shared=not is_sqlite)
+            undo.callback(lock.close)
             blobs = BlobStore(folder / "blobs")
             blobs.prepare()
-            _make_private(folder / engine.DATABASE)
+            if is_sqlite:
+                _make_private(folder / engine.DATABASE)
             sync_folder(folder)
             write = engine.writing(folder, settings.database)
             undo.callback(write.dispose)
             engine.migrate(write, may_be_new=not blobs.has_any())
             spool = Spool(settings, blobs, engine.reading(folder, settings.database))
             undo.callback(spool.close)
-            spool.start_working(write, lock)
+            spool.start_working(write, lock, alone=alone)
         except OSError as error:
             raise SpoolError(
                 f"{folder}: {error.strerror}; spool.path must be a folder that this user may write"

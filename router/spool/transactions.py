@@ -18,13 +18,18 @@ instance, delivery, destination, event, owner = (
 )  # fmt: skip
 
 
-def new_start(connection: Connection) -> int:
-    """Number a start of a node, and free what earlier starts held."""
-    number = connection.execute(owner.insert().values(at=clock.now(connection)).returning(owner.c.start)).scalar_one()
-    for table, state in ((instance, schema.NEW), (delivery, schema.OPEN)):
-        held = (table.c.state == state) & (table.c.ready_at >= schema.FOR_GOOD)
-        connection.execute(table.update().where(held).values(ready_at=0, token=0))
-    return int(number)
+LEASE = 60.0
+"""Seconds that a claim holds on PostgreSQL without being renewed."""
+
+
+def new_start(connection: Connection, *, alone: bool) -> int:
+    """Number a start of a node; one that is alone frees what earlier starts held."""
+    now = clock.now(connection)
+    if alone:
+        for table, state in ((instance, schema.NEW), (delivery, schema.OPEN)):
+            held = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token != 0)
+            connection.execute(table.update().where(held).values(ready_at=0, token=0))
+    return int(connection.execute(owner.insert().values(at=now).returning(owner.c.start)).scalar_one())
 
 
 def add_event(
@@ -59,18 +64,36 @@ def _has_open_work(connection: Connection, instance_id: str) -> bool:
     return bool(connection.execute(sa.select(is_new | is_owed)).scalar_one())
 
 
-def claim_instances(connection: Connection, limit: int, token: int, until: float) -> list[Any]:
+def claim_end(connection: Connection) -> float:
+    """Until when a claim made now holds: on PostgreSQL it is a lease, to be renewed."""
+    return schema.FOR_GOOD if connection.dialect.name == "sqlite" else clock.now(connection) + LEASE
+
+
+def renew(connection: Connection, table: sa.Table, ids: list[Any], tokens: list[int]) -> None:
+    """Claims that are still held go on being held."""
+    held = table.c.id.in_(ids) & table.c.token.in_(tokens)
+    connection.execute(table.update().where(held).values(ready_at=claim_end(connection)))
+
+
+def give_back(connection: Connection, table: sa.Table, ids: list[Any], tokens: list[int]) -> None:
+    """Claims that are still held are free again."""
+    held = table.c.id.in_(ids) & table.c.token.in_(tokens)
+    connection.execute(table.update().where(held).values(ready_at=0, token=0))
+
+
+def claim_instances(connection: Connection, limit: int, token: int) -> list[Any]:
     due = (
         sa.select(instance.c.id)
         .where(instance.c.state == schema.NEW, instance.c.ready_at <= clock.now(connection))
         .order_by(instance.c.ready_at, instance.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .cte("due")
     )
     claimed = (
         instance.update()
-        .where(instance.c.id.in_(due))
-        .values(token=token, ready_at=until, tries=instance.c.tries + 1)
+        .where(instance.c.id.in_(sa.select(due.c.id)))
+        .values(token=token, ready_at=claim_end(connection), tries=instance.c.tries + 1)
         .returning(*instance.c)
     )
     return sorted(connection.execute(claimed), key=lambda row: str(row.id))
@@ -102,6 +125,7 @@ def record(
     The second value names destinations whose own limit was reached: theirs is buried at once.
     """
     now = clock.now(connection)
+    _hold(connection, instance.c.id == instance_id)
     already = _owed_already(connection, instance_id)
     owed = [name for name in decision.destinations if name not in already]
     finished = not owed and not already
@@ -132,6 +156,16 @@ def record(
     return True, full
 
 
+def _hold(connection: Connection, which: sa.ColumnElement[bool]) -> None:
+    """Whoever looks whether an instance is finished must look alone (PostgreSQL; SQLite has one writer)."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(sa.select(instance.c.id).where(which).order_by(instance.c.id).with_for_update())
+
+
+def _instances_of(deliveries: Sequence[int]) -> sa.ColumnElement[bool]:
+    return instance.c.id.in_(sa.select(delivery.c.instance_id).where(delivery.c.id.in_(deliveries)))
+
+
 def _owed_already(connection: Connection, instance_id: str) -> set[str]:
     """A new decision by a person must not owe twice what an older one still owes."""
     query = sa.select(delivery.c.destination).where(
@@ -152,7 +186,7 @@ def _still_times(connection: Connection, now: float) -> dict[str, float]:
     return {row.name: row.stood_still + (now - row.still_since if row.still_since else 0.0) for row in rows}
 
 
-def claim_deliveries(connection: Connection, to: str, limit: int, token: int, until: float) -> list[Any]:
+def claim_deliveries(connection: Connection, to: str, limit: int, token: int) -> list[Any]:
     """Rows of delivery and instance together, with `owed_since` moved on by the time that nothing was tried."""
     now = clock.now(connection)
     due = (
@@ -161,8 +195,13 @@ def claim_deliveries(connection: Connection, to: str, limit: int, token: int, un
         .order_by(delivery.c.ready_at, delivery.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .cte("due")
     )
-    claimed = delivery.update().where(delivery.c.id.in_(due)).values(token=token, ready_at=until)
+    claimed = (
+        delivery.update()
+        .where(delivery.c.id.in_(sa.select(due.c.id)))
+        .values(token=token, ready_at=claim_end(connection))
+    )
     ids = sorted(connection.execute(claimed.returning(delivery.c.id)).scalars())
     if not ids:
         return []
@@ -179,6 +218,7 @@ def close_delivery(
     connection: Connection, delivery_id: int, token: int, state: str, reason: str, status: int | None
 ) -> bool:
     """Done, buried or skipped; and the instance is finished with its last open or buried delivery."""
+    _hold(connection, _instances_of([delivery_id]))
     now = clock.now(connection)
     row = connection.execute(
         delivery.update()
@@ -225,7 +265,7 @@ def retry_delivery(
 def set_destination(connection: Connection, name: str, **changes: Any) -> None:
     """Change pause or circuit, and keep account of the time during which nothing is tried."""
     now = clock.now(connection)
-    row = connection.execute(sa.select(destination).where(destination.c.name == name)).one_or_none()
+    row = connection.execute(sa.select(destination).where(destination.c.name == name).with_for_update()).one_or_none()
     if row is None:
         connection.execute(destination.insert().values(name=name))
         row = connection.execute(sa.select(destination).where(destination.c.name == name)).one()
@@ -237,17 +277,20 @@ def set_destination(connection: Connection, name: str, **changes: Any) -> None:
     connection.execute(destination.update().where(destination.c.name == name).values(**changes))
 
 
+def _free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
+    """Those that are not closed and that nobody holds (any more)."""
+    is_free = (delivery.c.token == 0) | (delivery.c.ready_at <= now)
+    return delivery.c.id.in_(deliveries) & delivery.c.state.in_((schema.BURIED, schema.OPEN)) & is_free
+
+
 def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> list[str]:
     """Buried or waiting deliveries are owed at once, with their counters at zero; returns their destinations."""
-    chosen = (
-        delivery.c.id.in_(deliveries) & delivery.c.state.in_((schema.BURIED, schema.OPEN)) & (delivery.c.token == 0)
-    )
     now = clock.now(connection)
     still = _still_times(connection, now)
     rows = connection.execute(
         delivery.update()
-        .where(chosen)
-        .values(state=schema.OPEN, ready_at=0, tries=0, buriable_tries=0, closed_at=None, owed_since=now)
+        .where(_free(deliveries, now))
+        .values(state=schema.OPEN, token=0, ready_at=0, tries=0, buriable_tries=0, closed_at=None, owed_since=now)
         .returning(delivery.c.id, delivery.c.instance_id, delivery.c.destination)
     ).all()
     for row in rows:
@@ -260,14 +303,12 @@ def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> li
 
 def discard(connection: Connection, deliveries: Sequence[int], who: str) -> int:
     """A person drops deliveries that nobody holds; returns how many."""
-    chosen = (
-        delivery.c.id.in_(deliveries) & delivery.c.state.in_((schema.BURIED, schema.OPEN)) & (delivery.c.token == 0)
-    )
+    _hold(connection, _instances_of(deliveries))
     now = clock.now(connection)
     rows = connection.execute(
         delivery.update()
-        .where(chosen)
-        .values(state=schema.DISCARDED, closed_at=now, reason="discarded by a person")
+        .where(_free(deliveries, now))
+        .values(state=schema.DISCARDED, token=0, closed_at=now, reason="discarded by a person")
         .returning(delivery.c.instance_id, delivery.c.destination)
     ).all()
     for row in rows:
@@ -295,8 +336,10 @@ def blobs_gone(connection: Connection, before: float, limit: int) -> list[Any]:
         .where(instance.c.state == schema.FINISHED, instance.c.finished_at < before)
         .order_by(instance.c.finished_at)
         .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
     )
-    gone = instance.update().where(instance.c.id.in_(due)).values(state=schema.GONE)
+    gone = instance.update().where(instance.c.id.in_(sa.select(due.c.id))).values(state=schema.GONE)
     return list(connection.execute(gone.returning(instance.c.id, instance.c.size)))
 
 

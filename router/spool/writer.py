@@ -26,8 +26,11 @@ AGAIN_AFTER = 0.5
 OWN_FAULTS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)
 """What a statement is refused for by itself, with the database in good health."""
 
+CONFLICTS = ("40P01", "40001")
+"""SQLSTATE of a deadlock and of a serialization failure."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Waiting:
     """A job and whoever waits for it. One that insists is tried until the database takes it, or the spool closes."""
 
@@ -104,8 +107,8 @@ class Writer:
             _undo(connection)
             failure = _refusal(error)
             if not last_chance:
-                self._again = [waiting for waiting in batch if waiting.insists]
-            outcomes = [(w, None, failure) for w in batch if last_chance or not w.insists]
+                self._again = [waiting for waiting in batch if waiting.insists or _is_conflict(error)]
+            outcomes = [(waiting, None, failure) for waiting in batch if waiting not in self._again]
         for waiting, result, reason in outcomes:
             if not waiting.future.set_running_or_notify_cancel():  # whoever asked has gone
                 continue
@@ -124,6 +127,11 @@ class Writer:
             raise
         except Exception as error:  # the job's own failure: only its caller hears of it
             return waiting, None, error
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """Two nodes on PostgreSQL waited for each other, and the server chose this one to begin again."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in CONFLICTS
 
 
 def _undo(connection: sa.Connection) -> None:
