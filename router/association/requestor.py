@@ -67,9 +67,6 @@ class Requestor:
         peer_max_pdu: int,
         excluded: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
-        self.proposed = excluded.union((c.abstract_syntax, s) for c in proposed for s in c.transfer_syntaxes)
-        """(SOP class, transfer syntax) pairs that were asked for, accepted or not, or that the settings exclude: for
-        them a new association would bring nothing."""
         self.idle_since = time.monotonic()
         self._destination = destination
         self._stream = stream
@@ -78,6 +75,10 @@ class Requestor:
             for c in reversed(proposed)
             if accepted.get(c.id) in c.transfer_syntaxes
         }
+        alone = {(c.abstract_syntax, c.transfer_syntaxes[0]) for c in proposed if len(c.transfer_syntaxes) == 1}
+        self.proposed = excluded | alone | self._contexts.keys()
+        """(SOP class, transfer syntax) pairs for which a new association would bring nothing: they were proposed in a
+        context of their own, were accepted, or are excluded by the settings."""
         room = min(peer_max_pdu or pdu.MAX_PDU, pdu.MAX_PDU) - pdu.PDV_HEADER.size
         self._fragment = max(1, room - room % 2)
         self._peer_max_pdu = peer_max_pdu or pdu.MAX_PDU

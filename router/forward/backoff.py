@@ -7,6 +7,9 @@ from router.config.settings import HOUR, MINUTE
 FIRST, LONGEST = 5.0, HOUR
 FEW_TRIES = (1 * MINUTE, 10 * MINUTE, 1 * HOUR, 4 * HOUR)
 """Waits before the second to fifth try of what a peer will probably refuse again; then it is buried."""
+FEW_WHILE_OPEN = 20
+"""As the circuit's probe, such an instance has more tries, because it is not known whose fault it is; but not for ever.
+Without a last one, three instances that a destination will never take could probe until the end of time."""
 CIRCUIT_FIRST, CIRCUIT_LONGEST = 2.0, 10 * MINUTE
 CIRCUIT_FOR_GOOD = 5 * MINUTE
 """Where a peer says that it will never accept us, only a person can help: no hot loop."""

@@ -10,12 +10,16 @@ import threading
 import time
 from collections.abc import Callable
 
-from router.forward.backoff import circuit_after
+from router.forward.backoff import CIRCUIT_LONGEST, circuit_after
+from router.forward.outcomes import Outcome
 from router.observe import log
 from router.spool import Spool
 
 SAME_ERROR = 3
 """So many different instances in a row with the same error mean the destination, not the instances."""
+BY_INSTANCES = "instances failed: "
+"""How the reason begins where C-STORE failed, not the connection: then only a delivery can show that it works again."""
+WORDS = {"silent": "no answer in time", "ended": "the association ended"}
 
 
 class Circuit:
@@ -26,70 +30,101 @@ class Circuit:
         self._name = name
         self._spool = spool
         self._chance = chance
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._until = state.circuit_until
         self._failures = state.circuit_failures
-        self._probing = False
-        self._same: tuple[str, set[str]] = ("", set())
-
-    def wait(self) -> float:
-        """Seconds until something may be tried: 0 when closed, or for the one caller that must probe."""
-        with self._lock:
-            if not self._until:
-                return 0.0
-            left = self._until - time.time()
-            if left > 0:
-                return min(left, 3600.0)
-            if self._probing:
-                return 1.0
-            self._probing = True
-            return 0.0
-
-    def no_probe(self) -> None:
-        """There was nothing to probe with: whoever has something next may."""
-        with self._lock:
-            self._probing = False
+        self._reason = state.circuit_reason
+        self._prober: int | None = None
+        self._same: tuple[str, frozenset[str]] = ("", frozenset())
+        self._associations = 0
 
     @property
     def is_open(self) -> bool:
         return self._until > 0
 
-    def succeeded(self) -> None:
-        """The destination answered as it should."""
+    @property
+    def by_instances(self) -> bool:
+        """Whether a C-ECHO would prove nothing: instances failed while the destination answered."""
+        return self.is_open and self._reason.startswith(BY_INSTANCES)
+
+    def wait(self) -> float:
+        """Seconds until something may be tried: 0 when closed, or for the one thread that must probe."""
         with self._lock:
-            self._same = ("", set())
-            self._probing = False
             if not self._until:
-                return
-            self._until, self._failures = 0.0, 0
-            self._spool.set_circuit(self._name, 0.0, 0, "")
-        log.info("circuit closed", destination=self._name)
-        self._spool.event("circuit closed", destination=self._name)
-        self._spool.signals.set(self._name)
+                return 0.0
+            left = self._until - time.time()
+            if 0 < left <= 1.25 * CIRCUIT_LONGEST:  # beyond: the clock was put back
+                return left
+            if self._prober not in (None, threading.get_ident()):
+                return 1.0
+            self._prober = threading.get_ident()
+            return 0.0
+
+    def end_probe(self) -> None:
+        """This thread's turn is over: if it was to probe and could not, whoever comes next may."""
+        with self._lock:
+            if self._prober == threading.get_ident():
+                self._prober = None
+
+    def hurry(self) -> None:
+        """The destination's settings have changed: what was wrong may be right now."""
+        with self._lock:
+            if self._until:
+                self._until, self._failures = time.time(), 0
+
+    def hold(self, change: int) -> None:
+        """One association more, or less."""
+        with self._lock:
+            self._associations += change
+
+    @property
+    def associations(self) -> int:
+        """How many associations the workers hold together."""
+        return self._associations
+
+    def succeeded(self) -> None:
+        """The destination did as it should."""
+        with self._lock:
+            self._same = ("", frozenset())
+            if self._until:
+                self._close()
 
     def failed(self, reason: str, *, for_good: bool = False) -> None:
         """The destination itself failed: nothing is tried for a while."""
         with self._lock:
-            was_open = self._until > 0
+            if self._until > time.time() and self._prober != threading.get_ident():
+                return  # another worker has noted the same failure just now
+            was_open = self.is_open
             seconds = circuit_after(self._failures, self._chance(), for_good=for_good)
-            self._until = time.time() + seconds
+            self._until, self._reason = time.time() + seconds, reason
             self._failures += 1
-            self._probing = False
-            self._same = ("", set())
+            self._same = ("", frozenset())
             self._spool.set_circuit(self._name, self._until, self._failures, reason)
-        if not was_open:
-            log.warning("circuit opened", destination=self._name, reason=reason, seconds=round(seconds, 1))
-            self._spool.event("circuit opened", destination=self._name, reason=reason)
+            if not was_open:
+                log.warning("circuit opened", destination=self._name, reason=reason, seconds=round(seconds, 1))
+                self._spool.event("circuit opened", destination=self._name, reason=reason)
 
-    def instance_failed(self, instance_id: str, reason: str) -> bool:
-        """One instance failed; True when this was the same error from several instances in a row: now it is open."""
+    def attempt_failed(self, instance_id: str, outcome: Outcome) -> bool:
+        """One instance failed; whether that is the destination's failure, so that the circuit is open now.
+
+        Silence is; an end of the association or the same answer is when several instances in a row met it. While the
+        circuit is open, another answer than the one that opened it shows that the destination is back.
+        """
+        if outcome.sign == "ours":
+            return False
+        error = WORDS.get(outcome.sign, outcome.reason)
         with self._lock:
-            self._probing = False
+            if self.is_open and outcome.sign == "answered" and self._reason != BY_INSTANCES + error:
+                self._close()
             same, instances = self._same
-            instances = instances if same == reason else set()
-            instances.add(instance_id)
-            self._same = (reason, instances)
-            opens = len(instances) >= SAME_ERROR or self._until > 0
-        if opens:
-            self.failed(f"several instances in a row: {reason}")
-        return opens
+            self._same = (error, (instances if same == error else frozenset()) | {instance_id})
+            if self.is_open or outcome.sign == "silent" or len(self._same[1]) >= SAME_ERROR:
+                self.failed(BY_INSTANCES + error)
+            return self.is_open
+
+    def _close(self) -> None:
+        self._until, self._failures, self._reason = 0.0, 0, ""
+        self._spool.set_circuit(self._name, 0.0, 0, "")
+        log.info("circuit closed", destination=self._name)
+        self._spool.event("circuit closed", destination=self._name)
+        self._spool.signals.set(self._name)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from xxhash import xxh3_128
 
-from router.association.requestor import AssociationLostError, Requestor, connect
+from router.association.requestor import Requestor, connect
 from router.config.settings import DestinationSettings
 from router.flow import Delivery, Instance
 from router.forward.outcomes import DUPLICATE, Fate, Outcome, outcome_of
@@ -23,8 +24,10 @@ Transcode = Callable[[Instance, Path, str], tuple[Path, int, int]]
 class Pool:
     """The one association of a worker, kept while there is work for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, hold: Callable[[int], None]) -> None:
         self._association: Requestor | None = None
+        self._made_for: tuple[DestinationSettings, str] | None = None
+        self._hold = hold
 
     @property
     def is_open(self) -> bool:
@@ -35,49 +38,61 @@ class Pool:
         return self._association.idle_since if self._association else 0.0
 
     def get(self, destination: DestinationSettings, calling_ae: str, wanted: Sequence[tuple[str, str]]) -> Requestor:
-        """An association on which all of `wanted` was proposed. Raises ConnectError."""
+        """An association as the settings are now, on which all of `wanted` was proposed. Raises ConnectError."""
         current = self._association
-        if current is not None and (current.lost() or not set(wanted) <= current.proposed):
+        if current is not None and (
+            current.lost() or self._made_for != (destination, calling_ae) or not current.proposed.issuperset(wanted)
+        ):
             self.release()
         if self._association is None:
             self._association = connect(destination, calling_ae, wanted)
+            self._made_for = (destination, calling_ae)
+            self._hold(1)
         return self._association
 
     def release(self) -> None:
-        if self._association is not None:
-            self._association.release()
-            self._association = None
+        if association := self._take():
+            association.release()
 
     def abort(self) -> None:
-        if self._association is not None:
-            self._association.abort()
-            self._association = None
+        if association := self._take():
+            association.abort()
+
+    def _take(self) -> Requestor | None:
+        taken, self._association = self._association, None
+        if taken is not None:
+            self._hold(-1)
+        return taken
 
 
 def came_from(delivery: Delivery, destination: DestinationSettings) -> bool:
     """Whether a delivery would go back to where its instance came from (same AE title, same address)."""
     caller = delivery.instance.caller
-    return caller.calling_ae == destination.ae_title and caller.peer in addresses(destination.host)
+    if caller.calling_ae != destination.ae_title:
+        return False
+    with suppress(OSError, UnicodeError):
+        return caller.peer in _addresses(destination.host, int(time.monotonic() // 60))
+    return False
 
 
 @lru_cache(maxsize=256)
-def addresses(host: str) -> frozenset[str]:
-    with suppress(OSError):
-        return frozenset(str(info[4][0]) for info in socket.getaddrinfo(host, None))
-    return frozenset()
+def _addresses(host: str, minute: int) -> frozenset[str]:
+    return frozenset(str(info[4][0]) for info in socket.getaddrinfo(host, None))
 
 
 def is_sound(path: Path, instance: Instance) -> bool:
-    """Whether the data set on disk is still the one that came (DESIGN promise 3). Raises OSError."""
-    if path.stat().st_size != instance.offset + instance.size:
-        return False
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content,
-        memoryview(content) as view,
-        view[instance.offset :] as data,
-    ):
-        return bool(xxh3_128(data).hexdigest() == instance.digest)
+    """Whether the data set on disk is still the one that came (DESIGN promise 3). Raises OSError.
+
+    Read, not mapped: a bad sector is then an error of this instance, and not a SIGBUS for the node.
+    """
+    digest, buffer = xxh3_128(), memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:
+        if path.stat().st_size != instance.offset + instance.size:
+            return False
+        file.seek(instance.offset)
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return bool(digest.hexdigest() == instance.digest)
 
 
 def attempt(
@@ -91,17 +106,18 @@ def attempt(
     path, offset, size, syntax = delivery.path, instance.offset, instance.size, instance.transfer_syntax
     try:
         if not is_sound(path, instance):
-            return Outcome(Fate.FEW, CHANGED)
+            return Outcome(Fate.BURY, "the blob has changed on disk since it was received (digest)", sign="ours")
     except OSError as error:
-        return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})")
+        return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign="ours")
     if not association.accepts(instance.sop_class, syntax):
         native = association.fallback(instance.sop_class)
         if native is None:
-            return Outcome(Fate.FEW, "no acceptable presentation context (SOP class or transfer syntax refused)")
+            return Outcome(Fate.FEW, f"no acceptable presentation context for {instance.sop_class} in {syntax}")
         try:
             path, offset, size = transcode(instance, path, native)
         except ValueError as error:
-            return Outcome(Fate.FEW, f"the transfer syntax was refused, and transcoding is not possible: {error}")
+            refused = f"only {native} was accepted and not {syntax}; transcoding is not possible: {error}"
+            return Outcome(Fate.FEW, refused, sign="ours")
         syntax = native
     try:
         status = association.store(
@@ -109,11 +125,12 @@ def attempt(
         )
     except OSError as error:
         # Part of a data set is on the wire; only an end of the association makes the peer forget it.
-        raise AssociationLostError(f"the blob cannot be read ({error.strerror or error})") from error
+        association.abort()
+        return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror or error})", sign="ours")
     outcome = outcome_of(status)
     if status == DUPLICATE and known_digests() - {instance.digest}:
-        return Outcome(Fate.FEW, "the destination holds another version under the same UID", status)
+        return Outcome(Fate.BURY, "the destination holds another version under the same UID", status)
+    if outcome.fate is Fate.DONE and syntax != instance.transfer_syntax:
+        note = f"transcoded without loss to {syntax}"
+        return replace(outcome, reason=f"{outcome.reason}; {note}" if outcome.reason else note)
     return outcome
-
-
-CHANGED = "the blob has changed on disk since it was received (digest)"

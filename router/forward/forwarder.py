@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
-from router.config.settings import Settings
+from router.config.settings import DestinationSettings, Settings
 from router.forward.circuit import Circuit
 from router.forward.delivery import Transcode
 from router.forward.worker import Worker
@@ -22,23 +22,33 @@ class Forwarder:
         self._transcode = transcode
         self._workers: dict[str, list[Worker]] = {}
         self._circuits: dict[str, Circuit] = {}
+        self._leaving: list[Worker] = []
+        self._known: dict[str, DestinationSettings] = {}
 
     def start(self) -> None:
         self.apply_settings()
 
     def apply_settings(self) -> None:
         """After start or reload: workers for new destinations, none for those that went, as many as configured."""
-        wanted = {name: d.associations for name, d in self._settings().destinations.items()}
-        for name in set(self._workers) - set(wanted):
-            for worker in self._workers.pop(name):
-                worker.ask_to_stop()
-        for name, count in wanted.items():
+        wanted = dict(self._settings().destinations)
+        for name in self._workers:
+            self._let_go(name, wanted[name].associations if name in wanted else 0)
+        for name, destination in wanted.items():
+            if name in self._circuits and destination != self._known[name]:
+                self._circuits[name].hurry()
             workers = self._workers.setdefault(name, [])
-            while len(workers) > count:
-                workers.pop().ask_to_stop()
-            while len(workers) < count:
+            while len(workers) < destination.associations:
                 workers.append(self._hire(name))
+        self._known |= wanted
         self._spool.signals.set_many(wanted)
+
+    def _let_go(self, name: str, but: int) -> None:
+        """All workers of a destination but so many; they finish what they have in hand."""
+        workers = self._workers[name]
+        self._leaving = [worker for worker in self._leaving if worker.is_alive()] + workers[but:]
+        for worker in workers[but:]:
+            worker.ask_to_stop()
+        del workers[but:]
 
     def _hire(self, name: str) -> Worker:
         if name not in self._circuits:
@@ -53,7 +63,7 @@ class Forwarder:
 
     def stop(self, deadline: float) -> None:
         """Let every worker finish the delivery in its hands, until `deadline` (monotonic seconds)."""
-        workers = [worker for group in self._workers.values() for worker in group]
+        workers = [*self._leaving, *(worker for group in self._workers.values() for worker in group)]
         for worker in workers:
             worker.ask_to_stop()
         for worker in workers:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 
 class Fate(Enum):
-    """done: it has arrived. later: try again until `give_up_after`. few: try a few times over hours, then bury."""
+    """done: it has arrived. later: try again until `give_up_after`. few: try a few times over hours, then bury.
+    bury: no further try can help, a person must look."""
 
     DONE = "done"
     LATER = "later"
     FEW = "few"
+    BURY = "bury"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The fate of one attempt, its DIMSE status where there was one, and a reason in words of our own."""
+    """The fate of one attempt, its DIMSE status where there was one, and a reason in words of our own.
+
+    `sign` says what the attempt shows of the destination: that it answered (a status, or the contexts that it accepts),
+    was silent, or ended the association; `ours`: nothing, because the failure was here.
+    """
 
     fate: Fate
     reason: str = ""
     status: int | None = None
+    sign: Literal["answered", "silent", "ended", "ours"] = "answered"
 
 
 DUPLICATE = 0x0111

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -44,7 +45,7 @@ class Copies:
         return target, offset, target.stat().st_size - offset
 
     def _make(self, blob: Path, target: Path, syntax: str) -> None:
-        part = target.with_suffix(".part")
+        part = target.with_suffix(f".{secrets.token_hex(8)}.part")  # one that took too long may still be writing
         try:
             problem = self._transcoder.transcode(blob, part, syntax).result(LIMIT_SECONDS)
             if problem:

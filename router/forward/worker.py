@@ -11,9 +11,9 @@ from concurrent.futures import Future
 from router.association.requestor import AssociationLostError, ConnectError, connect
 from router.config.settings import DestinationSettings, Settings
 from router.flow import Delivery
-from router.forward.backoff import few_retry_after, retry_after
+from router.forward.backoff import FEW_WHILE_OPEN, few_retry_after, retry_after
 from router.forward.circuit import Circuit
-from router.forward.delivery import CHANGED, Pool, Transcode, attempt, came_from
+from router.forward.delivery import Pool, Transcode, attempt, came_from
 from router.forward.outcomes import Fate, Outcome
 from router.observe import log
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
@@ -21,8 +21,8 @@ from router.spool import BURIED as STATE_BURIED
 from router.spool import DONE, SKIPPED, Spool, SpoolError
 
 BATCH = 8
-AT_ONCE_BURIED = (CHANGED, "the destination holds another version under the same UID")
-"""No further try can help; a person must look."""
+TOO_MANY = 30.0
+"""Seconds that a worker rests whose association a peer refused for now while it serves others of ours."""
 
 
 class Worker(threading.Thread):
@@ -42,7 +42,8 @@ class Worker(threading.Thread):
         self._settings = settings
         self._circuit = circuit
         self._transcode = transcode
-        self._pool = Pool()
+        self._pool = Pool(circuit.hold)
+        self._rests_until = 0.0
         self._stopping = threading.Event()
         self._signal = spool.signal(name)
 
@@ -62,6 +63,8 @@ class Worker(threading.Thread):
                 log.error("forward failed", destination=self._to, error=type(error).__name__, exc_info=True)
                 self._pool.abort()
                 wait = 5.0
+            finally:
+                self._circuit.end_probe()
             if wait is None or wait > 0:
                 self._signal.wait(version, wait)
         self._pool.release()
@@ -72,17 +75,18 @@ class Worker(threading.Thread):
         if destination is None or not destination.enabled or self._spool.destination_state(self._to).paused:
             self._pool.release()
             return None
-        wait = self._circuit.wait()
+        wait = max(self._circuit.wait(), self._rests_until - time.monotonic())
         if wait > 0:
             self._pool.abort()
             return wait
-        if self._circuit.is_open and destination.echo and not self._probe(destination):
-            return self._circuit.wait()
+        if self._circuit.is_open and destination.echo and not self._circuit.by_instances:
+            self._probe(destination)
+            if self._circuit.wait() > 0:
+                return 0.0
         deliveries = self._spool.claim_deliveries(self._to, 1 if self._circuit.is_open else BATCH)
         if deliveries:
             self._deliver_all(destination, deliveries)
             return 0.0
-        self._circuit.no_probe()
         return self._rest(destination)
 
     def _rest(self, destination: DestinationSettings) -> float | None:
@@ -99,35 +103,45 @@ class Worker(threading.Thread):
             waits.append(max(0.05, due - time.time()))
         return min(min(waits), 3600.0) if waits else None
 
-    def _probe(self, destination: DestinationSettings) -> bool:
-        """A C-ECHO at the end of an open circuit's time."""
+    def _probe(self, destination: DestinationSettings) -> None:
+        """A C-ECHO at the end of an open circuit's time. A peer that answers, but not so, is tried with a delivery."""
         try:
             association = connect(destination, self._calling_ae(destination), (), echo=True)
-            try:
-                status = association.echo()
-            finally:
-                association.release()
         except ConnectError as error:
-            self._circuit.failed(error.reason, for_good=error.kind == "rejected for good")
-            return False
-        except (AssociationLostError, StopIteration):
-            self._circuit.failed("no answer to C-ECHO")
-            return False
-        if status != 0:
-            self._circuit.failed(f"C-ECHO answered 0x{status:04X}")
-            return False
-        self._circuit.succeeded()
-        return True
+            return self._circuit.failed(error.reason, for_good=error.kind == "rejected for good")
+        try:
+            status = association.echo() if association.accepts_echo else None
+        except AssociationLostError:
+            association.abort()
+            return self._circuit.failed("no answer to C-ECHO")
+        association.release()
+        if status == 0:
+            self._circuit.succeeded()
+        return None
 
     def _deliver_all(self, destination: DestinationSettings, deliveries: list[Delivery]) -> None:
+        """Try one after the other; what was not tried is given back, whatever happens."""
         wanted = [(d.instance.sop_class, d.instance.transfer_syntax) for d in deliveries]
         written: list[Future[bool]] = []
-        for number, delivery in enumerate(deliveries):
-            if self._stopping.is_set() or not self._deliver(destination, delivery, wanted, written):
-                written += [self._spool.retry_delivery(d, 0, "", tried=False) for d in deliveries[number:]]
-                break
+        ended = 0
+        try:
+            for delivery in deliveries:
+                if self._stopping.is_set() or not self._deliver(destination, delivery, wanted, written):
+                    break
+                ended += 1
+                if self._circuit.is_open or self._has_changed(destination):
+                    break
+        finally:
+            written += [self._spool.retry_delivery(d, 0, "", tried=False) for d in deliveries[ended:]]
         for future in written:
             future.result()
+        if ended < len(deliveries):
+            self._signal.set()  # another worker of this destination may rest, and this one may be about to stop
+
+    def _has_changed(self, destination: DestinationSettings) -> bool:
+        """Whether a person has paused the destination or changed its settings."""
+        now = self._settings().destinations.get(self._to)
+        return now != destination or self._spool.destination_state(self._to).paused
 
     def _deliver(
         self,
@@ -136,14 +150,17 @@ class Worker(threading.Thread):
         wanted: list[tuple[str, str]],
         written: list[Future[bool]],
     ) -> bool:
-        """Try one delivery and note its end; False when the destination failed before it was this one's turn."""
+        """Try one delivery and note what came of it; False when there was no association to try it on."""
         if came_from(delivery, destination):
             written.append(self._spool.close_delivery(delivery, SKIPPED, "came from there"))
             return True
         try:
             association = self._pool.get(destination, self._calling_ae(destination), wanted)
         except ConnectError as error:
-            self._circuit.failed(error.reason, for_good=error.kind == "rejected for good")
+            if error.kind == "rejected" and self._circuit.associations:
+                self._rests_until = time.monotonic() + TOO_MANY
+            else:
+                self._circuit.failed(error.reason, for_good=error.kind == "rejected for good")
             return False
         started = time.monotonic()
         try:
@@ -153,22 +170,31 @@ class Worker(threading.Thread):
             )  # fmt: skip
         except AssociationLostError as error:
             self._pool.abort()
-            outcome = Outcome(Fate.LATER, str(error))
+            outcome = Outcome(Fate.LATER, str(error), sign=error.kind)
+        except SpoolError:
+            raise
+        except Exception as error:  # nobody foresaw it, so it must not come back for ever
+            log.error("forward failed", destination=self._to, error=type(error).__name__, exc_info=True)
+            self._pool.abort()
+            outcome = Outcome(Fate.FEW, f"failed here ({type(error).__name__})", sign="ours")
+        if association.closed:
+            self._pool.abort()
         written.append(self._note(destination, delivery, outcome, time.monotonic() - started))
-        return not self._circuit.is_open or outcome.fate is Fate.DONE
+        return True
 
     def _note(
         self, destination: DestinationSettings, delivery: Delivery, outcome: Outcome, seconds: float
     ) -> Future[bool]:
         about = {"instance": delivery.instance.id, "destination": self._to}
         if outcome.fate is Fate.DONE:
+            future = self._spool.close_delivery(delivery, DONE, outcome.reason, outcome.status)
             self._circuit.succeeded()
             DELIVERED.labels(self._to).inc()
             log.info(
                 "delivered", **about, ms=round(1000 * seconds, 1), size=delivery.instance.size, note=outcome.reason
             )
-            return self._spool.close_delivery(delivery, DONE, outcome.reason, outcome.status)
-        opened = self._circuit.instance_failed(delivery.instance.id, outcome.reason)
+            return future
+        opened = self._circuit.attempt_failed(delivery.instance.id, outcome)
         after = self._next_try(destination, delivery, outcome, opened)
         if after is None:
             BURIED.labels(self._to).inc()
@@ -183,7 +209,7 @@ class Worker(threading.Thread):
         self, destination: DestinationSettings, delivery: Delivery, outcome: Outcome, opened: bool
     ) -> float | None:
         """Seconds until the next try; None: bury it."""
-        if outcome.reason in AT_ONCE_BURIED:
+        if outcome.fate is Fate.BURY or (opened and outcome.fate is Fate.FEW and delivery.tries >= FEW_WHILE_OPEN):
             return None
         if time.time() - delivery.owed_since > destination.give_up_after:
             return None

@@ -103,6 +103,9 @@ class Talk:
     def serve(self) -> None:
         """As a good peer: answer everything until the release."""
         self.accept()
+        self.serve_on()
+
+    def serve_on(self) -> None:
         while True:
             got = self.message()
             if got is Kind.RELEASE_RQ:

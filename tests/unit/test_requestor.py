@@ -188,6 +188,13 @@ def test_syntaxes_narrow_what_is_proposed() -> None:
     assert [c.abstract_syntax for c in narrow] == [VERIFICATION]  # a request without any context is an error
 
 
+def test_a_fallback_that_was_not_chosen_was_not_proposed() -> None:
+    """An instance of that syntax has a right to a context in which the peer cannot choose another."""
+    with Peer() as peer, associated(peer) as association:
+        assert association.fallback(DX) == EXPLICIT
+        assert (DX, IMPLICIT) not in association.proposed
+
+
 @pytest.mark.parametrize("syntaxes", [None, (EXPLICIT,), (JPEG,)])
 def test_what_the_settings_exclude_needs_no_new_association(syntaxes: tuple[str, ...] | None) -> None:
     with Peer() as peer:
