@@ -1,0 +1,318 @@
+"""What only PostgreSQL brings: several nodes on one spool, leases on the server's clock, a server that goes away."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from router.config.settings import SpoolSettings
+from router.spool import DONE, Spool, SpoolError, clock, open_spool, read_spool
+from router.spool.schema import FINISHED, delivery, instance
+from router.spool.transactions import LEASE
+from tests.unit.spooling import HEADER, SEEN, accept, decide, decision, files, settings_of, turned_by_hand
+
+pytestmark = pytest.mark.postgresql
+
+
+@pytest.fixture
+def settings(tmp_path: Path, postgresql: Callable[[], str]) -> SpoolSettings:
+    return settings_of(tmp_path / "spool", postgresql())
+
+
+@pytest.fixture
+def nodes(settings: SpoolSettings) -> Iterator[tuple[Spool, Spool]]:
+    both = open_spool(settings), open_spool(settings)
+    yield both
+    for one in both:
+        one.close()
+
+
+def owed_to_ai(spool: Spool, count: int) -> None:
+    for number in range(count):
+        accept(spool, uid=f"1.{number}")
+        decide(spool, "ai")
+
+
+# -- several nodes
+
+
+def test_no_two_nodes_claim_the_same(nodes: tuple[Spool, Spool]) -> None:
+    one, other = nodes
+    owed_to_ai(one, 4)
+    first, second = one.claim_deliveries("ai", 3), other.claim_deliveries("ai", 3)
+    assert (len(first), len(second)) == (3, 1)
+    assert one.claim_deliveries("ai", 3) == other.claim_deliveries("ai", 3) == []
+    assert {d.id for d in first}.isdisjoint({d.id for d in second})
+    assert other.close_delivery(second[0], DONE).result()
+
+
+def test_a_node_in_the_middle_of_a_claim_is_passed_by(nodes: tuple[Spool, Spool]) -> None:
+    """It holds its rows locked and its commit takes long: another takes the next ones and does not wait."""
+    one, other = nodes
+    owed_to_ai(one, 2)
+    claimed, go_on = threading.Event(), threading.Event()
+
+    def slow(connection: sa.Connection) -> None:
+        connection.execute(sa.select(delivery.c.id).order_by(delivery.c.id).limit(1).with_for_update())
+        claimed.set()
+        assert go_on.wait(60)
+
+    holding = one._writing().submit(slow)
+    assert claimed.wait(60)
+    got = other.claim_deliveries("ai", 5)
+    go_on.set()
+    holding.result()
+    assert len(got) == 1
+    assert got[0].id == max(row["id"] for row in other.deliveries())
+
+
+def test_the_last_two_deliveries_closed_at_once_finish_the_instance(nodes: tuple[Spool, Spool]) -> None:
+    """Each would see the other's as still open, were it not for the lock on the instance."""
+    one, other = nodes
+    instance_id = accept(one).instance_id
+    decide(one, "ai", "archive")
+    (to_ai,), (to_archive,) = one.claim_deliveries("ai", 1), other.claim_deliveries("archive", 1)
+    closed, go_on = threading.Event(), threading.Event()
+
+    def held_open(_: sa.Connection) -> None:
+        closed.set()
+        assert go_on.wait(60)
+
+    gate = threading.Event()
+    writer = one._writing()
+    writer.submit(lambda _: gate.wait(60))
+    first = one.close_delivery(to_ai, DONE)
+    writer.submit(held_open)  # in the same commit as the close
+    gate.set()
+    assert closed.wait(60)
+    second = other.close_delivery(to_archive, DONE)
+    while not waits_for_a_lock(one):
+        assert not second.done()
+    go_on.set()
+    assert first.result()
+    assert second.result()
+    row = one.instance(instance_id)
+    assert row is not None
+    assert row["state"] == FINISHED
+
+
+def waits_for_a_lock(spool: Spool) -> bool:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(spool._ask(lambda c: c.execute(sa.text(query)).scalar_one()))
+
+
+def test_a_deadlock_is_tried_again(nodes: tuple[Spool, Spool]) -> None:
+    """Two nodes lock the same two rows in opposite order; the server stops one, and nobody hears of it."""
+    one, other = nodes
+    ids = sorted(accept(one, uid=f"1.{number}").instance_id for number in range(2))
+    meet = threading.Barrier(2, timeout=60)
+    tries: list[int] = []
+
+    def job(first: str, second: str) -> Callable[[sa.Connection], str]:
+        def lock_both(connection: sa.Connection) -> str:
+            tries.append(1)
+            lock = sa.select(instance.c.id).with_for_update()
+            connection.execute(lock.where(instance.c.id == first))
+            if len(tries) <= 2:
+                meet.wait()
+            return str(connection.execute(lock.where(instance.c.id == second)).scalar_one())
+
+        return lock_both
+
+    there, back = one._writing().submit(job(*ids)), other._writing().submit(job(*ids[::-1]))
+    assert (there.result(), back.result()) == (ids[1], ids[0])
+    assert len(tries) == 3
+
+
+def test_a_second_node_leaves_what_the_first_is_receiving(settings: SpoolSettings) -> None:
+    first = open_spool(settings)
+    half = first.begin(HEADER)
+    half.write(memoryview(b"still coming"))
+    second = open_spool(settings)
+    assert len(files(settings.path)) == 1
+    half.discard()
+    accept(first)
+    assert second.sweep(0.0) == 0
+    assert second.counts().bytes == first.counts().bytes == len(b"pixels")
+    first.close()
+    second.close()
+    open_spool(settings).close()
+
+
+def test_two_make_the_schema_at_once(settings: SpoolSettings) -> None:
+    opened: list[Spool] = []
+    threads = [threading.Thread(target=lambda: opened.append(open_spool(settings))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({spool._token() >> 32 for spool in opened}) == 3
+    for spool in opened:
+        spool.close()
+
+
+# -- leases
+
+
+def test_a_stalled_holder_loses_its_claim_and_changes_nothing(settings: SpoolSettings) -> None:
+    with turned_by_hand() as hands:
+        stalled, other = open_spool(settings), open_spool(settings)
+        accept(stalled)
+        (claim,) = stalled.claim_instances(1)
+        hands.turn(LEASE - 1)
+        assert other.claim_instances(1) == []
+        hands.turn(2)
+        (again,) = other.claim_instances(1)
+        assert again.tries == 1
+        stalled.renew()  # it wakes up, and still believes that it holds it
+        assert not stalled.record(claim, SEEN, decision("wrong"), {}).result()
+        assert other.record(again, SEEN, decision("ai"), {}).result()
+
+        (lost,) = stalled.claim_deliveries("ai", 1)
+        hands.turn(LEASE + 1)
+        (held,) = other.claim_deliveries("ai", 1)
+        stalled.renew()
+        assert not stalled.close_delivery(lost, DONE).result()
+        assert not stalled.retry_delivery(lost, 0, "later").result()
+        assert other.close_delivery(held, DONE).result()
+        stalled.close()
+        other.close()
+
+
+def test_what_is_held_is_renewed_and_what_was_ended_is_not(settings: SpoolSettings) -> None:
+    with turned_by_hand() as hands:
+        one, other = open_spool(settings), open_spool(settings)
+        owed_to_ai(one, 2)
+        held, ended = one.claim_deliveries("ai", 2)
+        assert one.retry_delivery(ended, 2 * LEASE, "later").result()
+        for _ in range(4):
+            hands.turn(LEASE - 1)
+            one.renew()
+            assert [d.id for d in other.claim_deliveries("ai", 2)] == ([ended.id] if hands.at > 1_000_119 else [])
+            if hands.at > 1_000_119:
+                break
+        assert one.close_delivery(held, DONE).result()
+        one.close()
+        other.close()
+
+
+def test_a_person_frees_what_a_dead_holder_left(settings: SpoolSettings) -> None:
+    with turned_by_hand() as hands:
+        dead, node = open_spool(settings), open_spool(settings)
+        owed_to_ai(dead, 1)
+        (held,) = dead.claim_deliveries("ai", 1)
+        assert node.retry_now([held.id], "a person") == 0
+        hands.turn(LEASE + 1)
+        assert node.retry_now([held.id], "a person") == 1
+        assert not dead.close_delivery(held, DONE).result()
+        dead.close()
+        node.close()
+
+
+def test_renewing_happens_by_itself(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.spool.transactions.LEASE", 0.003)
+    spool = open_spool(settings)
+    accept(spool)
+    spool.claim_instances(1)
+    ends: set[float] = set()
+    while len(ends) < 3:
+        ends.add(spool._ask(lambda c: c.execute(sa.select(instance.c.ready_at)).scalar_one()))
+    spool.close()
+    assert not any(thread.name == "spool-leases" for thread in threading.enumerate())
+
+
+def test_the_clock_is_the_servers(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = open_spool(settings)
+    monkeypatch.setattr("time.time", lambda: 5.0)
+    assert spool._ask(clock.now) > 1_600_000_000
+    assert spool._ask(clock.now) < spool._ask(clock.now)
+    accept(spool)
+    assert len(spool.claim_instances(1)) == 1
+    spool.close()
+
+
+def test_after_a_crash_a_lone_node_goes_on_at_once(settings: SpoolSettings) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from tests.unit.spooling import *; from router.spool import *;"
+        "spool = open_spool(settings_of(Path(sys.argv[1]), sys.argv[2])); accept(spool); spool.claim_instances(1);"
+        "os._exit(9)"
+    )
+    command = [sys.executable, "-c", script, str(settings.path), settings.database]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == 9
+    spool = open_spool(settings)
+    assert len(spool.claim_instances(10)) == 1
+    spool.close()
+
+
+# -- the server
+
+
+def hang_up(spool: Spool, looker: Spool) -> None:
+    """The server ends the writer's connection, as a restart does."""
+    pid = spool._run(lambda c: c.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
+    gone = sa.text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+    looker._ask(lambda c: c.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid}))
+    while looker._ask(lambda c: c.execute(gone, {"pid": pid}).scalar_one()):
+        pass
+
+
+def test_a_server_that_restarts_costs_one_refusal(settings: SpoolSettings) -> None:
+    spool, looker = open_spool(settings), read_spool(settings)
+    hang_up(spool, looker)
+    with pytest.raises(SpoolError, match="did not take the change"):
+        accept(spool, uid="1.1")
+    assert files(settings.path) == set()
+    assert not accept(spool, uid="1.1").merged
+    (claim,) = spool.claim_instances(1)
+    hang_up(spool, looker)
+    assert spool.record(claim, SEEN, decision("ai"), {}).result()
+    looker.close()
+    spool.close()
+
+
+def test_no_server(settings: SpoolSettings, tmp_path: Path) -> None:
+    url = f"postgresql://someone:secret@/spool?host={tmp_path}"
+    for attempt in (open_spool, lambda changed: read_spool(changed).counts()):
+        with pytest.raises(SpoolError, match="does not answer") as caught:
+            attempt(settings_of(settings.path, url))
+        assert "\n" not in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+def test_another_database_does_not_make_orphans_of_all_blobs(
+    settings: SpoolSettings, postgresql: Callable[[], str]
+) -> None:
+    spool = open_spool(settings)
+    accept(spool)
+    spool.close()
+    with pytest.raises(SpoolError, match="has blobs but its database is empty"):
+        open_spool(settings_of(settings.path, postgresql()))
+    assert len(files(settings.path)) == 1
+
+
+def test_looking_cannot_write(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+
+    def write(connection: sa.Connection) -> Any:
+        return connection.execute(instance.delete())
+
+    with pytest.raises(SpoolError, match="read-only"):
+        spool._ask(write)
+    spool.close()
+
+
+def test_a_received_value_that_the_database_cannot_hold_is_that_instances_own_fault(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    with pytest.raises(SpoolError) as caught:
+        accept(spool, uid="1.2\0.3")
+    assert "1.2" not in str(caught.value)
+    assert not accept(spool).merged
+    assert len(files(settings.path)) == 1
+    spool.close()
