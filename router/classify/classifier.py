@@ -46,7 +46,8 @@ class Classifier:
         """Take nothing more, and record what comes back until `deadline` (monotonic seconds)."""
         self._stopping.set()
         self._signal.set()
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():  # a node that could not start stops what it has
+            self._thread.join(max(0.0, deadline - time.monotonic()))
 
     @property
     def is_alive(self) -> bool:

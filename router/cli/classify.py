@@ -36,7 +36,9 @@ def command(
     from router.dryrun import files, look
     from router.flow import Caller
     from router.inference import Inference
+    from router.observe.logging import set_up
 
+    set_up("console", "warning")
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise typer.BadParameter(f"{missing[0]}: no such file or folder")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import structlog
+
+# Whatever nobody has set up goes to standard error: standard output belongs to the commands' results.
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 log: Any = structlog.get_logger("router")
 

@@ -1,0 +1,173 @@
+"""The command line as a user meets it: what it says, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from router.config import load
+from router.model.card import save_random_model
+from router.pixels.wrap import wrap_image
+from tests.acceptance.peers import free_port
+
+GOOD = """
+node: {{ae_title: ROUTER, address: 127.0.0.1, port: {port}}}
+web: {{address: 127.0.0.1, port: {web}}}
+spool: {{path: spool, reserve: 1 MB}}
+model: {{path: model, device: cpu, workers: 1}}
+destinations:
+  here: {{ae_title: HERE, host: 127.0.0.1, port: 1}}
+rules: []
+otherwise: {{send: here}}
+"""
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "router", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    save_random_model(folder / "model", size=64)
+    (folder / "routing.yaml").write_text(GOOD.format(port=free_port(), web=free_port()))
+    images = folder / "images"
+    images.mkdir()
+    grey = np.random.default_rng(1).integers(0, 255, (80, 60), np.uint8)
+    wrap_image(grey, images / "a.dcm")
+    Image.fromarray(grey).save(images / "b.png")
+    (images / "c.txt").write_text("no image")
+    return folder
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, runpy; sys.argv = ['dicom-router', '--help']\n"
+        "try: runpy.run_module('router', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'pydicom', 'pynetdicom', 'sqlalchemy', 'numpy', 'yaml') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.strip()[0].isdecimal()
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("serve", "--nonsense"), ("send", "x"), ("queue", "retry")])
+def test_wrong_use_is_two(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "queue list", "events", "conformance"])
+def test_a_missing_or_broken_configuration_is_one_line_and_two(tmp_path: Path, command: str) -> None:
+    words = command.split()
+    option = [] if command in ("check", "conformance") else ["--config"]
+    done = run(*words, *option, tmp_path / "absent.yaml")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    (tmp_path / "routing.yaml").write_text(GOOD.format(port=1, web=2).replace("ae_title: ROUTER", "ae_titel: ROUTER"))
+    done = run(*words, *option, tmp_path / "routing.yaml")
+    assert done.returncode == 2
+    assert "routing.yaml:2" in done.stderr
+    assert "ae_title" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_says_in_one_line_why_it_cannot(site: Path, tmp_path: Path) -> None:
+    text = (site / "routing.yaml").read_text()
+    (tmp_path / "file").write_text("not a folder")
+    broken = (
+        (text.replace("path: spool", f"path: {tmp_path / 'file' / 'spool'}"), "spool.path"),
+        (text.replace("path: model", "path: images").replace("path: spool", "path: other"), "card.json"),
+    )
+    for content, expected in broken:
+        config = site / "broken.yaml"
+        config.write_text(content)
+        done = run("serve", "--config", config)
+        assert done.returncode in (1, 2)
+        assert expected in done.stderr.splitlines()[-1], done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_check_names_what_is_not_ready(site: Path) -> None:
+    done = run("check", site / "routing.yaml", "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    states = {row["check"]: row["state"] for row in rows if row["state"] != "warning"}
+    assert states == {"configuration": "ok", "model": "ok", "spool": "ok", "destination here": "failed"}
+    assert done.returncode == 1
+    assert run("check", site / "routing.yaml", "--offline").returncode == 0
+
+
+def test_classify_files_and_folders_with_rules(site: Path) -> None:
+    done = run("classify", site / "images", "--config", site / "routing.yaml", "--json")
+    rows = {Path(row["path"]).name: row for row in map(json.loads, done.stdout.splitlines())}
+    assert set(rows) == {"a.dcm", "b.png", "c.txt"}
+    for name in ("a.dcm", "b.png"):
+        assert set(rows[name]) == {
+            "path",
+            "top",
+            "class",
+            "confidence",
+            "probabilities",
+            "rule",
+            "destinations",
+            "error",
+        }
+        assert (rows[name]["rule"], rows[name]["destinations"]) == ("otherwise", ["here"])
+        assert sum(rows[name]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    assert rows["c.txt"]["error"]
+    assert done.returncode == 1
+
+
+def test_classify_resumes_a_csv(site: Path, tmp_path: Path) -> None:
+    first = run("classify", site / "images" / "a.dcm", "--model", site / "model", "--csv", tmp_path / "out.csv")
+    assert first.returncode == 0, first.stderr
+    run("classify", site / "images", "--model", site / "model", "--csv", tmp_path / "out.csv", "--body-part")
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert sum("a.dcm" in line for line in lines) == 1
+    assert sum("b.png" in line for line in lines) == 1
+
+
+def test_init_writes_what_check_accepts(tmp_path: Path) -> None:
+    out = tmp_path / "routing.yaml"
+    made = run("init", out, "--ai", "spine=SPINE@127.0.0.1:104", "--catch-all", "PACS@127.0.0.1:105")
+    assert made.returncode == 0, made.stderr
+    assert {d.ae_title for d in load(out, {}).destinations.values()} == {"SPINE", "PACS"}
+    assert run("init", out).returncode == 2
+
+
+def test_send_to_nobody_fails_and_says_which(site: Path) -> None:
+    done = run("send", site / "images", "--to", f"127.0.0.1:{free_port()}/X", "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert len(rows) == 3
+    assert all(row["error"] for row in rows)
+
+
+def test_queue_of_a_spool_that_never_ran(site: Path) -> None:
+    config = site / "new.yaml"
+    config.write_text((site / "routing.yaml").read_text().replace("path: spool", "path: new"))
+    done = run("queue", "list", "--config", config)
+    assert done.returncode == 1
+    assert "no spool here" in done.stderr
+
+
+def test_conformance_is_made_from_the_configuration(site: Path) -> None:
+    done = run("conformance", site / "routing.yaml")
+    assert done.returncode == 0
+    settings = load(site / "routing.yaml", {})
+    assert f"port {settings.node.port}" in done.stdout
+    assert "| here | HERE | 127.0.0.1:1 |" in done.stdout
+    assert "1.2.840.10008.1.2.4.90" in done.stdout
