@@ -1,0 +1,229 @@
+"""Destinations that are down, refuse, or only seem well: what the workers do while and after."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from router.flow import Caller
+from router.forward.backoff import FEW_WHILE_OPEN
+from router.forward.circuit import BY_INSTANCES
+from router.spool import schema
+from tests.unit.forwarding import Stage, forwarding, quick, slow
+from tests.unit.peer import Peer, Stored, Talk, wait_for
+from tests.unit.test_requestor import rejecting
+
+
+def test_a_dead_destination_costs_and_buries_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEERS 1, 2: before and after a restart; a reload that names the right port is tried at once."""
+    quick(monkeypatch)
+    with Peer() as peer:
+        port = peer.port
+    with Peer() as good, forwarding(tmp_path, good, start=False) as stage:
+        stage.destinations = {"dest": good.destination(port=port)}
+        stage.start()
+        stage.owe("dest", count=10)
+        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures >= 4)
+        assert all(row["tries"] == 0 and row["state"] == "open" for row in stage.rows())
+        assert len(stage.events("circuit opened")) == 1
+        stage.stop()
+        stage.spool.close()
+        stage.open()
+        stage.start()
+        assert stage.is_open()
+        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures > 6)
+        assert set(stage.states()) == {"open"}
+        stage.change("dest", port=good.port)
+        stage.until("done", 10)
+        assert not stage.is_open()
+        assert good.echoes == 1
+
+
+def age(stage: Stage, seconds: float, *, still: bool) -> None:
+    """As if everything had been owed for longer, and the circuit had been open all that time."""
+    owed, since = schema.delivery.c.owed_since, schema.destination.c.still_since
+
+    def change(connection: sa.Connection) -> None:
+        connection.execute(schema.delivery.update().values(owed_since=owed - seconds))
+        connection.execute(schema.destination.update().where(since > 0).values(still_since=since - seconds * still))
+
+    stage.spool._run(change)
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_only_time_in_which_something_was_tried_counts_towards_giving_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still: bool
+) -> None:
+    quick(monkeypatch)
+    full = Peer(status=lambda _: 0xA700)
+    with full, forwarding(tmp_path, full, start=False, give_up_after=500) as stage:
+        stage.owe("dest")
+        stage.spool.set_circuit("dest", time.time() + 0.05, 3, "cannot connect")
+        age(stage, 1000, still=still)
+        stage.start()
+        if still:
+            wait_for(lambda: stage.rows()[0]["tries"] > 3)
+            assert stage.states() == ["open"]
+        else:
+            assert stage.until("buried")[0]["tries"] == 1
+
+
+@pytest.mark.parametrize("how", [(1, 1, 7), (2, 3, 2), (2, 3, 1)])
+def test_rejections_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: tuple[int, int, int]) -> None:
+    slow(monkeypatch)
+    with Peer(rejecting(*how)) as peer, forwarding(tmp_path, peer) as stage:
+        stage.owe("dest", count=3)
+        wait_for(stage.is_open)
+        assert "reject" in stage.spool.destination_state("dest").circuit_reason
+        assert [row["tries"] for row in stage.rows()] == [0, 0, 0]
+        assert peer.connections == 1
+
+
+def test_more_workers_than_a_peer_takes_associations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that it has taken go on; the others rest without opening the circuit."""
+    quick(monkeypatch)
+    taken = threading.Event()
+
+    def hold(talk: Talk) -> None:
+        talk.accept()
+        taken.set()
+        wait_for(lambda: talk.peer.connections >= 3)
+        talk.serve_on()
+
+    peer = Peer(rejecting(2, 3, 2), scripts=[hold])
+    with peer, forwarding(tmp_path, peer, associations=3, start=False) as stage:
+        stage.owe("dest", count=40)
+        stage.start()
+        stage.until("done", 40)
+        assert not stage.events("circuit opened")
+        assert peer.connections == 3
+
+
+def silent_store(talk: Talk) -> None:
+    """Answers C-ECHO and never C-STORE (PEERS 3)."""
+    talk.accept()
+    got = talk.message()
+    if isinstance(got, Stored) and not got.data:
+        talk.answer(got, 0)
+        talk.peer.echoes += 1
+    talk.until_closed()
+
+
+def test_a_peer_that_answers_echo_but_not_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch)
+    with Peer(silent_store) as peer, forwarding(tmp_path, peer, response_timeout=0.1) as stage:
+        stage.owe("dest", count=9)
+        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures >= 5)
+        assert stage.spool.destination_state("dest").circuit_reason.startswith(BY_INSTANCES)
+        assert set(stage.states()) == {"open"}
+        assert peer.echoes == 0  # an echo would close it each time, and the time would never grow
+        peer.script = Talk.serve
+        stage.until("done", 9)
+
+
+def test_a_queue_that_is_refused_is_not_buried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch)
+    with Peer(status=lambda _: 0xC000) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        stage.owe("dest", count=12)
+        stage.start()
+        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures >= 12)
+        assert set(stage.states()) == {"open"}
+        assert sum(row["buriable_tries"] for row in stage.rows()) <= 2
+        peer.status = lambda _: 0
+        stage.until("done", 12)
+        assert not stage.is_open()
+
+
+def test_what_is_refused_for_ever_is_buried_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three instances and no other to show that the destination is well: every retry has a last one."""
+    quick(monkeypatch)
+    monkeypatch.setattr("router.forward.worker.FEW_WHILE_OPEN", 6)
+    assert FEW_WHILE_OPEN < 100
+    with Peer(status=lambda _: 0xC000) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        stage.owe("dest", count=3)
+        stage.start()
+        rows = stage.until("buried", 3)
+        assert max(row["tries"] for row in rows) == 7
+
+
+def no_echo(sop_class: str, syntaxes: object) -> str | None:
+    return None if sop_class == "1.2.840.10008.1.1" else str(syntaxes).split("'")[1]
+
+
+@pytest.mark.parametrize("how", ["context refused", "status", "echo: false"])
+def test_a_destination_without_c_echo_is_probed_by_a_delivery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    quick(monkeypatch)
+
+    def bad_echo(talk: Talk) -> None:
+        talk.accept()
+        got = talk.message()
+        assert isinstance(got, Stored)
+        if got.data:
+            talk.peer.stored.append(got)
+            talk.answer(got, 0)
+            return talk.serve_on()
+        talk.answer(got, 0x0211)
+        talk.until_closed()
+        return None
+
+    with Peer(scripts=[rejecting(2, 3, 1)]) as peer, forwarding(tmp_path, peer, echo=how != "echo: false") as stage:
+        if how == "context refused":
+            peer.choose = no_echo
+        elif how == "status":
+            peer.script = bad_echo
+        stage.owe("dest", count=5)
+        stage.until("done", 5)
+        assert len(stage.events("circuit closed")) == 1
+        assert peer.echoes == 0
+
+
+def test_a_probe_that_is_skipped_lets_the_next_one_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of the destination then, and nobody may wait for it for ever."""
+    quick(monkeypatch)
+    peer = Peer(scripts=[rejecting(2, 3, 1)])
+    with peer, forwarding(tmp_path, peer, echo=False, start=False, associations=2) as stage:
+        stage.spool.set_circuit("dest", time.time() + 0.05, 1, "cannot connect")
+        stage.owe("dest", count=2, caller=Caller("DEST", "R", "127.0.0.1"))
+        stage.owe("dest", count=2)
+        stage.start()
+        stage.until("done", 2)
+        assert stage.states().count("skipped") == 2
+
+
+def test_a_worker_that_stops_while_it_probes_lets_the_next_one_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    asked = threading.Event()
+
+    def probe(talk: Talk) -> None:
+        asked.set()
+        talk.until_closed()
+
+    with Peer(scripts=[probe]) as peer, forwarding(tmp_path, peer, start=False, connect_timeout=1.0) as stage:
+        stage.spool.set_circuit("dest", time.time(), 1, "cannot connect")
+        stage.owe("dest")
+        stage.start()
+        assert asked.wait(10)
+        stage.change("dest", associations=0)
+        stage.change("dest", associations=1)
+        stage.until("done")
+
+
+def test_an_open_circuit_lets_the_association_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow(monkeypatch)
+    with Peer(status=lambda _: 0xC000) as peer, forwarding(tmp_path, peer, idle=30.0, start=False) as stage:
+        stage.owe("dest", count=6)
+        stage.start()
+        wait_for(lambda: peer.ends)
+        assert peer.ends == ["ABORT"]
+        assert len(peer.stored) == 3
+        rows = stage.rows()
+        assert [row["tries"] for row in rows] == [1, 1, 1, 0, 0, 0]
+        assert all(row["token"] == 0 for row in rows)
