@@ -75,9 +75,14 @@ class Stage:
 
     def owe(self, *to: str, data: bytes = b"data set", count: int = 1, **changes: Any) -> list[Instance]:
         """Instances that came and were decided; the last are owed as the first."""
-        return [self._owe(to, data, changes) for _ in range(count)]
+        for _ in range(count):
+            self._receive(data, changes)
+        claims = self.spool.claim_instances(count)
+        futures = [self.spool.record(c, Seen("none"), Decision("rule", to, "because"), {}) for c in claims]
+        assert [future.result(10) for future in futures] == [True] * count
+        return [claim.instance for claim in claims]
 
-    def _owe(self, to: tuple[str, ...], data: bytes, changes: dict[str, Any]) -> Instance:
+    def _receive(self, data: bytes, changes: dict[str, Any]) -> None:
         blob = self.spool.begin(HEAD)
         blob.write(memoryview(data))
         blob.seal()
@@ -87,9 +92,6 @@ class Stage:
             "size": blob.size, "digest": blob.digest(),
         }  # fmt: skip
         self.spool.accept(blob, Instance(**(values | changes)))
-        (claim,) = self.spool.claim_instances(1)
-        assert self.spool.record(claim, Seen("none"), Decision("rule", to, "because"), {}).result(10)
-        return claim.instance
 
     def rows(self, to: str | None = None) -> list[dict[str, Any]]:
         states = ("open", "done", "buried", "skipped")
