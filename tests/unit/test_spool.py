@@ -215,7 +215,7 @@ def test_a_job_that_fails_takes_nobody_with_it(spool: Spool) -> None:
     spool.accept(blob, new)
 
     def broken(connection: sa.Connection) -> None:
-        connection.execute(instance.update().values(rule="half done"))
+        connection.execute(instance.update().values(shadow="[]"))
         raise ValueError("mine")
 
     held = writer.submit(lambda _: gate.wait(60))
@@ -233,7 +233,7 @@ def test_a_job_that_fails_takes_nobody_with_it(spool: Spool) -> None:
     assert writer.is_alive
     row = spool.instance(new.id)
     assert row is not None
-    assert (row["reason"], row["rule"]) == ("well", "nobody waits")
+    assert (row["reason"], row["rule"], row["shadow"]) == ("well", "nobody waits", None)
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk full"), sqlite3.DatabaseError("image is malformed")])
