@@ -2,10 +2,11 @@
 
 from router.spool.blobs import Blob
 from router.spool.errors import SpoolError
+from router.spool.opening import open_spool, read_spool
 from router.spool.rows import Accepted, Claim, Counts, DestinationState
 from router.spool.schema import BURIED, DISCARDED, DONE, OPEN, SKIPPED
 from router.spool.signals import Signal
-from router.spool.spool import INSTANCES, Spool, open_spool, read_spool
+from router.spool.spool import INSTANCES, Spool
 
 __all__ = [
     "BURIED",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ import sqlalchemy as sa
 from router.config.settings import SpoolSettings
 from router.flow import Decision, Delivery, Instance, Seen
 from router.spool import engine, queries, schema, transactions
-from router.spool.blobs import Blob, BlobStore, make_folder, same_bytes, sync_folder
+from router.spool.blobs import Blob, BlobStore, same_bytes
 from router.spool.errors import SpoolError
 from router.spool.leases import Leases
 from router.spool.rows import Accepted, Claim, Counts, DestinationState, instance_of
@@ -33,7 +31,7 @@ BATCH = 500
 
 
 class Spool:
-    """Blobs and rows of one node. Open it with `open_spool` (to work) or `read_spool` (to look)."""
+    """Blobs and rows of one node. Open it with `open_spool` (to work) or `read_spool` (to look), in `opening`."""
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
         self.settings = settings
@@ -78,7 +76,7 @@ class Spool:
             first = known[0].id if known else None
             merged_into = self._run(lambda c: transactions.accept(c, new, first, equal))
         except Exception:
-            blob.discard()
+            self._discard_unless_kept(blob)
             raise
         if merged_into is not None:
             blob.discard()
@@ -87,6 +85,15 @@ class Spool:
             self._bytes += new.size
         self.signals.set(INSTANCES)
         return Accepted(new.id, merged=False)
+
+    def _discard_unless_kept(self, blob: Blob) -> None:
+        """A commit that failed may have happened: a server can go away between the two. Then the row needs its blob."""
+        try:
+            if self._existing([blob.id]):
+                return
+        except SpoolError:  # nobody knows: it is an orphan of the next start, or not
+            return
+        blob.discard()
 
     def _is_equal(self, row: Any, blob: Blob, new: Instance) -> bool:
         """Whether a row holds the same bytes from the same caller (whether its work is still open is asked later)."""
@@ -353,46 +360,6 @@ class Spool:
             raise SpoolError(engine.trouble(self._read_engine, error)) from error
 
 
-def open_spool(settings: SpoolSettings) -> Spool:
-    """Make or open the spool and take it for this process. Raises SpoolError: one line with the fix."""
-    folder = settings.path
-    with ExitStack() as undo:
-        try:
-            make_folder(folder)
-            os.chmod(folder, 0o700)
-            is_sqlite = settings.database == "sqlite"
-            lock, alone = engine.lock(folder, shared=not is_sqlite)
-            undo.callback(lock.close)
-            blobs = BlobStore(folder / "blobs")
-            blobs.prepare()
-            if is_sqlite:
-                _make_private(folder / engine.DATABASE)
-            sync_folder(folder)
-            write = engine.writing(folder, settings.database)
-            undo.callback(write.dispose)
-            engine.migrate(write, may_be_new=not blobs.has_any())
-            spool = Spool(settings, blobs, engine.reading(folder, settings.database))
-            undo.callback(spool.close)
-            spool.start_working(write, lock, alone=alone)
-        except OSError as error:
-            raise SpoolError(
-                f"{folder}: {error.strerror}; spool.path must be a folder that this user may write"
-            ) from error
-        undo.pop_all()
-    return spool
-
-
-def read_spool(settings: SpoolSettings) -> Spool:
-    """Open a spool to look at it, also while a node works on it. Raises SpoolError when there is none."""
-    if settings.database == "sqlite" and not (settings.path / engine.DATABASE).exists():
-        raise SpoolError(f"{settings.path}: no spool here; start the node once, or name another routing.yaml")
-    return Spool(settings, BlobStore(settings.path / "blobs"), engine.reading(settings.path, settings.database))
-
-
 def _batches(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
     """A database takes only so many parameters at once."""
     return (numbers[at : at + BATCH] for at in range(0, len(numbers), BATCH))
-
-
-def _make_private(database: Path) -> None:
-    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

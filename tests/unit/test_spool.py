@@ -181,6 +181,24 @@ def test_a_row_that_the_database_refuses_leaves_no_blob(
     assert accept(spool).merged is False
 
 
+def test_a_commit_that_happened_although_it_failed_keeps_its_blob(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller is refused and sends again; the row of the first time must not stand there without its bytes."""
+    blob = sealed(spool, b"data")
+
+    def goes_away() -> None:
+        monkeypatch.undo()
+        raise sqlite3.OperationalError("server closed the connection unexpectedly")
+
+    after_each_commit(spool, monkeypatch, goes_away)
+    with pytest.raises(SpoolError, match="closed the connection"):
+        spool.accept(blob, instance_for(blob))
+    assert [row["id"] for row in spool.instances()] == [blob.id]
+    assert files(settings.path) == {blob.path.name}
+    assert accept(spool, b"data").merged
+
+
 # -- one writer
 
 

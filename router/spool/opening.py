@@ -1,0 +1,53 @@
+"""Opening the spool, to work or to look: the folder, the lock, the database, and what a crash left behind."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from router.config.settings import SpoolSettings
+from router.spool import engine
+from router.spool.blobs import BlobStore, make_folder, sync_folder
+from router.spool.errors import SpoolError
+from router.spool.spool import Spool
+
+
+def open_spool(settings: SpoolSettings) -> Spool:
+    """Make or open the spool and take it for this process. Raises SpoolError: one line with the fix."""
+    folder = settings.path
+    with ExitStack() as undo:
+        try:
+            make_folder(folder)
+            os.chmod(folder, 0o700)
+            is_sqlite = settings.database == "sqlite"
+            lock, alone = engine.lock(folder, shared=not is_sqlite)
+            undo.callback(lock.close)
+            blobs = BlobStore(folder / "blobs")
+            blobs.prepare()
+            if is_sqlite:
+                _make_private(folder / engine.DATABASE)
+            sync_folder(folder)
+            write = engine.writing(folder, settings.database)
+            undo.callback(write.dispose)
+            engine.migrate(write, may_be_new=not blobs.has_any())
+            spool = Spool(settings, blobs, engine.reading(folder, settings.database))
+            undo.callback(spool.close)
+            spool.start_working(write, lock, alone=alone)
+        except OSError as error:
+            raise SpoolError(
+                f"{folder}: {error.strerror}; spool.path must be a folder that this user may write"
+            ) from error
+        undo.pop_all()
+    return spool
+
+
+def read_spool(settings: SpoolSettings) -> Spool:
+    """Open a spool to look at it, also while a node works on it. Raises SpoolError when there is none."""
+    if settings.database == "sqlite" and not (settings.path / engine.DATABASE).exists():
+        raise SpoolError(f"{settings.path}: no spool here; start the node once, or name another routing.yaml")
+    return Spool(settings, BlobStore(settings.path / "blobs"), engine.reading(settings.path, settings.database))
+
+
+def _make_private(database: Path) -> None:
+    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
