@@ -34,7 +34,7 @@ def model_card(
     test = card.figures["test"]
     value, low, high = test["macro"]["f1"]
     parts = [
-        "# Model card: MobileNet-V1 for routing radiographs\n",
+        "# Model card: MobileNet-V1 for routing radiographs",
         f"Macro F1 **{value:.3f}** (95 % interval {low:.3f}–{high:.3f}) on {test['n']} test images of "
         f"{test['patients']} patients, none of whom is in training; the test split was looked at {test['looks']} "
         f"time{'s' if test['looks'] != 1 else ''}.",

@@ -54,6 +54,8 @@ def fit(network: MobileNetV1, known: Outputs, val: Outputs, foreign: Foreign | N
         right = foreign.logits.argmax(axis=1) == foreign.truth
         limit = max(limit, fit_limit(foreign.novelty[right], foreign.truth[right], FOREIGN_SHARE))
     temperature = fit_temperature(logits, truth)
+    if foreign is None:
+        temperature = max(temperature, 1.0)  # home alone would only ask for more confidence
     thresholds, borrowed = fit_thresholds(Calibration(temperature=temperature).probabilities(logits), truth)
     notes = {
         "images": {"validation": len(val.items), "unseen_sources": 0 if foreign is None else len(foreign.truth)},

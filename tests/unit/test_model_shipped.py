@@ -1,0 +1,82 @@
+"""The model that is shipped: small, whole, as good as its card says, and doubtful where it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from router.flow import CLASSES, Prediction
+from router.model.card import Card
+from router.pixels.prepare import prepare
+from router.training.data import Item, read_manifest
+from router.training.evaluate import Model, answer, figures, read_model
+
+MODEL = Path(__file__).resolve().parents[2] / "models" / "mobilenet_v1"
+CHESTS = {"adult_chest", "pediatric_chest"}
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return read_model(MODEL, "cpu")
+
+
+@pytest.fixture(scope="module")
+def items(shared: Path) -> list[Item]:
+    root = shared / "data" / "xray"
+    return [item for item in read_manifest(root / "manifest.csv", root) if item.split == "test"]
+
+
+def test_it_is_small_and_whole() -> None:
+    card = Card.read(MODEL)
+    assert sum(file.stat().st_size for file in MODEL.iterdir()) < 8_000_000
+    assert {file.name for file in MODEL.iterdir()} == {"model.safetensors", "card.json", "MODEL_CARD.md", "LICENSE"}
+    assert card.digest in (MODEL / "MODEL_CARD.md").read_text()
+    assert "not a medical device" in (MODEL / "MODEL_CARD.md").read_text()
+    assert all(0.5 <= card.thresholds[name] < 1 for name in CLASSES)
+    assert np.isfinite(card.novelty)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_it_is_as_good_as_its_card_says(model: Model, items: list[Item]) -> None:
+    found = figures(answer(model, items), resamples=100)
+    said = Card.read(MODEL).figures["test"]
+    assert found["n"] == said["n"]
+    assert found["pixels"]["f1"]["value"] >= 0.95
+    assert found["pixels"]["f1"]["value"] == pytest.approx(said["macro"]["f1"][0], abs=0.005)
+    assert found["routing"]["coverage"] == pytest.approx(said["answered"], abs=0.01)
+
+
+def phantoms() -> dict[str, NDArray[np.uint8]]:
+    rng = np.random.default_rng(0)
+    y, x = np.indices((400, 300))
+    return {
+        "black": np.zeros((400, 300), np.uint8),
+        "white": np.full((400, 300), 255, np.uint8),
+        "noise": rng.integers(0, 256, (400, 300)).astype(np.uint8),
+        "quiet noise": rng.normal(100, 3, (400, 300)).astype(np.uint8),
+        "gradient": (x * 255 // 300).astype(np.uint8),
+        "chessboard": ((x // 40 + y // 40) % 2 * 255).astype(np.uint8),
+        "disc": ((np.hypot(y - 200, x - 150) < 100) * 255).astype(np.uint8),
+    }
+
+
+def predict(model: Model, grey: NDArray[np.uint8]) -> Prediction:
+    logits, novelty = model(prepare(grey, size=model.size)[0][None])
+    return model.calibration.predictions(logits, novelty, model.digest)[0]
+
+
+@pytest.mark.parametrize("name", list(phantoms()))
+def test_what_is_no_radiograph_goes_to_no_ai_node(model: Model, name: str) -> None:
+    assert predict(model, phantoms()[name]).class_name in ("others", "uncertain")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("source", ["msk_ct_slab", "imagenet_samples", "rsna_boneage", "busi_us", "synthetic_docs"])
+def test_a_slice_a_dog_a_hand_is_no_confident_chest(model: Model, items: list[Item], source: str) -> None:
+    answers = answer(model, [item for item in items if item.source == source])
+    assert not [p for p in answers.predictions if p.class_name in CHESTS]
