@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from router.pixels.wrap import wrap_image
 
 from benchmarks import routers
 from benchmarks.measure import Spread, cpu_seconds, machine, memory_mb, percentile, plain
+from router.pixels.wrap import wrap_image
 from tests.acceptance.peers import DCMTK, free_port
 
 Router = Callable[[Path, int], AbstractContextManager[tuple[int, int]]]
