@@ -1,17 +1,18 @@
-"""What the tests of the spool share: callers, small instances, answers of inference, decisions, a clock to turn."""
+"""What the tests of the spool share: callers, small instances, decisions, a clock to turn, what a model knows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from router.config.settings import SpoolSettings
 from router.flow import Caller, Decision, Instance, Seen
-from router.spool import Accepted, Blob, Claim, Spool, clock
+from router.spool import OPEN, Accepted, Blob, Claim, Spool, clock
+from router.spool.schema import NEW
 
 HEADER = b"a header of ours;"
 SEEN = Seen("none", reason="no pixel data")
@@ -76,3 +77,53 @@ def turned_by_hand() -> Iterator[Clock]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "now", lambda _: hands.at)
         yield hands
+
+
+@dataclass
+class Row:
+    """What the model knows of an instance."""
+
+    uid: str
+    data: bytes
+    caller: Caller
+    state: str = NEW
+    ready_at: float = 0.0
+    token: int = 0
+    tries: int = 0
+    finished_at: float = 0.0
+
+
+@dataclass
+class Owed:
+    """What the model knows of a delivery."""
+
+    instance_id: str
+    destination: str
+    owed_since: float
+    state: str = OPEN
+    ready_at: float = 0.0
+    token: int = 0
+    tries: int = 0
+    buriable: int = 0
+
+
+@dataclass
+class Door:
+    """A destination: paused, circuit open, and the seconds during which it was either."""
+
+    paused: bool = False
+    circuit: float = 0.0
+    still: list[tuple[float, float]] = field(default_factory=list)
+    since: float | None = None
+
+    def changed(self, now: float) -> None:
+        still = self.paused or self.circuit > 0
+        if still and self.since is None:
+            self.since = now
+        elif not still and self.since is not None:
+            self.still.append((self.since, now))
+            self.since = None
+
+    def still_after(self, start: float, now: float) -> float:
+        spans = [*self.still, *([(self.since, now)] if self.since is not None else [])]
+        return sum(max(0.0, end - max(begin, start)) for begin, end in spans)

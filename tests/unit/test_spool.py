@@ -1,4 +1,4 @@
-"""The spool's promises one by one: durable before acknowledged, one writer for all, bounded, visible."""
+"""The spool's first promises: durable before acknowledged, and one writer that takes nobody down with another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,17 @@ import pytest
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.spool import BURIED, DONE, OPEN, Spool, SpoolError, open_spool
+from router.spool import OPEN, Spool, SpoolError, open_spool
 from router.spool.schema import instance
 from tests.unit.spooling import (
-    CALLERS,
     HEADER,
     SEEN,
     accept,
-    decide,
     decision,
     files,
     instance_for,
     sealed,
     settings_of,
-    turned_by_hand,
 )  # fmt: skip
 
 
@@ -312,136 +308,3 @@ def test_a_closed_spool_says_so(settings: SpoolSettings) -> None:
     spool.close()
     with pytest.raises(SpoolError, match="closed"):
         spool.claim_instances(1)
-
-
-# -- bounded
-
-
-def test_full_is_refused_until_finished_blobs_have_gone(settings: SpoolSettings) -> None:
-    spool = open_spool(replace(settings, limit=100))
-    accept(spool, b"x" * 100, "1.1")
-    with pytest.raises(SpoolError, match="full"):
-        spool.begin(HEADER)
-    assert not spool.room()
-    decide(spool, "ai")
-    with pytest.raises(SpoolError, match="full"):
-        spool.begin(HEADER)
-    (owed,) = spool.claim_deliveries("ai", 1)
-    assert spool.close_delivery(owed, DONE).result()
-    assert accept(spool, b"y" * 100, "1.2").merged is False
-    assert len(files(settings.path)) == 1
-    assert spool.counts().bytes == 100
-    spool.close()
-    again = open_spool(replace(settings, limit=100))
-    assert again.counts().bytes == 100
-    assert not again.room()
-    again.close()
-
-
-def test_the_reserve_of_the_disk_stays_free(settings: SpoolSettings) -> None:
-    spool = open_spool(replace(settings, reserve=1 << 60))
-    with pytest.raises(SpoolError, match="reserve"):
-        spool.begin(HEADER)
-    spool.close()
-
-
-def test_a_destination_over_its_limit_is_buried_in_sight(spool: Spool) -> None:
-    for number in range(3):
-        accept(spool, uid=f"1.{number}")
-        decide(spool, "slow-ai", "other-ai", **{"slow-ai": 2})
-    counts = spool.counts()
-    assert (counts.open, counts.buried) == ({"slow-ai": 2, "other-ai": 3}, {"slow-ai": 1})
-    (buried,) = spool.deliveries(states=(BURIED,))
-    assert "limit" in buried["reason"]
-    events = [one for one in spool.events() if one["kind"] == "buried"]
-    assert [(one["destination"], one["instance_id"]) for one in events] == [("slow-ai", buried["instance_id"])]
-    assert spool.retry_now([buried["id"]], "a person") == 1
-    assert len(spool.claim_deliveries("slow-ai", 10)) == 3
-
-
-def test_more_than_a_database_takes_at_once(spool: Spool) -> None:
-    accept(spool)
-    decide(spool, "ai")
-    (owed,) = spool.deliveries()
-    assert spool.retry_now([*range(owed["id"] + 1, 70_000), owed["id"]], "a person") == 1
-    assert spool.discard([*range(owed["id"] + 1, 70_000), owed["id"]], "a person") == 1
-
-
-# -- the same UID again
-
-
-def test_merged_only_where_all_is_equal_and_open(spool: Spool) -> None:
-    first = accept(spool, b"data", "1.1")
-    assert accept(spool, b"data", "1.1").merged
-    assert not accept(spool, b"Data", "1.1").merged
-    assert not accept(spool, b"data", "1.1", CALLERS[1]).merged
-    blob = sealed(spool, b"data")
-    other_syntax = replace(instance_for(blob, "1.1"), transfer_syntax="1.2.840.10008.1.2")
-    assert not spool.accept(blob, other_syntax).merged
-    seen = [(one["instance_id"], one["detail"]["merged"]) for one in spool.events()]
-    assert len(seen) == 4
-    assert seen[0] == (first.instance_id, True)
-    assert [merged for _, merged in seen[1:]] == [False] * 3
-
-
-def test_what_only_waits_for_a_person_takes_no_copy_in(spool: Spool) -> None:
-    """A caller that sends again wants it to arrive; merged into a buried delivery it never would."""
-    accept(spool)
-    decide(spool, "ai")
-    (owed,) = spool.claim_deliveries("ai", 1)
-    assert spool.close_delivery(owed, BURIED, "refused").result()
-    assert not accept(spool).merged
-    decide(spool, "ai")
-    assert spool.counts().open == {"ai": 1}
-
-
-def test_equal_digests_are_not_taken_for_equal_bytes(spool: Spool) -> None:
-    blob = sealed(spool, b"data")
-    spool.accept(blob, instance_for(blob))
-    other = sealed(spool, b"Data")
-    forged = replace(instance_for(other), digest=instance_for(blob).digest)
-    assert not spool.accept(other, forged).merged
-
-
-# -- time that stands still does not count towards giving up
-
-
-def test_owed_since_moves_on_while_nothing_is_tried(settings: SpoolSettings) -> None:
-    with turned_by_hand() as clock:
-        spool = open_spool(settings)
-        begin = clock.at
-        spool.set_circuit("ai", 1.0, 1, "refused")
-        clock.turn(10)
-        accept(spool)
-        decide(spool, "ai")  # owed since 10; 10 s of standing still lie before it and are not its own
-        clock.turn(20)
-        spool.pause("ai", "a person")  # paused and circuit open at once: time is counted once
-        clock.turn(30)
-        spool.set_circuit("ai", 0.0, 0, "")
-        clock.turn(40)
-        spool.resume("ai", "a person")
-        clock.turn(5)
-        (owed,) = spool.claim_deliveries("ai", 1)
-        assert owed.owed_since == pytest.approx(begin + 10 + 20 + 30 + 40)
-        assert spool.retry_delivery(owed, 0, "later").result()
-        assert spool.retry_now([owed.id], "a person") == 1
-        (owed,) = spool.claim_deliveries("ai", 1)
-        assert owed.owed_since == pytest.approx(clock.at)
-        spool.close()
-
-
-def test_an_open_circuit_goes_on_standing_still_through_a_restart(settings: SpoolSettings) -> None:
-    with turned_by_hand() as clock:
-        spool = open_spool(settings)
-        accept(spool)
-        decide(spool, "ai")
-        begin = clock.at
-        clock.turn(1)
-        spool.set_circuit("ai", clock.at + 3600, 4, "no answer")
-        spool.close()
-        clock.turn(1000)
-        spool = open_spool(settings)
-        assert spool.destination_state("ai").circuit_failures == 4
-        (owed,) = spool.claim_deliveries("ai", 1)
-        assert owed.owed_since == pytest.approx(begin + 1000)
-        spool.close()

@@ -146,6 +146,17 @@ def test_a_second_node_leaves_what_the_first_is_receiving(settings: SpoolSetting
     open_spool(settings).close()
 
 
+def test_a_second_node_leaves_what_the_first_has_claimed(settings: SpoolSettings) -> None:
+    first = open_spool(settings)
+    accept(first)
+    (claim,) = first.claim_instances(1)
+    second = open_spool(settings)
+    assert second.claim_instances(1) == []
+    assert first.record(claim, SEEN, decision("ai"), {}).result()
+    first.close()
+    second.close()
+
+
 def test_two_make_the_schema_at_once(settings: SpoolSettings) -> None:
     opened: list[Spool] = []
     threads = [threading.Thread(target=lambda: opened.append(open_spool(settings))) for _ in range(3)]
