@@ -77,8 +77,8 @@ def test_rejections_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how
     slow(monkeypatch)
     with Peer(rejecting(*how)) as peer, forwarding(tmp_path, peer) as stage:
         stage.owe("dest", count=3)
-        wait_for(stage.is_open)
-        assert "reject" in stage.spool.destination_state("dest").circuit_reason
+        wait_for(lambda: "reject" in stage.spool.destination_state("dest").circuit_reason)
+        assert stage.is_open()
         assert [row["tries"] for row in stage.rows()] == [0, 0, 0]
         assert peer.connections == 1
 
@@ -90,11 +90,18 @@ def test_more_workers_than_a_peer_takes_associations(tmp_path: Path, monkeypatch
 
     def hold(talk: Talk) -> None:
         talk.accept()
+        first = talk.message()
+        assert isinstance(first, Stored)
         taken.set()
         wait_for(lambda: talk.peer.connections >= 3)
+        talk.answer(first, 0)
         talk.serve_on()
 
-    peer = Peer(rejecting(2, 3, 2), scripts=[hold])
+    def refuse(talk: Talk) -> None:
+        assert taken.wait(10)
+        rejecting(2, 3, 2)(talk)
+
+    peer = Peer(refuse, scripts=[hold])
     with peer, forwarding(tmp_path, peer, associations=3, start=False) as stage:
         stage.owe("dest", count=40)
         stage.start()

@@ -468,21 +468,33 @@ def test_a_peer_that_stops_reading_is_silent(tmp_path: Path, least_rate: int) ->
         done.append(True)
 
 
-def test_a_peer_that_reads_too_slowly_is_silent(tmp_path: Path) -> None:
+def sipping(talk: Talk) -> None:
+    """Reads steadily, about ten megabytes a second, and so that no single wait is long."""
+    pause = threading.Event()
+    talk.accept()
+    talk.read()
+    last = False
+    while not last:
+        _, body = talk.read()
+        last = next(pdu.pdvs(body)).is_last
+        pause.wait(0.01)
+    talk.answer(Stored(DX, UID, b"", 1, 1), 0)
+    talk.until_closed()
+
+
+@pytest.mark.parametrize(("least_rate", "enough"), [(1 << 40, False), (500_000, True)])
+def test_the_least_rate_decides_how_long_it_may_take(tmp_path: Path, least_rate: int, enough: bool) -> None:
+    """Longer than any one limit, or not: the size at the least rate is what a transfer may take."""
     path, _ = blob(tmp_path, BIG)
-    done = threading.Event()
-
-    def sip(talk: Talk) -> None:
-        talk.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        while not done.wait(0.02):
-            talk.sock.recv(65536)
-
-    with Peer(in_the_middle(sip)) as peer:
-        association = connect(peer.destination(response_timeout=0.5, least_rate=1 << 30), "US", WANTED)
+    with Peer(sipping, max_pdu=0) as peer:
+        association = connect(peer.destination(response_timeout=0.9, least_rate=least_rate), "US", WANTED)
+        if enough:
+            assert store(association, path) == 0
+            association.release()
+            return
         with pytest.raises(AssociationLostError, match="in time"):
             store(association, path)
         association.abort()
-        done.set()
 
 
 def early(status: int) -> Script:
@@ -549,6 +561,9 @@ def test_release_collision() -> None:
         talk.send(pdu.release_rq())
         ends.append(talk.read()[0])
         ends.append(talk.read()[0])
+        talk.sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):  # it still waits for its own answer
+            talk.sock.recv(1)
         talk.send(pdu.release_rp())
         talk.peer.ends.append(f"then {len(talk.until_closed())}")
 
