@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from router.flow import Caller
 from router.forward.backoff import FEW_WHILE_OPEN
 from router.forward.circuit import BY_INSTANCES
+from router.forward.outcomes import outcome_of
 from router.spool import schema
 from tests.unit.forwarding import Stage, forwarding, quick, slow
 from tests.unit.peer import Peer, Stored, Talk, wait_for
@@ -234,3 +235,15 @@ def test_an_open_circuit_lets_the_association_go(tmp_path: Path, monkeypatch: py
         rows = stage.rows()
         assert [row["tries"] for row in rows] == [1, 1, 1, 0, 0, 0]
         assert all(row["token"] == 0 for row in rows)
+
+
+def test_one_delivery_is_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow(monkeypatch)
+    with Peer(status=lambda _: 0xC000) as peer, forwarding(tmp_path, peer, start=False, associations=3) as stage:
+        stage.spool.set_circuit("dest", time.time(), 3, BY_INSTANCES + outcome_of(0xC000).reason)
+        stage.owe("dest", count=9)
+        stage.start()
+        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures == 4)
+        wait_for(lambda: [row["token"] for row in stage.rows()] == [0] * 9)
+        assert len(peer.stored) == 1
+        assert sorted(row["tries"] for row in stage.rows()) == [0] * 8 + [1]
