@@ -26,7 +26,6 @@ PATIENCE = 60.0
 """Seconds that a second process waits for the first one's start (PostgreSQL)."""
 LONGEST_PATH = 500
 """SQLite takes 512 bytes, and adds endings of its own."""
-MIGRATION_LOCK = 0x0D1C0
 SERVER_SETTINGS = {
     "synchronous_commit": "on", "lock_timeout": "10s", "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "30s",
@@ -149,8 +148,6 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
     scripts = ScriptDirectory.from_config(config)
     try:
         with engine.begin() as connection:
-            if connection.dialect.name == "postgresql":  # two that start at once
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             current = MigrationContext.configure(connection).get_current_revision()
             known = {script.revision for script in scripts.walk_revisions()}
             if current is not None and current not in known:

@@ -13,8 +13,10 @@ from router.spool import BURIED, DONE, Spool, SpoolError, open_spool
 from tests.unit.spooling import (
     CALLERS,
     HEADER,
+    SEEN,
     accept,
     decide,
+    decision,
     files,
     instance_for,
     sealed,
@@ -86,6 +88,45 @@ def test_more_than_a_database_takes_at_once(spool: Spool) -> None:
     (owed,) = spool.deliveries()
     assert spool.retry_now([*range(owed["id"] + 1, 70_000), owed["id"]], "a person") == 1
     assert spool.discard([*range(owed["id"] + 1, 70_000), owed["id"]], "a person") == 1
+
+
+# -- claims
+
+
+def test_a_claim_that_was_given_back_changes_nothing_any_more(spool: Spool) -> None:
+    accept(spool)
+    (old,) = spool.claim_instances(1)
+    spool.release_instance(old).result()
+    (new,) = spool.claim_instances(1)
+    assert not spool.record(old, SEEN, decision("wrong"), {}).result()
+    spool.release_instance(old).result()
+    assert spool.claim_instances(1) == []
+    assert spool.record(new, SEEN, decision("ai"), {}).result()
+    assert not spool.record(new, SEEN, decision("wrong"), {}).result()
+
+    (first,) = spool.claim_deliveries("ai", 1)
+    assert spool.retry_delivery(first, 0, "later").result()
+    (second,) = spool.claim_deliveries("ai", 1)
+    assert not spool.close_delivery(first, DONE).result()
+    assert not spool.retry_delivery(first, 0, "later").result()
+    assert spool.claim_deliveries("ai", 1) == []
+    assert spool.close_delivery(second, DONE).result()
+    assert not spool.close_delivery(second, BURIED).result()
+    assert spool.counts().open == spool.counts().buried == {}
+
+
+def test_a_claim_from_before_a_restart_changes_nothing(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    accept(spool)
+    decide(spool, "ai")
+    (old,) = spool.claim_deliveries("ai", 1)
+    spool.close()
+    spool = open_spool(settings)
+    (new,) = spool.claim_deliveries("ai", 1)
+    assert (new.id, new.tries) == (old.id, 0)
+    assert not spool.close_delivery(old, DONE).result()
+    assert spool.close_delivery(new, DONE).result()
+    spool.close()
 
 
 # -- people
