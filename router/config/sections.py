@@ -112,7 +112,7 @@ SPOOL: dict[str, Parser] = {
 MODEL: dict[str, Parser] = {
     "path": existing_folder,
     "device": scalar(values.one_of("auto", "cpu", "cuda")),
-    "engine": scalar(values.one_of("auto", "torch", "onnxruntime", "openvino")),
+    "engine": scalar(values.one_of("auto", "torch", "openvino")),
     "threads": scalar(values.whole(0, 1024)),
     "workers": scalar(values.whole(0, 256)),
     "pixel_timeout": _DURATION,

@@ -83,7 +83,7 @@ class ModelSettings:
     path: Path | None = None
     """The model's folder; None: the one that came with the package."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    engine: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "auto"
     threads: int = 0
     """Threads of the CPU engine; 0: as many as cores that this process may use."""
     workers: int = 0

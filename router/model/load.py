@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from router.flow import Prediction
 from router.model.card import WEIGHTS, Card, CardError
 from router.model.engines import Run
-from router.model.mobilenet_v1 import MobileNetV1
+from router.model.mobilenet_v1 import MobileNetV1, scale
 
-ENGINES: dict[str, tuple[str, ...]] = {"torch": ("torch_cpu",)}
-"""Engines for the CPU, fastest first for `auto`: the setting's name to modules of `engines`."""
+ENGINES = {"openvino": "openvino_cpu", "torch": "torch_cpu"}
+"""Engines for the CPU, fastest first for `auto`: the setting's name to the module of `engines`."""
+REFERENCE = "torch"
+MOST_APART, MOST_NOVELTY_APART = 0.05, 0.15
+"""How far a probability, and (relatively) a novelty, may be from the plain network's on the sample pictures."""
 WARM_BATCHES = (1, 2, 4, 8, 16)
 LARGEST_BATCH = WARM_BATCHES[-1]
 
@@ -60,24 +63,59 @@ def load(directory: Path | None, *, device: str = "auto", engine: str = "auto", 
 def _choose(network: MobileNetV1, size: int, device: str, engine: str, threads: int) -> tuple[str, str, Run]:
     if device == "cuda" and not torch.cuda.is_available():
         raise CardError("model.device is cuda, but torch sees no GPU; install the CUDA build and driver, or use auto")
-    tried: list[str] = []
+    passed_over: list[str] = []
     if device != "cpu" and torch.cuda.is_available():
         try:
             return "torch_cuda", "a GPU is there", _build("torch_cuda", network, size, threads)
         except RuntimeError as error:
             if device == "cuda":
                 raise CardError(f"the GPU failed ({type(error).__name__}); use model.device: auto") from error
-            tried.append(f"the GPU failed ({type(error).__name__})")
-    wanted = tuple(ENGINES) if engine == "auto" else (engine,)
-    for setting in wanted:
-        for module in ENGINES.get(setting, ()):
-            try:
-                run = _build(module, network, size, threads)
-            except (ImportError, RuntimeError) as error:
-                tried.append(f"{module}: {type(error).__name__}")
-                continue
-            return module, "; ".join([*tried, "the fastest that is installed and agrees"]), run
-    raise CardError(f"model.engine {engine} is not available here ({'; '.join(tried) or 'unknown'}); use auto")
+            passed_over.append(f"the GPU failed ({type(error).__name__})")
+    for name in ENGINES if engine == "auto" else (engine,):
+        try:
+            run = _build(ENGINES[name], network, size, threads)
+        except ImportError:
+            passed_over.append(f"{name} is not installed (pip install 'dicom-router[fast]')")
+        except RuntimeError as error:
+            passed_over.append(f"{name} failed ({type(error).__name__})")
+        else:
+            if name == REFERENCE or _agrees(run, network, size):
+                chosen = "as configured" if engine != "auto" else "the fastest that is installed and agrees"
+                return name, "; ".join([*passed_over, chosen]), run
+            passed_over.append(f"{name} disagrees with the reference on this processor")
+    raise CardError(f"model.engine: {engine}: {'; '.join(passed_over)}; use auto")
+
+
+def _agrees(run: Run, network: MobileNetV1, size: int) -> bool:
+    """Whether an engine gives what the plain network gives, on pictures that anybody can make again."""
+    pictures = sample_pictures(size)
+    with torch.inference_mode():
+        logits, novelty = network.eval()(scale(torch.from_numpy(pictures)))
+    found, found_novelty = run(pictures)
+    apart = np.abs(_softmax(found) - _softmax(logits.numpy())).max()
+    novelty_apart = np.abs(found_novelty - novelty.numpy()) / (np.abs(novelty.numpy()) + 0.1)
+    return bool(apart <= MOST_APART and novelty_apart.max() <= MOST_NOVELTY_APART)
+
+
+def sample_pictures(size: int) -> NDArray[np.uint8]:
+    """Some pictures (n, size, size) of smooth shadows and noise, always the same."""
+    rng = np.random.default_rng(20)
+    y, x = np.mgrid[0 : 1 : 1j * size, 0 : 1 : 1j * size]
+    pictures = []
+    for _ in range(6):
+        shadows = sum(
+            rng.uniform(-1, 1) * np.exp(-(((x - rng.random()) / 0.2) ** 2 + ((y - rng.random()) / 0.3) ** 2))
+            for _ in range(6)
+        )
+        noisy = shadows + rng.normal(0, 0.05, (size, size))
+        pictures.append((255 * (noisy - noisy.min()) / np.ptp(noisy)).astype(np.uint8))
+    return np.stack(pictures)
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    share: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return share
 
 
 def _build(module: str, network: MobileNetV1, size: int, threads: int) -> Run:

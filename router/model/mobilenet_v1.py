@@ -94,8 +94,9 @@ class MobileNetV1(nn.Module):
         if "novelty.centres" in state:
             centres, dimensions = state["novelty.centres"].shape
             self.novelty = Novelty(dimensions, centres)
-        self.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
-                              for name, tensor in state.items()})
+        self.load_state_dict(
+            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        )
 
     @classmethod
     def read(cls, path: Path) -> MobileNetV1:
