@@ -6,14 +6,13 @@ TORCH  ?= cpu
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint unit clean bundle chaos benchmark image-check help
+.PHONY: demo test lint unit clean bundle benchmark help
 
 help:
 	@echo "make demo       start the node, five downstream nodes, send X-rays, show what arrived where"
 	@echo "make test       lint, types, architecture, documentation, all tests"
 	@echo "make bundle     wheels and model in one archive, for a machine without internet"
 	@echo "make benchmark  this node beside other routers (minutes; needs DCMTK and Orthanc)"
-	@echo "make chaos      the long reliability campaigns (hours)"
 	@echo "make clean      remove the virtual environment and caches"
 
 demo: $(VENV)/.serve
@@ -37,6 +36,18 @@ $(VENV)/.serve: pyproject.toml
 $(VENV)/.dev: pyproject.toml
 	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,fast,postgres"
 	@touch $@ $(VENV)/.serve
+
+# Minutes each, side by side with peers; results and machine as JSON in benchmarks/results.
+benchmark: $(VENV)/.dev
+	@tools/system-packages.sh dcmtk orthanc
+	mkdir -p benchmarks/results
+	for load in dx small dx-jpegll dx-j2k; do \
+	    $(BIN)/python -m benchmarks.route --load $$load --json benchmarks/results/route-$$load.json || exit 1; done
+	$(BIN)/python -m benchmarks.receive --json benchmarks/results/receive.json
+	$(BIN)/python -m benchmarks.forward --json benchmarks/results/forward.json
+	$(BIN)/python -m benchmarks.classify --json benchmarks/results/classify.json
+	$(BIN)/python -m benchmarks.spool --json benchmarks/results/spool.json
+	$(BIN)/python -m benchmarks.idle --json benchmarks/results/idle.json
 
 bundle: $(VENV)/.serve
 	@tools/bundle.sh $(VENV) $(PYTHON)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -93,7 +94,7 @@ def machine() -> dict[str, object]:
         int(line.split()[1]) // 1024 for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line
     )
     versions = {}
-    for name in ("pynetdicom", "pydicom", "torch", "onnxruntime", "openvino", "imagecodecs"):
+    for name in ("pynetdicom", "pydicom", "torch", "openvino", "imagecodecs"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -108,6 +109,23 @@ def machine() -> dict[str, object]:
         "date": time.strftime("%Y-%m-%d"), "processor": cpu, "cores": len(os.sched_getaffinity(0)), "memory_mb": memory,
         "kernel": platform.release(), "python": platform.python_version(), "versions": versions,
     }  # fmt: skip
+
+
+def report(name: str, table: dict[str, dict[str, object]], to: Path | None, *, against: str = "") -> None:
+    """Print a table of figures, with ratios to one of its rows, and write it as JSON with what it depends on."""
+    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    print(f"\n{name}\n{'':34s}" + "".join(f"{column:>26s}" for column in columns))
+    for title, row in table.items():
+        print(f"{title:34s}" + "".join(f"{_cell(row.get(c), table.get(against, {}).get(c)):>26s}" for c in columns))
+    if to is not None:
+        record = {"benchmark": name, "machine": machine(), "results": table}
+        to.write_text(json.dumps(record, default=plain, indent=1) + "\n")
+
+
+def _cell(value: object, base: object) -> str:
+    if isinstance(value, Spread) and isinstance(base, Spread) and value is not base:
+        return f"{value} {value.median / base.median:.2f}×"
+    return str(value)
 
 
 def plain(value: object) -> object:
