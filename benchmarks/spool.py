@@ -8,6 +8,7 @@ Flat lines are the aim: what one instance costs must not depend on how many are 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -55,11 +56,13 @@ def timed(count: int, call: Callable[[int], object]) -> float:
 
 
 def measure(spool: Spool, base: int, count: int) -> dict[str, object]:
-    def accept(n: int) -> None:
+    numbers = itertools.count(base)
+
+    def accept(_: int) -> None:
         blob = spool.begin(b"")
         blob.write(memoryview(b"x" * 1000))
         blob.seal()
-        spool.accept(blob, instance(base + n, blob))
+        spool.accept(blob, instance(next(numbers), blob))
 
     def decide(_: int) -> None:
         (claim,) = spool.claim_instances(1)
