@@ -17,7 +17,7 @@ from router.association import pdu
 from router.association.acceptor import LIMIT_EXCEEDED, Acceptor
 from router.association.messages import StoreHandler, where
 from router.association.pdu import Stream
-from router.association.tls import server_context
+from router.association.tls import Certificates
 from router.config.settings import NodeSettings, Settings
 from router.observe import log
 from router.observe.metrics import ASSOCIATIONS
@@ -70,6 +70,7 @@ class AssociationServer:
         self._settings = settings
         self._handler = handler
         self._places = Places()
+        self._certificates = Certificates()
         self._lock = threading.Lock()
         self._connections: dict[threading.Thread, tuple[socket.socket, Acceptor | None]] = {}
         self._listeners: list[tuple[socket.socket, threading.Thread]] = []
@@ -85,18 +86,19 @@ class AssociationServer:
     def start(self) -> int:
         """Listen; connections are taken from now on. Returns the plain port. Raises OSError (address, certificate)."""
         node = self._settings().node
-        context = server_context(node.tls) if node.tls else None
+        if node.tls:
+            self._certificates.context(node.tls)
         plain = _listen(node.address, node.port)
-        sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = [(plain, None)]
+        sockets = [(plain, False)]
         if node.tls:
             try:
-                sockets.append((_listen(node.address, node.tls.port), context))
+                sockets.append((_listen(node.address, node.tls.port), True))
             except OSError:
                 plain.close()
                 raise
             self.tls_port = sockets[1][0].getsockname()[1]
-        for listener, tls in sockets:
-            thread = threading.Thread(target=self._accept, args=(listener, tls), name="accept", daemon=True)
+        for listener, is_tls in sockets:
+            thread = threading.Thread(target=self._accept, args=(listener, is_tls), name="accept", daemon=True)
             self._listeners.append((listener, thread))
             thread.start()
         port: int = plain.getsockname()[1]
@@ -127,7 +129,7 @@ class AssociationServer:
         for thread in late:
             thread.join(1.0)
 
-    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def _accept(self, listener: socket.socket, is_tls: bool) -> None:
         while not self._stopping.is_set():
             try:
                 sock, address = listener.accept()
@@ -138,8 +140,9 @@ class AssociationServer:
                 continue
             node, peer = self._settings().node, _peer(address[0])
             if not self._places.enter(peer, node):
-                self._turn_away(sock, peer, tls is not None)
+                self._turn_away(sock, peer, is_tls)
                 continue
+            tls = self._certificates.context(node.tls) if is_tls and node.tls else None
             arguments = (sock, peer, node, tls, time.monotonic() + node.artim)
             thread = threading.Thread(target=self._serve, args=arguments, name="association", daemon=True)
             with self._lock:

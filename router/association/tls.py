@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 from router.config.settings import ClientTls, ServerTls
+from router.observe import log
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK"
 """For TLS 1.2; every cipher of TLS 1.3 is fine as it is."""
@@ -19,6 +20,33 @@ def server_context(settings: ServerTls) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(settings.ca)
     return context
+
+
+class Certificates:
+    """The server's TLS context, read again when its files have changed; for one thread for each listener.
+
+    A certificate is renewed every few months and by a robot: that must need no restart, and a renewal that went wrong
+    must not close the port. What was good last stays in force, and the log says so.
+    """
+
+    def __init__(self) -> None:
+        self._read: tuple[ServerTls, tuple[int, ...]] | None = None
+        self._context: ssl.SSLContext | None = None
+
+    def context(self, settings: ServerTls) -> ssl.SSLContext:
+        """Raises OSError (ssl.SSLError) only where there has never been a good one."""
+        files = (settings.certificate, settings.key, settings.ca)
+        try:
+            now = (settings, tuple(file.stat().st_mtime_ns for file in files if file is not None))
+            if self._context is None or now != self._read:
+                self._context = server_context(settings)
+                self._read = now
+                log.info("certificate read", file=settings.certificate.name)
+        except OSError as error:
+            if self._context is None:
+                raise
+            log.error("certificate not read", file=settings.certificate.name, error=type(error).__name__)
+        return self._context
 
 
 def client_context(settings: ClientTls) -> ssl.SSLContext:

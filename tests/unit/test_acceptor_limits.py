@@ -150,36 +150,20 @@ def test_stopping_does_not_wait_beyond_its_deadline() -> None:
     assert sink.ended == "abandoned"
 
 
+def make_identity(folder: Path) -> tuple[Path, Path]:
+    """A certificate that is its own authority, and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost "
+        "-addext subjectAltName=DNS:localhost,IP:127.0.0.1"
+    )
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
 @pytest.fixture(scope="module")
 def identity(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate that is its own authority, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost,IP:127.0.0.1",
-            "-keyout",
-            str(key),
-            "-out",
-            str(certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
+    return make_identity(tmp_path_factory.mktemp("tls"))
 
 
 @contextlib.contextmanager
@@ -242,6 +226,26 @@ def test_mutual_tls_demands_a_certificate(identity: tuple[Path, Path]) -> None:
             peer.associate()
         with pytest.raises((ssl.SSLError, AssertionError)), secured(port, ClientTls(identity[0])) as peer:
             peer.associate()
+
+
+def test_a_renewed_certificate_is_in_force_at_once_and_a_broken_one_never(tmp_path: Path) -> None:
+    for name in ("served", "renewed"):
+        (tmp_path / name).mkdir()
+    served, renewed = make_identity(tmp_path / "served"), make_identity(tmp_path / "renewed")
+    before = tmp_path / "before.pem"
+    before.write_bytes(served[0].read_bytes())
+    with served_by_tls(served) as (port, _):
+        with secured(port, ClientTls(ca=before)) as peer:
+            peer.associate()
+        served[1].write_text("a robot's mistake")
+        with secured(port, ClientTls(ca=before)) as peer:
+            peer.associate()
+        for new, old in zip(renewed, served, strict=True):
+            new.replace(old)
+        with secured(port, ClientTls(ca=served[0])) as peer:
+            peer.associate()
+        with pytest.raises(ssl.SSLError):
+            secured(port, ClientTls(ca=before))
 
 
 def test_old_tls_is_refused(identity: tuple[Path, Path]) -> None:
