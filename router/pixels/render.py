@@ -14,7 +14,7 @@ from router.pixels.elements import PIXEL_DATA, DataSet, UnparseableError, open_d
 from router.pixels.grey import Grey, to_grey
 from router.pixels.header import Layout, UndecodableError, layout, pixel_element, values
 from router.pixels.prepare import Crop, prepare
-from router.pixels.samples import decoder_name, first_frame
+from router.pixels.samples import decoder_name, first_frame, thinned
 
 FINE = 1.5
 """A reduced resolution is good enough whose short side is this many times the picture's."""
@@ -82,7 +82,7 @@ def _without_pixels(data_set: DataSet) -> Seen | None:
 
 
 def _grey(data_set: DataSet, form: Layout, reduce: int) -> Grey:
-    return to_grey(data_set, form, first_frame(data_set, form, reduce))
+    return to_grey(data_set, form, thinned(first_frame(data_set, form, reduce), form, reduce))
 
 
 def _reduction(form: Layout, size: int) -> int:

@@ -45,6 +45,26 @@ def first_frame(data_set: DataSet, form: Layout, reduce: int = 0) -> Frame:
     return _decoded(data_set, form, frames.encapsulated(data_set, form.frames)[0], reduce)
 
 
+def thinned(frame: Frame, form: Layout, reduce: int) -> Frame:
+    """A whole grey frame made smaller by 2**reduce, as codecs do that have it; any other frame as it is.
+
+    Each sample is the mean of two by two neighbours: stripes of an anti-scatter grid are as fine as a pixel and would
+    come out as waves without. What is left out is far below what the network is shown.
+    """
+    samples = frame.samples
+    if reduce < 1 or samples.shape != (form.rows, form.columns) or samples.dtype.kind not in "iu":
+        return frame
+    if form.photometric == "PALETTE COLOR":
+        return frame
+    step = 1 << reduce
+    rows, columns = form.rows - form.rows % step, form.columns - form.columns % step
+    whole = samples[:rows, :columns]
+    total: Any = whole[0::step, 0::step].astype(np.int64 if samples.dtype.itemsize > 2 else np.int32)
+    for down, across in ((0, 1), (1, 0), (1, 1)):
+        total += whole[down::step, across::step]
+    return Frame((total >> 2).astype(samples.dtype), frame.ybr, frame.depth)
+
+
 def decode(path: Path) -> NDArray[Any]:
     """All stored samples of a Part 10 file: ([frames,] rows, columns [, 3]), luminance and chrominance as RGB.
 
