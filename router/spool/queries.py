@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from router.spool import schema
+from router.spool import schema, statements
 from router.spool.rows import Counts, DestinationState
 
 instance, delivery, destination, event = schema.instance, schema.delivery, schema.destination, schema.event
@@ -17,25 +17,18 @@ Connection = sa.Connection
 
 def next_due(connection: Connection, to: str) -> float | None:
     """When the next open delivery to a destination may be claimed; None when there is none (or all are held)."""
-    query = sa.select(sa.func.min(delivery.c.ready_at)).where(
-        delivery.c.destination == to, delivery.c.state == schema.OPEN, delivery.c.ready_at < schema.FOR_GOOD
-    )
-    value = connection.execute(query).scalar()
+    value = connection.execute(statements.NEXT_DUE, {"to": to}).scalar()
     return None if value is None else float(value)
 
 
 def next_instance_due(connection: Connection) -> float | None:
-    query = sa.select(sa.func.min(instance.c.ready_at)).where(
-        instance.c.state == schema.NEW, instance.c.ready_at < schema.FOR_GOOD
-    )
-    value = connection.execute(query).scalar()
+    value = connection.execute(statements.NEXT_INSTANCE_DUE).scalar()
     return None if value is None else float(value)
 
 
 def same_uid(connection: Connection, sop_instance: str) -> list[Any]:
     """The latest instances with this UID, newest first (few: a UID is meant to be unique)."""
-    query = sa.select(instance).where(instance.c.sop_instance == sop_instance).order_by(instance.c.id.desc()).limit(16)
-    return list(connection.execute(query))
+    return list(connection.execute(statements.SAME_UID, {"uid": sop_instance}))
 
 
 def known_digests(connection: Connection, to: str, sop_instance: str) -> frozenset[str]:
@@ -50,7 +43,7 @@ def known_digests(connection: Connection, to: str, sop_instance: str) -> frozens
 
 
 def destination_state(connection: Connection, name: str) -> DestinationState:
-    row = connection.execute(sa.select(destination).where(destination.c.name == name)).one_or_none()
+    row = connection.execute(statements.DESTINATION, {"called": name}).one_or_none()
     if row is None:
         return DestinationState()
     return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason)

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.flow import Decision, Instance, Seen
-from router.spool import clock, schema
+from router.spool import clock, schema, statements
 from router.spool.rows import values_of, values_of_decision
 
 Connection = sa.Connection
@@ -51,7 +51,7 @@ def accept(connection: Connection, new: Instance, first: str | None, equal: str 
     if equal is not None and _has_open_work(connection, equal):
         add_event(connection, "same UID again", equal, merged=True, peer=new.caller.peer)
         return equal
-    connection.execute(instance.insert().values(**values_of(new), state=schema.NEW))
+    connection.execute(statements.INSERT_INSTANCE, values_of(new) | {"state": schema.NEW})
     if first is not None:
         add_event(connection, "same UID again", new.id, first=first, merged=False)
     return None
@@ -82,21 +82,8 @@ def give_back(connection: Connection, table: sa.Table, ids: list[Any], tokens: l
 
 
 def claim_instances(connection: Connection, limit: int, token: int) -> list[Any]:
-    due = (
-        sa.select(instance.c.id)
-        .where(instance.c.state == schema.NEW, instance.c.ready_at <= clock.now(connection))
-        .order_by(instance.c.ready_at, instance.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    claimed = (
-        instance.update()
-        .where(instance.c.id.in_(sa.select(due.c.id)))
-        .values(token=token, ready_at=claim_end(connection), tries=instance.c.tries + 1)
-        .returning(*instance.c)
-    )
-    return sorted(connection.execute(claimed), key=lambda row: str(row.id))
+    claim = {"now": clock.now(connection), "most": limit, "by": token, "until": claim_end(connection)}
+    return sorted(connection.execute(statements.CLAIM_INSTANCES, claim), key=lambda row: str(row.id))
 
 
 def release_instance(connection: Connection, instance_id: str, token: int, after: float, *, forget_try: bool) -> None:
@@ -129,14 +116,11 @@ def record(
     already = _owed_already(connection, instance_id)
     owed = [name for name in decision.destinations if name not in already]
     finished = not owed and not already
-    changed = connection.execute(
-        instance.update()
-        .where(instance.c.id == instance_id, instance.c.token == token, instance.c.state == schema.NEW)
-        .values(
-            **values_of_decision(seen, decision), state=schema.FINISHED if finished else schema.DECIDED, token=0,
-            ready_at=0, decided_at=now, finished_at=now if finished else None,
-        )
-    ).rowcount  # fmt: skip
+    values = values_of_decision(seen, decision) | {
+        "which": instance_id, "held": token, "state": schema.FINISHED if finished else schema.DECIDED, "token": 0,
+        "ready_at": 0, "decided_at": now, "finished_at": now if finished else None,
+    }  # fmt: skip
+    changed = connection.execute(statements.DECIDE, values).rowcount
     if not changed:
         return False, []
     full = []
@@ -144,12 +128,12 @@ def record(
     for name in owed:
         over = _is_full(connection, name, limits.get(name))
         reason = "the destination's own limit of open deliveries was reached" if over else ""
-        connection.execute(
-            delivery.insert().values(
-                instance_id=instance_id, destination=name, state=schema.BURIED if over else schema.OPEN,
-                owed_since=now, stood_still=still.get(name, 0.0), reason=reason, closed_at=now if over else None,
-            )
-        )  # fmt: skip
+        row = {
+            "instance_id": instance_id, "destination": name, "state": schema.BURIED if over else schema.OPEN,
+            "owed_since": now, "stood_still": still.get(name, 0.0), "reason": reason,
+            "closed_at": now if over else None,
+        }  # fmt: skip
+        connection.execute(statements.INSERT_DELIVERY, row)
         if over:
             full.append(name)
             add_event(connection, "buried", instance_id, name, reason=reason)
@@ -168,10 +152,7 @@ def _instances_of(deliveries: Sequence[int]) -> sa.ColumnElement[bool]:
 
 def _owed_already(connection: Connection, instance_id: str) -> set[str]:
     """A new decision by a person must not owe twice what an older one still owes."""
-    query = sa.select(delivery.c.destination).where(
-        delivery.c.instance_id == instance_id, delivery.c.state.in_((schema.OPEN, schema.BURIED))
-    )
-    return set(connection.execute(query).scalars())
+    return set(connection.execute(statements.OWED_ALREADY, {"which": instance_id}).scalars())
 
 
 def _is_full(connection: Connection, name: str, limit: int | None) -> bool:
@@ -182,36 +163,19 @@ def _is_full(connection: Connection, name: str, limit: int | None) -> bool:
 
 
 def _still_times(connection: Connection, now: float) -> dict[str, float]:
-    rows = connection.execute(sa.select(destination.c.name, destination.c.stood_still, destination.c.still_since))
+    rows = connection.execute(statements.STILL_TIMES)
     return {row.name: row.stood_still + (now - row.still_since if row.still_since else 0.0) for row in rows}
 
 
 def claim_deliveries(connection: Connection, to: str, limit: int, token: int) -> list[Any]:
     """Rows of delivery and instance together, with `owed_since` moved on by the time that nothing was tried."""
     now = clock.now(connection)
-    due = (
-        sa.select(delivery.c.id)
-        .where(delivery.c.destination == to, delivery.c.state == schema.OPEN, delivery.c.ready_at <= now)
-        .order_by(delivery.c.ready_at, delivery.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    claimed = (
-        delivery.update()
-        .where(delivery.c.id.in_(sa.select(due.c.id)))
-        .values(token=token, ready_at=claim_end(connection))
-    )
-    ids = sorted(connection.execute(claimed.returning(delivery.c.id)).scalars())
+    claim = {"to": to, "now": now, "most": limit, "by": token, "until": claim_end(connection)}
+    ids = sorted(connection.execute(statements.CLAIM_DELIVERIES, claim).scalars())
     if not ids:
         return []
     still = _still_times(connection, now).get(to, 0.0)
-    rows = sa.select(
-        delivery.c.id.label("delivery_id"), delivery.c.destination, delivery.c.tries.label("delivery_tries"),
-        delivery.c.buriable_tries, (delivery.c.owed_since + still - delivery.c.stood_still).label("owed_since"),
-        *instance.c,
-    ).where(delivery.c.id.in_(ids), delivery.c.instance_id == instance.c.id).order_by(delivery.c.id)  # fmt: skip
-    return list(connection.execute(rows))
+    return list(connection.execute(statements.CLAIMED_DELIVERIES, {"ids": ids, "still": still}))
 
 
 def close_delivery(
@@ -220,14 +184,8 @@ def close_delivery(
     """Done, buried or skipped; and the instance is finished with its last open or buried delivery."""
     _hold(connection, _instances_of([delivery_id]))
     now = clock.now(connection)
-    row = connection.execute(
-        delivery.update()
-        .where(delivery.c.id == delivery_id, delivery.c.token == token, delivery.c.state == schema.OPEN)
-        .values(
-            state=state, token=0, ready_at=0, closed_at=now, reason=reason, status=status, tries=delivery.c.tries + 1
-        )
-        .returning(delivery.c.instance_id, delivery.c.destination)
-    ).one_or_none()
+    end = {"which": delivery_id, "held": token, "end": state, "now": now, "why": reason, "answer": status}
+    row = connection.execute(statements.CLOSE_DELIVERY, end).one_or_none()
     if row is None:
         return False
     if state == schema.BURIED:
@@ -238,12 +196,7 @@ def close_delivery(
 
 
 def finish_if_last(connection: Connection, instance_id: str, now: float) -> None:
-    left = sa.exists().where(delivery.c.instance_id == instance_id, delivery.c.state.in_((schema.OPEN, schema.BURIED)))
-    connection.execute(
-        instance.update()
-        .where(instance.c.id == instance_id, instance.c.state == schema.DECIDED, ~left)
-        .values(state=schema.FINISHED, finished_at=now)
-    )
+    connection.execute(statements.FINISH_IF_LAST, {"which": instance_id, "now": now})
 
 
 def retry_delivery(

@@ -1,0 +1,94 @@
+"""The statements of every instance's way, built once: building one costs more than running it.
+
+Names of bound values never equal a column's, which SQLAlchemy keeps for itself in SET and VALUES.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam as bound
+
+from router.spool.schema import BURIED, DECIDED, FINISHED, FOR_GOOD, NEW, OPEN, delivery, destination, instance
+
+INSERT_INSTANCE = instance.insert()
+INSERT_DELIVERY = delivery.insert()
+
+SAME_UID = sa.select(instance).where(instance.c.sop_instance == bound("uid")).order_by(instance.c.id.desc()).limit(16)
+
+_due_instances = (
+    sa.select(instance.c.id)
+    .where(instance.c.state == NEW, instance.c.ready_at <= bound("now"))
+    .order_by(instance.c.ready_at, instance.c.id)
+    .limit(bound("most"))
+    .with_for_update(skip_locked=True)
+    .cte("due")
+)
+CLAIM_INSTANCES = (
+    instance.update()
+    .where(instance.c.id.in_(sa.select(_due_instances.c.id)))
+    .values(token=bound("by"), ready_at=bound("until"), tries=instance.c.tries + 1)
+    .returning(*instance.c)
+)
+
+DECIDE = instance.update().where(
+    instance.c.id == bound("which"), instance.c.token == bound("held"), instance.c.state == NEW
+)
+"""The columns to set are given with the execution."""
+
+OWED_ALREADY = sa.select(delivery.c.destination).where(
+    delivery.c.instance_id == bound("which"), delivery.c.state.in_((OPEN, BURIED))
+)
+STILL_TIMES = sa.select(destination.c.name, destination.c.stood_still, destination.c.still_since)
+
+_due_deliveries = (
+    sa.select(delivery.c.id)
+    .where(delivery.c.destination == bound("to"), delivery.c.state == OPEN, delivery.c.ready_at <= bound("now"))
+    .order_by(delivery.c.ready_at, delivery.c.id)
+    .limit(bound("most"))
+    .with_for_update(skip_locked=True)
+    .cte("due")
+)
+CLAIM_DELIVERIES = (
+    delivery.update()
+    .where(delivery.c.id.in_(sa.select(_due_deliveries.c.id)))
+    .values(token=bound("by"), ready_at=bound("until"))
+    .returning(delivery.c.id)
+)
+CLAIMED_DELIVERIES = (
+    sa.select(
+        delivery.c.id.label("delivery_id"), delivery.c.destination, delivery.c.tries.label("delivery_tries"),
+        delivery.c.buriable_tries,
+        (delivery.c.owed_since + bound("still", type_=sa.Double) - delivery.c.stood_still).label("owed_since"),
+        *instance.c,
+    )
+    .where(delivery.c.id.in_(bound("ids", expanding=True)), delivery.c.instance_id == instance.c.id)
+    .order_by(delivery.c.id)
+)  # fmt: skip
+
+CLOSE_DELIVERY = (
+    delivery.update()
+    .where(delivery.c.id == bound("which"), delivery.c.token == bound("held"), delivery.c.state == OPEN)
+    .values(
+        state=bound("end"), token=0, ready_at=0, closed_at=bound("now"), reason=bound("why"), status=bound("answer"),
+        tries=delivery.c.tries + 1,
+    )
+    .returning(delivery.c.instance_id, delivery.c.destination)
+)  # fmt: skip
+
+FINISH_IF_LAST = (
+    instance.update()
+    .where(
+        instance.c.id == bound("which"),
+        instance.c.state == DECIDED,
+        ~sa.exists().where(delivery.c.instance_id == bound("which"), delivery.c.state.in_((OPEN, BURIED))),
+    )
+    .values(state=FINISHED, finished_at=bound("now"))
+)
+
+NEXT_DUE = sa.select(sa.func.min(delivery.c.ready_at)).where(
+    delivery.c.destination == bound("to"), delivery.c.state == OPEN, delivery.c.ready_at < FOR_GOOD
+)
+NEXT_INSTANCE_DUE = sa.select(sa.func.min(instance.c.ready_at)).where(
+    instance.c.state == NEW, instance.c.ready_at < FOR_GOOD
+)
+DESTINATION = sa.select(destination).where(destination.c.name == bound("called"))
