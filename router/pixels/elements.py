@@ -7,6 +7,7 @@ the few bytes of its headers. Values are read by who needs them. Source: PS3.5 Â
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
@@ -77,6 +78,13 @@ class DataSet:
         stream = self.meta_stream if self.meta_stream is not None and element.tag < 0x00030000 else self.stream
         stream.seek(element.offset)
         return stream.read(min(element.length, most))
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Bytes of the stream without a copy where it is a file: mapped, so that only what is looked at is read."""
+        if isinstance(self.stream, io.BytesIO):
+            return self.stream.getbuffer()[offset : offset + length]
+        # The map lives as long as the view; a file that is cut meanwhile costs this process, which is a worker's lot.
+        return memoryview(mmap.mmap(self.stream.fileno(), 0, prot=mmap.PROT_READ))[offset : offset + length]
 
     def first_item(self, tag: int) -> dict[int, Element]:
         """The elements of the first item of a sequence; none where there is no such item or it is broken."""

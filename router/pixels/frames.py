@@ -20,7 +20,7 @@ Fragment = tuple[int, int]
 """Place and length of a fragment's bytes."""
 
 
-def native(data_set: DataSet, layout: Layout, frame: int | None = None) -> bytes:
+def native(data_set: DataSet, layout: Layout, frame: int | None = None) -> memoryview:
     """The bytes of one frame, or of all of them; one-bit frames are only to be had together.
 
     Raises UndecodableError when the pixel data is shorter than the header says, whichever frame is asked for.
@@ -34,10 +34,9 @@ def native(data_set: DataSet, layout: Layout, frame: int | None = None) -> bytes
     if layout.allocated == 1 and element.length > 2 * needed + 64:
         raise UndecodableError("the pixel data is too long for one bit a sample")
     if frame is None:
-        return data_set.value(element, needed + needed % 2)
+        return data_set.view(element.offset, min(element.length, needed + needed % 2))
     step = layout.frame_bits // 8
-    data_set.stream.seek(element.offset + frame * step)
-    return data_set.stream.read(step + step % 2)
+    return data_set.view(element.offset + frame * step, step + step % 2)
 
 
 def encapsulated(data_set: DataSet, frames: int) -> list[list[Fragment]]:

@@ -38,31 +38,46 @@ def first_frame(data_set: DataSet, form: Layout, reduce: int = 0) -> Frame:
 
     Raises UndecodableError; what else a decoder may raise is the caller's to catch.
     """
-    if data_set.syntax in NATIVE:
-        return next(each_frame(data_set, form))
     decoder_name(data_set.syntax)
     codestream.check(form.rows, form.columns, form.samples, form.allocated)
+    if data_set.syntax in NATIVE and _may_be_thinned(form, reduce):
+        stored = _native_stored(data_set, form, 0).reshape(form.rows, form.columns)
+        views = [_settled(view, form.stored, form, "cut") for view in _neighbours(stored, reduce)]
+        return Frame(_mean(views), False, form.allocated)
+    if data_set.syntax in NATIVE:
+        return next(each_frame(data_set, form))
     return _decoded(data_set, form, frames.encapsulated(data_set, form.frames)[0], reduce)
 
 
 def thinned(frame: Frame, form: Layout, reduce: int) -> Frame:
-    """A whole grey frame made smaller by 2**reduce, as codecs do that have it; any other frame as it is.
+    """A whole grey frame made smaller by 2**reduce, as codecs do that have it; any other frame as it is."""
+    if frame.samples.shape != (form.rows, form.columns) or not _may_be_thinned(form, reduce):
+        return frame
+    return Frame(_mean(_neighbours(frame.samples, reduce)), frame.ybr, frame.depth)
 
-    Each sample is the mean of two by two neighbours: stripes of an anti-scatter grid are as fine as a pixel and would
-    come out as waves without. What is left out is far below what the network is shown.
+
+def _may_be_thinned(form: Layout, reduce: int) -> bool:
+    grey = form.samples == 1 and form.photometric != "PALETTE COLOR"
+    return grey and reduce > 0 and form.kind in "iu" and form.allocated in (8, 16, 32)
+
+
+def _neighbours(samples: NDArray[Any], reduce: int) -> list[NDArray[Any]]:
+    """Four views (rows >> reduce, columns >> reduce): two by two neighbours of each block of 2**reduce.
+
+    Neighbours, because the stripes of an anti-scatter grid are as fine as a pixel and would come out as waves from
+    one sample alone; only four, because what is left out is far below what the network is shown.
     """
-    samples = frame.samples
-    if reduce < 1 or samples.shape != (form.rows, form.columns) or samples.dtype.kind not in "iu":
-        return frame
-    if form.photometric == "PALETTE COLOR":
-        return frame
     step = 1 << reduce
-    rows, columns = form.rows - form.rows % step, form.columns - form.columns % step
-    whole = samples[:rows, :columns]
-    total: Any = whole[0::step, 0::step].astype(np.int64 if samples.dtype.itemsize > 2 else np.int32)
-    for down, across in ((0, 1), (1, 0), (1, 1)):
-        total += whole[down::step, across::step]
-    return Frame((total >> 2).astype(samples.dtype), frame.ybr, frame.depth)
+    rows, columns = samples.shape[0] - samples.shape[0] % step, samples.shape[1] - samples.shape[1] % step
+    return [samples[down:rows:step, across:columns:step] for down in (0, 1) for across in (0, 1)]
+
+
+def _mean(views: list[NDArray[Any]]) -> NDArray[Any]:
+    total: Any = views[0].astype(np.int64 if views[0].dtype.itemsize > 2 else np.int32)
+    for view in views[1:]:
+        total += view
+    mean: NDArray[Any] = (total // len(views)).astype(views[0].dtype)
+    return mean
 
 
 def decode(path: Path) -> NDArray[Any]:
@@ -156,14 +171,18 @@ def _bits(data_set: DataSet, form: Layout) -> NDArray[np.uint8]:
     return np.unpackbits(packed, count=count, bitorder="little").reshape(form.frames, form.rows, form.columns)
 
 
-def _native_frame(data_set: DataSet, form: Layout, index: int, *, cut: bool = True) -> NDArray[Any]:
-    raw = frames.native(data_set, form, index)
+def _native_stored(data_set: DataSet, form: Layout, index: int) -> NDArray[Any]:
+    """The samples of one native frame in a row, as they are stored: whatever lies above the bits stored is there."""
+    raw: memoryview | bytes = frames.native(data_set, form, index)
     order = data_set.coding.order
     dtype = np.dtype(f"{order}{form.kind}{form.allocated // 8}")
     if order == ">" and form.allocated == 8 and pixel_element(data_set).vr == "OW":
         raw = np.frombuffer(raw, ">u2").astype("<u2").tobytes()
-    flat = np.frombuffer(raw, dtype, count=form.frame_bits // form.allocated)
-    flat = _settled(flat, form.stored, form, "cut" if cut else "keep")
+    return np.frombuffer(raw, dtype, count=form.frame_bits // form.allocated)
+
+
+def _native_frame(data_set: DataSet, form: Layout, index: int, *, cut: bool = True) -> NDArray[Any]:
+    flat = _settled(_native_stored(data_set, form, index), form.stored, form, "cut" if cut else "keep")
     if form.photometric == "YBR_FULL_422":
         return _upsampled(flat.reshape(form.rows, form.columns // 2, 4))
     if form.samples == 1:
