@@ -11,6 +11,7 @@ from router.association.negotiation import (
     IMPLEMENTATION_VERSION,
     KNOWN_SYNTAXES,
     LOSSY,
+    NEWER_SYNTAXES,
     STORAGE,
     VERIFICATION,
 )
@@ -90,7 +91,7 @@ def _lines(settings: Settings) -> Iterator[str]:
         "|---|---|---|",
     )
     for uid in sorted(KNOWN_SYNTAXES, key=_order):
-        yield f"| {UID(uid).name} | {uid} | {'yes' if uid in LOSSY else ''} |"
+        yield f"| {NEWER_SYNTAXES.get(uid) or UID(uid).name} | {uid} | {'yes' if uid in LOSSY else ''} |"
     yield from ("", "| Storage SOP class | UID |", "|---|---|")
     for uid in sorted(STORAGE, key=_order):
         yield f"| {UID(uid).name} | {uid} |"

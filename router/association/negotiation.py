@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from struct import Struct
 
 from pydicom._uid_dict import UID_dictionary
-from pydicom.uid import AllTransferSyntaxes
 from pynetdicom import AllStoragePresentationContexts
 
 from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
@@ -33,16 +32,28 @@ LEAST_MAX_PDU = 7
 """A P-DATA-TF body below this holds no byte of a message."""
 
 _SYNTAX = "1.2.840.10008.1.2"
-KNOWN_SYNTAXES = frozenset(
-    str(uid)
-    for uid in AllTransferSyntaxes
-    # JPIP names a server that has the pixels, so storing the data set would store nothing; ST 2110 is a live stream.
-    if uid not in {f"{_SYNTAX}.4.{n}" for n in (94, 95, 204, 205)} and not uid.startswith(f"{_SYNTAX}.7.")
+NEWER_SYNTAXES = {
+    f"{_SYNTAX}.4.110": "JPEG XL Lossless",
+    f"{_SYNTAX}.4.111": "JPEG XL JPEG Recompression",
+    f"{_SYNTAX}.4.112": "JPEG XL",
+    f"{_SYNTAX}.8.1": "Deflated Image Frame Compression",
+}
+"""Transfer syntaxes of PS3.5 that are younger than the dictionary."""
+KNOWN_SYNTAXES = frozenset(NEWER_SYNTAXES) | frozenset(
+    uid
+    for uid, entry in UID_dictionary.items()
+    # JPIP names a server that has the pixels, so storing the data set would store nothing; ST 2110 is a live stream,
+    # and MIME and XML are no data sets. Retired JPEG processes are passed on as they come, like all others.
+    if entry[1] == "Transfer Syntax"
+    and (uid == _SYNTAX or uid.startswith(f"{_SYNTAX}."))
+    and uid not in {f"{_SYNTAX}.4.{n}" for n in (94, 95, 204, 205)}
+    and not uid.startswith((f"{_SYNTAX}.6.", f"{_SYNTAX}.7."))
 )
+_LOSSY_JPEG = (*range(50, 57), *range(59, 65), 81, 91, 93, 111, 112, 203)
 LOSSY = frozenset(
     uid
     for uid in KNOWN_SYNTAXES
-    if uid in {f"{_SYNTAX}.4.{n}" for n in (50, 51, 81, 91, 93, 112, 203)} or uid.startswith(f"{_SYNTAX}.4.10")
+    if uid in {f"{_SYNTAX}.4.{n}" for n in _LOSSY_JPEG} or uid.startswith(f"{_SYNTAX}.4.10")
 )
 """Syntaxes whose pixels may have lost something; those that begin like the last are video."""
 STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts) | frozenset(
