@@ -9,6 +9,7 @@ from pathlib import Path
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, connect
 from router.config.settings import DestinationSettings
 from router.forward.outcomes import Fate, outcome_of
+from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
 
 LONG_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT", b"UN", b"SV", b"UV"})
 """Value representations with a length of four bytes (PS3.5 §7.1.2)."""
@@ -31,7 +32,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class FileMeta:
-    """What a C-STORE needs to know of a Part 10 file; the data set begins at `offset`."""
+    """What a C-STORE needs to know of a Part 10 file; the data set begins at `offset`.
+
+    The UIDs are the data set's own: some archives give copies a new identity there and forget the meta information.
+    """
 
     path: Path
     sop_class: str
@@ -93,19 +97,27 @@ def read_meta(path: Path) -> FileMeta:
             if file.read(132)[128:] != b"DICM":
                 raise ValueError("not a DICOM file (Part 10)")
         meta = read_file_meta_info(path)
-        return FileMeta(
-            path, str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID),
-            str(meta.TransferSyntaxUID), data_set_offset(path),
-        )  # fmt: skip
+        syntax, offset = str(meta.TransferSyntaxUID), data_set_offset(path)
+        uids = _own_uids(path, syntax, offset)
+        uids = uids or SopUids(str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID))
+        return FileMeta(path, uids.sop_class, uids.sop_instance, syntax, offset)
     except (OSError, ValueError):
         raise
     except Exception as error:  # any reader's failure on a hostile file
         raise ValueError(f"its file meta information cannot be read ({type(error).__name__})") from error
 
 
-def data_set_offset(path: Path) -> int:
+def _own_uids(path: Path, syntax: str, offset: int) -> SopUids | None:
+    with path.open("rb") as file:
+        file.seek(offset)
+        try:
+            return sop_uids(file.read(MOST), syntax)
+        except UnreadableError:
+            return None
+
+
+def data_set_offset(path: Path, at: int = 132) -> int:
     """Where the data set begins: after the last element of group 0002 (PS3.10 §7.1), whatever its length says."""
-    at = 132
     with path.open("rb") as file:
         while True:
             file.seek(at)
