@@ -103,7 +103,7 @@ def http(address: str, *, data: bytes | None = None, method: str | None = None) 
         return bytes(answer.read())
 
 
-def dcmsend(port: int, *paths: Path, called: str = "ROUTER", calling: str = "DCMSEND", check: bool = True) -> str:
+def dcmsend(port: int, *paths: Path | str, called: str = "ROUTER", calling: str = "DCMSEND", check: bool = True) -> str:
     command = [
         str(DCMTK / "dcmsend"), "--verbose", "--aetitle", calling, "--call", called, "--no-uid-checks",
         "127.0.0.1", str(port), *map(str, paths),

@@ -1,0 +1,144 @@
+"""Everything that a modality can send: each transfer syntax and pixel form, through one node, byte for byte."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pynetdicom import _config
+
+from router.association.messages import SUCCESS
+from router.demo.network import Downstream
+from router.pixels.elements import BIG_ENDIAN, IMPLICIT
+from router.sending import read_meta
+from tests.acceptance.corpus import (
+    EXPECTED,
+    Arrivals,
+    Case,
+    Row,
+    cases,
+    described,
+    digest,
+    node_as_destination,
+    quick_node,
+    rows,
+    settled,
+    store,
+)
+from tests.acceptance.peers import DCMTK, dcmsend, free_port, storescp, wait_for
+
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.dcmtk,
+    # pydicom warns of UIDs as real modalities write them; in a pynetdicom server an error would be an A-ABORT.
+    pytest.mark.filterwarnings("ignore:Invalid value for VR UI"),
+]
+NO_IDENTITY = {
+    "charset_in_sequence.dcm": 0xC000,  # no SOP UIDs
+    "jls_lossless_rgb_ilv2.dcm": 0xC000,  # no SOP Instance UID
+    "jpegll_sv1_u16_mlut_vlut_overlay.dcm": 0xA900,  # an empty SOP Instance UID
+    "no_meta_header.dcm": 0xC000,  # begins with a stray byte: no data set
+}
+"""What cannot be named downstream."""
+NOT_AT_DCMTK = {f"1.2.840.10008.1.2.4.{n}" for n in (53, 55, 57)}
+"""What dcmsend sends and storescp 3.6.7 does not accept."""
+BY_STORESCU = {"-xb": BIG_ENDIAN, "-xi": IMPLICIT}
+WHO_TO_WHOM = """
+rules:
+  - {name: by DCMTK to DCMTK, when: {calling_ae: DCMSEND}, send: dcmtk}
+otherwise: {send: pynetdicom}
+"""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What was sent through the node in one go, by DCMTK and by ourselves, and what came of it."""
+
+    corpus: list[Case]
+    answers: dict[Path, int | str]
+    without_node: Arrivals
+    """What DCMTK's storescp got from DCMTK's dcmsend directly: what DCMTK can send and receive at all."""
+    through_node: Arrivals
+    downstream: Arrivals
+    rows: list[Row]
+
+
+def kept(folder: Path) -> Arrivals:
+    """What a storescp has kept in its folder."""
+    return Counter((read_meta(path).sop_instance, digest(path)) for path in folder.iterdir())
+
+
+def send_by_dcmtk(port: int, paths: list[Path], native: dict[str, list[Path]]) -> None:
+    """dcmsend brings everything native to Explicit VR Little Endian; storescu can be told to leave it as it is."""
+    dcmsend(port, "--no-halt", "--decompress-never", *paths, check=False)
+    for option, group in native.items():
+        command = [DCMTK / "storescu", option, "-aet", "DCMSEND", "-aec", "ROUTER", "127.0.0.1", str(port), *group]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def passage(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passage]:
+    folder, patch = tmp_path_factory.mktemp("syntaxes"), pytest.MonkeyPatch()
+    corpus = cases(shared, "1-radiographs", "2-syntaxes")
+    paths = [case.path for case in corpus]
+    ports = {"dcmtk": free_port(), "reference": free_port()}
+    patch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", True)  # what its tables lack, it takes as well
+    pynetdicom = Downstream("pynetdicom", "PYNETDICOM")
+    pynetdicom.start()
+    node = quick_node(folder / "node", {"dcmtk": ports["dcmtk"], "pynetdicom": pynetdicom.port}, rules=WHO_TO_WHOM)
+    with ExitStack() as running:
+        running.callback(patch.undo)
+        running.callback(pynetdicom.stop)
+        direct = running.enter_context(storescp(folder / "reference", ports["reference"], "--unique-filenames"))
+        far = running.enter_context(storescp(folder / "dcmtk", ports["dcmtk"], "--unique-filenames"))
+        native = {option: [c.path for c in corpus if c.syntax == syntax] for option, syntax in BY_STORESCU.items()}
+        send_by_dcmtk(ports["reference"], paths, native)
+        without_node = kept(direct)
+        running.enter_context(node.running())
+        send_by_dcmtk(node.port, paths, native)
+        answers = store([described(path) for path in paths], node_as_destination(node), "OURS")
+        wait_for(lambda: settled(node, len(paths)), 60, "everything to be delivered")
+        arrived = Counter((uid, one) for uid, found in pynetdicom.arrived.items() for one in found)
+        yield Passage(corpus, answers, without_node, kept(far), arrived, rows(node))
+
+
+def identity(path: Path) -> tuple[str, str]:
+    return described(path).sop_instance, digest(path)
+
+
+def test_what_dcmtk_sends_reaches_dcmtk_as_without_a_node(passage: Passage) -> None:
+    """Beyond it: what storescp refuses as it is arrives transcoded (test_transcoding)."""
+    assert passage.without_node.keys() - passage.through_node.keys() == set()
+    assert passage.without_node.total() > 150
+    by_dcmtk = [row for row in passage.rows if row.calling_ae == "DCMSEND"]
+    assert {BIG_ENDIAN, IMPLICIT} <= {row.syntax for row in by_dcmtk}
+    assert len(by_dcmtk) == passage.through_node.total()
+    assert {
+        row.syntax for row in by_dcmtk if (row.sop_instance, row.digest) not in passage.through_node
+    } == NOT_AT_DCMTK
+
+
+def test_only_what_has_no_identity_is_refused(passage: Passage) -> None:
+    refused = {path.name: status for path, status in passage.answers.items() if status != SUCCESS}
+    assert refused == NO_IDENTITY
+
+
+def test_everything_arrives_byte_for_byte(passage: Passage) -> None:
+    sent = Counter(identity(path) for path, status in passage.answers.items() if status == SUCCESS)
+    assert passage.downstream == sent
+
+
+def test_the_pixels_of_each_are_judged_as_they_are(passage: Passage) -> None:
+    judged = {(row.sop_instance, row.digest): row for row in passage.rows}
+    wrong = {}
+    for case in passage.corpus:
+        row = judged.get(identity(case.path))
+        if row is not None and row.pixels != EXPECTED.get(case.expect, row.pixels):
+            wrong[case.path.name] = f"{case.expect}: {row.pixels} ({row.why})"
+    assert wrong == {}
