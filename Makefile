@@ -48,6 +48,7 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.classify --json benchmarks/results/classify.json
 	$(BIN)/python -m benchmarks.spool --json benchmarks/results/spool.json
 	$(BIN)/python -m benchmarks.idle --json benchmarks/results/idle.json
+	$(BIN)/python -m benchmarks.summary
 
 bundle: $(VENV)/.serve
 	@tools/bundle.sh $(VENV) $(PYTHON)
