@@ -26,6 +26,7 @@ ROWS, PIXEL_DATA = 0x00280010, 0x7FE00010
 PIXELS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 """Float, double float and plain pixel data (PS3.3 C.7.6.24, C.7.6.25, C.7.6.3)."""
 
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 MOST_STEPS = 1_000_000
 """Element and item headers that one data set may have."""
@@ -252,7 +253,7 @@ def _element(stream: BinaryIO, position: int, end: int, coding: Coding) -> Eleme
     group, number = struct.unpack(coding.order + "HH", head[:4])
     tag, vr = group << 16 | number, head[4:6]
     if coding.explicit and group != 0xFFFE and vr.isalpha():
-        if vr.upper() in LONG_VRS:
+        if vr.upper() in LONG_VRS or _is_long(vr, head, position, end, coding):
             if len(head) < 12 or position + 12 > end:
                 raise UnparseableError("the data set ends within an element")
             length, offset = struct.unpack(coding.order + "L", head[8:12])[0], position + 12
@@ -264,6 +265,13 @@ def _element(stream: BinaryIO, position: int, end: int, coding: Coding) -> Eleme
         length = struct.unpack(coding.order + "H", head[6:8])[0]
     undefined = length == UNDEFINED and group != 0xFFFE
     return Element(tag, "", position + 8, 0 if tag == SEQUENCE_END else length, undefined)
+
+
+def _is_long(vr: bytes, head: bytes, position: int, end: int, coding: Coding) -> bool:
+    """Whether a VR that we do not know has four bytes of length, as PS3.5 §7.1.2 wants of all that are to come."""
+    if vr in SHORT_VRS or head[6:8] != b"\0\0" or len(head) < 12:
+        return False
+    return bool(struct.unpack(coding.order + "L", head[8:12])[0] <= end - position - 12)
 
 
 def _skip(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
