@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from router.cli import (
+    benchmark,
     check,
     classify,
     conformance,
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
-    ("events", events), ("conformance", conformance), ("train", train),
+    ("events", events), ("conformance", conformance), ("benchmark", benchmark), ("train", train),
     ("evaluate", evaluate),
 ):  # fmt: skip
     app.command(name)(module.command)

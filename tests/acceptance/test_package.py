@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -67,3 +68,12 @@ def test_the_demonstration_with_the_users_own_pictures(installed: Path, tmp_path
     assert "2 of 2 instances arrived unchanged" in done.stdout, done.stdout + done.stderr
     assert "letter.txt" in done.stdout
     assert done.returncode == 1
+
+
+@pytest.mark.timeout(DEMO_SECONDS)
+def test_the_benchmark_says_what_the_machine_sustains(installed: Path, tmp_path: Path) -> None:
+    done = run(installed, tmp_path, "benchmark", "--count", 5, "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["delivered"] == figures["sent"] == 5
+    assert figures["instances_per_s"] > 0

@@ -171,3 +171,12 @@ def test_conformance_is_made_from_the_configuration(site: Path) -> None:
     assert f"port {settings.node.port}" in done.stdout
     assert "| here | HERE | 127.0.0.1:1 |" in done.stdout
     assert "1.2.840.10008.1.2.4.90" in done.stdout
+
+
+def test_the_conformance_statement_in_docs_is_that_of_the_shipped_configuration() -> None:
+    """Make it again with: dicom-router conformance routing.yaml -o docs/conformance.md"""
+    from router.config import shipped
+    from router.conformance import statement
+
+    page = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+    assert page.read_text() == statement(load(shipped(), {}))
