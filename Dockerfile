@@ -15,6 +15,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE routing.yaml ./
 COPY models ./models
 COPY router ./router
+# hadolint ignore=DL3013
 RUN pip install ".[fast,postgres]"
 
 FROM python:3.11-slim-bookworm

@@ -12,8 +12,8 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     exit 2
 fi
 free=$(df -Pm . | awk 'NR==2 {print $4}')
-if [ "$free" -lt 3000 ]; then
-    echo "warning: $free MB free here; the installation takes about 2.5 GB (8 GB with TORCH=cuda)" >&2
+if [ "$free" -lt 2000 ]; then
+    echo "warning: $free MB free here; the installation takes about 1.5 GB (8 GB with TORCH=cuda)" >&2
 fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip="$venv/bin/python -m pip --disable-pip-version-check -q"
