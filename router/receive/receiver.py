@@ -6,8 +6,10 @@ Nothing is decoded: the first elements are held against the command set, and wha
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from router.association.messages import (
@@ -28,6 +30,8 @@ from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_ui
 from router.receive.part10 import file_meta
 from router.spool import Accepted, Blob, SpoolError
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
 
 class Store(Protocol):
     """What receive asks of the spool."""
@@ -37,6 +41,19 @@ class Store(Protocol):
     def accept(self, blob: Blob, new: Instance) -> Accepted: ...
 
     def room(self) -> bool: ...
+
+    def make_room(self) -> None: ...
+
+
+@contextmanager
+def making_room(spool: Store) -> Iterator[None]:
+    """Where the disk is full this instance is refused; its sender will try again, and shall then find room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            spool.make_room()
+        raise
 
 
 class Receiver:
@@ -68,7 +85,8 @@ class Receiver:
             return NO_MATCH
         header = file_meta(request.sop_class, request.sop_instance, request.transfer_syntax)
         try:
-            return BlobSink(self._spool, self._spool.begin(header), request)
+            with making_room(self._spool):
+                return BlobSink(self._spool, self._spool.begin(header), request)
         except SpoolError:
             return OUT_OF_RESOURCES
 
@@ -89,7 +107,8 @@ class BlobSink:
             if len(self._head) >= MOST:
                 self._check(self._head)
         if self._blob is not None:
-            self._blob.write(fragment)
+            with making_room(self._spool):
+                self._blob.write(fragment)
 
     def finish(self) -> int:
         """Seal the blob, commit the row, and say the status."""
@@ -105,7 +124,8 @@ class BlobSink:
 
     def _store(self, blob: Blob) -> int:
         """Where `seal` or `accept` fails it has removed the blob; once accepted, nothing here may."""
-        blob.seal()
+        with making_room(self._spool):
+            blob.seal()
         request = self._request
         instance = Instance(
             id=blob.id,

@@ -65,6 +65,11 @@ class Spool:
                     return False
         return True
 
+    def make_room(self) -> None:
+        """The disk is full, whatever was reckoned: what everybody has goes before its time."""
+        with self._pressure:
+            self._drop_finished(math.inf, 64)
+
     def _has_room(self) -> bool:
         return self._bytes < self.settings.limit and self._blobs.free() > self.settings.reserve
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tempfile
 import time
@@ -61,6 +62,7 @@ class FakeSpool:
     failing: str = ""
     error: Exception = field(default_factory=lambda: SpoolError("full"))
     full: bool = False
+    made_room: int = 0
 
     def begin(self, header: bytes) -> Blob:
         if self.failing == "begin":
@@ -80,6 +82,9 @@ class FakeSpool:
 
     def room(self) -> bool:
         return not self.full
+
+    def make_room(self) -> None:
+        self.made_room += 1
 
     def files(self) -> list[Path]:
         return list(self.store.files())
@@ -185,6 +190,17 @@ def test_a_failing_spool_is_a_status_and_leaves_nothing(spool: FakeSpool, failin
         assert (spool.rows, spool.files()) == ([], [])
         spool.failing = ""
         assert stored(peer) == "STATUS 0000"
+
+
+@pytest.mark.parametrize("failing", ["begin", "seal"])
+def test_a_full_disk_refuses_one_and_makes_room_for_the_next(spool: FakeSpool, failing: str) -> None:
+    spool.failing, spool.error = failing, OSError(errno.ENOSPC, "No space left on device")
+    with receiving(spool) as port, RawPeer(port) as peer:
+        assert stored(peer.associate()) == "STATUS a700"
+        assert spool.made_room == 1
+        spool.error = OSError(errno.EIO, "Input/output error")
+        assert stored(peer) == "STATUS a700"
+        assert spool.made_room == 1
 
 
 @pytest.mark.parametrize("end", ["abort", "close"])
