@@ -18,7 +18,7 @@ from router.forward.transcoding import Copies
 from router.inference import Inference
 from router.observe import log
 from router.receive import Receiver
-from router.spool import Counts, Spool, SpoolError, open_spool
+from router.spool import FULL, Counts, Spool, SpoolError, open_spool
 from router.web import WebServer
 
 DRAIN_SECONDS = 8.0
@@ -71,6 +71,7 @@ class Node:
         if self._stopped.is_set():
             return
         self._stopped.set()
+        self._spool.signals.set(FULL)
         deadline = time.monotonic() + seconds
         log.info("stopping", within_s=seconds)
         self._receiver.stop(deadline)
@@ -166,10 +167,15 @@ class Node:
             classifier.wake()
 
     def _sweep(self) -> None:
+        full = self._spool.signal(FULL)
+        wanted = full.version
         while not self._stopped.is_set():
             try:
+                if full.version != wanted:
+                    wanted = full.version
+                    log.warning("disk full", removed=self._spool.sweep_early())
                 while self._spool.sweep(time.time()) and not self._stopped.is_set():
                     pass
             except SpoolError as error:
                 log.error("spool", stage="sweep", reason=str(error))
-            self._stopped.wait(SWEEP_EVERY)
+            full.wait(wanted, SWEEP_EVERY)

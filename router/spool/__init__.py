@@ -6,12 +6,13 @@ from router.spool.opening import open_spool, read_spool
 from router.spool.rows import Accepted, Claim, Counts, DestinationState
 from router.spool.schema import BURIED, DISCARDED, DONE, OPEN, SKIPPED
 from router.spool.signals import Signal
-from router.spool.spool import INSTANCES, Spool
+from router.spool.spool import FULL, INSTANCES, Spool
 
 __all__ = [
     "BURIED",
     "DISCARDED",
     "DONE",
+    "FULL",
     "INSTANCES",
     "OPEN",
     "SKIPPED",

@@ -27,6 +27,8 @@ from router.spool.writer import Writer
 T = TypeVar("T")
 INSTANCES = "instances"
 """The topic that is signalled when an instance waits for its decision."""
+FULL = "the disk is full"
+"""The topic that is signalled when finished blobs should go before their time."""
 BATCH = 500
 
 
@@ -66,9 +68,15 @@ class Spool:
         return True
 
     def make_room(self) -> None:
-        """The disk is full, whatever was reckoned: what everybody has goes before its time."""
-        with self._pressure:
-            self._drop_finished(math.inf, 64)
+        """The disk is full, whatever was reckoned: ask whoever sweeps that finished blobs go before their time.
+
+        Not at once: the blob that found no room still lies there, and the database needs some to write, too.
+        """
+        self.signals.set(FULL)
+
+    def sweep_early(self) -> int:
+        """Remove some finished blobs, whatever `keep` says; returns how many."""
+        return self._drop_finished(math.inf, 64)
 
     def _has_room(self) -> bool:
         return self._bytes < self.settings.limit and self._blobs.free() > self.settings.reserve
