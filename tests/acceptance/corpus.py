@@ -37,6 +37,8 @@ class Case:
     path: Path
     syntax: str
     expect: str
+    photometric: str = ""
+    pixel_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,13 @@ class Row:
 def cases(shared: Path, *groups: str) -> list[Case]:
     with (shared / "data" / "dicom" / "manifest.csv").open(newline="") as lines:
         return [
-            Case(shared / "data" / "dicom" / row["file"], row["transfer_syntax"], row["expect"])
+            Case(
+                shared / "data" / "dicom" / row["file"],
+                row["transfer_syntax"],
+                row["expect"],
+                row["photometric"],
+                row["pixel_sha256"],
+            )
             for row in csv.DictReader(lines)
             if row["group"] in groups
         ]
