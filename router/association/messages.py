@@ -15,7 +15,7 @@ from router.association.dimse import Command
 from router.association.negotiation import VERIFICATION, AgreedContext, is_uid
 from router.association.pdu import Pdv, ProtocolError
 from router.flow import Caller
-from router.observe import log, safe
+from router.observe import log, safe, where
 from router.observe.metrics import RECEIVED
 
 SUCCESS = 0x0000
@@ -209,15 +209,6 @@ class Messages:
 
     def _who(self) -> dict[str, str]:
         return {"peer": self._caller.peer, "calling_ae": safe(self._caller.calling_ae)}
-
-
-def where(error: BaseException) -> str:
-    """Kind and place of an unforeseen exception; its text stays out of the log, as it might hold received values."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    place = f" at {last.tb_frame.f_globals.get('__name__')}:{last.tb_lineno}" if last is not None else ""
-    return type(error).__name__ + place
 
 
 def response(request: Command, status: int) -> bytes:

@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 from router.association import pdu
 from router.association.acceptor import LIMIT_EXCEEDED, Acceptor
-from router.association.messages import StoreHandler, where
+from router.association.messages import StoreHandler
 from router.association.pdu import Stream
 from router.association.tls import Certificates
 from router.config.settings import NodeSettings, Settings
-from router.observe import log
+from router.observe import log, where
 from router.observe.metrics import ASSOCIATIONS
 
 TURNED_AWAY = 64

@@ -16,7 +16,7 @@ from router.config.settings import Settings
 from router.decide import decide, header_tags
 from router.flow import Decision, Seen
 from router.inference import Inference, InferenceError
-from router.observe import log
+from router.observe import log, where
 from router.observe.metrics import DECIDE_SECONDS, DECISIONS
 from router.spool import INSTANCES, Claim, Spool, SpoolError
 
@@ -72,7 +72,7 @@ class Classifier:
                 log.error("spool", stage="classify", reason=str(error))
                 answered, wait = 0, AGAIN_AFTER
             except Exception as error:  # nobody else would notice that nothing is decided any more
-                log.error("classify failed", error=type(error).__name__, exc_info=True)
+                log.error("classify failed", error=where(error))
                 answered, wait = 0, AGAIN_AFTER
             if not answered:
                 self._signal.wait(version, wait)

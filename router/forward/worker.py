@@ -15,7 +15,7 @@ from router.forward.backoff import FEW_WHILE_OPEN, few_retry_after, retry_after
 from router.forward.circuit import Circuit
 from router.forward.delivery import Pool, Transcode, attempt, came_from
 from router.forward.outcomes import Fate, Outcome
-from router.observe import log
+from router.observe import log, where
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
 from router.spool import BURIED as STATE_BURIED
 from router.spool import DONE, SKIPPED, Spool, SpoolError
@@ -60,7 +60,7 @@ class Worker(threading.Thread):
                 log.error("spool", destination=self._to, reason=str(error))
                 wait = 1.0
             except Exception as error:  # nobody else would notice that this destination is no longer served
-                log.error("forward failed", destination=self._to, error=type(error).__name__, exc_info=True)
+                log.error("forward failed", destination=self._to, error=where(error))
                 self._pool.abort()
                 wait = 5.0
             finally:
@@ -174,7 +174,7 @@ class Worker(threading.Thread):
         except SpoolError:
             raise
         except Exception as error:  # nobody foresaw it, so it must not come back for ever
-            log.error("forward failed", destination=self._to, error=type(error).__name__, exc_info=True)
+            log.error("forward failed", destination=self._to, error=where(error))
             self._pool.abort()
             outcome = Outcome(Fate.FEW, f"failed here ({type(error).__name__})", sign="ours")
         if association.closed:

@@ -17,3 +17,12 @@ def safe(text: str, limit: int = 64) -> str:
     """Received text made safe for a log line: printable ASCII, at most `limit` characters."""
     shown = "".join(c if " " <= c <= "~" else "?" for c in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "~"
+
+
+def where(error: BaseException) -> str:
+    """Kind and place of an unforeseen exception; its text stays out of the log, as it might hold received values."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    place = f" at {last.tb_frame.f_globals.get('__name__')}:{last.tb_lineno}" if last is not None else ""
+    return type(error).__name__ + place
