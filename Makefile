@@ -46,6 +46,7 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.receive --json benchmarks/results/receive.json
 	$(BIN)/python -m benchmarks.forward --json benchmarks/results/forward.json
 	$(BIN)/python -m benchmarks.classify --json benchmarks/results/classify.json
+	$(BIN)/python -m benchmarks.decode --json benchmarks/results/decode.json
 	$(BIN)/python -m benchmarks.spool --json benchmarks/results/spool.json
 	$(BIN)/python -m benchmarks.idle --json benchmarks/results/idle.json
 	$(BIN)/python -m benchmarks.summary
