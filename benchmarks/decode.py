@@ -56,7 +56,7 @@ def main() -> None:
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
         for path in sorted(options.corpus.iterdir()):
             _, seen = render(path, SIZES[0], frozenset())
-            name = UID(str(read_file_meta_info(path).TransferSyntaxUID)).name
+            name = UID(str(read_file_meta_info(path).get("TransferSyntaxUID", ""))).name or "not said"
             found[name, seen.facts.decoder or seen.pixels].append(seen.render_ms)
         for (name, decoder), times in sorted(found.items()):
             table[name] = {"decoder": decoder, "files": len(times), "to_224_px_ms": Spread.of(times)}
