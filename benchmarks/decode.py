@@ -55,6 +55,9 @@ def main() -> None:
     if options.corpus:
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
         for path in sorted(options.corpus.iterdir()):
+            with path.open("rb") as file:
+                if file.read(132)[128:] != b"DICM":
+                    continue
             _, seen = render(path, SIZES[0], frozenset())
             name = UID(str(read_file_meta_info(path).get("TransferSyntaxUID", ""))).name or "not said"
             found[name, seen.facts.decoder or seen.pixels].append(seen.render_ms)
