@@ -28,6 +28,8 @@ PIXELS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+MOST_NESTED = 256
+"""Sequences within sequences: real ones have six, and readers that recurse fail at a thousand."""
 MOST_STEPS = 1_000_000
 """Element and item headers that one data set may have."""
 MOST_INFLATED = 512 * 1024**2
@@ -228,6 +230,8 @@ def walk(
         if element.undefined:
             stop = _skip(stream, element, end, coding)
             element = Element(element.tag, element.vr, element.offset, stop - element.offset, True)
+        elif element.vr == "SQ" and element.offset + element.length <= end:
+            stop = _skip(stream, element, end, coding)
         elif element.offset + element.length > end:
             if element.tag not in PIXELS:
                 raise UnparseableError("an element is longer than the data set")
@@ -274,40 +278,73 @@ def _is_long(vr: bytes, head: bytes, position: int, end: int, coding: Coding) ->
     return bool(struct.unpack(coding.order + "L", head[8:12])[0] <= end - position - 12)
 
 
-def _skip(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
-    """The place behind an element of undefined length: the delimiters are counted, nothing is kept.
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What is open: an item (elements follow) or a sequence (items follow). `stop` bounds it in any case."""
 
-    `inside` holds one entry for each open level: True for an item (elements follow), False for a sequence.
+    item: bool
+    undefined: bool
+    stop: int
+
+
+def _skip(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
+    """The place behind a sequence, or behind anything of undefined length; nothing of it is kept.
+
+    Raises UnparseableError where items and their elements do not fit into each other, or are nested too deeply for
+    readers that recurse. What is UN may be in any coding, so its items of known length are not looked into.
     """
-    if element.tag in PIXELS:
+    if element.tag in PIXELS or element.vr in ("OB", "OW"):
         return _skip_fragments(stream, element, end, coding)
     inner = Coding(coding.explicit and element.vr != "UN", coding.order)
-    position, inside = element.offset, [False]
+    position, stop = element.offset, end if element.undefined else element.offset + element.length
+    levels = [_Level(False, element.undefined, stop)]
     for _ in range(MOST_STEPS):
-        if end - position < 8:
-            raise UnparseableError("a sequence is not closed")
-        found = _element(stream, position, end, inner)
-        position = found.offset
-        if found.tag == SEQUENCE_END and not inside[-1]:
-            inside.pop()
-        elif found.tag == SEQUENCE_END and len(inside) > 1:  # the item's own delimiter was left out
-            del inside[-2:]
-        elif found.tag == ITEM_END and inside[-1]:
-            inside.pop()
-        elif found.tag == ITEM and not inside[-1]:
-            if found.length == UNDEFINED:
-                inside.append(True)
+        level = levels[-1]
+        if level.stop - position < 8:
+            if level.undefined:
+                raise UnparseableError("a sequence is not closed")
+            position = level.stop
+            levels.pop()
+        else:
+            found = _element(stream, position, level.stop, inner)
+            position = found.offset
+            if found.tag in (ITEM_END, SEQUENCE_END):
+                _leave(levels, found.tag)
+            elif found.undefined and found.tag in PIXELS:
+                position = _skip_fragments(stream, found, level.stop, inner)
+            elif entered := _entered(found, level, closed=element.vr == "UN"):
+                levels.append(entered)
             else:
                 position += found.length
-        elif not inside[-1] or found.tag >> 16 == 0xFFFE:
-            raise UnparseableError("a sequence holds something that is not an item")
-        elif found.undefined:
-            inside.append(False)
-        else:
-            position += found.length
-        if not inside:
+        if not levels:
             return position
+        if len(levels) > 2 * MOST_NESTED:
+            raise UnparseableError("sequences are nested too deeply")
     raise UnparseableError("a sequence has too many items")
+
+
+def _leave(levels: list[_Level], delimiter: int) -> None:
+    """Close what a delimiter ends; where a length says the end as well, the length does."""
+    level = levels[-1]
+    if level.item and delimiter == SEQUENCE_END and level.undefined and len(levels) > 1:
+        levels.pop()  # the item's own delimiter was left out
+        level = levels[-1]
+    if level.item != (delimiter == ITEM_END):
+        raise UnparseableError("a sequence holds something that is not an item")
+    if level.undefined:
+        levels.pop()
+
+
+def _entered(found: Element, level: _Level, *, closed: bool) -> _Level | None:
+    """The level that an element or item opens, or None where its value is passed over."""
+    undefined = found.length == UNDEFINED
+    if (found.tag == ITEM) == level.item or (found.tag >> 16 == 0xFFFE) != (found.tag == ITEM):
+        raise UnparseableError("a sequence holds something that is not an item")
+    if not undefined and found.offset + found.length > level.stop:
+        raise UnparseableError("an element or item is longer than what holds it")
+    if not undefined and (closed or not (found.tag == ITEM or found.vr == "SQ")):
+        return None
+    return _Level(not level.item, undefined, level.stop if undefined else found.offset + found.length)
 
 
 def _skip_fragments(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:

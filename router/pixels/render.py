@@ -18,6 +18,7 @@ from router.pixels.samples import decoder_name, first_frame, thinned
 
 FINE = 1.5
 """A reduced resolution is good enough whose short side is this many times the picture's."""
+STUDY_UID, SERIES_UID = 0x0020000D, 0x0020000E
 GAVE_UP = "the decoder gave up on the pixels"
 
 
@@ -38,6 +39,9 @@ def _render(path: Path, size: int, tags: frozenset[int]) -> tuple[NDArray[np.uin
         return None, Seen("unparseable", dict.fromkeys(tags), reason=str(problem))
     except BaseException as problem:
         return None, Seen("unparseable", dict.fromkeys(tags), reason=_words(problem, "the data set cannot be read"))
+    if not all(_is_uid(data_set, tag) for tag in (STUDY_UID, SERIES_UID)):
+        data_set.close()
+        return None, Seen("unparseable", dict.fromkeys(tags), reason="the Study or Series Instance UID is no UID")
     header: Header = dict.fromkeys(tags)
     facts = PictureFacts()
     state: PixelState = "undecodable"
@@ -59,6 +63,17 @@ def _render(path: Path, size: int, tags: frozenset[int]) -> tuple[NDArray[np.uin
         return None, Seen(state, header, facts=facts, reason=_words(problem, GAVE_UP))
     finally:
         data_set.close()
+
+
+def _is_uid(data_set: DataSet, tag: int) -> bool:
+    """Whether a UID is absent, empty, or at most 64 of digits and dots: archives make paths of what it holds."""
+    element = data_set.elements.get(tag)
+    if element is None:
+        return True
+    if element.length > 66:
+        return False
+    text = data_set.value(element, 66).rstrip(b"\0 ")
+    return len(text) <= 64 and not set(text) - set(b"0123456789.")
 
 
 def _words(problem: BaseException, otherwise: str) -> str:

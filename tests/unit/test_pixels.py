@@ -391,20 +391,63 @@ def test_a_deflated_bomb_stops_at_its_limit(tmp_path: Path) -> None:
         inflate(stream)
 
 
-def test_deep_nesting_costs_no_stack(tmp_path: Path) -> None:
-    path = wrap_image(GREY, tmp_path / "a.dcm")
-    content = path.read_bytes()
+NESTED_OPENING = struct.pack("<HH2sHLHHL", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+NESTED_CLOSING = struct.pack("<HHLHHL", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+
+
+def _of_known_length(depth: int) -> bytes:
+    nested = b""
+    for _ in range(depth):
+        item = struct.pack("<HHL", 0xFFFE, 0xE000, len(nested)) + nested
+        nested = struct.pack("<HH2sHL", 0x0008, 0x1140, b"SQ", 0, len(item)) + item
+    return nested
+
+
+def _with_sequence(out: Path, sequence: bytes) -> Path:
+    content = wrap_image(GREY, out).read_bytes()
     at = content.index(struct.pack("<HH", 0x0010, 0x0010))
-    opening = struct.pack("<HH2sHL", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
-        "<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF
-    )
-    closing = struct.pack("<HHL", 0xFFFE, 0xE00D, 0) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
-    path.write_bytes(content[:at] + opening * 3000 + closing * 3000 + content[at:])
-    _, seen = render(path, 96, frozenset((0x00081140, 0x00100020)))
-    assert seen.pixels == "decoded"
-    assert seen.header[0x00081140] == ("",)
-    path.write_bytes(content[:at] + opening * 3000 + content[at:])
-    assert render(path, 96, NOTHING)[1].pixels == "unparseable"
+    out.write_bytes(content[:at] + sequence + content[at:])
+    return out
+
+
+@pytest.mark.parametrize(
+    ("sequence", "state"),
+    [
+        (NESTED_OPENING * 200 + NESTED_CLOSING * 200, "decoded"),
+        (NESTED_OPENING * 3000 + NESTED_CLOSING * 3000, "unparseable"),
+        (NESTED_OPENING * 3000, "unparseable"),
+        (_of_known_length(200), "decoded"),
+        (_of_known_length(3000), "unparseable"),
+        (struct.pack("<HH2sHLHHL", 0x0008, 0x1140, b"SQ", 0, 8, 0xFFFE, 0xE000, 4), "unparseable"),
+        (struct.pack("<HH2sHLHHLHHL", 0x0008, 0x1140, b"SQ", 0, 16, 0xFFFE, 0xE000, 0, 0xFFFE, 0xE0DD, 0), "decoded"),
+        (struct.pack("<HH2sHLHHL4s", 0x0008, 0x1140, b"SQ", 0, 12, 0x0008, 0x0100, 4, b"ABCD"), "unparseable"),
+    ],
+)
+def test_sequences_are_walked_without_a_stack_and_bounded(tmp_path: Path, sequence: bytes, state: str) -> None:
+    _, seen = render(_with_sequence(tmp_path / "a.dcm", sequence), 96, frozenset((0x00081140, 0x00100020)))
+    assert seen.pixels == state
+    if state == "decoded":
+        assert seen.header[0x00081140] == ("",)
+
+
+@pytest.mark.parametrize(
+    ("uid", "state"),
+    [
+        ("1.2.3", "decoded"), ("1.02.3", "decoded"), ("", "decoded"), ("1.2.3 ", "decoded"), ("2" * 65, "unparseable"),
+        ("../../etc", "unparseable"), ("*", "unparseable"), ("1.2\\3.4", "unparseable"), ("1.\x002", "unparseable"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("number", [0x000D, 0x000E])
+def test_a_study_or_series_uid_that_is_none_is_unparseable(tmp_path: Path, number: int, uid: str, state: str) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    content, header = path.read_bytes(), struct.pack("<HH2s", 0x0020, number, b"UI")
+    at = content.index(header) + len(header)
+    end = at + 2 + int.from_bytes(content[at : at + 2], "little")
+    raw = uid.encode() + b"\0" * (len(uid) % 2)
+    path.write_bytes(content[:at] + struct.pack("<H", len(raw)) + raw + content[end:])
+    seen = render(path, 96, NOTHING)[1]
+    assert seen.pixels == state
+    assert "etc" not in seen.reason
 
 
 def test_the_picture_is_what_prepare_makes_of_the_grey_image(tmp_path: Path) -> None:
