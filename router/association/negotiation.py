@@ -155,8 +155,8 @@ def is_storage(sop_class: str, unknown_too: bool = False) -> bool:
 
 
 def is_uid(text: str) -> bool:
-    """At most 64 of digits and dots (PS3.5 §9.1); leading zeros and the like are let through as they are common."""
-    return 0 < len(text) <= 64 and not set(text) - set("0123456789.")
+    """At most 64 of digits and dots, no two dots together (PS3.5 §9.1); leading zeros are common and let through."""
+    return len(text) <= 64 and not set(text) - set("0123456789.") and all(text.split("."))
 
 
 def associate_ac(proposal: Proposal, agreed: tuple[AgreedContext, ...]) -> bytes:

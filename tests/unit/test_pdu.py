@@ -290,4 +290,4 @@ def test_any_bytes_are_a_request_or_a_protocol_error(noise: bytes) -> None:
 def test_uids() -> None:
     assert is_uid("1." + "2" * 62)
     assert is_uid("1.02")
-    assert not any(is_uid(text) for text in ("", "1." + "2" * 63, "1.2 ", "../x", "1.2\n", "1.٢"))
+    assert not any(is_uid(text) for text in ("", "1." + "2" * 63, "1.2 ", "../x", "1.2\n", "1.٢", ".", "1..2", "1.2."))
