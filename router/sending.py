@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from router.association.negotiation import is_uid
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, connect
 from router.config.settings import DestinationSettings
 from router.forward.outcomes import Fate, outcome_of
@@ -100,6 +101,8 @@ def read_meta(path: Path) -> FileMeta:
         syntax, offset = str(meta.TransferSyntaxUID), data_set_offset(path)
         uids = _own_uids(path, syntax, offset)
         uids = uids or SopUids(str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID))
+        if not (is_uid(uids.sop_class) and is_uid(syntax) and uids.sop_instance.isascii()):
+            raise ValueError("its SOP class, transfer syntax or SOP Instance UID is no UID")
         return FileMeta(path, uids.sop_class, uids.sop_instance, syntax, offset)
     except (OSError, ValueError):
         raise
@@ -117,12 +120,16 @@ def _own_uids(path: Path, syntax: str, offset: int) -> SopUids | None:
 
 
 def data_set_offset(path: Path, at: int = 132) -> int:
-    """Where the data set begins: after the last element of group 0002 (PS3.10 §7.1), whatever its length says."""
+    """Where the data set begins: after the last element of group 0002 (PS3.10 §7.1), whatever its length says.
+
+    The end of the file where that is cut.
+    """
+    end = path.stat().st_size
     with path.open("rb") as file:
         while True:
             file.seek(at)
             header = file.read(12)
             if len(header) < 8 or header[:2] != b"\x02\x00":
-                return at
+                return min(at, end)
             long = header[4:6] in LONG_VRS
             at += 12 + int.from_bytes(header[8:12], "little") if long else 8 + int.from_bytes(header[6:8], "little")
