@@ -125,11 +125,17 @@ def described(path: Path) -> FileMeta:
             syntax = IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
             meta = replace(
                 meta,
-                sop_class=read.get("SOPClassUID") or DX,
-                sop_instance=read.get("SOPInstanceUID") or meta.sop_instance,
-                transfer_syntax=read.file_meta.get("TransferSyntaxUID") or syntax,
+                sop_class=_on_the_wire(read.get("SOPClassUID"), DX, 64),
+                sop_instance=_on_the_wire(read.get("SOPInstanceUID"), meta.sop_instance, 60_000),
+                transfer_syntax=_on_the_wire(read.file_meta.get("TransferSyntaxUID"), syntax, 64),
             )
     return meta
+
+
+def _on_the_wire(value: object, otherwise: str, most: int) -> str:
+    """What was read where it can be sent at all, however wrong it is."""
+    text = str(value or "")
+    return text if text.isascii() and 0 < len(text) <= most else otherwise
 
 
 def store(metas: Sequence[FileMeta], destination: DestinationSettings, calling_ae: str) -> dict[Path, int | str]:
