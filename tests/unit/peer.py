@@ -231,6 +231,15 @@ class Peer:
             sock.close()
 
 
+def rejecting(*how: int) -> Script:
+    def script(talk: Talk) -> None:
+        talk.request()
+        talk.send(pdu.associate_rj(*how))
+        talk.until_closed()
+
+    return script
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Until a condition holds; an assertion after so many seconds."""
     deadline = time.monotonic() + seconds

@@ -326,6 +326,27 @@ def test_a_refused_syntax_is_sent_as_a_copy(tmp_path: Path) -> None:
         assert copier.calls == 1
 
 
+def test_a_copy_that_ends_too_soon_ends_the_association(tmp_path: Path) -> None:
+    """What the next delivery sends must not become the rest of this one."""
+
+    def short(*_: object) -> tuple[Path, int, int]:
+        path = tmp_path / "short.native"
+        path.write_bytes(b"--native")
+        return path, 2, 500
+
+    peer = Peer(choose=native_only)
+    with peer, forwarding(tmp_path, peer, start=False, transcode=short) as stage:
+        stage.owe("dest", transfer_syntax=J2K)
+        stage.owe("dest", count=2, data=bytes(600))
+        stage.start()
+        stage.until("done", 2)
+        wait_for(lambda: stage.rows()[0]["tries"])
+        row = stage.rows()[0]
+        assert (row["state"], row["status"], "shorter" in row["reason"]) == ("open", None, True)
+        assert [one.data for one in peer.stored] == [bytes(600)] * 2
+        assert not stage.events("circuit opened")
+
+
 def test_a_copy_that_cannot_be_made_is_buried_after_few_tries(tmp_path: Path) -> None:
     copier = Copier(tmp_path, "the pixels differ")
     with Peer(choose=native_only) as peer, forwarding(tmp_path, peer, transcode=copier) as stage:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from router.association import pdu
 from router.flow import Caller
 from router.forward.backoff import FEW_WHILE_OPEN
 from router.forward.circuit import BY_INSTANCES
 from router.forward.outcomes import outcome_of
 from router.spool import schema
 from tests.unit.forwarding import Stage, forwarding, quick, slow
-from tests.unit.peer import Peer, Stored, Talk, wait_for
-from tests.unit.test_requestor import rejecting
+from tests.unit.peer import Peer, Stored, Talk, rejecting, wait_for
 
 
 def test_a_dead_destination_costs_and_buries_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +189,25 @@ def test_a_destination_without_c_echo_is_probed_by_a_delivery(
         stage.until("done", 5)
         assert len(stage.events("circuit closed")) == 1
         assert peer.echoes == 0
+
+
+def test_an_association_without_c_echo_closes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the delivery shows whether the destination is back; until then its time keeps growing."""
+    slow(monkeypatch)
+
+    def aborting(talk: Talk) -> None:
+        talk.accept()
+        talk.read()
+        talk.send(pdu.abort(None))
+        talk.until_closed()
+
+    with Peer(aborting, scripts=[Talk.serve], choose=no_echo) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        stage.spool.set_circuit("dest", time.time(), 3, "cannot connect")
+        stage.owe("dest", count=3)
+        stage.start()
+        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures == 4)
+        assert not stage.events("circuit closed")
+        assert not peer.stored
 
 
 def test_a_probe_that_is_skipped_lets_the_next_one_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,17 @@ def test_another_address_counts_from_the_next_delivery(tmp_path: Path) -> None:
         assert old.ends == ["released"]
 
 
+def test_a_corrected_address_is_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow(monkeypatch)
+    with Peer() as dead:
+        pass
+    with Peer() as new, forwarding(tmp_path, dead) as stage:
+        stage.owe("dest")
+        wait_for(lambda: stage.is_open("dest"))
+        stage.change("dest", port=new.port)
+        stage.until("done")
+
+
 def test_another_title_of_ours_counts_from_the_next_delivery(tmp_path: Path) -> None:
     with Peer() as peer, forwarding(tmp_path, peer, idle=60.0) as stage:
         for title in (None, "OTHER"):
@@ -148,18 +159,33 @@ def test_more_and_fewer_associations(tmp_path: Path) -> None:
         assert is_idle(stage)
 
 
-def test_what_a_leaving_worker_gives_back_wakes_the_one_that_stays(tmp_path: Path) -> None:
-    gate = Gate()
+def test_what_a_leaving_worker_gives_back_wakes_the_one_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, resting = Gate(), threading.Event()
     with Peer(Talk.serve, scripts=[gate]) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        signal = stage.spool.signal("dest")
+        wait = signal.wait
+
+        def rest(version: int, seconds: float | None) -> None:
+            if signal.version == version:
+                resting.set()
+            wait(version, seconds)
+
+        monkeypatch.setattr(signal, "wait", rest)
         stage.owe("dest", count=8)
         stage.start()
         assert gate.reached.wait(10)  # one worker holds all eight
         stage.change("dest", associations=2)
         first, second = stage.forwarder._workers["dest"]
+        assert resting.wait(10)
         stage.forwarder._workers["dest"] = [second, first]
-        stage.change("dest", associations=1)  # the first goes; the second rests, for nothing is due
+        resting.clear()
+        stage.change("dest", associations=1)  # the first leaves; the second finds nothing due, and rests for an hour
+        assert resting.wait(10)
         gate.opened.set()
         stage.until("done", 8)
+        first.join(10)
         assert not first.is_alive()
         assert second.is_alive()
         assert len(peer.stored) == 8
