@@ -16,13 +16,15 @@ from router.control import ControlServer
 from router.forward import Forwarder
 from router.forward.transcoding import Copies
 from router.inference import Inference
-from router.observe import log
+from router.observe import log, where
 from router.receive import Receiver
 from router.spool import FULL, Counts, Spool, SpoolError, open_spool
 from router.web import WebServer
 
-DRAIN_SECONDS = 8.0
-"""Docker kills ten seconds after SIGTERM."""
+DRAIN_SECONDS = 7.0
+"""Docker kills ten seconds after SIGTERM; what hangs at the end of the drain has the rest."""
+LAST_WRITES = 1.0
+"""Seconds for what still waits for the database, however late it is."""
 SWEEP_EVERY = 60.0
 
 
@@ -32,6 +34,8 @@ class Node:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopped = threading.Event()
+        self._reloading = threading.Lock()
+        self._told: dict[str, int] = {}
         self._spool: Spool = open_spool(settings.spool)
         self._inference = Inference(settings.model, on_ready=self._inference_ready)
         self._copies = Copies(self._inference)
@@ -82,11 +86,17 @@ class Node:
         self._inference.stop(1.0)
         if self._spool.is_working:
             self._spool.event("stopped")
-        self._spool.close()
-        log.info("stopped")
+        if self._spool.close(max(LAST_WRITES, deadline - time.monotonic())):
+            log.info("stopped")
+        else:
+            log.error("stopped, but the spool's database did not take the last changes; their work begins again")
 
     def reload(self) -> None:
-        """Read routing.yaml again; a file with a mistake changes nothing. Raises ConfigError."""
+        """Read routing.yaml again; a file with a mistake changes nothing. Raises ConfigError, SpoolError."""
+        with self._reloading:  # a signal and the control socket may ask at once
+            self._reload()
+
+    def _reload(self) -> None:
         new = load(self._settings.file)
         self._refuse_orphaned_deliveries(new)
         old, self._settings = self._settings, new
@@ -100,16 +110,30 @@ class Node:
         self._spool.event("reloaded")
 
     def _refuse_orphaned_deliveries(self, new: Settings) -> None:
-        counts = self._spool.counts()
-        problems = []
-        for name in sorted((set(counts.open) | set(counts.buried)) - set(new.destinations)):
-            waiting = counts.open.get(name, 0) + counts.buried.get(name, 0)
-            problems.append(Problem(
+        problems = [
+            Problem(
                 str(new.file), 0, f"destination {name} is gone, but {waiting} deliveries wait for it",
                 f"keep it until they are done, or: dicom-router queue discard --to {name}",
-            ))  # fmt: skip
+            )
+            for name, waiting in self._orphaned(new).items()
+        ]  # fmt: skip
         if problems:
             raise ConfigError(problems)
+
+    def _orphaned(self, settings: Settings) -> dict[str, int]:
+        """How many deliveries wait for each destination that the settings do not have."""
+        counts = self._spool.counts()
+        gone = sorted((set(counts.open) | set(counts.buried)) - set(settings.destinations))
+        return {name: counts.open.get(name, 0) + counts.buried.get(name, 0) for name in gone}
+
+    def _tell_orphaned(self) -> None:
+        """Say once what nobody sends: the file changed before a start, or a decision crossed a reload."""
+        orphaned = self._orphaned(self._settings)
+        for name, waiting in orphaned.items():
+            if self._told.get(name) != waiting:
+                log.error("deliveries to a destination that is gone", destination=name, waiting=waiting,
+                          fix=f"put it back, or: dicom-router queue discard --to {name}")  # fmt: skip
+        self._told = orphaned
 
     @property
     def spool(self) -> Spool:
@@ -176,6 +200,9 @@ class Node:
                     log.warning("disk full", removed=self._spool.sweep_early())
                 while self._spool.sweep(time.time()) and not self._stopped.is_set():
                     pass
+                self._tell_orphaned()
             except SpoolError as error:
                 log.error("spool", stage="sweep", reason=str(error))
+            except Exception as error:  # nobody else would notice that nothing is removed any more
+                log.error("sweep failed", error=where(error), errno=getattr(error, "errno", None))
             full.wait(wanted, SWEEP_EVERY)

@@ -24,6 +24,8 @@ from router.observe.metrics import ASSOCIATIONS
 
 TURNED_AWAY = 64
 """Sockets kept open for a moment after a refusal without a word, so that no reset overtakes it."""
+LATE_SECONDS = 0.5
+"""For the threads of all connections that were cut at the deadline together; they are daemons."""
 
 
 class Places:
@@ -126,8 +128,9 @@ class AssociationServer:
             late = dict(self._connections)
         for sock, _ in late.values():
             _shutdown(sock)
+        end = time.monotonic() + LATE_SECONDS
         for thread in late:
-            thread.join(1.0)
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _accept(self, listener: socket.socket, is_tls: bool) -> None:
         while not self._stopping.is_set():

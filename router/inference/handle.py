@@ -110,6 +110,9 @@ class Inference:
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/"
         )
+        self._process = process  # so that `stop` need not wait until it is warm
+        if self._stopping.is_set():
+            process.kill()
         theirs.close()
         stream, answers = ours.makefile("wb"), ours.makefile("rb")
         ours.settimeout(None)
@@ -161,7 +164,8 @@ class Inference:
                     answers = self._spawn()
                     break
                 except (InferenceError, OSError) as error:
-                    log.error("inference did not start", reason=str(error))
+                    if not self._stopping.is_set():
+                        log.error("inference did not start", reason=str(error))
 
     def _read_answers(self, answers: Any) -> None:
         try:

@@ -310,17 +310,21 @@ class Spool:
     def _existing(self, ids: Sequence[str]) -> set[str]:
         return self._ask(lambda c: queries.existing(c, ids))
 
-    def close(self) -> None:
-        """Finish what waits for the writer, then let the folder go."""
+    def close(self, seconds: float | None = None) -> bool:
+        """Finish what waits for the writer, then let the folder go. False where the database did not take it in time:
+
+        then both end with the process, and what was claimed is free again at the next start.
+        """
         if self._leases and self.is_working:
             self._leases.stop()
-        if self._writer:
-            self._writer.close()
+        if self._writer and not self._writer.close(seconds):
+            return False
         self._read_engine.dispose()
         if self._write_engine:  # the last to close, so that SQLite folds its log into the database
             self._write_engine.dispose()
         if self._lock:
             self._lock.close()
+        return True
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

@@ -68,14 +68,14 @@ class Writer:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def close(self) -> None:
-        """Finish what waits, then end."""
+    def close(self, seconds: float | None = None) -> bool:
+        """Finish what waits, then end; False where that takes longer (somebody else locks the database)."""
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._queue.put(None)
-        self._thread.join()
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         ending = False
