@@ -161,7 +161,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = _rate(recipe, epoch + step / steps)
                 x = scale(torch.from_numpy(pictures).to(where)).contiguous(memory_format=torch.channels_last)
-                with torch.autocast(where.type, enabled=where.type == "cuda"):
+                with torch.autocast(where.type, enabled=_has_fast_halves(where)):
                     outputs = learner(x)
                     loss = _loss(recipe, outputs, {task: t[chosen].to(where) for task, t in targets.items()})
                 optimizer.zero_grad(set_to_none=True)
@@ -202,6 +202,11 @@ def predict(learner: nn.Module, prepared: NDArray[np.uint8], batch: int = 64) ->
             x = scale(torch.from_numpy(prepared[begin : begin + batch]).to(where))
             rows.append(learner(x.contiguous(memory_format=torch.channels_last))["class"].float().cpu().numpy())
     return np.concatenate(rows)
+
+
+def _has_fast_halves(where: torch.device) -> bool:
+    """Whether mixed precision pays: float16 on CUDA, bfloat16 on a CPU with instructions for it (twice the rate)."""
+    return where.type == "cuda" or (where.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
 
 
 def _batches(
