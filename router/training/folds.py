@@ -1,14 +1,17 @@
-"""Leave sources out: short runs, each judged on hospitals that it never saw, whose answers calibrate the shipped model.
+"""Leave images out in turn: short runs, each judged on what it never saw, whose answers calibrate the shipped model.
 
-`python -m router.training.folds --manifest FILE.csv --out runs/folds` trains one network a fold of `folds.yaml`,
-keeps what each answered about its removed sources (`answers.npz`) and the figures (`figures.json`). Images of the
-test split take part nowhere. A finished fold is not run again.
+`python -m router.training.folds --manifest FILE.csv --by sources --out runs/sources` trains one network a fold, keeps
+what each answered about its removed images (`answers.npz`) and the figures (`figures.json`). `--by parts` removes
+parts of `others` instead, `--by patients` a fifth of the patients of every class. Images of the test split take part
+nowhere. A finished fold is not run again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +31,8 @@ from router.training.metrics import confusion, macro_f1, scores
 from router.training.train import SHIPPED, Recipe, train, with_overrides
 
 FOLDS = Path(__file__).with_name("folds.yaml")
+Folds = Mapping[str, Sequence[Item]]
+"""Names of folds with the images that each removes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +49,28 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
-    """Answers about images of sources that the answering network never saw, of all folds together."""
+class Withheld:
+    """Answers about images that the answering network never saw, of all folds together; arrays in one order."""
 
     logits: NDArray[np.float32]
     truth: NDArray[np.int64]
     novelty: NDArray[np.float32]
+    image: NDArray[np.str_]
     source: NDArray[np.str_]
+    part: NDArray[np.str_]
     fold: NDArray[np.str_]
 
     @classmethod
-    def read(cls, out: Path) -> Foreign:
+    def read(cls, out: Path) -> Withheld:
+        """What a run of folds wrote into its folder."""
         with np.load(out / "answers.npz") as stored:
-            return cls(*(stored[name] for name in ("logits", "truth", "novelty", "source", "fold")))
+            return cls(**{name: stored[name] for name in cls.__slots__})
+
+    def __getitem__(self, kept: NDArray[np.bool_]) -> Withheld:
+        return Withheld(**{name: getattr(self, name)[kept] for name in self.__slots__})
+
+    def __add__(self, other: Withheld) -> Withheld:
+        return Withheld(**{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in self.__slots__})
 
 
 def outputs(network: MobileNetV1, items: Sequence[Item], size: int, batch: int = 32) -> Outputs:
@@ -80,23 +94,43 @@ def outputs(network: MobileNetV1, items: Sequence[Item], size: int, batch: int =
     return Outputs(kept, np.concatenate(logits), np.concatenate(features))
 
 
-def read_folds(path: Path = FOLDS) -> dict[str, list[str]]:
-    """Names of folds with the sources that each removes. Raises DataError."""
-    folds = yaml.safe_load(path.read_text())
-    if not isinstance(folds, dict) or not all(isinstance(sources, list) for sources in folds.values()):
-        raise DataError(f"{path}: must map each fold's name to a list of sources")
-    return {str(name): [str(source) for source in sources] for name, sources in folds.items()}
+def remove_groups(column: str, items: Sequence[Item], path: Path = FOLDS) -> dict[str, list[Item]]:
+    """Folds by `sources` or `parts`, as the file groups them. Raises DataError."""
+    groups = yaml.safe_load(path.read_text()).get(column)
+    if not isinstance(groups, dict) or not all(isinstance(names, list) for names in groups.values()):
+        raise DataError(f"{path}: {column} must map each fold's name to a list")
+    strangers = [item for item in items if column == "sources" or item.label == "others"]
+    folds = {
+        str(fold): [item for item in strangers if (item.source if column == "sources" else item.part) in set(names)]
+        for fold, names in groups.items()
+    }
+    for fold, removed in folds.items():
+        if not removed:
+            raise DataError(f"{path}: no image of this set belongs to fold {fold}; write the set's own {column} there")
+    return folds
+
+
+def remove_patients(items: Sequence[Item], count: int = 5, seed: int = 0) -> dict[str, list[Item]]:
+    """Folds by patient, dealt evenly within class and source."""
+    patients: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for item in items:
+        patients[item.label, item.source][item.patient] = None
+    fold_of: dict[str, int] = {}
+    for group in sorted(patients):
+        names = sorted(patients[group])
+        random.Random(f"{seed}/{group}").shuffle(names)  # noqa: S311 - a shuffle that must repeat
+        for name in names:
+            fold_of.setdefault(name, len(fold_of) % count)
+    return {f"patients_{k}": [item for item in items if fold_of[item.patient] == k] for k in range(count)}
 
 
 def run_fold(
-    sources: Sequence[str], items: Sequence[Item], recipe: Recipe, out: Path, weights: Path | None,
+    removed: Sequence[Item], items: Sequence[Item], recipe: Recipe, out: Path, weights: Path | None,
     say: Callable[[str], None] = print,
 ) -> tuple[Outputs, NDArray[np.float32]]:  # fmt: skip
-    """Train without these sources; what the network then says of them, and how novel they are to it."""
-    seen = [item for item in items if item.source not in sources and item.split in ("train", "val")]
-    removed = [item for item in items if item.source in sources and item.split in ("train", "val")]
-    if not removed:
-        raise DataError(f"no image comes from {', '.join(sources)}; write sources of this set into the folds")
+    """Train without these images; what the network then says of them, and how novel they are to it."""
+    gone = {item.path for item in removed}
+    seen = [item for item in items if item.path not in gone]
     best = train(recipe, deal(seen), out, weights=weights, say=say)
     network = MobileNetV1.read(best / "model.safetensors")
     known = outputs(network, [item for item in seen if item.split == "train"], recipe.size)
@@ -107,28 +141,35 @@ def run_fold(
 
 
 def run(
-    folds: dict[str, list[str]], items: Sequence[Item], recipe: Recipe, out: Path, weights: Path | None = None,
+    folds: Folds, items: Sequence[Item], recipe: Recipe, out: Path, weights: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
     """Run every fold; writes `answers.npz` and `figures.json` into `out` and returns the figures."""
+    pool = [item for item in items if item.split in ("train", "val")]
     parts: list[dict[str, NDArray[Any]]] = []
-    for name, sources in folds.items():
+    for name, removed in folds.items():
         done = out / name / "answers.npz"
         if not done.exists():
-            say(f"fold {name}: without {', '.join(sources)}")
-            judged, novelty = run_fold(sources, items, recipe, out / name, weights, say)
-            source = np.array([item.source for item in judged.items])
-            arrays = {"logits": judged.logits, "truth": judged.truth, "novelty": novelty, "source": source}
-            np.savez(done, **arrays, fold=np.full(len(source), name))  # type: ignore[arg-type]
+            say(f"fold {name}: without {len(removed)} images")
+            judged, novelty = run_fold(removed, pool, recipe, out / name, weights, say)
+            arrays = {
+                "logits": judged.logits, "truth": judged.truth, "novelty": novelty,
+                "image": np.array([f"{item.path.parent.name}/{item.path.name}" for item in judged.items]),
+                "source": np.array([item.source for item in judged.items]),
+                "part": np.array([item.part for item in judged.items]),
+                "fold": np.full(len(judged.items), name),
+            }  # fmt: skip
+            np.savez(done, **arrays)  # type: ignore[arg-type]
         with np.load(done) as stored:
             parts.append({key: stored[key] for key in stored.files})
     np.savez(out / "answers.npz", **{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})  # type: ignore[arg-type]
-    found = {"recipe": asdict(recipe), "folds": folds} | figures(Foreign.read(out))
+    sizes = {name: len(removed) for name, removed in folds.items()}
+    found = {"recipe": asdict(recipe), "folds": sizes} | figures(Withheld.read(out))
     (out / "figures.json").write_text(json.dumps(found, indent=1))
     return found
 
 
-def figures(foreign: Foreign) -> dict[str, Any]:
+def figures(foreign: Withheld) -> dict[str, Any]:
     """Macro F1 and recall on sources never seen: all together, by class, and by source and class."""
     predicted = foreign.logits.argmax(axis=1)
     recall, precision, f1 = scores(confusion(foreign.truth, predicted))
@@ -158,15 +199,20 @@ def figures(foreign: Foreign) -> dict[str, Any]:
 
 def main(
     manifest: Annotated[Path, typer.Option()],
+    by: Annotated[str, typer.Option(help="sources, parts or patients.")] = "sources",
     root: Annotated[Path | None, typer.Option()] = None,
-    out: Annotated[Path, typer.Option()] = Path("runs/folds"),
+    out: Annotated[Path, typer.Option()] = Path("runs/sources"),
     weights: Annotated[Path | None, typer.Option()] = None,
     size: Annotated[int, typer.Option(min=32, max=1024)] = 160,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
+    without: Annotated[list[str] | None, typer.Option(help="Sources that are judged but never trained on.")] = None,
 ) -> None:
-    """Leave each fold's sources out in turn, and write what the networks say of them."""
+    """Leave images out in turn, and write what the networks say of them."""
     items = deal(read_manifest(manifest, root or manifest.parent))
-    found = run(read_folds(), items, with_overrides(SHIPPED, size=size, epochs=epochs), out, weights)
+    pool = [item for item in items if item.split in ("train", "val")]
+    folds = remove_patients(pool) if by == "patients" else remove_groups(by, pool)
+    allowed = [item for item in pool if item.source not in (without or ())]
+    found = run(folds, allowed, with_overrides(SHIPPED, size=size, epochs=epochs), out, weights)
     print(json.dumps({key: found[key] for key in ("n", "macro_f1", "classes", "sources")}, indent=1))
 
 

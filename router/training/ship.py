@@ -1,7 +1,8 @@
 """From a finished run to the model that is shipped: calibrate, score the test split once, write the folder.
 
-`python -m router.training.ship RUN --manifest FILE.csv --folds runs/folds --out models/mobilenet_v1`. Every number in
-`card.json` and `MODEL_CARD.md` comes from here; none is typed. Each look at the test split is noted in the run.
+`python -m router.training.ship RUN --manifest FILE.csv --folds runs/folds --out models/mobilenet_v1`, after folds by
+sources, patients and parts. Every number in `card.json` and `MODEL_CARD.md` comes from here; none is typed. Each look
+at the test split is noted in the run.
 """
 
 from __future__ import annotations
@@ -19,70 +20,45 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from router.flow import CLASSES
 from router.model.calibration import Calibration
 from router.model.card import Card, save_model
 from router.model.mobilenet_v1 import MobileNetV1
-from router.training.calibrate import ROUTED, fit_limit, fit_novelty, fit_temperature, fit_thresholds
-from router.training.data import DataError, deal, digest_of, read_manifest
+from router.training.audit import HOME_SHARE, fit_calibration, named_by, novelty, pooled, routes
+from router.training.calibrate import fit_limit, fit_novelty, fit_temperature, fit_thresholds
+from router.training.data import DataError, Item, deal, digest_of, read_manifest
 from router.training.evaluate import evaluate, read_model
-from router.training.folds import Foreign, Outputs, outputs
+from router.training.folds import Outputs, Withheld, outputs
 from router.training.model_card import model_card
+from router.training.shortcuts import shortcuts
 
 LICENCE = Path(__file__).with_name("model_licence.txt")
-FOREIGN_SHARE = 0.97
-"""Of the images of unseen sources that a fold's network named rightly, this share must stay below the novelty limit."""
+KINDS = ("sources", "patients", "parts")
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A calibration, and what it was fitted on."""
+class Folds:
+    """What networks said of images that they never saw, by what was withheld, and the figures of each kind."""
 
-    calibration: Calibration
-    notes: dict[str, Any]
+    answers: dict[str, Withheld]
+    figures: dict[str, dict[str, Any]]
 
-
-def fit(network: MobileNetV1, known: Outputs, val: Outputs, foreign: Foreign | None) -> Fitted:
-    """Fit novelty into the network, and temperature, thresholds and limit from validation and unseen sources."""
-    network.novelty = fit_novelty(known.features, known.truth)
-    with torch.inference_mode():
-        at_home = network.novelty(torch.from_numpy(val.features)).numpy()
-    logits, truth = val.logits, val.truth
-    limit = fit_limit(at_home, truth, 0.995)
-    if foreign is not None:
-        logits, truth = np.concatenate([logits, foreign.logits]), np.concatenate([truth, foreign.truth])
-        right = foreign.logits.argmax(axis=1) == foreign.truth
-        limit = max(limit, fit_limit(foreign.novelty[right], foreign.truth[right], FOREIGN_SHARE))
-    temperature = fit_temperature(logits, truth)
-    if foreign is None:
-        temperature = max(temperature, 1.0)  # home alone would only ask for more confidence
-    thresholds, borrowed = fit_thresholds(Calibration(temperature=temperature).probabilities(logits), truth)
-    notes = {
-        "images": {"validation": len(val.items), "unseen_sources": 0 if foreign is None else len(foreign.truth)},
-        "borrowed_thresholds": borrowed,
-        "unseen_sources": None if foreign is None else _abroad(Calibration(temperature, thresholds, limit), foreign),
-    }
-    return Fitted(Calibration(temperature, thresholds, limit), notes)
+    @classmethod
+    def read(cls, directory: Path) -> Folds:
+        """The folder of `router.training.folds`; raises DataError where a kind is missing."""
+        for kind in KINDS:
+            if not (directory / kind / "figures.json").exists():
+                raise DataError(f"{directory / kind}: not there; run python -m router.training.folds --by {kind}")
+        return cls(
+            {kind: Withheld.read(directory / kind) for kind in KINDS},
+            {kind: json.loads((directory / kind / "figures.json").read_text()) for kind in KINDS},
+        )
 
 
-def _abroad(calibration: Calibration, foreign: Foreign) -> dict[str, Any]:
-    """What the calibration does to images of unseen sources: how much is answered, and how much of it rightly."""
-    predictions = calibration.predictions(foreign.logits, foreign.novelty, "")
-    named = np.array([p.class_name for p in predictions])
-    top = foreign.logits.argmax(axis=1)
-    answered = named != "uncertain"
-    right: NDArray[np.bool_] = top == foreign.truth
-    return {
-        "n": len(top),
-        "right": round(float(right.mean()), 4),
-        "answered": round(float(answered.mean()), 4),
-        "right_of_answered": round(float(right[answered].mean()), 4) if answered.any() else 0.0,
-        "wrong_routes": {
-            name: [int(((named == name) & (foreign.truth != i)).sum()), int((foreign.truth != i).sum())]
-            for i, name in enumerate(CLASSES)
-            if name in ROUTED
-        },
-    }
+def fit_at_home(val: Outputs, novelty: NDArray[np.float32]) -> Calibration:
+    """From the validation split alone, where no folds were run: less is known, so no confidence is added."""
+    temperature = max(1.0, fit_temperature(val.logits, val.truth))
+    thresholds, _ = fit_thresholds(Calibration(temperature).probabilities(val.logits), val.truth)
+    return Calibration(temperature, thresholds, fit_limit(novelty, val.truth, HOME_SHARE))
 
 
 def halve(network: MobileNetV1) -> None:
@@ -116,30 +92,55 @@ def ship(run: Path, manifest: Path, root: Path, folds: Path | None, out: Path) -
     trained = Card.read(run / "best").trained
     if trained.get("set") != digest_of(items):
         raise DataError(f"{run}: was not trained on {manifest}; give the manifest of that run")
+    withheld = Folds.read(folds) if folds else None
     size = Card.read(run / "best").size
     network = MobileNetV1.read(run / "best" / "model.safetensors")
     halve(network)
-    known, val = (outputs(network, [i for i in items if i.split == split], size) for split in ("train", "val"))
-    foreign = Foreign.read(folds) if folds else None
-    fitted = fit(network, known, val, foreign)
-    save_model(network, out, size=size, half=True, calibration=fitted.calibration, trained=trained)
+    known = outputs(network, [item for item in items if item.split == "train"], size)
+    network.novelty = fit_novelty(known.features, known.truth)
+    calibration, borrowed = _calibrate(network, [i for i in items if i.split == "val"], size, withheld)
+    save_model(network, out, size=size, half=True, calibration=calibration, trained=trained)
 
+    model = read_model(out, "cpu")
     test = [item for item in items if item.split == "test"]
-    found, answers = evaluate(read_model(out, "cpu"), test, everything=items)
-    abroad = json.loads((folds / "figures.json").read_text()) if folds else None
-    figures = _summary(found, note_look(run), fitted, abroad)
-    card = save_model(
-        network, out, size=size, half=True, calibration=fitted.calibration, trained=trained, figures=figures
-    )
+    found, answers = evaluate(model, test, everything=items)
+    figures = {"test": _test(found, note_look(run)), "borrowed_thresholds": borrowed,
+               "shortcuts": shortcuts(model, test)}  # fmt: skip
+    if withheld:
+        figures |= _unseen(withheld, calibration)
+    card = save_model(network, out, size=size, half=True, calibration=calibration, trained=trained, figures=figures)
     history = json.loads((run / "history.json").read_text())
-    text = model_card(card, found, answers, licences(manifest), history, abroad)
+    text = model_card(card, found, answers, licences(manifest), history)
     (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")
     (out / "LICENSE").write_text(LICENCE.read_text(encoding="utf-8"), encoding="utf-8")
     return card
 
 
-def _summary(found: dict[str, Any], looks: int, fitted: Fitted, abroad: dict[str, Any] | None) -> dict[str, Any]:
-    """The figures that go into card.json."""
+def _calibrate(
+    network: MobileNetV1, val: list[Item], size: int, withheld: Folds | None
+) -> tuple[Calibration, list[str]]:
+    if withheld:
+        return fit_calibration(withheld.answers["sources"], withheld.answers["patients"])
+    judged = outputs(network, val, size)
+    with torch.inference_mode():
+        return fit_at_home(judged, network.novelty(torch.from_numpy(judged.features)).numpy()), []
+
+
+def _unseen(withheld: Folds, calibration: Calibration) -> dict[str, Any]:
+    """Figures on images that no answering network saw, by what was withheld."""
+    sources, patients, parts = (withheld.answers[kind] for kind in KINDS)
+    by_sources = withheld.figures["sources"]
+    return {
+        "folds": {kind: {key: withheld.figures[kind]["recipe"][key] for key in ("size", "epochs")} for kind in KINDS},
+        "sources": {key: by_sources[key] for key in ("n", "macro_f1", "classes", "sources")}
+        | {"shipped_calibration": routes(named_by(calibration, sources), sources.truth)},
+        "patients": pooled(sources, patients),
+        "parts": novelty(sources, patients, parts),
+    }
+
+
+def _test(found: dict[str, Any], looks: int) -> dict[str, Any]:
+    """The figures of the test split that go into card.json."""
 
     def rounded(macro: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -149,16 +150,12 @@ def _summary(found: dict[str, Any], looks: int, fitted: Fitted, abroad: dict[str
 
     routing = found["routing"]
     return {
-        "test": {
-            "n": found["n"], "patients": found["patients"], "looks": looks, "macro": rounded(found["pixels"]),
-            "macro_with_age": rounded(found["with_age"]), "chests_with_age": found["with_age"]["chests_with_age"],
-            "classes": {name: {k: round(v, 4) for k, v in row.items() if k != "recall_interval"}
-                        for name, row in found["classes"].items()},
-            "calibration_error": round(found["calibration"]["error"], 4),
-            "answered": round(routing["coverage"], 4), "right_of_answered": round(routing["precision"], 4),
-        },
-        "calibration": fitted.notes,
-        "unseen_sources": abroad and {key: abroad[key] for key in ("n", "macro_f1", "classes")},
+        "n": found["n"], "patients": found["patients"], "looks": looks, "macro": rounded(found["pixels"]),
+        "macro_with_age": rounded(found["with_age"]), "chests_with_age": found["with_age"]["chests_with_age"],
+        "classes": {name: {k: round(v, 4) for k, v in row.items() if k != "recall_interval"}
+                    for name, row in found["classes"].items()},
+        "calibration_error": round(found["calibration"]["error"], 4),
+        "answered": round(routing["coverage"], 4), "right_of_answered": round(routing["precision"], 4),
     }  # fmt: skip
 
 
@@ -171,7 +168,7 @@ def main(
 ) -> None:
     """Calibrate a run, score the test split once, and write the model's folder."""
     card = ship(run, manifest, root or manifest.parent, folds, out)
-    print(json.dumps({"calibration": card.figures["calibration"], "test": card.figures["test"]}, indent=1))
+    print(json.dumps(dict(card.figures), indent=1))
 
 
 if __name__ == "__main__":

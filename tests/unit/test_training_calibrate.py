@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from router.flow import CLASSES
 from router.model.calibration import Calibration
 from router.model.card import Card
+from router.training.audit import novelty, pooled, routes
 from router.training.calibrate import fit_limit, fit_novelty, fit_temperature, fit_thresholds
-from router.training.data import DataError, deal, read_manifest
+from router.training.data import DataError, Item, deal, read_manifest
 from router.training.evaluate import answer, read_model
-from router.training.folds import FOLDS, Foreign, read_folds, run
+from router.training.folds import FOLDS, Withheld, remove_groups, remove_patients, run
 from router.training.metrics import upper_bound
-from router.training.ship import ship
+from router.training.ship import KINDS, ship
 from router.training.train import Recipe, train
 from tests.unit.training_set import make_set, read_rows, write_manifest
 
@@ -85,30 +87,55 @@ def test_what_is_unlike_everything_known_is_novel() -> None:
     assert (strange > limit).all()
 
 
-def test_the_folds_of_the_shipped_model_name_sources_once() -> None:
-    sources = [source for removed in read_folds(FOLDS).values() for source in removed]
-    assert len(sources) == len(set(sources))
+@pytest.mark.parametrize("column", ["sources", "parts"])
+def test_the_folds_of_the_shipped_model_name_everything_once(column: str) -> None:
+    names = [name for removed in yaml.safe_load(FOLDS.read_text())[column].values() for name in removed]
+    assert len(names) == len(set(names))
+
+
+def by_source(items: list[Item]) -> dict[str, list[Item]]:
+    pool = [item for item in items if item.split != "test"]
+    return {name: [item for item in pool if item.source == source] for name, source in (("one", "a"), ("two", "b"))}
+
+
+def test_folds_by_patient_take_every_image_once_and_no_patient_twice(tmp_path: Path) -> None:
+    items = read_manifest(make_set(tmp_path, 24), tmp_path)
+    folds = remove_patients(items, 3)
+    assert sorted(item.path for removed in folds.values() for item in removed) == sorted(item.path for item in items)
+    patients = [{item.patient for item in removed} for removed in folds.values()]
+    assert not patients[0] & patients[1] | patients[1] & patients[2] | patients[0] & patients[2]
+    assert all({item.label for item in removed} == set(CLASSES) for removed in folds.values())
+
+
+def test_folds_by_group_take_what_the_file_says(tmp_path: Path) -> None:
+    items = read_manifest(make_set(tmp_path, 12), tmp_path)
+    groups = tmp_path / "groups.yaml"
+    groups.write_text("sources: {one: [a]}\nparts: {hands: [hand]}\n")
+    assert {item.source for item in remove_groups("sources", items, groups)["one"]} == {"a"}
+    handed = [replace(item, part="hand") for item in items]
+    assert {item.label for item in remove_groups("parts", handed, groups)["hands"]} == {"others"}
+    with pytest.raises(DataError, match="no image of this set belongs to fold hands"):
+        remove_groups("parts", items, groups)
 
 
 def test_folds_judge_what_they_did_not_see_and_never_the_test_split(tmp_path: Path) -> None:
     items = deal(read_manifest(make_set(tmp_path, 12), tmp_path))
-    found = run({"first": ["a"], "second": ["b"]}, items, SMALL, tmp_path / "folds", say=quiet)
-    foreign = Foreign.read(tmp_path / "folds")
+    found = run(by_source(items), items, SMALL, tmp_path / "folds", say=quiet)
+    foreign = Withheld.read(tmp_path / "folds")
     assert found["n"] == sum(item.split != "test" for item in items) == len(foreign.truth)
-    assert set(foreign.source[foreign.fold == "first"]) == {"a"}
+    assert set(foreign.source[foreign.fold == "one"]) == {"a"}
     assert json.loads((tmp_path / "folds" / "figures.json").read_text())["macro_f1"] == found["macro_f1"]
     said: list[str] = []
-    run({"first": ["a"], "second": ["b"]}, items, SMALL, tmp_path / "folds", say=said.append)
+    run(by_source(items), items, SMALL, tmp_path / "folds", say=said.append)
     assert said == []
-    with pytest.raises(DataError, match="no image comes from nowhere"):
-        run({"third": ["nowhere"]}, items, SMALL, tmp_path / "more", say=quiet)
 
 
 def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> None:
     manifest = make_set(tmp_path, 12)
     items = deal(read_manifest(manifest, tmp_path))
     train(replace(SMALL, seed=3), items, tmp_path / "run", device="cpu", say=quiet)
-    run({"first": ["a"], "second": ["b"]}, items, SMALL, tmp_path / "folds", say=quiet)
+    for kind in KINDS:
+        run(by_source(items), items, SMALL, tmp_path / "folds" / kind, say=quiet)
     out = tmp_path / "model"
     ship(tmp_path / "run", manifest, tmp_path, tmp_path / "folds", out)
     card = ship(tmp_path / "run", manifest, tmp_path, tmp_path / "folds", out)
@@ -128,3 +155,44 @@ def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> N
     write_manifest(manifest, rows[:-1])
     with pytest.raises(DataError, match="was not trained on"):
         ship(tmp_path / "run", manifest, tmp_path, None, out)
+
+
+def withheld(truth: list[int], named: list[int], **columns: list[str]) -> Withheld:
+    """Answers that are sure of `named`, and no picture is novel."""
+    logits = np.zeros((len(truth), 5), np.float32)
+    logits[np.arange(len(truth)), named] = 9
+    texts = {name: np.array(columns.get(name, [name] * len(truth))) for name in ("image", "source", "part", "fold")}
+    return Withheld(logits, np.array(truth), np.zeros(len(truth), np.float32), **texts)
+
+
+def test_routes_count_what_reaches_a_wrong_ai_node() -> None:
+    spine, others = CLASSES.index("spine"), CLASSES.index("others")
+    truth = np.array([spine, spine, spine, others])
+    found = routes(np.array(["spine", "abdominal", "uncertain", "spine"]), truth)
+    assert (found["wrong"]["k"], found["wrong"]["n"], found["coverage"]["k"]) == (2, 4, 3)
+    assert found["routes"]["spine"]["wrong"]["k"] == 1
+    assert found["routes"]["spine"]["wrong"]["n"] == 1
+    assert found["routes"]["spine"]["coverage"]["k"] == 2
+    assert found["routes"]["abdominal"]["wrong"]["n"] == 4
+
+
+def test_a_fold_of_patients_is_scored_by_thresholds_fitted_without_it() -> None:
+    """Fold b is wrong and sure of it: a calibration that had seen it would trust nothing at that confidence."""
+    truth, count = [i % 5 for i in range(1500)], 1500
+    images = [str(i) for i in range(count)]
+    good = withheld(truth, truth, image=images, fold=["a"] * count)
+    bad = withheld(truth, [(t + 1) % 5 for t in truth], image=[f"b{i}" for i in images], fold=["b"] * count)
+    found = pooled(withheld(truth, truth, image=[f"c{i}" for i in images]), good + bad)
+    assert found["wrong"]["k"] == sum(CLASSES[(t + 1) % 5] != "others" for t in truth)
+
+
+def test_a_part_is_judged_without_what_was_known_of_it() -> None:
+    truth, others = [i % 5 for i in range(1500)], CLASSES.index("others")
+    images = [str(i) for i in range(1500)]
+    known = withheld(truth, truth, image=images)
+    parts = withheld([others] * 4, [others, 0, 0, others], image=["h1", "h2", "c1", "c2"],
+                     part=["hand", "hand", "ct", "ct"], fold=["x", "x", "y", "y"])  # fmt: skip
+    found = novelty(known, known, parts)
+    assert (found["all"]["k"], found["all"]["n"]) == (2, 4)
+    assert found["parts"]["hand"]["k"] == found["families"]["hands"]["k"] == 1
+    assert found["families"]["computed tomography"]["n"] == 2

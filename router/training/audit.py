@@ -1,0 +1,99 @@
+"""What rules on `class` would do to images that a network never saw: wrong routes and coverage, with intervals.
+
+Everything rests on answers that folds withheld (`router.training.folds`): by source, by patient, by part of `others`.
+Whatever is scored took no part in fitting the calibration that scores it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.flow import CLASSES, UNCERTAIN
+from router.model.calibration import Calibration
+from router.training.calibrate import ROUTED, fit_limit, fit_temperature, fit_thresholds
+from router.training.folds import Withheld
+from router.training.metrics import binomial_interval, upper_bound
+
+Names = NDArray[np.str_]
+HOME_SHARE, FOREIGN_SHARE = 0.995, 0.97
+"""Of the images with an AI node, this share must stay below the novelty limit: of known sources; of unseen ones, where
+the network named them rightly."""
+FAMILIES = {
+    "computed tomography": ("ct",),
+    "documents": ("document",),
+    "photographs and drawings": ("photo",),
+    "hands": ("hand", "wrist", "hand+wrist", "finger", "finger+hand"),
+    "skulls": ("skull", "ceph", "sinus"),
+}
+
+
+def fit_calibration(sources: Withheld, patients: Withheld) -> tuple[Calibration, list[str]]:
+    """From answers about unseen sources and unseen patients; and the classes that borrowed their threshold."""
+    both = sources + patients
+    temperature = fit_temperature(both.logits, both.truth)
+    thresholds, borrowed = fit_thresholds(Calibration(temperature).probabilities(both.logits), both.truth)
+    right = sources.logits.argmax(axis=1) == sources.truth
+    limit = max(
+        fit_limit(patients.novelty, patients.truth, HOME_SHARE),
+        fit_limit(sources.novelty[right], sources.truth[right], FOREIGN_SHARE),
+    )
+    return Calibration(temperature, thresholds, limit), borrowed
+
+
+def named_by(calibration: Calibration, answers: Withheld) -> Names:
+    """The class that a rule would see for each answer, `uncertain` among them."""
+    return np.array([p.class_name for p in calibration.predictions(answers.logits, answers.novelty, "")])
+
+
+def pooled(sources: Withheld, patients: Withheld) -> dict[str, Any]:
+    """Each fold of patients scored by thresholds that were fitted without it."""
+    named = np.full(len(patients.truth), UNCERTAIN, dtype="U32")
+    for fold in np.unique(patients.fold):
+        mine = patients.fold == fold
+        foreign = ~np.isin(sources.image, patients.image[mine])
+        calibration, _ = fit_calibration(sources[foreign], patients[~mine])
+        named[mine] = named_by(calibration, patients[mine])
+    return routes(named, patients.truth)
+
+
+def routes(named: Names, truth: NDArray[np.int64]) -> dict[str, Any]:
+    """Images at a wrong AI node and coverage, over all and for each route; Clopper–Pearson at 95 %."""
+    label = np.array(CLASSES)[truth]
+    wrong = np.isin(named, ROUTED) & (named != label)
+    table = {}
+    for name in ROUTED:
+        strangers, own = label != name, label == name
+        table[name] = {
+            "wrong": _share(int((strangers & (named == name)).sum()), int(strangers.sum())),
+            "coverage": _share(int((own & (named != UNCERTAIN)).sum()), int(own.sum())),
+        }
+    return {
+        "wrong": _share(int(wrong.sum()), len(truth)),
+        "coverage": _share(int((named != UNCERTAIN).sum()), len(truth)),
+        "routes": table,
+    }
+
+
+def novelty(sources: Withheld, patients: Withheld, parts: Withheld) -> dict[str, Any]:
+    """Parts of `others` that neither the network nor its calibration saw: how many would reach an AI node."""
+    wrong = np.zeros(len(parts.truth), bool)
+    for fold in np.unique(parts.fold):
+        mine = parts.fold == fold
+        known = [answers[~np.isin(answers.image, parts.image[mine])] for answers in (sources, patients)]
+        wrong[mine] = np.isin(named_by(fit_calibration(*known)[0], parts[mine]), ROUTED)
+    return {
+        "all": _share(int(wrong.sum()), len(wrong)),
+        "parts": {str(part): _share(int(wrong[parts.part == part].sum()), int((parts.part == part).sum()))
+                  for part in np.unique(parts.part)},
+        "families": {name: _share(int(wrong[mine].sum()), int(mine.sum()))
+                     for name, members in FAMILIES.items() if (mine := np.isin(parts.part, members)).any()},
+    }  # fmt: skip
+
+
+def _share(hits: int, n: int) -> dict[str, Any]:
+    low, high = binomial_interval(hits, n)
+    return {"k": hits, "n": n, "share": round(hits / max(n, 1), 5), "low": round(low, 5), "high": round(high, 5),
+            "upper_95": round(upper_bound(hits, n), 5)}  # fmt: skip
