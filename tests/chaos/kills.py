@@ -1,0 +1,369 @@
+"""Kill the node at every step between the first byte and the last delivery, and see whether anything was lost.
+
+`python -m tests.chaos.kills --kills 100 --seed 1` adds rounds to what runs/kills/rounds.jsonl holds and prints the sum.
+A round is one spool: senders and sinks live on in this process while the node, its inference process or a pixel worker
+is killed again and again; then the spool is left to come to rest and the history is judged. A third of the kills come
+at a random moment, some during the start, and the others are aimed: strace sends SIGKILL when the node is about to
+make its n-th call of one kind, so that the gap before each step is met whatever its length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import structlog
+
+from tests.acceptance.corpus import database, quick_node, settled
+from tests.acceptance.peers import NodeUnderTest, listening, wait_for
+from tests.chaos import traffic
+from tests.chaos.history import Crash, SpoolRow, Verdict, judge, total
+
+STEPS = (
+    "recvfrom", "openat", "write", "fsync", "rename", "pwrite64", "fdatasync", "sendto", "sendfile", "unlink",
+)  # fmt: skip
+"""System calls of the node in the order of an instance: bytes come, a blob begins, grows, is synced and named, its row
+is written and synced, the answer leaves; then a delivery leaves, and what is done is removed."""
+KINDS = {"aimed": 9, "random": 5, "start": 1, "worker": 2, "inference": 1}
+"""What is killed and how, and how often."""
+KILLS_A_ROUND = 9
+START, REST, AIM, LAST_ANSWER = 120.0, 180.0, 4.0, 60.0
+"""Seconds: to start, to come to rest, for an aimed kill to strike, for the senders' last answers."""
+
+
+@dataclass
+class Life:
+    """The node's present process, on a spool that outlives it."""
+
+    node: NodeUnderTest
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start a process; it is not up yet."""
+        command = [sys.executable, "-m", "router", "serve", "--config", str(self.node.config)]
+        with self.node.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.node.folder, env=os.environ | self.environment
+            )
+        return self.process
+
+    def wait_until_up(self) -> None:
+        process = self.process
+        assert process is not None
+        wait_for(lambda: listening(self.node.port) or process.poll() is not None, START, "the node to listen")
+        if process.poll() is not None:
+            raise RuntimeError("the node ended by itself:\n" + self.node.log.read_text(errors="replace")[-3000:])
+
+    def end(self) -> None:
+        """SIGTERM; SIGKILL where that does not do."""
+        process, self.process = self.process, None
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@dataclass
+class Round:
+    """One spool and everything that happens to it."""
+
+    life: Life
+    sinks: traffic.Sinks
+    senders: list[traffic.Sender]
+    chance: random.Random
+    aims: Iterator[str]
+    crashes: list[Crash] = field(default_factory=list)
+    without_blob: set[str] = field(default_factory=set)
+
+    def kill(self, kind: str) -> None:
+        """One kill; afterwards the node is up again."""
+        getattr(self, f"_kill_{kind}")()
+
+    def _kill_aimed(self) -> None:
+        """Before the n-th call of one kind by some thread; at once where none comes."""
+        process, call = self._process(), next(self.aims)
+        time.sleep(self.chance.uniform(0.3, 0.8))
+        when = self.chance.randint(1, 6)
+        inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"]
+        strace = subprocess.Popen(
+            ["strace", "-f", "-q", "-o", "/dev/null", *inject, "-p", str(process.pid)], stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(AIM)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            call = ""
+        self._died("node", call)
+        strace.wait()
+
+    def _kill_random(self) -> None:
+        time.sleep(self.chance.uniform(0.1, 1.2))
+        self._process().kill()
+        self._died("node")
+
+    def _kill_start(self) -> None:
+        """Killed, and again while it starts."""
+        self._process().kill()
+        self._process().wait()
+        self._look_at_dead_spool()
+        self.life.begin()
+        time.sleep(self.chance.uniform(0.5, 4.0))
+        self._process().kill()
+        self._died("node", "start")
+
+    def _kill_worker(self) -> None:
+        self._kill_child("worker", "router.inference.pixel_worker")
+
+    def _kill_inference(self) -> None:
+        self._kill_child("inference", "router.inference")
+
+    def _kill_child(self, what: str, module: str) -> None:
+        time.sleep(self.chance.uniform(0.1, 0.6))
+        found = descendants(self._process().pid, module)
+        if found:
+            os.kill(self.chance.choice(found), signal.SIGKILL)
+            self.crashes.append(Crash(what, time.monotonic()))
+
+    def _died(self, what: str, aimed_at: str = "") -> None:
+        """Look at what it left, and begin its next life."""
+        self._process().wait()
+        self._look_at_dead_spool()
+        self.crashes.append(Crash(what, time.monotonic(), aimed_at))
+        self.life.begin()
+        self.life.wait_until_up()
+
+    def _look_at_dead_spool(self) -> None:
+        self.without_blob |= rows_without_blob(self.life.node.folder / "spool")
+
+    def _process(self) -> subprocess.Popen[bytes]:
+        assert self.life.process is not None
+        return self.life.process
+
+    def come_to_rest(self) -> None:
+        """The senders get their last answers, and the node does what it still owes."""
+        for sender in self.senders:
+            sender.stop()
+        for sender in self.senders:
+            sender.join(LAST_ANSWER)
+            if sender.is_alive():
+                raise RuntimeError("a sender got no answer")
+        wait_for(lambda: settled(self.life.node, 0), REST, "the spool to come to rest")
+
+    def verdict(self) -> Verdict:
+        sent = [one for sender in self.senders for one in sender.sent]
+        rows = spool_rows(self.life.node)
+        return judge(sent, self.sinks.arrivals, self.crashes, rows, self.without_blob, traffic.OTHERWISE)
+
+
+def descendants(pid: int, module: str) -> list[int]:
+    """The processes below one that run a module of ours (Linux: /proc)."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            try:
+                if module.encode() in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+                    found.append(child)
+                found += descendants(child, module)
+            except OSError:
+                continue
+    return found
+
+
+def rows_without_blob(spool: Path) -> set[str]:
+    """Ids of rows whose blob is not there whole. Read only: what a crash left stays as it is."""
+    if not (spool / "node.db").exists():
+        return set()
+    with closing(sqlite3.connect(f"file:{spool / 'node.db'}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("SELECT id, offset + size FROM instance WHERE state != 'gone'").fetchall()
+    return {row_id for row_id, size in rows if not has_blob(spool, row_id, size)}
+
+
+def has_blob(spool: Path, row_id: str, size: int) -> bool:
+    try:
+        return (spool / "blobs" / row_id[-2:] / f"{row_id}.dcm").stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def spool_rows(node: NodeUnderTest) -> list[SpoolRow]:
+    query = """SELECT sop_instance, digest, state, coalesce(pixels, ''), coalesce(destinations, '[]'),
+        (SELECT count(*) FROM delivery WHERE instance_id = instance.id AND delivery.state != 'done') FROM instance"""
+    with database(node) as connection:
+        return [
+            SpoolRow(uid, digest, state, pixels, frozenset(json.loads(destinations)), waiting)
+            for uid, digest, state, pixels, destinations, waiting in connection.execute(query)
+        ]
+
+
+@contextmanager
+def one_round(
+    folder: Path, seed: str, *, model: str = "stub", keep: str = "24h", dropping: str = "", aims: Sequence[str] = STEPS
+) -> Iterator[Round]:
+    """A node that is up, with traffic on it. `model`: stub (small, untrained) or real; `keep`: spool.keep.
+
+    `dropping` names a place whose sink loses what it takes, for a test of the judge.
+    """
+    chance = random.Random(seed)
+    steps = list(aims)
+    chance.shuffle(steps)
+    with traffic.Sinks(dropping) as sinks:
+        if model == "stub":
+            node = quick_node(folder / "node", sinks.ports, rules=traffic.rules())
+        else:
+            extra = "model: {device: cpu, workers: 1}\n"
+            node = NodeUnderTest(folder / "node", sinks.ports, rules=traffic.rules(), extra=extra)
+        life = Life(node, {"DICOM_ROUTER__SPOOL__KEEP": keep})
+        senders = [traffic.Sender(node.port, folder, seed, number) for number in range(chance.randint(2, 4))]
+        try:
+            life.begin()
+            life.wait_until_up()
+            for sender in senders:
+                sender.start()
+            yield Round(life, sinks, senders, chance, _for_ever(steps))
+        finally:
+            for sender in senders:
+                sender.stop()
+            life.end()
+
+
+def _for_ever(steps: Sequence[str]) -> Iterator[str]:
+    while True:
+        yield from steps
+
+
+def play(folder: Path, seed: str, kinds: Sequence[str], *, model: str = "stub", dropping: str = "") -> Round:
+    """A whole round: these kills, then rest, then a clean end. Its `verdict` can be asked for afterwards."""
+    keep = "0s" if random.Random(seed).random() < 0.5 else "24h"
+    with one_round(folder, seed, model=model, keep=keep, dropping=dropping) as current:
+        for kind in kinds:
+            current.kill(kind)
+        current.come_to_rest()
+    current.without_blob |= rows_without_blob(folder / "node" / "spool")
+    return current
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of rounds.jsonl."""
+
+    number: int
+    seed: str
+    model: str
+    seconds: float
+    aims: dict[str, int]
+    verdict: Verdict
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+
+def read(file: Path) -> list[Result]:
+    """The results of earlier rounds; none where there is no file."""
+    if not file.exists():
+        return []
+    results = []
+    for line in file.read_text().splitlines():
+        values = json.loads(line)
+        verdict = values.pop("verdict")
+        results.append(Result(**values, verdict=Verdict(**verdict | {"faults": tuple(verdict["faults"])})))
+    return results
+
+
+def campaign(out: Path, kills: int, seed: int, model: str, say: Callable[[str], object]) -> list[Result]:
+    """Add rounds until so many more kills are done; the results of all rounds, earlier ones too."""
+    out.mkdir(parents=True, exist_ok=True)
+    results = read(out / "rounds.jsonl")
+    left = kills
+    while left > 0:
+        number = 1 + max((result.number for result in results), default=0)
+        result = _result(out, number, f"{seed}:{number}", min(left, KILLS_A_ROUND), model)
+        with (out / "rounds.jsonl").open("a") as file:
+            file.write(result.line())
+        results.append(result)
+        left -= max(1, result.verdict.kills)
+        say(f"round {number}: {result.seconds:.0f} s, {_numbers(result.verdict)}")
+        for fault in result.verdict.faults[:10]:
+            say(f"  {fault}")
+    return results
+
+
+def _result(out: Path, number: int, seed: str, kills: int, model: str) -> Result:
+    """Play one round in a temporary folder; the folder of one with faults is kept beside the results."""
+    chance = random.Random(f"kinds {seed}")
+    kinds = chance.choices(list(KINDS), list(KINDS.values()), k=kills)
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="kills-"))
+    played = play(folder, seed, kinds, model=model)
+    verdict = played.verdict()
+    if verdict.kept:
+        shutil.rmtree(folder)
+    else:
+        shutil.move(folder, out / f"round-{number}")
+    aims = Counter(crash.aimed_at or "random" if crash.what == "node" else crash.what for crash in played.crashes)
+    return Result(number, seed, model, round(time.monotonic() - began, 1), dict(aims), verdict)
+
+
+def _numbers(verdict: Verdict) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in verdict.numbers().items())
+
+
+def summary(results: Sequence[Result]) -> dict[str, object]:
+    """All rounds as one: counts, kills by model and by what was met, seconds, faults."""
+    whole = total(result.verdict for result in results)
+    met: Counter[str] = Counter()
+    models: Counter[str] = Counter()
+    for result in results:
+        met.update(result.aims)
+        models[result.model] += result.verdict.kills
+    return {
+        "rounds": len(results), **whole.numbers(), "kills_by_model": dict(models),
+        "kills_before": dict(met.most_common()), "seconds": round(sum(result.seconds for result in results)),
+        "faults": list(whole.faults),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100, help="kills to add; 0: only print the sum")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", choices=("stub", "real"), default="stub")
+    parser.add_argument("--out", type=Path, default=Path("runs/kills"))
+    parser.add_argument("--json", action="store_true", help="the sum as JSON")
+    arguments = parser.parse_args()
+    quiet()
+    say: Callable[[str], object] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    whole = summary(campaign(arguments.out, arguments.kills, arguments.seed, arguments.model, say))
+    if arguments.json:
+        print(json.dumps(whole, indent=1))
+    else:
+        for name, value in whole.items():
+            print(f"{name.replace('_', ' '):28} {value}")
+    sys.exit(1 if whole["faults"] else 0)
+
+
+def quiet() -> None:
+    """The sinks' associations are not worth a line each."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
+
+
+if __name__ == "__main__":
+    main()
