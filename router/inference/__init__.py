@@ -1,5 +1,6 @@
 """The process that owns model and pixel workers, and the node's handle on it: a path in, what was seen out."""
 
-from router.inference.handle import Inference, InferenceError
+from router.inference.child import InferenceError
+from router.inference.handle import Inference
 
 __all__ = ["Inference", "InferenceError"]

@@ -55,6 +55,7 @@ def main() -> None:
     options = receive(requests)
     if options is None:
         return
+    os.nice(options["nice"])  # before there are threads and workers, so that it holds for them
     try:
         model = load(
             Path(options["path"]) if options["path"] else None,
