@@ -111,11 +111,13 @@ def judge(
     rows: Iterable[SpoolRow],
     rows_without_blob: Iterable[str] = (),
     otherwise: frozenset[str] = frozenset(),
+    claimed: int = 1,
 ) -> Verdict:
     """Hold a whole history against the promises: sent, arrived, crashed, and what the spool says at the end.
 
     The spool must be at rest: whatever has not arrived by now is lost. `otherwise` is where a decision without a
-    header goes; `rows_without_blob` are ids that any look at the spool found, between crashes or at the end.
+    header goes; `claimed` is how many deliveries to one place may be sent and not yet written down when a crash comes;
+    `rows_without_blob` are ids that any look at the spool found, between crashes or at the end.
     """
     found = _Findings()
     known = {one.uid: one for one in sent}
@@ -128,6 +130,9 @@ def judge(
     for one in known.values():
         _check_instance(one, by_uid[one.uid], arrived, otherwise, found)
     blamed = _check_copies(known, by_uid, arrived, crashes, otherwise, found)
+    for (at, place), copies in blamed.items():
+        if copies > claimed:
+            found.broken("unexplained", f"{copies} duplicates at {place} from the crash at {at:.3f}")
     for uid in by_uid.keys() - known.keys():
         found.broken("wrong_place", f"the spool has {uid}, which nobody sent")
     for row_id in sorted(set(rows_without_blob)):

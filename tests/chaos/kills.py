@@ -28,6 +28,7 @@ from pathlib import Path
 
 import structlog
 
+from router.forward.worker import BATCH
 from tests.acceptance.corpus import database, quick_node, settled
 from tests.acceptance.peers import NodeUnderTest, listening, wait_for
 from tests.chaos import traffic
@@ -41,6 +42,8 @@ is written and synced, the answer leaves; then a delivery leaves, and what is do
 KINDS = {"aimed": 9, "random": 5, "start": 1, "worker": 2, "inference": 1}
 """What is killed and how, and how often."""
 KILLS_A_ROUND = 9
+MOST_BEFORE_A_KILL = 260
+"""Instances between two kills: anything from none, so that a start with much to do is killed, too."""
 START, REST, AIM, LAST_ANSWER = 120.0, 180.0, 4.0, 60.0
 """Seconds: to start, to come to rest, for an aimed kill to strike, for the senders' last answers."""
 
@@ -95,13 +98,17 @@ class Round:
     without_blob: set[str] = field(default_factory=set)
 
     def kill(self, kind: str) -> None:
-        """One kill; afterwards the node is up again."""
+        """One kill, after some traffic; afterwards the node is up again."""
+        enough = self._acknowledged() + self.chance.randint(0, MOST_BEFORE_A_KILL)
+        wait_for(lambda: self._acknowledged() >= enough, START, "traffic")
         getattr(self, f"_kill_{kind}")()
+
+    def _acknowledged(self) -> int:
+        return sum(len(sender.sent) for sender in self.senders)
 
     def _kill_aimed(self) -> None:
         """Before the n-th call of one kind by some thread; at once where none comes."""
         process, call = self._process(), next(self.aims)
-        time.sleep(self.chance.uniform(0.3, 0.8))
         when = self.chance.randint(1, 6)
         inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"]
         strace = subprocess.Popen(
@@ -116,7 +123,7 @@ class Round:
         strace.wait()
 
     def _kill_random(self) -> None:
-        time.sleep(self.chance.uniform(0.1, 1.2))
+        time.sleep(self.chance.uniform(0.0, 0.5))
         self._process().kill()
         self._died("node")
 
@@ -137,7 +144,7 @@ class Round:
         self._kill_child("inference", "router.inference")
 
     def _kill_child(self, what: str, module: str) -> None:
-        time.sleep(self.chance.uniform(0.1, 0.6))
+        time.sleep(self.chance.uniform(0.0, 0.3))
         found = descendants(self._process().pid, module)
         if found:
             os.kill(self.chance.choice(found), signal.SIGKILL)
@@ -171,7 +178,7 @@ class Round:
     def verdict(self) -> Verdict:
         sent = [one for sender in self.senders for one in sender.sent]
         rows = spool_rows(self.life.node)
-        return judge(sent, self.sinks.arrivals, self.crashes, rows, self.without_blob, traffic.OTHERWISE)
+        return judge(sent, self.sinks.arrivals, self.crashes, rows, self.without_blob, traffic.OTHERWISE, BATCH)
 
 
 def descendants(pid: int, module: str) -> list[int]:
@@ -232,7 +239,7 @@ def one_round(
             extra = "model: {device: cpu, workers: 1}\n"
             node = NodeUnderTest(folder / "node", sinks.ports, rules=traffic.rules(), extra=extra)
         life = Life(node, {"DICOM_ROUTER__SPOOL__KEEP": keep})
-        senders = [traffic.Sender(node.port, folder, seed, number) for number in range(chance.randint(2, 4))]
+        senders = [traffic.Sender(node.port, folder, seed, number) for number in range(chance.randint(4, 7))]
         try:
             life.begin()
             life.wait_until_up()
@@ -252,7 +259,7 @@ def _for_ever(steps: Sequence[str]) -> Iterator[str]:
 
 def play(folder: Path, seed: str, kinds: Sequence[str], *, model: str = "stub", dropping: str = "") -> Round:
     """A whole round: these kills, then rest, then a clean end. Its `verdict` can be asked for afterwards."""
-    keep = "0s" if random.Random(seed).random() < 0.5 else "24h"
+    keep = "1s" if random.Random(seed).random() < 0.5 else "24h"
     with one_round(folder, seed, model=model, keep=keep, dropping=dropping) as current:
         for kind in kinds:
             current.kill(kind)

@@ -37,8 +37,12 @@ from tests.chaos.history import Arrival, Sent
 Note = Callable[[Arrival], None]
 PLACES = ("one", "two", "three")
 WAYS: dict[str, tuple[str, ...]] = {
-    "SEND_1": ("one",), "SEND_2": ("two",), "SEND_12": ("one", "two"), "SEND_23": ("two", "three"), "SEND_3": ("three",),
-}  # fmt: skip
+    "SEND_1": ("one",),
+    "SEND_2": ("two",),
+    "SEND_3": ("three",),
+    "SEND_12": ("one", "two"),
+    "SEND_23": ("two", "three"),
+}
 """A word in the calling AE title or the StationName, and where it sends. No destination has such a title, or the node
 would not send back to where an instance came from."""
 OTHERWISE = frozenset({"three"})

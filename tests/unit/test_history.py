@@ -1,0 +1,160 @@
+"""The judge of the chaos harness: it must see every kind of broken promise, and forgive nothing without a cause."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.history import Arrival, Crash, Sent, SpoolRow, Verdict, judge, total
+
+BOTH = frozenset({"one", "two"})
+THREE = frozenset({"three"})
+ONE = Sent("1.1", "aa", BOTH, 1, acknowledged=True)
+ROW = SpoolRow("1.1", "aa", "finished", "decoded", BOTH)
+AT_ONE, AT_TWO = Arrival("1.1", "aa", "one", 10.0), Arrival("1.1", "aa", "two", 11.0)
+NODE = Crash("node", 20.0)
+LATE = replace(AT_ONE, at=30.0)
+HEADER = replace(ONE, expected=frozenset({"one"}), by_header=True)
+BLIND = replace(ROW, pixels="undecodable", destinations=THREE)
+
+
+def verdict(
+    *arrivals: Arrival,
+    sent: tuple[Sent, ...] = (ONE,),
+    crashes: tuple[Crash, ...] = (),
+    rows: tuple[SpoolRow, ...] = (ROW,),
+    without_blob: tuple[str, ...] = (),
+    claimed: int = 1,
+) -> Verdict:
+    return judge(sent, arrivals, crashes, rows, without_blob, THREE, claimed)
+
+
+def broken(found: Verdict) -> dict[str, int]:
+    """The promises that were broken, with their counts; each with its line."""
+    names = ("lost", "wrong_place", "altered", "unexplained", "undelivered_rows", "rows_without_blob")
+    counts = {name: value for name, value in found.numbers().items() if name in names and value}
+    assert sum(counts.values()) == len(found.faults)
+    assert found.kept == (not counts)
+    return counts
+
+
+def test_a_history_in_order() -> None:
+    found = verdict(AT_ONE, AT_TWO, crashes=(NODE,))
+    assert not broken(found)
+    assert (found.sent, found.acknowledged, found.delivered, found.duplicates, found.kills) == (1, 1, 2, 0, 1)
+
+
+def test_what_did_not_arrive_at_one_of_its_places_is_lost() -> None:
+    assert broken(verdict(AT_ONE, crashes=(NODE,))) == {"lost": 1}
+
+
+def test_what_arrived_nowhere_and_has_no_row_is_lost_at_every_place() -> None:
+    assert broken(verdict(rows=())) == {"lost": 3}
+
+
+def test_an_acknowledged_instance_without_a_row_is_lost_even_where_it_arrived() -> None:
+    assert broken(verdict(AT_ONE, AT_TWO, rows=()))["lost"] == 1
+
+
+def test_what_was_never_acknowledged_nor_stored_is_not_lost() -> None:
+    assert not broken(verdict(sent=(replace(ONE, acknowledged=False),), rows=()))
+
+
+def test_what_was_stored_without_an_acknowledgement_must_arrive_all_the_same() -> None:
+    assert broken(verdict(AT_ONE, sent=(replace(ONE, acknowledged=False),))) == {"lost": 1}
+
+
+def test_a_place_that_is_not_its_own() -> None:
+    assert broken(verdict(AT_ONE, AT_TWO, replace(AT_ONE, place="three"))) == {"wrong_place": 1}
+
+
+def test_a_decision_for_another_place() -> None:
+    assert "wrong_place" in broken(verdict(AT_ONE, AT_TWO, rows=(replace(ROW, destinations=THREE),)))
+
+
+def test_an_instance_that_nobody_sent() -> None:
+    stranger = Arrival("9.9", "aa", "one", 12.0)
+    assert broken(verdict(AT_ONE, AT_TWO, stranger)) == {"wrong_place": 1}
+    assert broken(verdict(AT_ONE, AT_TWO, rows=(ROW, replace(ROW, uid="9.9")))) == {"wrong_place": 1}
+
+
+@pytest.mark.parametrize("where", ["arrival", "row"])
+def test_other_bytes(where: str) -> None:
+    arrival = replace(AT_TWO, digest="bb") if where == "arrival" else AT_TWO
+    row = replace(ROW, digest="bb") if where == "row" else ROW
+    assert broken(verdict(AT_ONE, arrival, rows=(row,))) == {"altered": 1}
+
+
+@pytest.mark.parametrize("state", ["new", "decided"])
+def test_what_still_waits_at_the_end(state: str) -> None:
+    assert broken(verdict(AT_ONE, AT_TWO, rows=(replace(ROW, state=state),))) == {"undelivered_rows": 1}
+
+
+def test_a_buried_delivery_is_not_at_rest() -> None:
+    assert broken(verdict(AT_ONE, AT_TWO, rows=(replace(ROW, open_deliveries=1),))) == {"undelivered_rows": 1}
+
+
+def test_a_row_without_its_blob_is_counted_once() -> None:
+    assert broken(verdict(AT_ONE, AT_TWO, without_blob=("ab", "ab"))) == {"rows_without_blob": 1}
+
+
+def test_a_duplicate_after_a_crash_is_explained() -> None:
+    found = verdict(AT_ONE, AT_TWO, LATE, crashes=(NODE,))
+    assert not broken(found)
+    assert (found.duplicates, found.delivered, found.most_duplicates_of_a_crash) == (1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "crashes",
+    [(), (Crash("node", 5.0),), (Crash("node", 35.0),), (Crash("inference", 20.0),), (Crash("worker", 20.0),)],
+    ids=["none", "before both", "after both", "inference", "worker"],
+)
+def test_a_duplicate_without_a_crash_of_the_node_between(crashes: tuple[Crash, ...]) -> None:
+    assert broken(verdict(AT_ONE, AT_TWO, LATE, crashes=crashes)) == {"unexplained": 1}
+
+
+def test_one_crash_explains_one_duplicate_of_an_instance_and_two_explain_two() -> None:
+    later = replace(AT_ONE, at=31.0)
+    assert broken(verdict(AT_ONE, AT_TWO, LATE, later, crashes=(NODE,))) == {"unexplained": 1}
+    between = Crash("node", 30.5)
+    found = verdict(AT_ONE, AT_TWO, LATE, later, crashes=(NODE, between))
+    assert not broken(found)
+    assert found.duplicates == 2
+
+
+def test_a_crash_explains_no_more_duplicates_at_a_place_than_were_claimed_there() -> None:
+    other, its_row = replace(ONE, uid="1.2"), replace(ROW, uid="1.2")
+    arrivals = [replace(one, uid=uid) for one in (AT_ONE, AT_TWO, LATE) for uid in ("1.1", "1.2")]
+    history = {"sent": (ONE, other), "rows": (ROW, its_row), "crashes": (NODE,)}
+    assert broken(verdict(*arrivals, **history)) == {"unexplained": 1}  # type: ignore[arg-type]
+    assert not broken(verdict(*arrivals, **history, claimed=2))  # type: ignore[arg-type]
+
+
+def test_what_was_sent_again_may_arrive_again() -> None:
+    found = verdict(AT_ONE, AT_TWO, LATE, sent=(replace(ONE, tries=2),), rows=(ROW, ROW))
+    assert not broken(found)
+    assert (found.sent_again, found.duplicates) == (1, 0)
+
+
+def test_more_rows_than_tries() -> None:
+    assert broken(verdict(AT_ONE, AT_TWO, LATE, rows=(ROW, ROW))) == {"unexplained": 1}
+
+
+def test_without_a_header_otherwise_is_right_and_needs_a_dead_worker() -> None:
+    arrived = replace(AT_ONE, place="three")
+    assert not broken(verdict(arrived, sent=(HEADER,), rows=(BLIND,), crashes=(Crash("worker", 9.0),)))
+    assert broken(verdict(arrived, sent=(HEADER,), rows=(BLIND,), crashes=(NODE,))) == {"unexplained": 1}
+
+
+def test_what_goes_by_its_caller_goes_there_without_a_header_too() -> None:
+    found = verdict(replace(AT_ONE, place="three"), rows=(BLIND,), crashes=(Crash("worker", 9.0),))
+    assert broken(found) == {"wrong_place": 2, "lost": 2}
+
+
+def test_the_sum_of_histories() -> None:
+    good = verdict(AT_ONE, AT_TWO, LATE, crashes=(NODE,))
+    whole = total([good, good, verdict(AT_ONE)])
+    assert (whole.kills, whole.sent, whole.delivered, whole.duplicates, whole.lost) == (2, 3, 5, 2, 1)
+    assert whole.most_duplicates_of_a_crash == 1
+    assert not whole.kept
