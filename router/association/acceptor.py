@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from itertools import cycle
 
 from router.association import pdu
 from router.association.dimse import CommandError
 from router.association.messages import Messages, StoreHandler
 from router.association.negotiation import (
     APPLICATION_CONTEXT,
+    COMMITMENT,
     LEAST_MAX_PDU,
     AgreedContext,
     Proposal,
@@ -24,6 +26,7 @@ from router.association.negotiation import (
     parse_request,
 )
 from router.association.pdu import AbortReason, Kind, Pace, PeerClosedError, ProtocolError, Stream
+from router.association.reports import CommitmentHandler, Outbox, Report, report_command
 from router.config.settings import NodeSettings
 from router.flow import Caller
 from router.observe import log, safe
@@ -49,13 +52,22 @@ class Acceptor:
     """
 
     def __init__(
-        self, stream: Stream, peer: str, node: NodeSettings, handler: StoreHandler, admit: Callable[[], bool]
+        self,
+        stream: Stream,
+        peer: str,
+        node: NodeSettings,
+        handler: StoreHandler,
+        admit: Callable[[], bool],
+        commitment: CommitmentHandler | None = None,
     ) -> None:
         self._stream = stream
         self._peer = peer
         self._node = node
         self._handler = handler
         self._admit = admit
+        self._commitment = commitment
+        self._outbox: Outbox | None = None
+        self._send_report: Callable[[Report], None]
         self._stopping = False
         self._resting = False
         self._messages: Messages | None = None
@@ -78,6 +90,8 @@ class Acceptor:
         finally:
             if self._messages is not None:
                 self._messages.abandon()
+            if self._outbox is not None:
+                self._outbox.close()
         self._say_goodbye(last)
         return how
 
@@ -96,9 +110,11 @@ class Acceptor:
         if refused:
             log.warning("association refused", peer=self._peer, calling_ae=safe(proposal.calling_ae), why=refused)
             return pdu.associate_rj(*refused), "refused"
-        agreed = answer(proposal, self._node.unknown_sop_classes)
+        caller = Caller(proposal.calling_ae, proposal.called_ae, self._peer)
+        commits = self._commitment is not None and self._commitment.allows(caller)
+        agreed = answer(proposal, self._node.unknown_sop_classes, commitment=commits)
         self._stream.send(associate_ac(proposal, agreed), self._node.artim)
-        return self._established(proposal, accepted(agreed))
+        return self._established(proposal, caller, accepted(agreed))
 
     def _await_request(self, deadline: float) -> Proposal | None:
         """Sta2: the request, or None after an A-ABORT."""
@@ -113,11 +129,15 @@ class Acceptor:
     def _transient_refusal(self) -> Refusal | None:
         return LIMIT_EXCEEDED if self._handler.refuse_association() or not self._admit() else None
 
-    def _established(self, proposal: Proposal, contexts: Mapping[int, AgreedContext]) -> tuple[bytes, str]:
+    def _established(
+        self, proposal: Proposal, caller: Caller, contexts: Mapping[int, AgreedContext]
+    ) -> tuple[bytes, str]:
         """Sta6: messages until the peer releases, aborts, goes, or we stop."""
-        caller = Caller(proposal.calling_ae, proposal.called_ae, self._peer)
-        send = self._sender(proposal.max_pdu or pdu.MAX_PDU)
-        self._messages = messages = Messages(caller, contexts, self._node.instance_limit, self._handler, send)
+        max_pdu = proposal.max_pdu or pdu.MAX_PDU
+        self._messages = messages = Messages(
+            caller, contexts, self._node.instance_limit, self._handler, self._sender(max_pdu),
+            self._prepare_commitment(contexts, max_pdu),
+        )  # fmt: skip
         log.info("association", peer=self._peer, calling_ae=safe(caller.calling_ae), contexts=len(contexts))
         pace: Pace | None = None
         while True:
@@ -145,7 +165,7 @@ class Acceptor:
             self._resting = resting
             if resting and self._stopping:
                 return None, memoryview(b""), pace
-            kind, length = self._stream.read_header(self._node.idle if resting else pace.left())
+            kind, length = self._stream.read_header(self._rest() if resting else pace.left())
         except PeerClosedError:
             if resting and self._stopping:
                 return None, memoryview(b""), pace
@@ -159,6 +179,33 @@ class Acceptor:
         body = self._stream.read_body(length, pace.left())
         pace.waited += time.monotonic() - begin
         return kind, body, pace
+
+    def _prepare_commitment(
+        self, contexts: Mapping[int, AgreedContext], max_pdu: int
+    ) -> tuple[CommitmentHandler, Outbox] | None:
+        """What Storage Commitment needs where a context for it was agreed."""
+        context = next((c for c in contexts.values() if c.abstract_syntax == COMMITMENT), None)
+        if context is None or self._commitment is None:
+            return None
+        numbers = cycle(range(1, 0x10000))
+
+        def send(report: Report) -> None:
+            command = pdu.command_pdus(context.id, report_command(next(numbers), report.event_type), max_pdu)
+            data_set = pdu.data_set_pdus(context.id, report.data_set, max_pdu)
+            self._stream.send(command + data_set, self._node.artim)
+
+        self._outbox, self._send_report = Outbox(context.transfer_syntax), send
+        return self._commitment, self._outbox
+
+    def _rest(self) -> float:
+        """Between messages: send the reports that are due until the peer speaks; the seconds that it has left."""
+        deadline = time.monotonic() + self._node.idle
+        while self._outbox is not None:
+            report = self._outbox.next(self._stream, max(0.0, deadline - time.monotonic()))
+            if report is None:
+                break
+            self._send_report(report)
+        return deadline - time.monotonic()
 
     def _sender(self, max_pdu: int) -> Callable[[int, bytes], None]:
         def send(context_id: int, command: bytes) -> None:

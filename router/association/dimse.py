@@ -1,7 +1,8 @@
 """The command set of DIMSE messages (PS3.7 §6.3, §9.3, annex E): always Implicit VR Little Endian, and small.
 
-Both sides of an association use it. It knows US, UI and AE values, which is all that C-ECHO and C-STORE need, and
-it never believes a length: a command set of more than 64 KiB, or one whose elements do not fit, is an error.
+Both sides of an association use it. It knows US, UI and AE values, which is all that C-ECHO, C-STORE, N-ACTION and
+N-EVENT-REPORT need, and it never believes a length: a command set of more than 64 KiB, or one whose elements do not
+fit, is an error.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import MappingProxyType
 
 GROUP_LENGTH = 0x00000000
 AFFECTED_SOP_CLASS = 0x00000002
+REQUESTED_SOP_CLASS = 0x00000003
 COMMAND_FIELD = 0x00000100
 MESSAGE_ID = 0x00000110
 MESSAGE_ID_RESPONDED_TO = 0x00000120
@@ -20,12 +22,17 @@ PRIORITY = 0x00000700
 DATA_SET_TYPE = 0x00000800
 STATUS = 0x00000900
 AFFECTED_SOP_INSTANCE = 0x00001000
+REQUESTED_SOP_INSTANCE = 0x00001001
+EVENT_TYPE = 0x00001002
+ACTION_TYPE = 0x00001008
 MOVE_ORIGINATOR_AE = 0x00001030
 MOVE_ORIGINATOR_ID = 0x00001031
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
 C_ECHO_RQ, C_ECHO_RSP = 0x0030, 0x8030
 C_CANCEL_RQ = 0x0FFF
+N_EVENT_REPORT_RQ, N_EVENT_REPORT_RSP = 0x0100, 0x8100
+N_ACTION_RQ, N_ACTION_RSP = 0x0130, 0x8130
 RESPONSE = 0x8000
 """The bit of a Command Field that makes it a response."""
 

@@ -1,6 +1,7 @@
 """The messages of an association in which we are the SCP (PS3.7 §9): fragments in, answers out.
 
-C-ECHO is answered here, the data set of a C-STORE goes fragment by fragment to a sink, everything else gets 0x0211.
+C-ECHO is answered here, the data set of a C-STORE goes fragment by fragment to a sink, N-ACTION and N-EVENT-REPORT of
+Storage Commitment whole to a handler where it was accepted; everything else gets 0x0211.
 One message at a time, as no asynchronous window is negotiated; what is sent ahead is answered in order all the same.
 """
 
@@ -12,8 +13,9 @@ from typing import Protocol
 
 from router.association import dimse
 from router.association.dimse import Command
-from router.association.negotiation import VERIFICATION, AgreedContext, is_uid
+from router.association.negotiation import COMMITMENT, VERIFICATION, AgreedContext, is_uid
 from router.association.pdu import Pdv, ProtocolError
+from router.association.reports import MOST_BYTES, CommitmentHandler, NormalizedRequest, Outbox
 from router.flow import Caller
 from router.observe import log, safe, where
 from router.observe.metrics import RECEIVED
@@ -21,6 +23,7 @@ from router.observe.metrics import RECEIVED
 SUCCESS = 0x0000
 CLASS_NOT_SUPPORTED = 0x0122
 UNRECOGNIZED_OPERATION = 0x0211
+RESOURCE_LIMITATION = 0x0213
 OUT_OF_RESOURCES = 0xA700
 NO_MATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
@@ -73,6 +76,27 @@ class _Message:
     size: int = 0
 
 
+class _Collected:
+    """The data set of an N-ACTION or N-EVENT-REPORT, in memory and bounded; then the handler's word."""
+
+    def __init__(self, handler: CommitmentHandler, request: NormalizedRequest) -> None:
+        self._handler = handler
+        self._request = request
+        self._data = bytearray()
+        self._too_long = False
+
+    def write(self, fragment: memoryview) -> None:
+        self._too_long = self._too_long or len(self._data) + len(fragment) > MOST_BYTES
+        if not self._too_long:
+            self._data += fragment
+
+    def finish(self) -> int:
+        return RESOURCE_LIMITATION if self._too_long else self._handler.take(self._request, bytes(self._data))
+
+    def abandon(self) -> None:
+        self._data.clear()
+
+
 class Messages:
     """Takes the PDVs of an association in order and answers each message with `send(context_id, command)`.
 
@@ -87,12 +111,14 @@ class Messages:
         instance_limit: int,
         handler: StoreHandler,
         send: Callable[[int, bytes], None],
+        commitment: tuple[CommitmentHandler, Outbox] | None = None,
     ) -> None:
         self._caller = caller
         self._contexts = contexts
         self._limit = instance_limit
         self._handler = handler
         self._send = send
+        self._commitment = commitment
         self._message: _Message | None = None
 
     @property
@@ -142,6 +168,10 @@ class Messages:
                 message.status = SUCCESS if message.context.abstract_syntax == VERIFICATION else CLASS_NOT_SUPPORTED
             case dimse.C_STORE_RQ:
                 self._begin_store(message, request)
+            case dimse.N_ACTION_RQ | dimse.N_EVENT_REPORT_RQ if message.context.abstract_syntax == COMMITMENT:
+                self._begin_normalized(message, request)
+            case dimse.N_EVENT_REPORT_RSP if self._commitment and self._commitment[1].expects_answer:
+                return
             case other if other & dimse.RESPONSE:
                 raise ProtocolError("a response that nobody asked for", None)
             case _:
@@ -150,7 +180,7 @@ class Messages:
 
     def _begin_store(self, message: _Message, request: Command) -> None:
         sop_class = request.text(dimse.AFFECTED_SOP_CLASS)
-        if sop_class != message.context.abstract_syntax or sop_class == VERIFICATION:
+        if sop_class != message.context.abstract_syntax or sop_class in (VERIFICATION, COMMITMENT):
             message.status = CLASS_NOT_SUPPORTED
         elif not request.has_data_set:
             message.status = CANNOT_UNDERSTAND
@@ -164,6 +194,24 @@ class Messages:
                 message.status = self._status_of(error)
                 return
             message.sink, message.status = (None, begun) if isinstance(begun, int) else (begun, SUCCESS)
+
+    def _begin_normalized(self, message: _Message, request: Command) -> None:
+        if self._commitment is None:
+            raise ProtocolError("a message of Storage Commitment, which was not accepted", None)
+        is_action = request.field == dimse.N_ACTION_RQ
+        sop_class, instance, type_id = (
+            (dimse.REQUESTED_SOP_CLASS, dimse.REQUESTED_SOP_INSTANCE, dimse.ACTION_TYPE)
+            if is_action
+            else (dimse.AFFECTED_SOP_CLASS, dimse.AFFECTED_SOP_INSTANCE, dimse.EVENT_TYPE)
+        )
+        if request.text(sop_class) != COMMITMENT:
+            message.status = CLASS_NOT_SUPPORTED
+            return
+        handler, outbox = self._commitment
+        message.sink = _Collected(handler, NormalizedRequest(
+            self._caller, is_action, request.text(instance), request.number(type_id), message.context.transfer_syntax,
+            outbox,
+        ))  # fmt: skip
 
     def _take_data(self, message: _Message, request: Command, pdv: Pdv) -> None:
         message.size += len(pdv.fragment)
@@ -187,7 +235,9 @@ class Messages:
                 message.status = sink.finish()
             except Exception as error:
                 message.status = self._status_of(error)
-        if request.field != dimse.C_CANCEL_RQ:
+        if request.field == dimse.N_EVENT_REPORT_RSP and self._commitment:
+            self._commitment[1].answered(_status_of_response(request))
+        elif request.field != dimse.C_CANCEL_RQ:
             if request.field == dimse.C_STORE_RQ:
                 RECEIVED.labels(f"{message.status:04x}").inc()
             if message.status != SUCCESS:
@@ -211,6 +261,13 @@ class Messages:
         return {"peer": self._caller.peer, "calling_ae": safe(self._caller.calling_ae)}
 
 
+def _status_of_response(answer: Command) -> int:
+    status = answer.number(dimse.STATUS)
+    if status is None:
+        raise ProtocolError("a response without a status", None)
+    return status
+
+
 def response(request: Command, status: int) -> bytes:
     """The response to a request (PS3.7 §9.3): UIDs are given back where they are UIDs, else left out."""
     elements: dict[int, int | str] = {
@@ -219,7 +276,15 @@ def response(request: Command, status: int) -> bytes:
         dimse.DATA_SET_TYPE: dimse.NO_DATA_SET,
         dimse.STATUS: status,
     }
-    for tag in (dimse.AFFECTED_SOP_CLASS, dimse.AFFECTED_SOP_INSTANCE):
-        if is_uid(request.text(tag)):
-            elements[tag] = request.text(tag)
+    for tag, also in (
+        (dimse.AFFECTED_SOP_CLASS, dimse.REQUESTED_SOP_CLASS),
+        (dimse.AFFECTED_SOP_INSTANCE, dimse.REQUESTED_SOP_INSTANCE),
+    ):
+        uid = request.text(tag) or request.text(also)
+        if is_uid(uid):
+            elements[tag] = uid
+    for tag in (dimse.ACTION_TYPE, dimse.EVENT_TYPE):
+        number = request.number(tag)
+        if number is not None:
+            elements[tag] = number
     return dimse.encode_command(elements)

@@ -17,7 +17,9 @@ from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, Proto
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
-IMPLICIT_LE = "1.2.840.10008.1.2"
+COMMITMENT = "1.2.840.10008.1.20.1"
+"""Storage Commitment Push Model (PS3.4 annex J)."""
+IMPLICIT_LE, EXPLICIT_LE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 IMPLEMENTATION_UID = "2.25.90898961037784402061711344873745656256"
 IMPLEMENTATION_VERSION = "DICOM_ROUTER_0_1"
 """At most 16 characters (PS3.7 annex D.3.3.2)."""
@@ -86,6 +88,8 @@ class Proposal:
     implementation_uid: str = ""
     implementation_version: str = ""
     async_window: tuple[int, int] = (1, 1)
+    commitment_role: bytes = b""
+    """The value of the role selection item for Storage Commitment (PS3.7 §D.3.3.4), if there is one."""
 
     @property
     def called_ae(self) -> str:
@@ -120,7 +124,7 @@ def parse_request(body: memoryview) -> Proposal:
             contexts.append(_proposed_context(value))
         elif kind == 0x50:
             for sub_kind, sub_value in items(value):
-                if sub_kind in (0x51, 0x52, 0x53, 0x55):
+                if sub_kind in (0x51, 0x52, 0x53, 0x55) or (sub_kind == 0x54 and sub_value[:-2] == _COMMITMENT_ROLE):
                     user.setdefault(sub_kind, bytes(sub_value))
     _check_ids(contexts)
     return Proposal(
@@ -132,12 +136,15 @@ def parse_request(body: memoryview) -> Proposal:
         implementation_uid=text(user.get(0x52, b"")[:64]),
         implementation_version=text(user.get(0x55, b"")[:16]),
         async_window=divmod(_number(user, 0x53, 4, 0x10001), 0x10000),
+        commitment_role=user.get(0x54, b""),
     )
 
 
-def answer(proposal: Proposal, unknown_sop_classes: bool = False) -> tuple[AgreedContext, ...]:
+def answer(
+    proposal: Proposal, unknown_sop_classes: bool = False, *, commitment: bool = False
+) -> tuple[AgreedContext, ...]:
     """Decide each proposed presentation context, in the order proposed."""
-    return tuple(_agree(context, unknown_sop_classes) for context in proposal.contexts)
+    return tuple(_agree(context, unknown_sop_classes, commitment) for context in proposal.contexts)
 
 
 def choose_syntax(proposed: tuple[str, ...]) -> str | None:
@@ -160,12 +167,15 @@ def is_uid(text: str) -> bool:
 
 
 def associate_ac(proposal: Proposal, agreed: tuple[AgreedContext, ...]) -> bytes:
-    """A-ASSOCIATE-AC (PS3.8 §9.3.3): no role selection and no asynchronous window, so SCP and (1,1)."""
+    """A-ASSOCIATE-AC (PS3.8 §9.3.3): no asynchronous window, so (1,1); roles for Storage Commitment as proposed."""
     contexts = b"".join(
         item(0x21, bytes((context.id, 0, context.result, 0)) + item(0x40, context.transfer_syntax.encode()))
         for context in agreed
     )
-    body = b"\0\1\0\0" + proposal.titles + _APPLICATION_CONTEXT_ITEM + contexts + _USER_ITEM
+    commitment = any(context.abstract_syntax == COMMITMENT and context.result == ACCEPTED for context in agreed)
+    roles = item(0x54, proposal.commitment_role) if commitment and proposal.commitment_role else b""
+    user = item(0x50, _USER_ITEMS + roles)
+    body = b"\0\1\0\0" + proposal.titles + _APPLICATION_CONTEXT_ITEM + contexts + user
     return HEADER.pack(Kind.ASSOCIATE_AC, len(body)) + body
 
 
@@ -174,11 +184,19 @@ def accepted(agreed: tuple[AgreedContext, ...]) -> Mapping[int, AgreedContext]:
     return {context.id: context for context in agreed if context.result == ACCEPTED}
 
 
-def _agree(context: ProposedContext, unknown_sop_classes: bool) -> AgreedContext:
+def role(scu: bool, scp: bool) -> bytes:
+    """The value of a role selection item for Storage Commitment (PS3.7 table D.3-9)."""
+    return _COMMITMENT_ROLE + bytes((scu, scp))
+
+
+def _agree(context: ProposedContext, unknown_sop_classes: bool, commitment: bool) -> AgreedContext:
     sop_class = context.abstract_syntax
-    if sop_class != VERIFICATION and not is_storage(sop_class, unknown_sop_classes):
+    if sop_class == COMMITMENT and commitment:
+        syntax = next((uid for uid in context.transfer_syntaxes if uid in (IMPLICIT_LE, EXPLICIT_LE)), None)
+    elif sop_class == VERIFICATION or is_storage(sop_class, unknown_sop_classes):
+        syntax = choose_syntax(context.transfer_syntaxes)
+    else:
         return AgreedContext(context.id, sop_class, UNKNOWN_CLASS)
-    syntax = choose_syntax(context.transfer_syntaxes)
     if syntax is None:
         return AgreedContext(context.id, sop_class, UNKNOWN_SYNTAXES)
     return AgreedContext(context.id, sop_class, ACCEPTED, syntax)
@@ -240,9 +258,9 @@ def _uid(value: memoryview) -> str:
 
 
 _APPLICATION_CONTEXT_ITEM = item(0x10, APPLICATION_CONTEXT.encode())
-_USER_ITEM = item(
-    0x50,
+_COMMITMENT_ROLE = len(COMMITMENT).to_bytes(2, "big") + COMMITMENT.encode()
+_USER_ITEMS = (
     item(0x51, MAX_PDU.to_bytes(4, "big"))
     + item(0x52, IMPLEMENTATION_UID.encode())
-    + item(0x55, IMPLEMENTATION_VERSION.encode()),
+    + item(0x55, IMPLEMENTATION_VERSION.encode())
 )

@@ -203,11 +203,20 @@ def p_data_header(context_id: int, length: int, *, command: bool, last: bool) ->
 
 def command_pdus(context_id: int, command: bytes, max_pdu: int) -> bytes:
     """A whole command set in as many P-DATA-TF as the peer's `max_pdu` (at least 7) makes necessary."""
-    step = max_pdu - PDV_HEADER.size
-    pieces = [command[at : at + step] for at in range(0, len(command), step)]
+    return _p_data(context_id, command, max_pdu, command=True)
+
+
+def data_set_pdus(context_id: int, data_set: bytes, max_pdu: int) -> bytes:
+    """The same for a small data set that is in memory."""
+    return _p_data(context_id, data_set, max_pdu, command=False)
+
+
+def _p_data(context_id: int, data: bytes, max_pdu: int, *, command: bool) -> bytes:
+    step = min(max_pdu, MAX_PDU) - PDV_HEADER.size
+    pieces = [data[at : at + step] for at in range(0, len(data), step)]
     last = len(pieces) - 1
     return b"".join(
-        p_data_header(context_id, len(piece), command=True, last=number == last) + piece
+        p_data_header(context_id, len(piece), command=command, last=number == last) + piece
         for number, piece in enumerate(pieces)
     )
 

@@ -42,8 +42,10 @@ def proposals(
     return [ProposedContext(2 * n + 1, sop_class, s) for n, (sop_class, s) in enumerate(asked[:MOST_CONTEXTS])]
 
 
-def associate_rq(calling_ae: str, called_ae: str, contexts: Sequence[ProposedContext]) -> bytes:
-    """The whole PDU; we announce MAX_PDU, no roles and no asynchronous window."""
+def associate_rq(
+    calling_ae: str, called_ae: str, contexts: Sequence[ProposedContext], commitment_role: bytes = b""
+) -> bytes:
+    """The whole PDU; we announce MAX_PDU, no asynchronous window, and no roles but those for Storage Commitment."""
     titles = called_ae.encode("ascii").ljust(16) + calling_ae.encode("ascii").ljust(16) + bytes(32)
     items = b"".join(
         item(
@@ -58,7 +60,8 @@ def associate_rq(calling_ae: str, called_ae: str, contexts: Sequence[ProposedCon
         0x50,
         item(0x51, MAX_PDU.to_bytes(4, "big"))
         + item(0x52, IMPLEMENTATION_UID.encode())
-        + item(0x55, IMPLEMENTATION_VERSION.encode()),
+        + item(0x55, IMPLEMENTATION_VERSION.encode())
+        + (item(0x54, commitment_role) if commitment_role else b""),
     )
     body = b"\0\1\0\0" + titles + item(0x10, APPLICATION_CONTEXT.encode()) + items + user
     return HEADER.pack(Kind.ASSOCIATE_RQ, len(body)) + body

@@ -17,6 +17,7 @@ from router.association import pdu
 from router.association.acceptor import LIMIT_EXCEEDED, Acceptor
 from router.association.messages import StoreHandler
 from router.association.pdu import Stream
+from router.association.reports import CommitmentHandler
 from router.association.tls import Certificates
 from router.config.settings import NodeSettings, Settings
 from router.observe import log, where
@@ -68,9 +69,12 @@ class Places:
 class AssociationServer:
     """The node's listening sockets. `settings` is asked for each connection, so that a reload counts from the next."""
 
-    def __init__(self, settings: Callable[[], Settings], handler: StoreHandler) -> None:
+    def __init__(
+        self, settings: Callable[[], Settings], handler: StoreHandler, commitment: CommitmentHandler | None = None
+    ) -> None:
         self._settings = settings
         self._handler = handler
+        self._commitment = commitment
         self._places = Places()
         self._certificates = Certificates()
         self._lock = threading.Lock()
@@ -171,7 +175,7 @@ class AssociationServer:
             if tls is not None:
                 sock.settimeout(node.artim)
                 sock = self._handshake(sock, tls)
-            acceptor = Acceptor(Stream(sock), peer, node, self._handler, admit)
+            acceptor = Acceptor(Stream(sock), peer, node, self._handler, admit, self._commitment)
             with self._lock:
                 self._connections[threading.current_thread()] = (sock, acceptor)
             if self._stopping.is_set():

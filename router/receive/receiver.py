@@ -21,6 +21,7 @@ from router.association.messages import (
     StoreRequest,
 )
 from router.association.negotiation import is_uid
+from router.association.reports import CommitmentHandler
 from router.association.server import AssociationServer
 from router.config.settings import Settings
 from router.flow import Instance
@@ -59,9 +60,11 @@ def making_room(spool: Store) -> Iterator[None]:
 class Receiver:
     """The receiving side of the node: an `AssociationServer` whose instances go to the spool."""
 
-    def __init__(self, settings: Callable[[], Settings], spool: Store) -> None:
+    def __init__(
+        self, settings: Callable[[], Settings], spool: Store, commitment: CommitmentHandler | None = None
+    ) -> None:
         self._spool = spool
-        self._server = AssociationServer(settings, self)
+        self._server = AssociationServer(settings, self, commitment)
 
     def start(self) -> int:
         """Open the port and return it. Raises OSError (address in use, certificate unreadable)."""
