@@ -95,7 +95,10 @@ class DataSet:
         if sequence is None or sequence.length < 8:
             return {}
         self.stream.seek(sequence.offset)
-        group, element, length = struct.unpack(self.coding.order + "HHL", self.stream.read(8))
+        head = self.stream.read(8)
+        if len(head) < 8:
+            return {}
+        group, element, length = struct.unpack(self.coding.order + "HHL", head)
         end = sequence.offset + sequence.length
         if (group << 16 | element) != ITEM:
             return {}
