@@ -264,10 +264,9 @@ class Requestor:
                 if len(command) > dimse.MAX_COMMAND:
                     raise ProtocolError("the answer's command set is too long")
                 if value.is_last:
-                    return self._status(bytes(command), expected)
+                    return self._status(dimse.decode_command(command), expected)
 
-    def _status(self, command: bytes, expected: int) -> int:
-        answer = dimse.decode_command(command)
+    def _status(self, answer: dimse.Command, expected: int) -> int:
         status = answer.number(dimse.STATUS)
         if answer.field != expected or status is None:
             raise ProtocolError("an answer to something that was not asked")
@@ -299,6 +298,18 @@ def connect(
 ) -> Requestor:
     """An association with a destination for the (SOP class, transfer syntax) pairs wanted. Raises ConnectError."""
     contexts = proposals(wanted, destination.syntaxes, echo=echo)
+    allowed = destination.syntaxes
+    excluded = frozenset(pair for pair in wanted if allowed is not None and pair[1] not in allowed)
+    return Requestor(destination, *associate(destination, calling_ae, contexts), excluded)
+
+
+def associate(
+    destination: DestinationSettings,
+    calling_ae: str,
+    contexts: Sequence[ProposedContext],
+    commitment_role: bytes = b"",
+) -> tuple[pdu.Stream, Sequence[ProposedContext], dict[int, str], int]:
+    """The stream, contexts proposed and accepted, and maximum PDU length of an association. Raises ConnectError."""
     limit = destination.connect_timeout
     try:
         tls = client_context(destination.tls) if destination.tls else None
@@ -314,15 +325,12 @@ def connect(
         if tls is not None:
             sock = tls.wrap_socket(sock, server_hostname=destination.host)
         stream = pdu.Stream(sock)
-        stream.send(associate_rq(calling_ae, destination.ae_title, contexts), limit)
+        stream.send(associate_rq(calling_ae, destination.ae_title, contexts, commitment_role), limit)
         deadline = time.monotonic() + limit
         kind, length = stream.read_header(limit)
         body = stream.read_body(length, deadline - time.monotonic())
         if kind is Kind.ASSOCIATE_AC:
-            accepted, peer_max_pdu = parse_accept(body)
-            allowed = destination.syntaxes
-            excluded = frozenset(pair for pair in wanted if allowed is not None and pair[1] not in allowed)
-            return Requestor(destination, stream, contexts, accepted, peer_max_pdu, excluded)
+            return (stream, contexts, *parse_accept(body))
         raise _refusal(kind, body)
     except ssl.SSLError as error:
         sock.close()

@@ -1,0 +1,5 @@
+"""Storage Commitment (PS3.4 annex J): an archive's own word for what it keeps, asked for and passed on to the caller.
+
+This node is no archive, so it never commits by itself. This room may import the spool and the associations, and no
+other stage.
+"""
