@@ -6,13 +6,14 @@ TORCH  ?= cpu
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint unit clean bundle benchmark help
+.PHONY: demo test lint unit clean bundle benchmark fuzz help
 
 help:
 	@echo "make demo       start the node, five downstream nodes, send X-rays, show what arrived where"
 	@echo "make test       lint, types, architecture, documentation, all tests"
 	@echo "make bundle     wheels and model in one archive, for a machine without internet"
 	@echo "make benchmark  this node beside other routers (minutes; needs DCMTK and Orthanc)"
+	@echo "make fuzz       malformed PDUs, commands, data sets and pixels for MINUTES=120; findings in runs/fuzz"
 	@echo "make clean      remove the virtual environment and caches"
 
 demo: $(VENV)/.serve
@@ -50,6 +51,10 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.spool --json benchmarks/results/spool.json
 	$(BIN)/python -m benchmarks.idle --json benchmarks/results/idle.json
 	$(BIN)/python -m benchmarks.summary
+
+# Goes on where the last campaign stopped; findings and figures in runs/fuzz.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),120) $(ARGS)
 
 bundle: $(VENV)/.serve
 	@tools/bundle.sh $(VENV) $(PYTHON)

@@ -45,7 +45,7 @@ def pdu(rng: Random, kind: int, body: bytes, twist: float) -> bytes:
 def contexts(rng: Random) -> Contexts:
     """A few that our node takes, and some that it does not; seldom all 128."""
     made: Contexts = {1: (VERIFICATION, IMPLICIT)}
-    syntaxes = [*CODINGS, *{frame.syntax for frame in codestreams()}]
+    syntaxes = [*CODINGS, *sorted({frame.syntax for frame in codestreams()})]
     for number in range(3, rng.choice((5, 9, 21, 21, 255)) + 1, 2):
         made[number] = (rng.choice((DX, DX, DX, CR, SR, COMMITMENT, FIND, "1.2.3")), rng.choice(syntaxes))
     return made
