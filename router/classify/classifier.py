@@ -35,6 +35,9 @@ class Classifier:
         self._settings = settings
         self._answers: queue.SimpleQueue[tuple[Claim, Future[Seen]]] = queue.SimpleQueue()
         self._in_flight = 0
+        self._one_by_one = False
+        """Whether something waits that was asked about before and not answered. It may be what killed inference, so it
+        is asked about alone, that no other die with it; and before what came later, or it would wait for ever."""
         self._signal = spool.signal(INSTANCES)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="classify", daemon=True)
@@ -81,20 +84,22 @@ class Classifier:
         """Claim and ask as much as may be under way; seconds until there may be more (None: until a signal)."""
         if not self._inference.is_ready:
             return AGAIN_AFTER
-        free = IN_FLIGHT - self._in_flight
+        if self._one_by_one and self._in_flight:
+            return None
+        free = 1 if self._one_by_one else IN_FLIGHT - self._in_flight
         claims = self._spool.claim_instances(free) if free > 0 else []
         tags = header_tags(self._settings().rules)
         for claim in claims:
             if claim.tries >= TRIES:
                 self._record(claim, Seen("failed", reason="inference died each time"))
-            elif claim.tries > 0 and self._in_flight > 0:
-                # It may be what killed inference: next time alone, so that others do not die with it.
-                self._spool.release_instance(claim, after=AGAIN_AFTER, forget_try=True)
+            elif claim.tries > 0 and not self._one_by_one:
+                self._spool.release_instance(claim, forget_try=True)
             else:
                 self._in_flight += 1
                 self._inference.look(claim.path, tags).add_done_callback(self._back(claim))
+        self._one_by_one = any(claim.tries > 0 for claim in claims)
         if claims or free <= 0:
-            return None
+            return None if self._in_flight else 0.0
         due = self._spool.next_instance_due()
         return None if due is None else max(0.05, min(due - time.time(), 3600.0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from router.classify import Classifier
-from router.classify.classifier import TRIES
+from router.classify.classifier import IN_FLIGHT, TRIES
 from router.config import Settings, load, shipped
 from router.config.settings import SpoolSettings
 from router.flow import CLASSES, Caller, Instance, Prediction, Seen
@@ -104,6 +105,43 @@ def test_what_kills_inference_each_time_goes_on_as_failed(stage: Stage) -> None:
     row = stage.decided(poison)
     assert (row["pixels"], row["destinations"]) == ("failed", ["catch-all"])
     assert stage.oracle.asked.count(b"poison") == TRIES
+
+
+def test_what_was_asked_about_before_is_asked_again_alone_and_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a crash: instances with a try wait among others, and each may be what killed inference."""
+    stage = Stage(tmp_path)
+    open_questions: queue.SimpleQueue[tuple[bytes, Future[Seen]]] = queue.SimpleQueue()
+
+    def look(path: Path, _: frozenset[int]) -> Future[Seen]:
+        future: Future[Seen] = Future()
+        open_questions.put((path.read_bytes(), future))
+        return future
+
+    monkeypatch.setattr(stage.oracle, "look", look)
+    suspects = [b"suspect %d" % n for n in range(3)]
+    ids = [stage.receive(name, None) for name in suspects]
+    for claim in stage.spool.claim_instances(len(ids)):
+        stage.spool.release_instance(claim)
+    ids += [stage.receive(b"%d" % n, None) for n in range(2 * IN_FLIGHT)]
+    stage.classifier.start()
+    claimed_beside = [open_questions.get(timeout=10) for _ in range(IN_FLIGHT - len(suspects))]
+    for name, future in claimed_beside:
+        assert name not in suspects
+        future.set_result(Seen("decoded", CR, SPINE))
+    for suspect in suspects:
+        name, future = open_questions.get(timeout=10)
+        assert name == suspect
+        stage.classifier.wake()
+        with pytest.raises(queue.Empty):
+            open_questions.get(timeout=0.1)
+        future.set_result(Seen("decoded", CR, SPINE))
+    for _ in range(2 * IN_FLIGHT - len(claimed_beside)):
+        open_questions.get(timeout=10)[1].set_result(Seen("decoded", CR, SPINE))
+    assert {stage.decided(instance)["rule"] for instance in ids} == {"spine"}
+    stage.classifier.stop(time.monotonic() + 1)
+    stage.spool.close()
 
 
 def test_nothing_is_decided_while_inference_is_away(stage: Stage) -> None:
