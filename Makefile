@@ -14,6 +14,7 @@ help:
 	@echo "make bundle     wheels and model in one archive, for a machine without internet"
 	@echo "make benchmark  this node beside other routers (minutes; needs DCMTK and Orthanc)"
 	@echo "make fuzz       malformed PDUs, commands, data sets and pixels for MINUTES=120; findings in runs/fuzz"
+	@echo "make chaos      kill the node at every step, hundreds of times (an hour; ARGS='--kills 20' for less)"
 	@echo "make clean      remove the virtual environment and caches"
 
 demo: $(VENV)/.serve
@@ -55,6 +56,11 @@ benchmark: $(VENV)/.dev
 # Goes on where the last campaign stopped; findings and figures in runs/fuzz.
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),120) $(ARGS)
+
+# Each run adds rounds to runs/kills/rounds.jsonl, and the sum over all of them is printed.
+chaos: $(VENV)/.dev
+	@tools/system-packages.sh strace
+	$(BIN)/python -m tests.chaos.kills --kills 500 $(ARGS)
 
 bundle: $(VENV)/.serve
 	@tools/bundle.sh $(VENV) $(PYTHON)
