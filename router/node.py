@@ -15,9 +15,9 @@ from router.config import ConfigError, Problem, Settings, load
 from router.control import ControlServer
 from router.forward import Forwarder
 from router.forward.transcoding import Copies
-from router.inference import Inference
 from router.observe import log, where
 from router.receive import Receiver
+from router.serving import Serving
 from router.spool import FULL, Counts, Spool, SpoolError, open_spool
 from router.web import WebServer
 
@@ -37,10 +37,11 @@ class Node:
         self._reloading = threading.Lock()
         self._told: dict[str, int] = {}
         self._spool: Spool = open_spool(settings.spool)
-        self._inference = Inference(settings.model, on_ready=self._inference_ready)
+        self._serving = Serving(self._spool, self.settings, on_ready=self._inference_ready)
+        self._inference = self._serving.inference
         self._copies = Copies(self._inference)
         self._forwarder = Forwarder(self._spool, self.settings, self._copies.get)
-        self._classifier = Classifier(self._spool, self._inference, self.settings)
+        self._classifier = Classifier(self._spool, self._inference, self.settings, self._serving.decided)
         self._receiver = Receiver(self.settings, self._spool)
         self._web = WebServer(settings.web, self)
         self._control = ControlServer(settings.spool.path, self.handle)
@@ -54,7 +55,7 @@ class Node:
         """Start everything; returns the DICOM and the web port."""
         try:
             web_port = self._web.start()
-            self._inference.start()
+            self._serving.start()
             self._forwarder.start()
             self._classifier.start()
             self._sweeper.start()
@@ -83,7 +84,7 @@ class Node:
         self._forwarder.stop(deadline)
         self._control.stop()
         self._web.stop()
-        self._inference.stop(1.0)
+        self._serving.stop(1.0)
         if self._spool.is_working:
             self._spool.event("stopped")
         if self._spool.close(max(LAST_WRITES, deadline - time.monotonic())):
@@ -156,6 +157,9 @@ class Node:
     def circuits(self) -> dict[str, bool]:
         return self._forwarder.open_circuits()
 
+    def models(self) -> dict[str, str]:
+        return self._serving.digests()
+
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request from the control socket."""
         who = str(request.get("who", ""))[:64]
@@ -173,6 +177,10 @@ class Node:
                 return self._pause(str(request["destination"]), who, pause=do == "pause")
             case "wipe":
                 return {"changed": self._spool.wipe()}
+            case "model":
+                return self._serving.order(request | {"who": who})
+            case "models":
+                return self._serving.report()
             case "status":
                 return {"inference": self._inference.info(), "circuits": self.circuits(), **self.ready()}
         return {"error": "no such request"}

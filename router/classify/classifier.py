@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 
 from router.config.settings import Settings
 from router.decide import decide, header_tags
-from router.flow import Decision, Seen
+from router.flow import Decision, Instance, Seen
 from router.inference import Inference, InferenceError
 from router.observe import log, where
 from router.observe.metrics import DECIDE_SECONDS, DECISIONS
@@ -29,10 +30,18 @@ AGAIN_AFTER = 1.0
 class Classifier:
     """Asks about everything that the spool holds without a decision."""
 
-    def __init__(self, spool: Spool, inference: Inference, settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        inference: Inference,
+        settings: Callable[[], Settings],
+        then: Callable[[Instance, Path, Seen, Decision], None] = lambda *_: None,
+    ) -> None:
+        """`then` gets instance, blob, what was seen and the decision once they are written; it must not wait."""
         self._spool = spool
         self._inference = inference
         self._settings = settings
+        self._then = then
         self._answers: queue.SimpleQueue[tuple[Claim, Future[Seen]]] = queue.SimpleQueue()
         self._in_flight = 0
         self._one_by_one = False
@@ -134,13 +143,16 @@ class Classifier:
         decision = decide(settings.rules, instance, seen, enabled=enabled, dry_run=settings.node.dry_run)
         limits = {name: settings.destinations[name].limit for name in decision.destinations}
         self._spool.record(claim, seen, decision, limits).add_done_callback(
-            lambda written: _tell(claim, seen, decision, written)
+            lambda written: self._written(claim, seen, decision, written)
         )
 
+    def _written(self, claim: Claim, seen: Seen, decision: Decision, written: Future[bool]) -> None:
+        if written.exception() is None and written.result():
+            _tell(claim, seen, decision)
+            self._then(claim.instance, claim.path, seen, decision)
 
-def _tell(claim: Claim, seen: Seen, decision: Decision, written: Future[bool]) -> None:
-    if written.exception() is not None or not written.result():
-        return
+
+def _tell(claim: Claim, seen: Seen, decision: Decision) -> None:
     prediction = seen.prediction
     seconds = time.time() - claim.instance.received_at
     DECISIONS.labels(prediction.class_name if prediction else seen.pixels, decision.rule).inc()

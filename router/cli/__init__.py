@@ -20,6 +20,7 @@ from router.cli import (
     evaluate,
     events,
     init,
+    model,
     queue,
     send,
     serve,
@@ -41,6 +42,7 @@ for name, module in (
 app.command("reload")(control.reload)
 app.command("wipe")(control.wipe)
 app.add_typer(queue.app, name="queue")
+app.add_typer(model.app, name="model")
 
 
 def _version(wanted: bool) -> None:

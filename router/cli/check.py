@@ -37,17 +37,24 @@ def command(
 
 
 def _model(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    from router.model.card import CardError
+    from router.model.card import Card, CardError
     from router.model.load import load, shipped_model
+    from router.model.store import ModelStore, StoreError
 
-    chosen = settings.model
+    chosen, store = settings.model, ModelStore(settings.spool.path, settings.model.path)
     try:
-        model = load(chosen.path, device=chosen.device, engine=chosen.engine, threads=chosen.threads)
-    except CardError as error:
+        state, path = store.state(), store.serving() or shipped_model()
+        model = load(path, device=chosen.device, engine=chosen.engine, threads=chosen.threads)
+    except (CardError, StoreError) as error:
         yield "model", "failed", str(error)
         return
-    name = (chosen.path or shipped_model()).name
+    name = "promoted" if state.serving else path.name
     yield "model", "ok", f"{name} {model.card.digest[:12]}, {model.engine} ({model.why}), warm in {model.warm_s:.1f} s"
+    if state.shadow:
+        try:
+            yield "shadow model", "ok", Card.read(store.folder / state.shadow.name).digest[:12]
+        except CardError as error:
+            yield "shadow model", "failed", str(error)
 
 
 def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:

@@ -36,6 +36,7 @@ def command(
     from router.dryrun import files, look
     from router.flow import Caller
     from router.inference import Inference
+    from router.model.store import ModelStore
     from router.observe.logging import set_up
 
     set_up("console", "warning")
@@ -43,7 +44,10 @@ def command(
     if missing:
         raise typer.BadParameter(f"{missing[0]}: no such file or folder")
     settings = load(config) if config else None
-    model_settings = settings.model if settings else ModelSettings()
+    model_settings = ModelSettings()
+    if settings:
+        serving = ModelStore(settings.spool.path, settings.model.path).serving()
+        model_settings = replace(settings.model, path=serving)
     if model:
         model_settings = replace(model_settings, path=model)
     written = _written(csv_file) if csv_file else frozenset()

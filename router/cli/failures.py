@@ -9,11 +9,12 @@ def explain(error: Exception) -> tuple[int, str]:
     from router.control import NoNodeError
     from router.inference import InferenceError
     from router.model.card import CardError
+    from router.model.store import StoreError
     from router.spool import SpoolError
 
     if isinstance(error, ConfigError):
         return 2, str(error)
-    if isinstance(error, SpoolError | InferenceError | CardError | NoNodeError):
+    if isinstance(error, SpoolError | InferenceError | CardError | StoreError | NoNodeError):
         return 1, str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

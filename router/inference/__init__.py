@@ -2,5 +2,6 @@
 
 from router.inference.child import InferenceError
 from router.inference.handle import Inference
+from router.inference.shadow import Shadow
 
-__all__ = ["Inference", "InferenceError"]
+__all__ = ["Inference", "InferenceError", "Shadow"]

@@ -61,7 +61,7 @@ class Inference:
         if self._thread is not None:
             self._thread.join(5.0)
 
-    def swap(self, path: Path | None, commit: Callable[[], None]) -> None:
+    def swap(self, path: Path | None, commit: Callable[[], object]) -> None:
         """Start a process with another model; when it is warm, `commit`, and from then on it alone is asked.
 
         The old process answers what it was asked, and ends. Raises InferenceError, or what `commit` raises: then

@@ -28,3 +28,8 @@ DECIDE_SECONDS = Histogram(
 INFERENCE_RESTARTS = Counter(
     "dicom_router_inference_restarts_total", "Starts of inference after the first", registry=REGISTRY
 )
+SHADOW_PREDICTIONS = Counter(
+    "dicom_router_shadow_predictions_total",
+    "Shadow predictions: agreed or differed in class, dropped (too many wait) or failed", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip

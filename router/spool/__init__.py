@@ -4,7 +4,7 @@ from router.spool.blobs import Blob
 from router.spool.errors import SpoolError
 from router.spool.opening import open_spool, read_spool
 from router.spool.rows import Accepted, Claim, Counts, DestinationState
-from router.spool.schema import BURIED, DISCARDED, DONE, OPEN, SKIPPED
+from router.spool.schema import BURIED, DISCARDED, DONE, OPEN, SHADOW_PREDICTION, SKIPPED
 from router.spool.signals import Signal
 from router.spool.spool import FULL, INSTANCES, Spool
 
@@ -15,6 +15,7 @@ __all__ = [
     "FULL",
     "INSTANCES",
     "OPEN",
+    "SHADOW_PREDICTION",
     "SKIPPED",
     "Accepted",
     "Blob",

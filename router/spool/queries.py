@@ -113,11 +113,13 @@ def one_instance(connection: Connection, instance_id: str) -> dict[str, Any] | N
 
 
 def events(
-    connection: Connection, *, instance_id: str | None = None, after: int = 0, limit: int = 100
+    connection: Connection, *, instance_id: str | None = None, kind: str | None = None, after: int = 0, limit: int = 100
 ) -> list[dict[str, Any]]:
     query = sa.select(event).where(event.c.id > after).order_by(event.c.id).limit(limit)
     if instance_id is not None:
         query = query.where(event.c.instance_id == instance_id)
+    if kind is not None:
+        query = query.where(event.c.kind == kind)
     found = []
     for row in connection.execute(query):
         values = dict(row._mapping)

@@ -17,6 +17,9 @@ NEW, DECIDED, FINISHED, GONE = "new", "decided", "finished", "gone"
 OPEN, DONE, BURIED, SKIPPED, DISCARDED = "open", "done", "buried", "skipped", "discarded"
 """A delivery: owed; arrived; given up on and waiting for a person; back to its caller; dropped by a person."""
 
+SHADOW_PREDICTION = "shadow prediction"
+"""The kind of the event that holds what the serving and the shadow model said of one instance."""
+
 FOR_GOOD = 1e18
 """The end of a claim that ends with its owner's start (SQLite: the folder's lock says that no owner is left)."""
 

@@ -29,6 +29,8 @@ class View(Protocol):
 
     def circuits(self) -> dict[str, bool]: ...
 
+    def models(self) -> dict[str, str]: ...
+
 
 class NodeCollector(Collector):
     """Gauges that are read from the node when they are asked for."""
@@ -43,6 +45,10 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily(
             "dicom_router_open_associations", "Open incoming associations", value=self._view.associations()
         )
+        models = GaugeMetricFamily("dicom_router_model", "1 for the weights that answer", labels=["role", "digest"])
+        for role, digest in self._view.models().items():
+            models.add_metric([role, digest], 1.0)
+        yield models
         yield _family("dicom_router_queue", "Open deliveries", counts.open)
         yield _family("dicom_router_buried", "Buried deliveries that wait for a person", counts.buried)
         yield _family("dicom_router_oldest_owed_seconds", "Unix time since when the oldest is owed", counts.oldest)

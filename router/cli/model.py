@@ -1,0 +1,277 @@
+"""`dicom-router model`: which model serves; test another, let it shadow, promote it, go back; no restart."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from router.cli.options import Config, Json, who
+
+if TYPE_CHECKING:
+    from router.config import Settings
+    from router.model.store import ModelStore
+    from router.training.data import Item
+
+app = typer.Typer(no_args_is_help=True, help="Which model serves: show, promote, shadow, compare, roll back.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder: card.json and model.safetensors.")]
+PAGE = 500
+
+
+@app.command()
+def promote(
+    folder: Folder,
+    config: Config = Path("routing.yaml"),
+    pinned: Annotated[Path | None, typer.Option(help="A CSV of labelled images: file, label.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where its files are; left out, beside it.")] = None,
+    allow: Annotated[float, typer.Option(min=0, max=1, help="So far may a share of the table fall.")] = 0.01,
+    allow_wrong: Annotated[int, typer.Option(min=0, help="So many may newly reach a wrong AI node.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Test a model beside the one that serves, and if it is no worse, let it serve. Exit code 1: refused, or failed.
+
+    The test is on the pinned images (the split `test`, where the CSV has one); without them, a smoke test on phantoms.
+    The node goes on with the old model until the new one is warm.
+    """
+    from router.cli.train import failing
+    from router.model.card import Card
+    from router.training.candidate import compare
+    from router.training.data import digest_of
+    from router.training.evaluate import answer, read_model
+
+    settings, store = _store(config)
+    with failing():
+        name = _keep(store, folder)
+        before = _serving(store, settings)
+        with _items(pinned, root) as items:
+            device = settings.model.device
+            answers = [answer(read_model(store.folder / one, device), items) for one in (before, name)]
+        found = compare(answers[0], answers[1], allow=allow, allow_wrong=allow_wrong)
+        tested = f"{found['n']} images {digest_of(items)[:12]}" if pinned else f"{found['n']} phantoms"
+        digest = Card.read(store.folder / name).digest
+    result = {"model": name, "digest": digest, "before": before, "tested": tested} | found
+    if not as_json:
+        _show_test(result, phantoms=pinned is None)
+    if not found["refused"]:
+        _order(settings, {"order": "promote", "model": name, "before": before, "tested": tested})
+    if as_json:
+        print(json.dumps(result))
+    if found["refused"]:
+        store.forget_unused()
+        raise typer.Exit(1)
+    if not as_json:
+        print(f"{name} serves")
+
+
+@app.command()
+def rollback(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+    """Let the model serve that served before. A second time undoes the first."""
+    settings, _ = _store(config)
+    state = _order(settings, {"order": "rollback"})
+    name = state["serving"]["name"]
+    print(json.dumps({"model": name}) if as_json else f"{name} serves")
+
+
+@app.command()
+def shadow(
+    folder: Annotated[str, typer.Argument(metavar="DIR|off", help="A model's folder; `off` ends it.")],
+    config: Config = Path("routing.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Let a second model look at everything and record what it says. It decides nothing, and costs CPU."""
+    settings, store = _store(config)
+    name = None if folder == "off" else _keep(store, Path(folder))
+    _order(settings, {"order": "shadow", "model": name})
+    print(json.dumps({"shadow": name}) if as_json else f"{name} shadows" if name else "no model shadows")
+
+
+@app.command()
+def show(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+    """Which model serves, which served before, which shadows; digests, since when, and by whom."""
+    from dataclasses import asdict
+
+    from router.control import NoNodeError, ask
+
+    settings, store = _store(config)
+    try:
+        found: dict[str, Any] = {"running": True} | ask(settings.spool.path, {"do": "models"})
+    except NoNodeError:
+        found = {"running": False} | asdict(store.state())
+    found["digests"] = {
+        role: _digest(settings, store, chosen["name"] if chosen else None)
+        for role in ("serving", "previous", "shadow")
+        if (chosen := found[role]) or role == "serving"
+    }
+    if as_json:
+        print(json.dumps(found))
+        return
+    for role, digest in found["digests"].items():
+        chosen = found[role]
+        since = "that of routing.yaml"
+        if chosen:
+            since = f"since {_time(chosen['since'])} by {chosen['who']}" if chosen["since"] else "that of routing.yaml"
+        print(f"{role:9s} {chosen['name'] if chosen else digest[:16]:25s}  {since}  ({digest})")
+    if not found["running"]:
+        print("no node is running")
+        return
+    if found["shadow"] and not found["shadow_ready"]:
+        print("the shadow does not answer (yet)")
+    if found["busy"]:
+        print("an order is under way")
+    if found["error"]:
+        print(f"the last order failed: {found['error']}")
+
+
+@app.command("compare")
+def compare_(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+    """Count where the shadow's predictions agree with those that decided, by class; a pair of models at a time."""
+    from router.spool import SHADOW_PREDICTION, read_spool
+    from router.training.candidate import count_shadow
+
+    spool = read_spool(_store(config)[0].spool)
+
+    def events() -> Iterator[dict[str, Any]]:
+        after = 0
+        while rows := spool.events(kind=SHADOW_PREDICTION, after=after, limit=PAGE):
+            yield from rows
+            after = rows[-1]["id"]
+
+    for pair in count_shadow(events()):
+        if as_json:
+            print(json.dumps(pair))
+        else:
+            _show_pair(pair)
+
+
+# -- inside ------------------------------------------------------------------------------------------------------------
+
+
+def _store(config: Path) -> tuple[Settings, ModelStore]:
+    from router.config import load
+    from router.model.store import ModelStore
+
+    settings = load(config)
+    return settings, ModelStore(settings.spool.path, settings.model.path)
+
+
+def _keep(store: ModelStore, folder: Path) -> str:
+    """A copy in the store that has passed the checks of its card. What is tested is the copy, and so is what serves."""
+    from router.model.card import Card
+
+    Card.read(folder)
+    return store.keep(folder)
+
+
+def _serving(store: ModelStore, settings: Settings) -> str:
+    from router.model.load import shipped_model
+
+    serving = store.state().serving
+    return serving.name if serving else _keep(store, settings.model.path or shipped_model())
+
+
+def _digest(settings: Settings, store: ModelStore, name: str | None) -> str:
+    """Of the weights, as the card says."""
+    from router.model.card import Card
+    from router.model.load import shipped_model
+
+    return Card.read(store.folder / name if name else settings.model.path or shipped_model()).digest
+
+
+@contextmanager
+def _items(pinned: Path | None, root: Path | None) -> Iterator[list[Item]]:
+    """The images to test on: those of the manifest, or the demonstration's phantoms."""
+    from router.training.data import Item, read_manifest
+
+    if pinned is not None:
+        items = read_manifest(pinned, root or pinned.parent, any_split=True)
+        yield [item for item in items if item.split == "test"] or items
+        return
+    from router.demo.phantoms import PARTS, radiograph
+    from router.pixels.wrap import wrap_image
+
+    with tempfile.TemporaryDirectory(prefix="dicom-router-") as scratch:
+        yield [
+            Item(wrap_image(radiograph(part), Path(scratch, f"{n}.dcm")), label, patient=part)
+            for n, (part, (_, label)) in enumerate(PARTS.items())
+        ]
+
+
+def _order(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
+    """Have an order carried out by the running node, and wait for its end; or write it down where none is running."""
+    from dataclasses import asdict
+
+    from router.control import NoNodeError, ask
+    from router.model.store import ModelStore
+    from router.serving import write_down
+    from router.spool import open_spool
+
+    order |= {"do": "model", "who": who()}
+    folder = settings.spool.path
+    try:
+        answer = ask(folder, order)
+    except NoNodeError:
+        spool = open_spool(settings.spool)
+        try:
+            store = ModelStore(folder, settings.model.path)
+            plan = store.plan(order)
+            store.write(plan)
+            write_down(spool, plan, order)
+        finally:
+            spool.close()
+        return asdict(plan)
+    if "begun" in answer:
+        while (answer := ask(folder, {"do": "models"}))["busy"]:
+            time.sleep(0.2)
+    if answer["error"]:
+        typer.echo(f"nothing has changed: {answer['error']}", err=True)
+        raise typer.Exit(1)
+    return answer
+
+
+def _show_test(result: dict[str, Any], *, phantoms: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['n']} {'phantoms (a smoke test only)' if phantoms else 'pinned images'}")
+    for column in ("class", "n", "reach their place: old", "new", "wrongly reach its AI node: old", "new"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name, row in result["classes"].items():
+        table.add_row(name, str(row["n"]), *map(str, (*row["reached"], *row["wrongly"])))
+    table.add_row("macro F1", "", *(f"{value:.4f}" for value in result["f1"]), "", "")
+    console = Console()
+    console.print(table)
+    if result["skipped"]:
+        console.print(f"{result['skipped']} unreadable images were skipped")
+    for reason in result["refused"]:
+        console.print(f"refused: {reason}", highlight=False, markup=False)
+
+
+def _show_pair(pair: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = sorted({name for row in pair["classes"].values() for name in row})
+    table = Table(title="rows: served, columns: shadow")
+    for name in ("", *columns):
+        table.add_column(name, justify="right" if name else "left")
+    for served, row in sorted(pair["classes"].items()):
+        table.add_row(served, *(str(row.get(name, 0)) for name in columns))
+    console = Console()
+    console.print(f"served {pair['served']}, shadow {pair['shadow']}", highlight=False)
+    console.print(table)
+    console.print(
+        f"{pair['agreed']} of {pair['n']} agree in class; {pair['elsewhere']} would have gone to other destinations",
+        highlight=False,
+    )
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")

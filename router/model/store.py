@@ -1,0 +1,214 @@
+"""The node's own models: copies under a name that says what they are, and which one serves, served before, or shadows.
+
+`models/` in the spool's folder. Copies are whole or not there, and `state.json` is replaced as a whole, so that a
+crash leaves the choice before or the choice after. Nothing here loads a model (no torch): the node reads this too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+FILES = ("model.safetensors", "card.json", "MODEL_CARD.md", "LICENSE")
+"""What is copied of a model's folder; the first two must be there."""
+NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
+STATE = "state.json"
+FOLDER = "models"
+ORDERS = {"promote": "model promoted", "rollback": "model rolled back", "shadow": "shadow changed"}
+"""What a person may order, and the event that records it."""
+
+
+class StoreError(Exception):
+    """The model cannot be kept or is not there; one line with the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A model of the store: its name, since when (Unix seconds), and by whom."""
+
+    name: str
+    since: float
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a person chose. `serving` None: the model of routing.yaml.
+
+    `configured` is `model.path` at the time of the choice: once a person writes another one, the file holds again.
+    """
+
+    configured: str = ""
+    serving: Chosen | None = None
+    previous: Chosen | None = None
+    shadow: Chosen | None = None
+
+
+class ModelStore:
+    """The models of one spool. Changes are made by whoever works on the spool: the node, or a command without one."""
+
+    def __init__(self, spool: Path, configured: Path | None) -> None:
+        self.folder = spool / FOLDER
+        self._model_path = configured
+        self._configured = str(configured.resolve()) if configured else ""
+
+    def state(self) -> State:
+        """What is chosen. Raises StoreError when it cannot be read."""
+        found = self._read()
+        return found if found.configured == self._configured else replace(State(self._configured), shadow=found.shadow)
+
+    def is_overruled(self) -> bool:
+        """Whether a model was promoted, but `model.path` has been changed since, and holds."""
+        found = self._read()
+        return found.serving is not None and found.configured != self._configured
+
+    def serving(self) -> Path | None:
+        """The folder of the model that serves: the promoted one's, or `model.path`. Raises StoreError."""
+        return self.path(self.state().serving) or self._model_path
+
+    def path(self, chosen: Chosen | None) -> Path | None:
+        return self.folder / chosen.name if chosen else None
+
+    # -- copies ----------------------------------------------------------------------------------------------------
+
+    def keep(self, source: Path) -> str:
+        """Copy a model's folder, durably, and return its name. Raises OSError."""
+        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        with _alone(self.folder):
+            part = self.folder / "part"
+            shutil.rmtree(part, ignore_errors=True)  # a crash left it
+            part.mkdir(mode=0o700)
+            for name in FILES:
+                if name in FILES[:2] or (source / name).is_file():
+                    _copy(source / name, part / name)
+            name = _name(part)
+            _give_to_owner(self.folder, part)
+            _sync(part)
+            kept = self.folder / name
+            if kept.exists() and _name(kept) != name:  # the disk has damaged it
+                shutil.rmtree(kept)
+            if not kept.exists():
+                part.rename(kept)
+            _sync(self.folder)
+        return name
+
+    # -- choices ---------------------------------------------------------------------------------------------------
+
+    def plan(self, order: dict[str, Any]) -> State:
+        """What an order would make of the state; nothing is changed yet. Raises StoreError.
+
+        `order` is one of ORDERS. A promotion names the `model` and, for the way back, a copy of what served `before`;
+        `shadow` names a `model`, or none to end it; a second `rollback` undoes the first. `who` orders it.
+        """
+        old, who = self.state(), str(order.get("who", ""))[:64]
+        model, before = str(order.get("model") or ""), str(order.get("before") or "")
+        match order.get("order"):
+            case "promote":
+                was = old.serving or self._chosen(before, "")
+                if model == was.name:
+                    raise StoreError(f"{model} serves already")
+                shadow = None if old.shadow and old.shadow.name == model else old.shadow
+                return replace(old, serving=self._chosen(model, who), previous=was, shadow=shadow)
+            case "rollback":
+                if old.previous is None:
+                    raise StoreError("no other model served before: nothing to roll back to")
+                return replace(old, serving=self._chosen(old.previous.name, who), previous=old.serving)
+            case "shadow":
+                return replace(old, shadow=self._chosen(model, who) if model else None)
+        raise StoreError("no such order")
+
+    def write(self, state: State) -> None:
+        """Make a plan the state, durably. Raises OSError: then the state is as it was."""
+        part = self.folder / f"{STATE}.part"
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(json.dumps(asdict(state), indent=1).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.folder / STATE)
+        _sync(self.folder)
+        self.forget_unused()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _chosen(self, name: str, who: str) -> Chosen:
+        if not NAME.fullmatch(name) or not (self.folder / name / FILES[0]).exists():
+            raise StoreError("no such model in the spool's folder; give the command again with the model's folder")
+        return Chosen(name, time.time(), who)
+
+    def _read(self) -> State:
+        path = self.folder / STATE
+        try:
+            raw = json.loads(path.read_bytes())
+            chosen = {k: Chosen(**raw[k]) if raw[k] else None for k in ("serving", "previous", "shadow")}
+            for one in filter(None, chosen.values()):
+                if not NAME.fullmatch(one.name):
+                    raise ValueError(one.name)
+            return State(str(raw["configured"]), **chosen)
+        except FileNotFoundError:
+            return State(self._configured)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}; make it readable for the node's user") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path}: damaged; remove it, and the model of routing.yaml serves") from error
+
+    def forget_unused(self) -> None:
+        """Remove copies that the state does not name."""
+        state = self._read()
+        needed = {one.name for one in (state.serving, state.previous, state.shadow) if one}
+        for path in self.folder.iterdir():
+            if NAME.fullmatch(path.name) and path.name not in needed:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as old, os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
+        shutil.copyfileobj(old, new, 1 << 20)
+        new.flush()
+        os.fsync(new.fileno())
+
+
+def _name(folder: Path) -> str:
+    """Weights and card make a model: the same weights with other thresholds answer otherwise."""
+    digests = []
+    for name in FILES[:2]:
+        with (folder / name).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return f"{digests[0][:16]}-{digests[1][:8]}"
+
+
+def _give_to_owner(folder: Path, part: Path) -> None:
+    """What the superuser copies must be readable by the node's user, who owns the spool."""
+    owner = folder.parent.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        for path in (folder, part, *part.iterdir()):
+            os.chown(path, owner.st_uid, owner.st_gid)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two commands at once copy one after the other."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
