@@ -6,7 +6,7 @@ TORCH  ?= cpu
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint unit clean bundle benchmark fuzz help
+.PHONY: demo test lint unit clean bundle benchmark fuzz chaos help
 
 help:
 	@echo "make demo       start the node, five downstream nodes, send X-rays, show what arrived where"

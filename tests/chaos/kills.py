@@ -314,18 +314,27 @@ def campaign(out: Path, kills: int, seed: int, model: str, say: Callable[[str], 
 
 
 def _result(out: Path, number: int, seed: str, kills: int, model: str) -> Result:
-    """Play one round in a temporary folder; the folder of one with faults is kept beside the results."""
-    chance = random.Random(f"kinds {seed}")
+    """Play one round in a temporary folder; the folder of one with faults is kept beside the results.
+
+    A round that does not come to its end (no start, no answer, no rest) counts no kills, and its one fault says why.
+    """
+    chance = random.Random(f"kinds {seed}")  # noqa: S311
     kinds = chance.choices(list(KINDS), list(KINDS.values()), k=kills)
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
-    played = play(folder, seed, kinds, model=model)
-    verdict = played.verdict()
+    aims: Counter[str] = Counter()
+    try:
+        played = play(folder, seed, kinds, model=model)
+    except (AssertionError, RuntimeError) as error:
+        verdict = Verdict(faults=(f"round {number} did not end: {error}",))
+    else:
+        verdict = played.verdict()
+        for crash in played.crashes:
+            aims[crash.aimed_at or "random" if crash.what == "node" else crash.what] += 1
     if verdict.kept:
         shutil.rmtree(folder)
     else:
         shutil.move(folder, out / f"round-{number}")
-    aims = Counter(crash.aimed_at or "random" if crash.what == "node" else crash.what for crash in played.crashes)
     return Result(number, seed, model, round(time.monotonic() - began, 1), dict(aims), verdict)
 
 
