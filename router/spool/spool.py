@@ -18,6 +18,7 @@ from router.config.settings import SpoolSettings
 from router.flow import Decision, Delivery, Instance, Seen
 from router.spool import engine, queries, schema, transactions
 from router.spool.blobs import Blob, BlobStore, same_bytes
+from router.spool.commitments import Commitments
 from router.spool.errors import SpoolError
 from router.spool.leases import Leases
 from router.spool.rows import Accepted, Claim, Counts, DestinationState, instance_of
@@ -48,6 +49,7 @@ class Spool:
         self._bytes = 0
         self._bytes_lock = threading.Lock()
         self._pressure = threading.Lock()
+        self.commitments = Commitments(self._run, self._ask, self.signals, self._token)
 
     # -- receive ---------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.flow import Decision, Instance, Seen
-from router.spool import clock, schema, statements
+from router.spool import clock, commitment_rows, schema, statements
 from router.spool.rows import values_of, values_of_decision
 
 Connection = sa.Connection
@@ -29,6 +29,7 @@ def new_start(connection: Connection, *, alone: bool) -> int:
         for table, state in ((instance, schema.NEW), (delivery, schema.OPEN)):
             held = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token != 0)
             connection.execute(table.update().where(held).values(ready_at=0, token=0))
+        commitment_rows.free_held(connection)
     return int(connection.execute(owner.insert().values(at=now).returning(owner.c.start)).scalar_one())
 
 
@@ -304,4 +305,4 @@ def forget_records(connection: Connection, before: float, limit: int) -> int:
     connection.execute(instance.delete().where(instance.c.id.in_(ids)))
     old = sa.select(event.c.id).where(event.c.at < before).limit(limit)
     events = connection.execute(event.delete().where(event.c.id.in_(old))).rowcount
-    return len(ids) + events
+    return len(ids) + events + commitment_rows.forget(connection, before, limit)

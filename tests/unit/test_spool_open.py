@@ -198,7 +198,7 @@ def test_a_newer_schema_is_refused(settings: SpoolSettings) -> None:
     assert "version 9999, which is newer than this program" in refused(settings)
     assert database.read_bytes() == before
     with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        connection.execute("UPDATE alembic_version SET version_num = '0002'")
     connection.close()
     open_spool(settings).close()
 

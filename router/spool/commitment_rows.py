@@ -1,0 +1,192 @@
+"""Requests for storage commitment in the database: tables, and how their rows change.
+
+A commitment is open while archives are asked, answered when each reference has its outcome and the caller is owed a
+report, and done or buried after it. Work on it is claimed for a bounded time: nothing that is done here takes longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.flow import Caller
+from router.spool import clock
+from router.spool.schema import NEW, OPEN, delivery, instance, metadata
+
+ANSWERED = "answered"
+WORKING = (OPEN, ANSWERED)
+HOLD = 300.0
+"""Seconds that a claim holds; at a start of the one node on a spool it ends at once."""
+MOST_OPEN = 1000
+BATCH = 500
+SAME_UID = 16
+"""Instances with one UID that are looked at, on average: the newest."""
+
+commitment = sa.Table(
+    "commitment",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("transaction_uid", sa.String(64), nullable=False),
+    sa.Column("calling_ae", sa.String, nullable=False),
+    sa.Column("called_ae", sa.String, nullable=False),
+    sa.Column("peer", sa.String, nullable=False),
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("ready_at", sa.Double, nullable=False, server_default="0"),
+    sa.Column("token", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("deadline", sa.Double, nullable=False),
+    sa.Column("closed_at", sa.Double),
+    sa.Index("commitment_work", "state", "ready_at", "id"),
+    sa.Index("commitment_closed", "closed_at"),
+)
+reference = sa.Table(
+    "commitment_reference",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("commitment_id", sa.BigInteger, sa.ForeignKey("commitment.id"), nullable=False),
+    sa.Column("sop_class", sa.String(64), nullable=False),
+    sa.Column("sop_instance", sa.String(64), nullable=False),
+    sa.Column("outcome", sa.Integer),
+    sa.Column("destination", sa.String),
+    sa.Column("asked_uid", sa.String(64)),
+    sa.Column("asked_at", sa.Double),
+    sa.Index("commitment_reference_of", "commitment_id", "id"),
+    sa.Index("commitment_reference_asked", "asked_uid"),
+)
+"""`outcome`: none yet, 0 for committed by the archive, else a failure reason (PS3.3 §C.14). `asked_uid` is our own
+transaction UID with the archive `destination`; `asked_at` is none where it has to be asked (again)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A commitment in somebody's hands."""
+
+    id: int
+    token: int
+    transaction: str
+    caller: Caller
+    is_answered: bool
+    tries: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An instance with a referenced UID, newest first, and the states of its deliveries by destination."""
+
+    sop_class: str
+    sop_instance: str
+    calling_ae: str
+    digest: str
+    is_decided: bool
+    deliveries: Mapping[str, frozenset[str]]
+
+
+def free_held(connection: sa.Connection) -> None:
+    """Nobody is left who could hold a claim."""
+    connection.execute(commitment.update().where(commitment.c.state.in_(WORKING)).values(ready_at=0, token=0))
+
+
+def forget(connection: sa.Connection, before: float, limit: int) -> int:
+    """Remove what was closed before; returns how many."""
+    old = sa.select(commitment.c.id).where(commitment.c.closed_at < before).limit(limit)
+    ids = list(connection.execute(old).scalars())
+    connection.execute(reference.delete().where(reference.c.commitment_id.in_(ids)))
+    connection.execute(commitment.delete().where(commitment.c.id.in_(ids)))
+    return len(ids)
+
+
+def add(
+    connection: sa.Connection, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float
+) -> int | None:
+    is_open = commitment.c.state.in_(WORKING)
+    same = sa.select(commitment.c.id).where(
+        is_open, commitment.c.transaction_uid == transaction, commitment.c.calling_ae == caller.calling_ae
+    )
+    if (known := connection.execute(same).scalar()) is not None:
+        return int(known)
+    if connection.execute(sa.select(sa.func.count()).where(is_open)).scalar_one() >= MOST_OPEN:
+        return None
+    values = {
+        "transaction_uid": transaction, "calling_ae": caller.calling_ae, "called_ae": caller.called_ae,
+        "peer": caller.peer, "state": OPEN, "deadline": clock.now(connection) + seconds,
+    }  # fmt: skip
+    new = int(connection.execute(commitment.insert().values(**values).returning(commitment.c.id)).scalar_one())
+    rows = [{"commitment_id": new, "sop_class": sop_class, "sop_instance": uid} for sop_class, uid in references]
+    connection.execute(reference.insert(), rows)
+    return new
+
+
+def claim(connection: sa.Connection, but: Collection[str], token: int) -> Due | None:
+    now = clock.now(connection)
+    due = (
+        sa.select(commitment.c.id)
+        .where(commitment.c.state.in_(WORKING), commitment.c.ready_at <= now, commitment.c.calling_ae.not_in(but))
+        .order_by(commitment.c.ready_at, commitment.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    take = commitment.update().where(commitment.c.id == due).values(token=token, ready_at=now + HOLD)
+    row = connection.execute(take.returning(*commitment.c)).one_or_none()
+    if row is None:
+        return None
+    caller = Caller(row.calling_ae, row.called_ae, row.peer)
+    return Due(row.id, token, row.transaction_uid, caller, row.state == ANSWERED, row.tries, row.deadline)
+
+
+def places(connection: sa.Connection, uids: Sequence[str]) -> list[Place]:
+    newest = (
+        sa.select(instance).where(instance.c.sop_instance.in_(uids)).order_by(instance.c.id.desc())
+        .limit(SAME_UID * len(uids))
+    )  # fmt: skip
+    rows = list(connection.execute(newest))
+    states: dict[str, dict[str, set[str]]] = {}
+    for part in parts([row.id for row in rows]):
+        for one in connection.execute(sa.select(delivery).where(delivery.c.instance_id.in_(part))):
+            states.setdefault(one.instance_id, {}).setdefault(one.destination, set()).add(one.state)
+    return [
+        Place(
+            row.sop_class, row.sop_instance, row.calling_ae, row.digest, row.state != NEW,
+            {to: frozenset(found) for to, found in states.get(row.id, {}).items()},
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def answer(
+    connection: sa.Connection, destinations: Collection[str], uid: str, good: frozenset[tuple[str, str]],
+    failed: Mapping[tuple[str, str], int], otherwise: int,
+) -> bool:  # fmt: skip
+    asked = sa.select(reference).where(reference.c.asked_uid == uid, reference.c.destination.in_(destinations))
+    rows = list(connection.execute(asked))
+    ends = []
+    for row in rows:
+        about = (row.sop_class, row.sop_instance)
+        outcome = (failed[about] or otherwise) if about in failed else 0 if about in good else otherwise
+        ends.append({"which": row.id, "end": outcome})
+    if rows:
+        end = reference.update().where(reference.c.id == sa.bindparam("which"), reference.c.outcome.is_(None))
+        connection.execute(end.values(outcome=sa.bindparam("end")), ends)
+        free = commitment.update().where(commitment.c.id == rows[0].commitment_id, commitment.c.token == 0)
+        connection.execute(free.values(ready_at=0))
+    return bool(rows)
+
+
+def held(due: Due) -> sa.Update:
+    return commitment.update().where(commitment.c.id == due.id, commitment.c.token == due.token)
+
+
+def release(connection: sa.Connection, due: Due, after: float, state: str, tries: int) -> None:
+    waits = sa.exists().where(reference.c.commitment_id == due.id, reference.c.outcome.is_(None))
+    at_once = state == OPEN and not connection.execute(sa.select(waits)).scalar_one()
+    ready_at = 0.0 if at_once or not after else clock.now(connection) + after
+    connection.execute(held(due).values(state=state, token=0, ready_at=ready_at, tries=tries))
+
+
+def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """A database takes only so many parameters at once."""
+    return (values[at : at + BATCH] for at in range(0, len(values), BATCH))
