@@ -43,14 +43,16 @@ $(VENV)/.dev: pyproject.toml
 benchmark: $(VENV)/.dev
 	@tools/system-packages.sh dcmtk orthanc
 	mkdir -p benchmarks/results
-	for load in dx small dx-jpegll dx-j2k; do \
+	for load in dx small dx-jpegll dx-j2k cr; do \
 	    $(BIN)/python -m benchmarks.route --load $$load --json benchmarks/results/route-$$load.json || exit 1; done
+	$(BIN)/python -m benchmarks.route --associations 4 --json benchmarks/results/route-dx-4.json
 	$(BIN)/python -m benchmarks.receive --json benchmarks/results/receive.json
 	$(BIN)/python -m benchmarks.forward --json benchmarks/results/forward.json
 	$(BIN)/python -m benchmarks.classify --json benchmarks/results/classify.json
 	$(BIN)/python -m benchmarks.decode --json benchmarks/results/decode.json
 	$(BIN)/python -m benchmarks.spool --json benchmarks/results/spool.json
-	$(BIN)/python -m benchmarks.idle --json benchmarks/results/idle.json
+	for part in idle budget echo scale steady; do \
+	    $(BIN)/python -m benchmarks.$$part --json benchmarks/results/$$part.json || exit 1; done
 	$(BIN)/python -m benchmarks.summary
 
 # Goes on where the last campaign stopped; findings and figures in runs/fuzz.
