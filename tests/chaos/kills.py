@@ -29,7 +29,7 @@ from pathlib import Path
 import structlog
 
 from router.forward.worker import BATCH
-from tests.acceptance.corpus import database, quick_node, settled
+from tests.acceptance.corpus import database, settled
 from tests.acceptance.peers import NodeUnderTest, listening, wait_for
 from tests.chaos import traffic
 from tests.chaos.history import Crash, SpoolRow, Verdict, judge, total
@@ -42,6 +42,7 @@ is written and synced, the answer leaves; then a delivery leaves, and what is do
 KINDS = {"aimed": 9, "random": 5, "start": 1, "worker": 2, "inference": 1}
 """What is killed and how, and how often."""
 KILLS_A_ROUND = 9
+STUB = Path(__file__).with_name("stub")
 MOST_BEFORE_A_KILL = 260
 """Instances between two kills: anything from none, so that a start with much to do is killed, too."""
 START, REST, AIM, LAST_ANSWER = 120.0, 180.0, 4.0, 60.0
@@ -225,7 +226,7 @@ def spool_rows(node: NodeUnderTest) -> list[SpoolRow]:
 def one_round(
     folder: Path, seed: str, *, model: str = "stub", keep: str = "24h", dropping: str = "", aims: Sequence[str] = STEPS
 ) -> Iterator[Round]:
-    """A node that is up, with traffic on it. `model`: stub (small, untrained) or real; `keep`: spool.keep.
+    """A node that is up, with traffic on it. `model`: stub (costs nothing) or real; `keep`: spool.keep.
 
     `dropping` names a place whose sink loses what it takes, for a test of the judge.
     """
@@ -233,12 +234,13 @@ def one_round(
     steps = list(aims)
     chance.shuffle(steps)
     with traffic.Sinks(dropping) as sinks:
+        extra = "model: {device: cpu, workers: 1}\n"
+        node = NodeUnderTest(folder / "node", sinks.ports, rules=traffic.rules(), extra=extra)
+        environment = {"DICOM_ROUTER__SPOOL__KEEP": keep}
         if model == "stub":
-            node = quick_node(folder / "node", sinks.ports, rules=traffic.rules())
-        else:
-            extra = "model: {device: cpu, workers: 1}\n"
-            node = NodeUnderTest(folder / "node", sinks.ports, rules=traffic.rules(), extra=extra)
-        life = Life(node, {"DICOM_ROUTER__SPOOL__KEEP": keep})
+            paths = [str(STUB), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        life = Life(node, environment)
         senders = [traffic.Sender(node.port, folder, seed, number) for number in range(chance.randint(4, 7))]
         try:
             life.begin()
@@ -318,7 +320,7 @@ def _result(out: Path, number: int, seed: str, kills: int, model: str) -> Result
 
     A round that does not come to its end (no start, no answer, no rest) counts no kills, and its one fault says why.
     """
-    chance = random.Random(f"kinds {seed}")  # noqa: S311
+    chance = random.Random(f"kinds {seed}")
     kinds = chance.choices(list(KINDS), list(KINDS.values()), k=kills)
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
