@@ -117,10 +117,9 @@ def rle(data: bytes, layout: Layout, reduce: int) -> Frame:
     dtype = np.dtype(f"<u{layout.allocated // 8}")
     count = layout.rows * layout.columns * layout.samples
     raw = imagecodecs.dicomrle_decode(data, dtype, out=count * dtype.itemsize)
-    planes = np.frombuffer(raw, dtype)
-    if planes.size != count:
+    if len(raw) != count * dtype.itemsize:
         raise UndecodableError("the RLE segments are cut short")
-    planes = planes.reshape(layout.samples, layout.rows, layout.columns)
+    planes = np.frombuffer(raw, dtype).reshape(layout.samples, layout.rows, layout.columns)
     samples = planes[0] if layout.samples == 1 else np.moveaxis(planes, 0, -1)
     return Frame(samples, layout.photometric.startswith("YBR"), layout.allocated)
 

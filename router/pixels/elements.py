@@ -11,6 +11,7 @@ import mmap
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -113,7 +114,9 @@ class DataSet:
         return found
 
     def close(self) -> None:
-        self.stream.close()
+        # An exception on its way out may still hold a view of what was inflated; it goes with the last of them.
+        with suppress(BufferError):
+            self.stream.close()
         if self.meta_stream is not None:
             self.meta_stream.close()
 

@@ -111,7 +111,8 @@ def _indexed(samples: NDArray[Any]) -> tuple[NDArray[Any], Levels]:
     step = (high - low) / 65535
     if not np.isfinite(step):
         raise UndecodableError("the pixel values are beyond any range")
-    index = ((samples - low) / (step or 1.0)).astype(np.uint16)
+    # In 64 bits: the range of 32-bit floats does not fit into one, and where a step is denormal it is not exact.
+    index = np.minimum((samples.astype(np.float64) - low) / (step or 1.0), 65535).astype(np.uint16)
     return index, low + step * np.arange(65536, dtype=np.float64)
 
 

@@ -183,6 +183,8 @@ def layout(data_set: DataSet) -> Layout:
     if planar > 1:
         raise UndecodableError("the planar configuration is not one of the standard's")
     kind, allocated, stored = _sample(data_set)
+    if kind == "f" and samples > 1:
+        raise UndecodableError("floating point pixels have more than one sample")
     if photometric == "YBR_FULL_422" and ((columns % 2 and not encapsulated(data_set)) or planar):
         raise UndecodableError("a subsampled image has an odd width or planes")
     return Layout(rows, columns, samples, _frames(data_set), allocated, stored, kind, planar, photometric)

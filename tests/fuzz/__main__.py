@@ -15,7 +15,7 @@ from tests.fuzz.campaign import Slice, append, keep, run_slice, total
 from tests.fuzz.cases import case
 from tests.fuzz.targets import WrongError
 
-TARGETS = ("association", "pixels", "header", "pixels", "requestor", "node")
+TARGETS = ("association", "pixels", "picture", "header", "pixels", "requestor", "node")
 """In turn; pixels twice, for most of the code that reads strangers' bytes is in the decoders."""
 SLICE = 60.0
 ROOT = SHARED / "data" / "dicom"

@@ -54,16 +54,19 @@ def case(target: str, seed: int, number: int, root: Path) -> bytes:
         if seeds and rng.random() < 0.1:
             return mutate(rng, rng.choice(seeds), seeds)
         return pdus.stream(rng, seeds)
-    return _file(rng, corpus(root), exact=target == "pixels")
+    return _file(rng, corpus(root), exact=target in ("pixels", "picture"), share=0.05 if target == "picture" else 0.4)
 
 
-def _file(rng: Random, seeds: Sequence[bytes], *, exact: bool) -> bytes:
-    """A Part 10 file: from the corpus and mutated, compressed, or native. `exact`: elements are seldom wrong."""
+def _file(rng: Random, seeds: Sequence[bytes], *, exact: bool, share: float) -> bytes:
+    """A Part 10 file: from the corpus and mutated, compressed (a `share` of them), or native.
+
+    `exact`: elements are seldom wrong.
+    """
     twist = rng.choice((0, 0, 0, 0.002, 0.02) if exact else (0, 0.005, 0.02, 0.1))
     kind = rng.random()
     if seeds and kind < 0.4:
         return mutate(rng, rng.choice(seeds), rng.sample(seeds, min(2, len(seeds))))
-    if kind < 0.8:
+    if kind < 0.4 + share:
         return part10(*compressed(rng, twist))
     syntax = rng.choice(CODINGS)
     whole = part10(syntax, data_set(rng, syntax, twist))

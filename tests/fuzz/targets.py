@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,8 +25,12 @@ from router.association.requestor import AssociationLostError, Requestor
 from router.config.settings import DestinationSettings, NodeSettings
 from router.flow import Instance
 from router.pixels import codestream
+from router.pixels.decoders import NATIVE
 from router.pixels.elements import UnparseableError, open_data_set
 from router.pixels.header import Layout, UndecodableError, layout, values
+from router.pixels.prepare import prepare
+from router.pixels.render import _grey, _reduction
+from router.pixels.transcode import NotTranscodedError, _transcode
 from router.receive import Receiver
 from router.receive.first_elements import MOST, UnreadableError, sop_uids
 from router.spool import Accepted
@@ -253,6 +258,34 @@ def frames(data: bytes) -> None:
                 read(data[at:])
 
 
+def picture(data: bytes) -> None:
+    """All that is ours between native pixels and the picture, and between them and a native copy.
+
+    What a pixel worker turns into a reason comes out here. A decoder may raise what it likes, so there is none here.
+    """
+    path = _file(data)
+    copy = path.with_suffix(".copy")
+    with suppress(UnparseableError, UndecodableError, MemoryError), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened = open_data_set(path)
+        try:
+            if opened.syntax in NATIVE:
+                form = layout(opened)
+                grey = _grey(opened, form, _reduction(form, 8))
+                small, _ = prepare(grey.image, size=16, mask=grey.mask)
+                if small.shape != (16, 16):
+                    raise WrongError("the picture has another size")
+        finally:
+            opened.close()
+        if opened.syntax in NATIVE:
+            try:
+                _transcode(path, copy, (EXPLICIT, IMPLICIT)[len(data) % 2])
+            except NotTranscodedError:
+                return
+            finally:
+                copy.unlink(missing_ok=True)
+
+
 def _file(data: bytes) -> Path:
     """In memory, for `open_data_set` takes a path: the only copy, overwritten by the next case."""
     path = Path("/dev/shm" if Path("/dev/shm").is_dir() else "/tmp") / f"fuzz-{os.getpid()}.dcm"
@@ -265,4 +298,9 @@ def forget() -> None:
     _file(b"").unlink()
 
 
-IN_PROCESS: dict[str, Callable[[bytes], None]] = {"association": association, "requestor": requestor, "header": header}
+IN_PROCESS: dict[str, Callable[[bytes], None]] = {
+    "association": association,
+    "requestor": requestor,
+    "header": header,
+    "picture": picture,
+}

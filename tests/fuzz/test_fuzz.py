@@ -19,10 +19,12 @@ from tests.fuzz.node import acknowledged, run_node
 
 ROOT = SHARED / "data" / "dicom"
 SEED = 20
-TARGETS = ("association", "requestor", "header", "pixels", "node")
+TARGETS = ("association", "requestor", "header", "picture", "pixels", "node")
 
 
-@pytest.mark.parametrize(("target", "inputs"), [("association", 300), ("requestor", 1000), ("header", 300)])
+@pytest.mark.parametrize(
+    ("target", "inputs"), [("association", 300), ("requestor", 1000), ("header", 300), ("picture", 300)]
+)
 def test_readers_raise_only_what_they_say(target: str, inputs: int, tmp_path: Path) -> None:
     done = run_slice(target, SEED, 60, tmp_path, ROOT, inputs)
     assert (done.findings, done.inputs) == ([], inputs)
@@ -45,7 +47,7 @@ def test_a_node_keeps_what_it_acknowledged_and_nothing_else(tmp_path: Path) -> N
 def test_a_case_is_its_number_in_every_process() -> None:
     digests = {_digests(hash_seed) for hash_seed in ("1", "2")}
     assert len(digests) == 1
-    assert len(set(digests.pop().split())) == 10
+    assert len(set(digests.pop().split())) == 2 * len(TARGETS)
 
 
 def _digests(hash_seed: str) -> str:
