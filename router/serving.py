@@ -58,17 +58,17 @@ class Serving:
 
     def order(self, order: dict[str, Any]) -> dict[str, Any]:
         """Begin what a person ordered (see `ModelStore.plan`). Raises StoreError; `report` says how it ended."""
-        plan = self._store.plan(order)
-        if not self._in_background(lambda: self._carry_out(plan, order)):
+        plan = None if self._is_busy() else self._store.plan(order)
+        if plan is None or not self._in_background(lambda: self._carry_out(plan, order)):
             raise StoreError("another order is under way; see dicom-router model show")
         return {"begun": True}
 
     def report(self) -> dict[str, Any]:
         """What is chosen and what runs; whether an order is under way, and why the last one failed (else empty)."""
-        order, shadow = self._order, self._shadow
+        shadow = self._shadow
         return asdict(self._store.state()) | {
             "inference": self.inference.info(), "shadow_ready": shadow is not None and shadow.is_ready,
-            "busy": order is not None and order.is_alive(), "error": self._error,
+            "busy": self._is_busy(), "error": self._error,
         }  # fmt: skip
 
     def digests(self) -> dict[str, str]:
@@ -101,6 +101,9 @@ class Serving:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    def _is_busy(self) -> bool:
+        return self._order is not None and self._order.is_alive()
+
     def _in_background(self, work: Callable[[], None]) -> bool:
         """False where other work is still under way."""
 
@@ -115,7 +118,7 @@ class Serving:
                 log.error("model not changed", reason=self._error)
 
         with self._lock:
-            if self._order is not None and self._order.is_alive():
+            if self._is_busy():
                 return False
             self._error = ""
             self._order = threading.Thread(target=run, name="model", daemon=True)

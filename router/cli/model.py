@@ -213,14 +213,13 @@ def _order(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
     from router.serving import write_down
     from router.spool import open_spool
 
-    order |= {"do": "model", "who": who()}
-    folder = settings.spool.path
+    folder, store = settings.spool.path, ModelStore(settings.spool.path, settings.model.path)
+    order |= {"do": "model", "who": who(), "configured": store.configured}
     try:
         answer = ask(folder, order)
     except NoNodeError:
         spool = open_spool(settings.spool)
         try:
-            store = ModelStore(folder, settings.model.path)
             plan = store.plan(order)
             store.write(plan)
             write_down(spool, plan, order)

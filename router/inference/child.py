@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from router.config.settings import ModelSettings
@@ -18,6 +18,8 @@ from router.flow import Seen
 from router.inference.messages import receive, send, unpack
 
 START_SECONDS = 180.0
+_STARTER = ThreadPoolExecutor(1, "inference-starter")
+"""Linux kills a child with the *thread* that started it (PR_SET_PDEATHSIG): this one starts them all, and stays."""
 
 
 class InferenceError(Exception):
@@ -38,9 +40,10 @@ class Child:
         self._line, theirs = socket.socketpair()
         command = [sys.executable, "-m", "router.inference", str(os.getpid()), str(theirs.fileno())]
         try:
-            self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/"
-            )
+            self._process = _STARTER.submit(
+                subprocess.Popen[bytes],
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/",
+            ).result()  # fmt: skip
         except OSError:
             self._line.close()
             raise

@@ -60,17 +60,17 @@ class ModelStore:
     def __init__(self, spool: Path, configured: Path | None) -> None:
         self.folder = spool / FOLDER
         self._model_path = configured
-        self._configured = str(configured.resolve()) if configured else ""
+        self.configured = str(configured.resolve()) if configured else ""
 
     def state(self) -> State:
         """What is chosen. Raises StoreError when it cannot be read."""
         found = self._read()
-        return found if found.configured == self._configured else replace(State(self._configured), shadow=found.shadow)
+        return found if found.configured == self.configured else replace(State(self.configured), shadow=found.shadow)
 
     def is_overruled(self) -> bool:
         """Whether a model was promoted, but `model.path` has been changed since, and holds."""
         found = self._read()
-        return found.serving is not None and found.configured != self._configured
+        return found.serving is not None and found.configured != self.configured
 
     def serving(self) -> Path | None:
         """The folder of the model that serves: the promoted one's, or `model.path`. Raises StoreError."""
@@ -109,8 +109,11 @@ class ModelStore:
         """What an order would make of the state; nothing is changed yet. Raises StoreError.
 
         `order` is one of ORDERS. A promotion names the `model` and, for the way back, a copy of what served `before`;
-        `shadow` names a `model`, or none to end it; a second `rollback` undoes the first. `who` orders it.
+        `shadow` names a `model`, or none to end it; a second `rollback` undoes the first. `who` orders it, and thinks
+        that `configured` is the model of routing.yaml.
         """
+        if order.get("configured", self.configured) != self.configured:
+            raise StoreError("model.path in routing.yaml has changed since the node started; restart it first")
         old, who = self.state(), str(order.get("who", ""))[:64]
         model, before = str(order.get("model") or ""), str(order.get("before") or "")
         match order.get("order"):
@@ -156,7 +159,7 @@ class ModelStore:
                     raise ValueError(one.name)
             return State(str(raw["configured"]), **chosen)
         except FileNotFoundError:
-            return State(self._configured)
+            return State(self.configured)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}; make it readable for the node's user") from error
         except (ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,18 @@ import numpy as np
 import pytest
 
 from router.config.settings import ModelSettings
-from router.flow import Seen
-from router.inference import Inference, InferenceError
-from router.model.card import Card, save_random_model
+from router.flow import Prediction, Seen
+from router.inference import Inference, InferenceError, Shadow
+from router.inference.shadow import MOST
+from router.model.calibration import Calibration
+from router.model.card import CARD, WEIGHTS, Card, save_random_model
+from router.model.store import FILES, ModelStore, State, StoreError
+from router.observe.metrics import SHADOW_PREDICTIONS
 from router.pixels.wrap import wrap_image
+from router.training.candidate import compare, count_shadow
+from router.training.data import DataError, Item
+from router.training.evaluate import Answers
+from tests.unit.stubborn import save_stubborn_model
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +101,13 @@ def test_a_swap_under_traffic_loses_nothing_and_nobody_waits_for_it(swap: Swap, 
     def commit() -> None:  # the new process is warm, and the old one still answers
         assert answered_by(inference.look(dx, frozenset())) == swap.old
 
-    thread = threading.Thread(target=traffic)
-    thread.start()
-    inference.swap(swap.path, commit)
+    threads = [threading.Thread(target=traffic), threading.Thread(target=inference.swap, args=(swap.path, commit))]
+    for thread in threads:
+        thread.start()
+    threads[1].join(120)  # a child must outlive the thread that ordered it
     last = inference.look(dx, frozenset())
     done.set()
-    thread.join(60)
+    threads[0].join(60)
     digests = [answered_by(future) for future in asked]
     assert digests == sorted(digests, key=[swap.old, swap.new].index), "the old one was asked after the new one"
     assert digests[0] == swap.old
@@ -144,3 +153,219 @@ def test_after_a_swap_it_is_the_new_model_that_is_restarted_however_early_it_die
     inference.swap(swap.path, commit)
     wait_for(lambda: inference.is_ready)
     assert answered_by(inference.look(dx, frozenset())) == swap.new
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path, models: dict[str, Path]) -> ModelStore:
+    return ModelStore(tmp_path / "spool", models["old"])
+
+
+def order(store: ModelStore, order: str, **about: str | None) -> State:
+    plan = store.plan({"order": order, "who": "a test"} | about)
+    store.write(plan)
+    assert ModelStore(store.folder.parent, store._model_path).state() == plan  # as after a restart
+    return plan
+
+
+def test_promoted_rolled_back_and_forth(store: ModelStore, models: dict[str, Path]) -> None:
+    assert store.serving() == models["old"]
+    with pytest.raises(StoreError, match="nothing to roll back to"):
+        store.plan({"order": "rollback"})
+    old, new = store.keep(models["old"]), store.keep(models["new"])
+    order(store, "promote", model=new, before=old)
+    assert Card.read(store.serving() or Path()) == Card.read(models["new"])
+    with pytest.raises(StoreError, match="serves already"):
+        store.plan({"order": "promote", "model": new, "before": old})
+    for name in (old, new):
+        state = order(store, "rollback")
+        assert state.serving
+        assert (state.serving.name, state.serving.who, store.serving()) == (name, "a test", store.folder / name)
+
+
+def test_a_shadow_stays_until_it_is_ended_or_serves(store: ModelStore, models: dict[str, Path]) -> None:
+    old, new = store.keep(models["old"]), store.keep(models["new"])
+    order(store, "shadow", model=new)
+    assert order(store, "shadow", model=None).shadow is None
+    new = store.keep(models["new"])
+    assert order(store, "shadow", model=new).shadow
+    assert order(store, "promote", model=new, before=store.keep(models["old"])).shadow is None
+    assert order(store, "shadow", model=old).shadow
+    assert order(store, "rollback").shadow
+
+
+def test_copies_that_nothing_names_go_with_the_next_choice(store: ModelStore, models: dict[str, Path]) -> None:
+    names = [store.keep(models[name]) for name in ("old", "new", "broken")]
+    order(store, "promote", model=names[1], before=names[0])
+    assert {path.name for path in store.folder.iterdir()} == {*names[:2], "state.json"}
+    assert {oct(path.stat().st_mode & 0o777) for path in store.folder.parent.rglob("*")} == {"0o700", "0o600"}
+
+
+def test_another_card_with_the_same_weights_is_another_model(store: ModelStore, tmp_path: Path) -> None:
+    card = save_stubborn_model(tmp_path / "a", "spine")
+    replace(card, calibration=Calibration(temperature=2.0)).write(tmp_path / "a")
+    one = store.keep(tmp_path / "a")
+    card.write(tmp_path / "a")
+    assert store.keep(tmp_path / "a") != one
+
+
+def test_a_copy_that_was_cut_short_or_damaged_is_made_again(store: ModelStore, models: dict[str, Path]) -> None:
+    (store.folder / "part").mkdir(parents=True)
+    (store.folder / "part" / "card.json").write_text("a crash left this")
+    name = store.keep(models["new"])
+    (store.folder / name / "model.safetensors").write_bytes(b"the disk lost some")
+    assert store.keep(models["new"]) == name
+    assert Card.read(store.folder / name) == Card.read(models["new"])
+
+
+def test_a_failed_write_changes_nothing(
+    store: ModelStore, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = store.keep(models["old"]), store.keep(models["new"])
+    plan = store.plan({"order": "promote", "model": new, "before": old})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="space"):
+        store.write(plan)
+    assert (store.state().serving, store.serving()) == (None, models["old"])
+
+
+def test_another_path_in_the_file_holds_again(store: ModelStore, models: dict[str, Path]) -> None:
+    order(store, "promote", model=store.keep(models["new"]), before=store.keep(models["old"]))
+    changed = ModelStore(store.folder.parent, models["broken"])
+    assert (changed.serving(), changed.is_overruled()) == (models["broken"], True)
+    assert not store.is_overruled()
+    with pytest.raises(StoreError, match="restart it first"):
+        store.plan({"order": "rollback", "configured": changed.configured})
+
+
+@pytest.mark.parametrize("name", ["", "../../etc", "0123456789abcdef-01234567", "/", "a" * 100])
+def test_only_names_of_copies_are_taken(store: ModelStore, models: dict[str, Path], name: str) -> None:
+    store.keep(models["old"])
+    with pytest.raises(StoreError, match="no such model"):
+        store.plan({"order": "promote", "model": name, "before": name})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"configured": "", "serving": {"name": "../x", "since": 1, "who": ""}}']
+)
+def test_a_damaged_state_is_one_line_with_the_fix(store: ModelStore, text: str) -> None:
+    store.folder.mkdir(parents=True)
+    (store.folder / "state.json").write_text(text)
+    with pytest.raises(StoreError, match=r"state\.json: damaged; remove it"):
+        store.serving()
+
+
+def test_the_copied_files_are_those_of_a_card() -> None:
+    assert FILES[:2] == (WEIGHTS, CARD)
+
+
+# -- the test before it serves -----------------------------------------------------------------------------------------
+
+
+def answers(*said: tuple[str, str]) -> Answers:
+    """Pairs of label and class as the answers of a model."""
+    items = [Item(Path(str(n)), label, patient=str(n)) for n, (label, _) in enumerate(said)]
+    predictions = [
+        Prediction((0.2,) * 5, "others" if name == "uncertain" else name, 0.9, 0.0, False, name, "0" * 64)
+        for _, name in said
+    ]
+    return Answers(items, predictions, np.zeros((0, 5), np.float32), np.zeros(0, np.float32), [])
+
+
+GOOD = (("spine", "spine"), ("spine", "spine"), ("others", "others"), ("adult_chest", "adult_chest"))
+
+
+@pytest.mark.parametrize(
+    ("at", "name", "why"),
+    [
+        (0, "spine", []),
+        (2, "uncertain", []),
+        (0, "uncertain", ["macro F1 falls", "share of spine that reaches its place falls from 1.0000 to 0.5000"]),
+        (2, "spine", ["macro F1", "share of others", "1 images newly reach a wrong AI node"]),
+    ],
+)
+def test_what_is_worse_is_refused_with_the_figures(at: int, name: str, why: list[str]) -> None:
+    said = list(GOOD)
+    said[at] = (said[at][0], name)
+    found = compare(answers(*GOOD), answers(*said), allow=0.01, allow_wrong=0)
+    assert len(found["refused"]) == len(why)
+    assert all(part in line for part, line in zip(why, found["refused"], strict=True))
+    assert compare(answers(*GOOD), answers(*said), allow=1.0, allow_wrong=1)["refused"] == []
+
+
+def test_a_wrong_route_that_the_old_one_took_as_well_is_not_new() -> None:
+    said = (*GOOD, ("others", "spine"))
+    found = compare(answers(*said), answers(*said), allow=0, allow_wrong=0)
+    assert (found["newly_wrong"], found["refused"], found["classes"]["spine"]["wrongly"]) == (0, [], [1, 1])
+    elsewhere = compare(answers(*said), answers(*GOOD, ("others", "abdominal")), allow=0, allow_wrong=0)
+    assert elsewhere["newly_wrong"] == 1
+
+
+def test_other_images_cannot_be_compared() -> None:
+    with pytest.raises(DataError):
+        compare(answers(*GOOD), answers(*GOOD[1:]), allow=0, allow_wrong=0)
+
+
+def test_shadow_predictions_are_counted_for_each_pair_of_models() -> None:
+    def event(shadow: str, class_name: str, to: str) -> dict[str, Any]:
+        served = {"model": "1", "class": "spine", "destinations": ["spine-ai"]}
+        return {"detail": {"served": served, "shadow": {"model": shadow, "class": class_name, "destinations": [to]}}}
+
+    events = [event("2", "spine", "spine-ai"), event("3", "others", "x"), event("2", "uncertain", "spine-ai")]
+    first, second = count_shadow(events)
+    assert first == {
+        "served": "1", "shadow": "2", "n": 2, "agreed": 1, "elsewhere": 0,
+        "classes": {"spine": {"spine": 1, "uncertain": 1}},
+    }  # fmt: skip
+    assert (second["shadow"], second["elsewhere"]) == ("3", 1)
+
+
+# -- the shadow --------------------------------------------------------------------------------------------------------
+
+
+class Silent:
+    """Stands in for an inference that answers when it is told."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.asked: list[Future[Seen]] = []
+
+    def look(self, path: Path, tags: frozenset[int]) -> Future[Seen]:
+        self.asked.append(Future())
+        return self.asked[-1]
+
+
+def outcomes() -> dict[str, float]:
+    (family,) = SHADOW_PREDICTIONS.collect()
+    return {s.labels["outcome"]: s.value for s in family.samples if s.name.endswith("_total")}
+
+
+def test_a_shadow_that_does_not_keep_up_is_passed_over_and_one_that_fails_is_counted() -> None:
+    shadow, silent = Shadow(ModelSettings(), Path("x")), Silent()
+    shadow._inference = silent  # type: ignore[assignment]
+    served = answers(("spine", "spine")).predictions[0]
+    before, recorded = outcomes(), list[Seen]()
+
+    def look(times: int = 1) -> None:
+        for _ in range(times):
+            shadow.look(Path("y"), frozenset(), served, recorded.append)
+
+    look(MOST + 3)
+    assert len(silent.asked) == MOST
+    silent.asked[0].set_result(Seen("decoded", prediction=served))
+    silent.asked[1].set_result(Seen("decoded", prediction=replace(served, class_name="uncertain")))
+    silent.asked[2].set_result(Seen("unparseable"))  # the blob has gone
+    silent.asked[3].set_exception(InferenceError("inference died"))
+    look(5)
+    assert len(silent.asked) == MOST + 4
+    silent.is_ready = False
+    look()
+    assert len(recorded) == 2
+    counted = {name: value - before.get(name, 0) for name, value in outcomes().items()}
+    assert counted == {"agreed": 1, "differed": 1, "failed": 2, "dropped": 3 + 1 + 1}
