@@ -54,7 +54,7 @@ def _child(target: str, seed: int, seconds: float, out: Path) -> None:
                "--minutes", str(seconds / 60), "--out", str(out)]  # fmt: skip
     began = time.monotonic()
     try:
-        code = subprocess.run(command, timeout=seconds + 300, check=False).returncode
+        code = subprocess.run(command, timeout=seconds + 600, check=False).returncode
     except subprocess.TimeoutExpired:
         code = -9
     if code:

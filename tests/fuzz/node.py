@@ -70,6 +70,7 @@ def run_node(seed: int, seconds: float, out: Path, root: Path, most: int = 1 << 
             _send(node, done, stored, out, root, lambda: done.inputs < min(WARM, most))
             before = at_rest(node, pid)
             watch.start()
+            began = time.monotonic()
             _send(node, done, stored, out, root, lambda: time.monotonic() - began < seconds and done.inputs < most)
             watch.stop()
             after = at_rest(node, pid)
