@@ -82,7 +82,7 @@ class Call:
         sent = b"".join(self.strings)
         if _COMMAND_FIELD not in sent or _STATUS not in sent:
             return ""
-        at = sent.index(_AFFECTED) + 4
+        at = sent.index(_AFFECTED, sent.index(_STATUS) + len(_STATUS)) + 4
         length = int.from_bytes(sent[at : at + 4], "little")
         return sent[at + 4 : at + 4 + length].rstrip(b"\0 ").decode("ascii")
 
@@ -114,9 +114,19 @@ def calls(trace: Path) -> Iterator[Call]:
 def traced(node: NodeUnderTest, trace: Path, names: Sequence[str], *, longest: int = 512) -> Iterator[int]:
     """Run a node under strace and yield its process id; it has ended, and the trace is whole, after the block.
 
-    `names` are the calls to trace, of whose buffers `longest` bytes are kept.
+    `names` are the calls to trace (those that this machine does not have are left out); `longest` bytes of each buffer
+    are kept.
     """
-    command = ["strace", *OPTIONS, "-s", str(longest), "-e", f"trace={','.join(names)}", "-o", str(trace)]
+    command = [
+        "strace",
+        *OPTIONS,
+        "-s",
+        str(longest),
+        "-e",
+        f"trace={','.join('?' + name for name in names)}",
+        "-o",
+        str(trace),
+    ]
     with under_strace(node, command) as pid:
         yield pid
 

@@ -1,0 +1,59 @@
+"""A short run of the power cuts: nothing is lost at any crash point, and the harness sees a loss where there is one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import power_cut
+from tests.chaos.power_cut import KINDS, ONCE, Recording
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+SEED = "1"
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=power_cut.in_memory()) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Recording:
+    return power_cut.record(folder, 12, SEED)
+
+
+def test_what_was_acknowledged_is_there_after_a_power_cut(run: Recording, folder: Path) -> None:
+    points = power_cut.crash_points(run, 12, SEED)
+    outcome = power_cut.replay(run, points, folder, SEED)
+    assert outcome.faults == []
+    assert outcome.states == 2 * len(points) >= 40
+    assert outcome.acknowledged_at_points >= 12 * 13 / 2
+
+
+def test_a_delivery_that_is_called_done_and_never_arrived_is_seen(run: Recording, folder: Path) -> None:
+    blind = replace(run, arrivals=[])
+    outcome = power_cut.replay(blind, power_cut.crash_points(blind, 0, SEED)[-1:], folder, SEED, picks=["everything"])
+    assert outcome.faults
+    assert all("not at" in fault for fault in outcome.faults)
+
+
+def test_a_node_goes_on_from_what_is_left(run: Recording, folder: Path) -> None:
+    points = power_cut.crash_points(run, 0, SEED)[4:10]
+    outcome = power_cut.replay(run, points, folder, SEED, picks=["synced"], restarts=1)
+    assert (outcome.faults, outcome.restarts) == ([], 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_syncs_that_do_nothing_are_seen(run: Recording, folder: Path, kind: str) -> None:
+    assert power_cut.blind_to(run, KINDS[kind], folder, SEED)
+
+
+@pytest.mark.parametrize("kind", ONCE)
+def test_one_sync_that_does_nothing_is_seen(run: Recording, folder: Path, kind: str) -> None:
+    assert any(power_cut.blind_once(run, KINDS[kind], nth, folder, SEED) for nth in power_cut.awaited(run, KINDS[kind]))
