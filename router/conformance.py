@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydicom.uid import UID
 
 from router.association.negotiation import (
+    COMMITMENT,
+    EXPLICIT_LE,
     IMPLEMENTATION_UID,
     IMPLEMENTATION_VERSION,
+    IMPLICIT_LE,
     KNOWN_SYNTAXES,
     LOSSY,
     NEWER_SYNTAXES,
@@ -17,9 +20,18 @@ from router.association.negotiation import (
 )
 from router.association.pdu import MAX_PDU
 from router.association.requestor import MOST_CONTEXTS, NATIVE
+from router.commitment.data_set import MOST_REFERENCES
+from router.commitment.judge import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
 from router.config import Settings
-from router.config.settings import DestinationSettings
+from router.config.settings import Accept, DestinationSettings
 from router.forward.outcomes import DONE, FEW, LATER
+
+REASONS = {
+    NO_SUCH_INSTANCE: "the instance has not come here, or its rules send it to no archive",
+    CLASS_CONFLICT: "it has come with another SOP class",
+    PROCESSING_FAILURE: "no archive has answered in time, has taken it, or is known to have this version of it",
+}
+"""Failure reasons of our own; an archive's are passed on."""
 
 STATUSES = (
     ("0000", "Success", "blob, folder and database row are synced to disk"),
@@ -31,7 +43,7 @@ STATUSES = (
     ("A900", "Error: data set does not match SOP class", "SOP class or instance UID of command and data set differ"),
     ("C000", "Error: cannot understand", "the first elements of the data set are absent or unreadable"),
     ("0122", "Refused: SOP class not supported", "the SOP class is not that of the presentation context"),
-    ("0211", "Unrecognised operation", "any DIMSE request but C-STORE and C-ECHO"),
+    ("0211", "Unrecognised operation", "any DIMSE request of a service that was not negotiated"),
 )
 
 
@@ -42,6 +54,9 @@ def statement(settings: Settings) -> str:
 
 def _lines(settings: Settings) -> Iterator[str]:
     node = settings.node
+    archives = [to.name for to in settings.destinations.values() if to.archive and to.enabled]
+    callers = [line for line in node.accept or () if line.commitment]
+    commits = "yes" if archives and callers else "no"
     yield from (
         "# DICOM conformance statement: dicom-router",
         "",
@@ -54,7 +69,8 @@ def _lines(settings: Settings) -> Iterator[str]:
         "|---|---|---|",
         "| Storage | yes | yes |",
         "| Verification | yes | yes |",
-        "| Storage Commitment, Query/Retrieve, Worklist, media | no | no |",
+        f"| Storage Commitment (Push Model) | {commits} | {commits} |",
+        "| Query/Retrieve, Worklist, media | no | no |",
         "",
         "## 2 Application entity",
         "",
@@ -75,7 +91,8 @@ def _lines(settings: Settings) -> Iterator[str]:
         f"| Maximum PDU length received | {MAX_PDU} |",
         f"| Associations received at once | {node.associations} ({node.associations_per_peer} for each peer) |",
         "| Asynchronous operations window | not negotiated (1, 1) |",
-        "| Role selection, extended negotiation, user identity | not answered |",
+        "| Role selection | " + ("for Storage Commitment alone" if commits == "yes" else "not answered") + " |",
+        "| Extended negotiation, user identity | not answered |",
         f"| Presentation contexts proposed | at most {MOST_CONTEXTS} |",
         f"| Association request expected within | {node.artim:g} s |",
         f"| Idle association aborted after | {node.idle:g} s |",
@@ -116,12 +133,39 @@ def _lines(settings: Settings) -> Iterator[str]:
     yield (
         "| A9xx, Cxxx, " + ", ".join(f"{c:04X}" for c in sorted(FEW)) + ", any other | tried a few times, then buried |"
     )
+    yield from _commitment(archives, callers, node.commitment_deadline)
     yield from (
         "",
         "## 3 Character sets, security, privacy",
         "",
         "Data sets are forwarded as they came, in any character set. TLS 1.2 or newer with the BCP 195 profile (PS3.15",
         "annex B) where configured. No patient attribute is written to logs, metrics, file names or errors.",
+    )
+
+
+def _commitment(archives: Sequence[str], callers: Sequence[Accept], deadline: float) -> Iterator[str]:
+    """PS3.4 annex J, and what it depends on."""
+    yield from ("", "### 2.5 Storage Commitment", "")
+    if not archives or not callers:
+        yield "Refused: it needs a destination with `archive: true`, and `commitment` for who may ask in `node.accept`."
+        return
+    yield from (
+        f"The node is no archive. What it is asked by N-ACTION ({COMMITMENT}, {UID(IMPLICIT_LE).name} or",
+        f"{UID(EXPLICIT_LE).name}, at most {MOST_REFERENCES} references) it asks of " + ", ".join(archives) + ", and",
+        "passes that answer on by N-EVENT-REPORT when there is one for each reference, at the latest after",
+        f"{deadline:g} s; then it tries to report for as long again. It proposes itself as SCP by role selection.",
+        "",
+        "| Caller | Reports go to |",
+        "|---|---|",
+    )
+    for line in callers:
+        to = line.commitment
+        yield f"| {line.ae_title} | " + (f"{to.host}:{to.port}" if to and to.host else "the same association") + " |"
+    yield from (
+        "",
+        "| Failure reason | When |",
+        "|---|---|",
+        *(f"| {code:04X} | {when} |" for code, when in REASONS.items()),
     )
 
 

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from router.classify import Classifier
+from router.commitment import Committer
 from router.config import ConfigError, Problem, Settings, load
 from router.control import ControlServer
 from router.forward import Forwarder
@@ -42,7 +43,8 @@ class Node:
         self._copies = Copies(self._inference)
         self._forwarder = Forwarder(self._spool, self.settings, self._copies.get)
         self._classifier = Classifier(self._spool, self._inference, self.settings, self._serving.decided)
-        self._receiver = Receiver(self.settings, self._spool)
+        self._committer = Committer(self._spool, self.settings)
+        self._receiver = Receiver(self.settings, self._spool, self._committer.callers)
         self._web = WebServer(settings.web, self)
         self._control = ControlServer(settings.spool.path, self.handle)
         self._sweeper = threading.Thread(target=self._sweep, name="sweep", daemon=True)
@@ -58,6 +60,7 @@ class Node:
             self._serving.start()
             self._forwarder.start()
             self._classifier.start()
+            self._committer.start()
             self._sweeper.start()
             self._control.start()
             port = self._receiver.start()
@@ -80,6 +83,7 @@ class Node:
         deadline = time.monotonic() + seconds
         log.info("stopping", within_s=seconds)
         self._receiver.stop(deadline)
+        self._committer.stop(deadline)
         self._classifier.stop(deadline)
         self._forwarder.stop(deadline)
         self._control.stop()

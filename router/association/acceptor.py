@@ -27,7 +27,7 @@ from router.association.negotiation import (
 )
 from router.association.pdu import AbortReason, Kind, Pace, PeerClosedError, ProtocolError, Stream
 from router.association.reports import CommitmentHandler, Outbox, Report, report_command
-from router.config.settings import NodeSettings
+from router.config.settings import Accept, NodeSettings
 from router.flow import Caller
 from router.observe import log, safe
 
@@ -230,7 +230,7 @@ def refusal(proposal: Proposal, node: NodeSettings, peer: str) -> Refusal | None
         return VERSION_UNKNOWN
     if proposal.application_context != APPLICATION_CONTEXT:
         return APPLICATION_CONTEXT_UNKNOWN
-    if node.accept is not None and not may_call(proposal.calling_ae, peer, node):
+    if node.accept is not None and not any(names(line, proposal.calling_ae, peer) for line in node.accept):
         return CALLING_UNKNOWN
     if not proposal.called_ae or (node.require_called_ae and proposal.called_ae != node.ae_title):
         return CALLED_UNKNOWN
@@ -239,10 +239,8 @@ def refusal(proposal: Proposal, node: NodeSettings, peer: str) -> Refusal | None
     return None
 
 
-def may_call(calling_ae: str, peer: str, node: NodeSettings) -> bool:
+def names(line: Accept, calling_ae: str, peer: str) -> bool:
     """Whether a line of `node.accept` names this calling AE title and this peer's network."""
-    address = ip_address(peer)
-    return any(
-        (line.ae_title is None or line.ae_title == calling_ae) and (line.peer is None or address in line.peer)
-        for line in node.accept or ()
+    return (line.ae_title is None or line.ae_title == calling_ae) and (
+        line.peer is None or ip_address(peer) in line.peer
     )

@@ -6,9 +6,12 @@ are taken as they come.
 
 from __future__ import annotations
 
+import select
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Self
 
 from router.association import dimse, pdu
 from router.association.dimse import Command
@@ -18,6 +21,8 @@ from router.association.pdu import Kind, ProtocolError
 from router.association.reports import MOST_BYTES, action_command, report_command
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, associate
 from router.config.settings import DestinationSettings
+
+LOOK_EVERY = 0.25
 
 TakeReport = Callable[[int | None, bytes, str], int]
 """Event type, data set and transfer syntax of an N-EVENT-REPORT to the status of its answer."""
@@ -39,12 +44,19 @@ class CommitmentAssociation(Requestor):
         roles = role(scu=False, scp=True) if take_report is None else b""
         super().__init__(destination, *associate(destination, calling_ae, contexts, roles))
         self._take_report = take_report
-        self._fragments: deque[tuple[bool, bool, bytes]] = deque()
-        agreed = next(((n, uid) for (_, uid), n in sorted(self._contexts.items())), None)
-        if agreed is None:
+        self._fragments: deque[pdu.Pdv] = deque()
+        self._syntaxes = {number: syntax for (_, syntax), number in sorted(self._contexts.items())}
+        if not self._syntaxes:
             self.release()
             raise ConnectError("refused", "the peer refused the presentation context for Storage Commitment")
-        self._context_id, self.transfer_syntax = agreed
+        self._context_id, self.transfer_syntax = next(iter(self._syntaxes.items()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Release, or abort where something went wrong."""
+        self.release() if kind is None else self.abort()
 
     def ask(self, data_set: bytes) -> int:
         """N-ACTION; the status of the answer. Raises AssociationLostError."""
@@ -54,17 +66,15 @@ class CommitmentAssociation(Requestor):
         """N-EVENT-REPORT; the status of the answer. Raises AssociationLostError."""
         return self._request(report_command(self._next_message_id(), event_type), data_set, dimse.N_EVENT_REPORT_RSP)
 
-    def await_report(self, seconds: float) -> bool:
-        """Whether the peer reports within so many seconds. Raises AssociationLostError where it ends it instead."""
-        try:
-            with self._losing():
-                command, data_set = self._message(time.monotonic() + seconds)
-                self._take(command, data_set)
-        except AssociationLostError as error:
-            if error.kind == "silent":
-                return False
-            raise
-        return True
+    def await_report(self, seconds: float, is_over: Callable[[], bool]) -> None:
+        """Take the peer's report if it comes within so many seconds, before `is_over`. Raises AssociationLostError."""
+        deadline = time.monotonic() + seconds
+        while not (self._fragments or self.lost()):
+            if is_over() or time.monotonic() >= deadline:
+                return
+            select.select([self._stream.sock], [], [], LOOK_EVERY)
+        with self._losing():
+            self._take(*self._message(time.monotonic() + self._limit))
 
     def _request(self, command: bytes, data_set: bytes, expected: int) -> int:
         max_pdu = self._peer_max_pdu
@@ -73,40 +83,40 @@ class CommitmentAssociation(Requestor):
             self._send(pdu.data_set_pdus(self._context_id, data_set, max_pdu), self._limit)
             deadline = time.monotonic() + self._limit
             while True:
-                answer, reported = self._message(deadline)
+                answer, reported, context_id = self._message(deadline)
                 if answer.field == expected:
                     return self._status(answer, expected)
-                self._take(answer, reported)
+                self._take(answer, reported, context_id)
 
-    def _message(self, deadline: float) -> tuple[Command, bytes]:
-        """The next whole message: command set, and data set where it has one."""
-        command = dimse.decode_command(self._part(deadline, dimse.MAX_COMMAND, command=True))
-        return command, self._part(deadline, MOST_BYTES, command=False) if command.has_data_set else b""
+    def _message(self, deadline: float) -> tuple[Command, bytes, int]:
+        """The next whole message: command set, data set where it has one, and their presentation context."""
+        self._fill(deadline)
+        context_id = self._fragments[0].context_id
+        command = dimse.decode_command(self._part(context_id, deadline, dimse.MAX_COMMAND, command=True))
+        data_set = self._part(context_id, deadline, MOST_BYTES, command=False) if command.has_data_set else b""
+        return command, data_set, context_id
 
-    def _part(self, deadline: float, most: int, *, command: bool) -> bytes:
+    def _part(self, context_id: int, deadline: float, most: int, *, command: bool) -> bytes:
         part = bytearray()
         while True:
-            is_command, is_last, fragment = self._fragment_of(deadline)
-            part += fragment
-            if is_command is not command or len(part) > most:
+            self._fill(deadline)
+            value = self._fragments.popleft()
+            part += value.fragment
+            if (value.context_id, value.is_command) != (context_id, command) or len(part) > most:
                 raise ProtocolError("a message out of order or too long")
-            if is_last:
+            if value.is_last:
                 return bytes(part)
 
-    def _fragment_of(self, deadline: float) -> tuple[bool, bool, bytes]:
+    def _fill(self, deadline: float) -> None:
+        """At least one fragment more; all of a PDU are kept, for the next message may begin in it."""
         while not self._fragments:
             kind, body = self._read(deadline)
             if kind is not Kind.P_DATA:
                 raise AssociationLostError(f"the peer sent {kind.name} instead of an answer")
-            for value in pdu.pdvs(body):
-                if value.context_id != self._context_id:
-                    raise ProtocolError("a message in another presentation context")
-                self._fragments.append((value.is_command, value.is_last, bytes(value.fragment)))
-        return self._fragments.popleft()
+            self._fragments += [replace(one, fragment=memoryview(bytes(one.fragment))) for one in pdu.pdvs(body)]
 
-    def _take(self, command: Command, data_set: bytes) -> None:
-        if command.field != dimse.N_EVENT_REPORT_RQ or self._take_report is None:
+    def _take(self, command: Command, data_set: bytes, context_id: int) -> None:
+        if command.field != dimse.N_EVENT_REPORT_RQ or self._take_report is None or context_id not in self._syntaxes:
             raise ProtocolError("a message that nobody asked for")
-        status = self._take_report(command.number(dimse.EVENT_TYPE), data_set, self.transfer_syntax)
-        answer = pdu.command_pdus(self._context_id, response(command, status), self._peer_max_pdu)
-        self._send(answer, self._limit)
+        status = self._take_report(command.number(dimse.EVENT_TYPE), data_set, self._syntaxes[context_id])
+        self._send(pdu.command_pdus(context_id, response(command, status), self._peer_max_pdu), self._limit)

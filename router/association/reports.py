@@ -78,6 +78,10 @@ class Outbox:
         return self._sent
 
     @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    @property
     def expects_answer(self) -> bool:
         return self._sent is not None
 

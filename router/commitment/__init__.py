@@ -3,3 +3,7 @@
 This node is no archive, so it never commits by itself. This room may import the spool and the associations, and no
 other stage.
 """
+
+from router.commitment.committer import Committer
+
+__all__ = ["Committer"]

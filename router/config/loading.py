@@ -116,6 +116,8 @@ def _warnings(
         found.append((place, "node.accept is left out: every caller is accepted"))
     if node.dry_run:
         found.append((place, "node.dry_run is on: everything goes to otherwise"))
+    if any(line.commitment for line in node.accept or ()) and not any(to.archive for to in destinations.values()):
+        found.append((place, "node.accept names callers for commitment, but no destination has archive: true"))
     section = root.entries["destinations"]
     lines = section.lines if isinstance(section, Table) else {}
     used = {name for rule in table.rules for name in rule.send} | set(table.otherwise.send)

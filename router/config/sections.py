@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from router.config import values
-from router.config.document import Node, Sequence
+from router.config.document import Node, Scalar, Sequence
 from router.config.fields import (
     Context,
     Parser,
@@ -25,11 +25,14 @@ from router.config.settings import (
     DestinationSettings,
     ModelSettings,
     NodeSettings,
+    ReportTo,
     ServerTls,
     SpoolSettings,
     WebSettings,
 )
 from router.config.uids import transfer_syntax
+
+SAME_ASSOCIATION = "same association"
 
 _COUNT = scalar(values.whole(1, 10_000))
 _BOOLEAN = scalar(values.boolean)
@@ -50,8 +53,21 @@ def required(where: str, node: Node, found: dict[str, Any], names: dict[str, str
         raise Skip
 
 
+def _report_to(where: str, node: Node, context: Context) -> ReportTo:
+    if isinstance(node, Scalar) and node.text == SAME_ASSOCIATION:
+        return ReportTo()
+    known = {"host": scalar(values.host), "port": _PORT, "tls": client_tls}
+    found = fields(where, node, known, context)
+    required(where, node, found, {"host": "10.1.0.31", "port": "104"}, context)
+    return ReportTo(**found)
+
+
 def _accept_line(where: str, node: Node, context: Context) -> Accept:
-    found = fields(where, node, {"ae_title": _AE_TITLE, "peer": scalar(values.network)}, context)
+    known = {"ae_title": _AE_TITLE, "peer": scalar(values.network), "commitment": _report_to}
+    found = fields(where, node, known, context)
+    if "commitment" in found and "ae_title" not in found:
+        context.wrong(node, f"{where}: commitment needs an ae_title, whom the report calls", "add its ae_title")
+        raise Skip
     if not as_table(where, node, context).entries:
         context.wrong(node, f"{where}: a line that tests nothing accepts everybody", "give ae_title, peer, or both")
         raise Skip
@@ -99,6 +115,7 @@ NODE: dict[str, Parser] = {
     "idle": _DURATION,
     "least_rate": _RATE,
     "instance_limit": _SIZE,
+    "commitment_deadline": _DURATION,
     "log": scalar(values.one_of("console", "json")),
 }
 SPOOL: dict[str, Parser] = {

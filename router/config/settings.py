@@ -18,14 +18,6 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Accept:
-    """One line of `node.accept`: a calling AE title, a network, or both. What is None is not tested."""
-
-    ae_title: str | None = None
-    peer: IPv4Network | IPv6Network | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ServerTls:
     """TLS for receiving: a port of its own beside the plain one; `ca` asks callers for a certificate."""
 
@@ -43,6 +35,27 @@ class ClientTls:
     certificate: Path | None = None
     key: Path | None = None
     verify_host: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTo:
+    """Where reports of storage commitment go: to `host` on a new association, or (None) back on the caller's own."""
+
+    host: str | None = None
+    port: int = 0
+    tls: ClientTls | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """One line of `node.accept`: a calling AE title, a network, or both. What is None is not tested.
+
+    `commitment`: whom it names may ask for storage commitment, and where the report then goes.
+    """
+
+    ae_title: str | None = None
+    peer: IPv4Network | IPv6Network | None = None
+    commitment: ReportTo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,8 @@ class NodeSettings:
     least_rate: int = 10_000
     """A transfer slower than this on average (after a grace of `artim`) is aborted."""
     instance_limit: int = 4 * GB
+    commitment_deadline: float = 24 * HOUR
+    """How long an archive may take for its word, and the caller to take ours after it."""
     log: Literal["console", "json"] = "console"
 
 
@@ -120,6 +135,7 @@ class DestinationSettings:
     response_timeout: float = 60.0
     least_rate: int = 50_000
     archive: bool = False
+    """It is asked for storage commitment on behalf of callers that may ask us."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,11 @@ class Commitments:
         self._signals.set(COMMITMENTS)
         return known
 
+    def is_answered(self, uid: str) -> bool:
+        """Whether all that was asked under a transaction UID of ours has its outcome."""
+        waits = sa.exists().where(reference.c.asked_uid == uid, reference.c.outcome.is_(None))
+        return not self._ask(lambda c: c.execute(sa.select(waits)).scalar_one())
+
     def release(self, due: Due, after: float, *, state: str = OPEN, tries: int) -> None:
         """Owed again after so many seconds, at once where the last answer came meanwhile."""
         self._run(lambda c: commitment_rows.release(c, due, after, state, tries))

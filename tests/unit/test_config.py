@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from router.config import ConfigError, Settings, load, shipped, values
 from router.config.settings import (
     Accept,
+    ClientTls,
     DestinationSettings,
     ModelSettings,
     NodeSettings,
+    ReportTo,
     SpoolSettings,
     WebSettings,
 )
@@ -62,7 +64,9 @@ node:
   {ae_title: HUB, address: "::1", port: 104, require_called_ae: yes, dry_run: true, unknown_sop_classes: on,
    associations: 9, associations_per_peer: 3, unspoken_connections: 2, artim: 5s, idle: 1min, least_rate: 1 kB/s,
    instance_limit: 1 GiB, log: json,
-   accept: [{ae_title: XRAY_1}, {peer: 10.1.0.0/16}],
+   accept: [{ae_title: XRAY_1}, {peer: 10.1.0.0/16}, {ae_title: XRAY_2, commitment: same association},
+    {ae_title: XRAY_3, commitment: {host: 10.1.0.31, port: 105, tls: {ca: ca.crt}}}],
+   commitment_deadline: 1h,
    tls: {port: 2763, certificate: node.crt, key: node.key, ca: ca.crt}}
 spool: {path: /var/spool/x, database: "postgresql://h/d", keep: 1h, keep_records: 7d, limit: 1 TB, reserve: 512 MiB}
 model: {path: model, device: cpu, engine: torch, threads: 2, workers: 1, pixel_timeout: 500ms, pixel_memory: 1.5 GB}
@@ -77,7 +81,12 @@ rules: []
 otherwise: {send: [ai]}
 """,
     )
-    assert settings.node.accept == (Accept("XRAY_1", None), Accept(None, ip_network("10.1.0.0/16")))
+    assert settings.node.accept == (
+        Accept("XRAY_1", None),
+        Accept(None, ip_network("10.1.0.0/16")),
+        Accept("XRAY_2", None, ReportTo()),
+        Accept("XRAY_3", None, ReportTo("10.1.0.31", 105, ClientTls(tmp_path / "ca.crt"))),
+    )
     assert settings.model.pixel_timeout == 0.5
     assert settings.model.pixel_memory == 1_500_000_000
     assert settings.spool.reserve == 512 * 1024**2
@@ -197,6 +206,10 @@ def test_a_variable_in_a_value_is_read(tmp_path: Path) -> None:
         (
             LEAST.replace("rules:", "  idle: {ae_title: AI2, host: b, port: 104}\nrules:"),
             "routing.yaml:3: no rule sends to destination 'idle'",
+        ),
+        (
+            "node: {accept: [{ae_title: X, commitment: same association}]}\n" + LEAST,
+            "routing.yaml:1: node.accept names callers for commitment, but no destination has archive: true",
         ),
         ("node: {dry_run: true}\n" + LEAST, "routing.yaml:1: node.dry_run is on"),
     ],

@@ -136,6 +136,20 @@ BROKEN = {
         "host: 10.1.0.21", "tls: {certificate: routing.yaml}, host: a", 3, "one of certificate and key", "both"
     ),
     "accepts everybody": Broken("port: 11112", "accept: [{}]", 1, "accepts everybody", "ae_title, peer"),
+    "commitment for anybody": Broken(
+        "port: 11112",
+        "accept: [{peer: 10.1.0.1, commitment: same association}]",
+        1,
+        "commitment needs an ae_title",
+        "add its ae_title",
+    ),
+    "commitment without a port": Broken(
+        "port: 11112",
+        "accept: [{ae_title: X, commitment: {host: a}}]",
+        1,
+        "node.accept.commitment has no port",
+        "port: 104",
+    ),
     "variable not set": Broken("host: 10.1.0.21", "host: '${AI_HOST}'", 3, "AI_HOST is not set", "set AI_HOST"),
     "transfer syntax": Broken(
         "host: 10.1.0.21", "syntaxes: [JPEG2000Loseless], host: a", 3, "is not a Transfer Syntax", "'JPEG2000Lossless'?"

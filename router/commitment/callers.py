@@ -1,0 +1,106 @@
+"""Who may ask for storage commitment, who may answer, and what becomes of what they send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router.association.acceptor import names
+from router.association.reports import COMMITMENT_INSTANCE, NormalizedRequest, Outbox
+from router.commitment.data_set import Commitment, DataSetError, decode
+from router.commitment.judge import NO_SUCH_INSTANCE, PROCESSING_FAILURE
+from router.config.settings import DestinationSettings, ReportTo, Settings
+from router.flow import Caller
+from router.observe import log, safe
+from router.spool import SpoolError
+from router.spool.commitments import Commitments
+
+SUCCESS = 0x0000
+NO_SUCH_EVENT, INVALID_ARGUMENT, NO_SUCH_ACTION, NOT_AUTHORIZED = 0x0113, 0x0115, 0x0123, 0x0124
+RESOURCE_LIMITATION = 0x0213
+"""Statuses of PS3.7 annex C."""
+
+
+def archives(settings: Settings) -> dict[str, DestinationSettings]:
+    """The destinations whose word counts."""
+    return {name: to for name, to in settings.destinations.items() if to.archive and to.enabled}
+
+
+def report_to(settings: Settings, caller: Caller) -> ReportTo | None:
+    """Where a caller's reports go; None where it may not ask."""
+    lines = (one for one in settings.node.accept or () if one.commitment and names(one, caller.calling_ae, caller.peer))
+    return next((line.commitment for line in lines), None)
+
+
+class Callers:
+    """The `CommitmentHandler` of the node's associations."""
+
+    def __init__(self, settings: Callable[[], Settings], commitments: Commitments) -> None:
+        self._settings = settings
+        self._commitments = commitments
+        self._outboxes: dict[tuple[str, str], Outbox] = {}
+
+    def allows(self, caller: Caller) -> bool:
+        settings = self._settings()
+        ours = {to.ae_title for to in archives(settings).values()}
+        return bool(ours) and (caller.calling_ae in ours or report_to(settings, caller) is not None)
+
+    def take(self, request: NormalizedRequest, data_set: bytes) -> int:
+        if request.sop_instance != COMMITMENT_INSTANCE:
+            return NO_SUCH_INSTANCE
+        try:
+            if request.is_action:
+                return self._asked(request, data_set)
+            return self.reported(request.caller.calling_ae, request.type_id, data_set, request.transfer_syntax)
+        except SpoolError as error:
+            log.error("spool", stage="commitment", reason=str(error))
+            return PROCESSING_FAILURE
+
+    def _asked(self, request: NormalizedRequest, data_set: bytes) -> int:
+        settings, caller = self._settings(), request.caller
+        to = report_to(settings, caller)
+        if to is None or not archives(settings):
+            return NOT_AUTHORIZED
+        if request.type_id != 1:
+            return NO_SUCH_ACTION
+        asked = _read(data_set, request.transfer_syntax)
+        if asked is None or not asked.referenced:
+            return INVALID_ARGUMENT
+        deadline = settings.node.commitment_deadline
+        key = (caller.calling_ae, asked.transaction)
+        if to.host is None:
+            self._outboxes[key] = request.outbox  # before anybody can see the request, and so report on it
+        number = self._commitments.add(caller, asked.transaction, asked.referenced, deadline)
+        if number is None:
+            self.forget(*key)
+            return RESOURCE_LIMITATION
+        log.info("commitment requested", commitment=number, references=len(asked.referenced), peer=caller.peer,
+                 calling_ae=safe(caller.calling_ae))  # fmt: skip
+        return SUCCESS
+
+    def outbox(self, calling_ae: str, transaction: str) -> Outbox | None:
+        """Of the association on which a commitment was asked for, where its report goes back on it."""
+        outbox = self._outboxes.get((calling_ae, transaction))
+        return None if outbox is None or outbox.is_closed else outbox
+
+    def forget(self, calling_ae: str, transaction: str) -> None:
+        self._outboxes.pop((calling_ae, transaction), None)
+
+    def reported(self, archive_ae: str, event_type: int | None, data_set: bytes, transfer_syntax: str) -> int:
+        """An archive's answer. Raises SpoolError."""
+        ours = [name for name, to in archives(self._settings()).items() if to.ae_title == archive_ae]
+        if not ours:
+            return NOT_AUTHORIZED
+        if event_type not in (1, 2):
+            return NO_SUCH_EVENT
+        said = _read(data_set, transfer_syntax)
+        if said is None:
+            return INVALID_ARGUMENT
+        known = self._commitments.answer(ours, said.transaction, said.referenced, said.failed, PROCESSING_FAILURE)
+        return SUCCESS if known else INVALID_ARGUMENT
+
+
+def _read(data_set: bytes, transfer_syntax: str) -> Commitment | None:
+    try:
+        return decode(data_set, transfer_syntax)
+    except DataSetError:
+        return None

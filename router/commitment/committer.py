@@ -1,0 +1,227 @@
+"""The stage: asks archives for what callers asked us, and owes each caller one report. Nothing is committed here.
+
+Each commitment in hand has a thread, and each caller one commitment in hand, so that neither a silent archive nor a
+caller that takes no report delays another's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from router.association.committing import CommitmentAssociation
+from router.association.reports import Outbox
+from router.association.requestor import AssociationLostError, ConnectError
+from router.commitment.callers import Callers, archives, report_to
+from router.commitment.data_set import Commitment, encode, report_of
+from router.commitment.judge import PROCESSING_FAILURE, judge
+from router.config.settings import DestinationSettings, Settings
+from router.observe import log, safe, where
+from router.spool import BURIED, DONE, Spool, SpoolError
+from router.spool.commitment_rows import ANSWERED, Due
+from router.spool.commitments import COMMITMENTS
+
+AT_ONCE = 16
+FIRST, LONGEST = 2.0, 300.0
+"""Seconds until a commitment is looked at again: doubling."""
+ASK_AGAIN = 3600.0
+"""Seconds after which an archive that has said nothing is asked again, under another transaction UID."""
+AWAIT_REPORT = 10.0
+"""Seconds that an association stays open for the archive's answer, which may come on one of its own as well."""
+REPORT_TIMEOUT = 60.0
+PASSING = frozenset({PROCESSING_FAILURE, 0x0213})
+"""Statuses of an archive's answer to N-ACTION after which it is asked again; any other is a failure of all."""
+
+
+class Committer:
+    """Starts and stops the stage. `callers` is what the associations are to be given."""
+
+    def __init__(self, spool: Spool, settings: Callable[[], Settings]) -> None:
+        self._spool = spool
+        self._settings = settings
+        self._commitments = spool.commitments
+        self.callers = Callers(settings, spool.commitments)
+        self._signal = spool.signal(COMMITMENTS)
+        self._busy: dict[str, threading.Thread] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, deadline: float) -> None:
+        """Take up nothing more; wait until `deadline` (monotonic seconds) for what is in hand."""
+        self._stopping.set()
+        self._signal.set()
+        for thread in (self._thread, *self._busy.copy().values()):
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            version, wait = self._signal.version, 60.0
+            try:
+                busy = set(self._busy)
+                due = self._commitments.claim(busy) if len(busy) < AT_ONCE else None
+                if due is not None:
+                    self._take_up(due)
+                    continue
+                at = self._commitments.next_due(busy)
+                wait = (
+                    60.0 if at is None or len(busy) >= AT_ONCE else min(60.0, max(0.05, at - self._commitments.now()))
+                )
+            except SpoolError as error:
+                log.error("spool", stage="commitment", reason=str(error))
+                wait = 1.0
+            except Exception as error:  # nobody else would notice that nothing is reported any more
+                log.error("commitment failed", error=where(error))
+                wait = 5.0
+            self._signal.wait(version, wait)
+
+    def _take_up(self, due: Due) -> None:
+        thread = threading.Thread(target=self._work, args=(due,), name="commitment", daemon=True)
+        self._busy[due.caller.calling_ae] = thread
+        thread.start()
+
+    def _work(self, due: Due) -> None:
+        try:
+            if not due.is_answered:
+                self._find_answers(due)
+            else:
+                self._report(due)
+        except SpoolError as error:
+            log.error("spool", stage="commitment", reason=str(error))
+        except Exception as error:  # its claim ends by itself, and it is tried again
+            log.error("commitment failed", error=where(error))
+        finally:
+            del self._busy[due.caller.calling_ae]
+            self._signal.set()
+
+    # -- archives --------------------------------------------------------------------------------------------------
+
+    def _find_answers(self, due: Due) -> None:
+        """Judge and ask what has no outcome; then wait for more, or owe the report."""
+        pending = self._commitments.pending(due)
+        now = self._commitments.now()
+        if pending and now >= due.deadline:
+            self._commitments.set_outcomes({row.id: PROCESSING_FAILURE for row in pending})
+        elif pending:
+            for archive, rows in self._judge(due, pending, now).items():
+                if not self._stopping.is_set():
+                    self._ask(archives(self._settings())[archive], rows)
+        if self._commitments.pending(due):
+            after = min(FIRST * 2.0 ** min(due.tries, 20), LONGEST, max(0.0, due.deadline - now))
+            self._commitments.release(due, after, tries=due.tries + 1)
+        else:
+            self._commitments.release(due, 0.0, state=ANSWERED, tries=0)
+
+    def _judge(self, due: Due, pending: list[Any], now: float) -> dict[str, list[Any]]:
+        """Note what is known without asking; which archive to ask for which references."""
+        rows = [row for row in pending if row.asked_at is None or now - row.asked_at > ASK_AGAIN]
+        places = self._commitments.places([row.sop_instance for row in rows])
+        known: dict[int, int] = {}
+        to_ask: dict[str, list[Any]] = {}
+        for row in rows:
+            verdict = judge(
+                places.get(row.sop_instance, ()), row.sop_class, due.caller.calling_ae, archives(self._settings())
+            )
+            if isinstance(verdict, int):
+                known[row.id] = verdict
+            elif verdict is not None:
+                to_ask.setdefault(verdict, []).append(row)
+        self._commitments.set_outcomes(known)
+        return to_ask
+
+    def _ask(self, archive: DestinationSettings, rows: list[Any]) -> None:
+        """One N-ACTION, written down before it is sent, and a while for the answer on the same association."""
+        uid = f"2.25.{uuid.uuid4().int}"
+        ids = [row.id for row in rows]
+        self._commitments.asked(ids, archive.name, uid)
+        references = tuple((row.sop_class, row.sop_instance) for row in rows)
+
+        def take(event_type: int | None, data_set: bytes, transfer_syntax: str) -> int:
+            return self.callers.reported(archive.ae_title, event_type, data_set, transfer_syntax)
+
+        status = None
+        try:
+            with CommitmentAssociation(archive, self._calling_ae(archive), take_report=take) as association:
+                status = association.ask(encode(Commitment(uid, references), association.transfer_syntax))
+                if status == 0:
+                    association.await_report(AWAIT_REPORT, lambda: self._has_answered(uid))
+        except (AssociationLostError, ConnectError) as error:
+            if status == 0:  # asked it is; the answer may still come on another association
+                return
+            reason = str(error)
+        else:
+            reason = f"status {status:04x}"
+        if status == 0:
+            return
+        log.warning("archive not asked", destination=archive.name, reason=reason)
+        if status is None or status in PASSING:
+            self._commitments.not_asked(uid)
+        else:
+            self._commitments.set_outcomes(dict.fromkeys(ids, PROCESSING_FAILURE))
+
+    def _has_answered(self, uid: str) -> bool:
+        """Whether the archive has answered on an association of its own, or we stop."""
+        return self._stopping.is_set() or self._commitments.is_answered(uid)
+
+    def _calling_ae(self, archive: DestinationSettings) -> str:
+        return archive.calling_ae_title or self._settings().node.ae_title
+
+    # -- callers ---------------------------------------------------------------------------------------------------
+
+    def _report(self, due: Due) -> None:
+        """One N-EVENT-REPORT; done, owed again, or given up."""
+        settings, caller = self._settings(), due.caller
+        about = {"commitment": due.id, "peer": caller.peer, "calling_ae": safe(caller.calling_ae)}
+        report = report_of(due.transaction, self._commitments.outcomes(due))
+        reason = self._send(due, report)
+        if not reason:
+            self._close(due, DONE)
+            log.info("commitment reported", committed=len(report.referenced), failed=len(report.failed), **about)
+            return
+        if self._commitments.now() > due.deadline + settings.node.commitment_deadline or self._is_gone(due):
+            self._close(due, BURIED)
+            log.error("commitment given up", reason=reason, **about)
+            self._spool.event("commitment given up", reason=reason, peer=caller.peer)
+            return
+        after = min(FIRST * 2.0 ** min(due.tries, 20), LONGEST)
+        log.warning("commitment not reported", reason=reason, again_in_s=round(after), **about)
+        self._commitments.release(due, after, state=ANSWERED, tries=due.tries + 1)
+
+    def _is_gone(self, due: Due) -> bool:
+        """Whether the caller can no longer be reached at all."""
+        to = report_to(self._settings(), due.caller)
+        return to is None or (to.host is None and self._outbox(due) is None)
+
+    def _send(self, due: Due, report: Commitment) -> str:
+        """Why the caller has not taken the report; empty where it has."""
+        settings, event_type = self._settings(), 2 if report.failed else 1
+        to = report_to(settings, due.caller)
+        if to is None:
+            return "the caller may not ask for commitment any more"
+        if to.host is None:
+            outbox = self._outbox(due)
+            if outbox is None:
+                return "the caller's association has ended"
+            answer = outbox.send(event_type, encode(report, outbox.transfer_syntax), REPORT_TIMEOUT)
+            return "" if answer == 0 else "no answer" if answer is None else f"status {answer:04x}"
+        name = due.caller.calling_ae
+        peer = DestinationSettings(name=name, ae_title=name, host=to.host, port=to.port, tls=to.tls)
+        try:
+            with CommitmentAssociation(peer, settings.node.ae_title) as association:
+                status = association.report(event_type, encode(report, association.transfer_syntax))
+        except (AssociationLostError, ConnectError) as error:
+            return str(error)
+        return "" if status == 0 else f"status {status:04x}"
+
+    def _outbox(self, due: Due) -> Outbox | None:
+        return self.callers.outbox(due.caller.calling_ae, due.transaction)
+
+    def _close(self, due: Due, state: str) -> None:
+        self._commitments.close(due, state)
+        self.callers.forget(due.caller.calling_ae, due.transaction)

@@ -1,0 +1,37 @@
+"""What can be said of one reference before any archive is asked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from router.spool.commitment_rows import Place
+from router.spool.schema import DONE, OPEN
+
+PROCESSING_FAILURE, NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0110, 0x0112, 0x0119
+"""Failure reasons of storage commitment (PS3.3 §C.14.1.1)."""
+
+
+def judge(places: Sequence[Place], sop_class: str, calling_ae: str, archives: Collection[str]) -> int | str | None:
+    """A failure reason, the archive to be asked, or None: it is still on its way.
+
+    `places` are the instances with the UID, newest first. Only the latest counts, of the caller's own where there are
+    any; and since an archive answers for a UID and not for bytes, one that was given others under it is not asked.
+    """
+    latest = next((place for place in places if place.calling_ae == calling_ae), next(iter(places), None))
+    if latest is None:
+        return NO_SUCH_INSTANCE
+    if latest.sop_class != sop_class:
+        return CLASS_CONFLICT
+    states = {to: _states(places, to, latest.digest) for to in archives}
+    for to, found in states.items():
+        if DONE in found:
+            others = any(DONE in place.deliveries.get(to, ()) for place in places if place.digest != latest.digest)
+            return PROCESSING_FAILURE if others else to
+    if not latest.is_decided or any(OPEN in found for found in states.values()):
+        return None
+    return PROCESSING_FAILURE if any(states.values()) else NO_SUCH_INSTANCE
+
+
+def _states(places: Sequence[Place], to: str, digest: str) -> frozenset[str]:
+    """The states of all deliveries of these bytes to a destination."""
+    return frozenset[str]().union(*(place.deliveries.get(to, ()) for place in places if place.digest == digest))
