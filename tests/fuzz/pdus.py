@@ -19,10 +19,12 @@ from tests.fuzz.data_sets import (
     compressed,
     data_set,
     uid,
+    writer,
 )
 from tests.fuzz.mutate import LONG_NUMBERS, NUMBERS, mutate
 
 VERIFICATION, COMMITMENT, FIND = "1.2.840.10008.1.1", "1.2.840.10008.1.20.1", "1.2.840.10008.5.1.4.1.2.2.1"
+WELL_KNOWN = "1.2.840.10008.1.20.1.1"
 APPLICATION = "1.2.840.10008.3.1.1.1"
 Contexts = dict[int, tuple[str, str]]
 """Context ID to its abstract syntax and the one transfer syntax that it proposes."""
@@ -47,7 +49,8 @@ def contexts(rng: Random) -> Contexts:
     made: Contexts = {1: (VERIFICATION, IMPLICIT)}
     syntaxes = [*CODINGS, *sorted({frame.syntax for frame in codestreams()})]
     for number in range(3, rng.choice((5, 9, 21, 21, 255)) + 1, 2):
-        made[number] = (rng.choice((DX, DX, DX, CR, SR, COMMITMENT, FIND, "1.2.3")), rng.choice(syntaxes))
+        abstract = rng.choice((DX, DX, DX, CR, SR, COMMITMENT, FIND, "1.2.3"))
+        made[number] = (abstract, rng.choice((IMPLICIT, EXPLICIT) if abstract == COMMITMENT else syntaxes))
     return made
 
 
@@ -138,7 +141,7 @@ def message(rng: Random, proposed: Contexts, twist: float) -> list[bytes]:
     if kind == "action":
         context = next((c for c, (name, _) in proposed.items() if name == COMMITMENT), context)
         raw = command(rng, 0x130, twist, requested_class=COMMITMENT, message=number, data=1, action=rng.choice((1, 2)),
-                      requested_instance="1.2.840.10008.1.20.1.1")  # fmt: skip
+                      requested_instance=WELL_KNOWN)  # fmt: skip
         return [
             *pdvs(rng, context, raw, is_command=True, twist=twist),
             *pdvs(rng, context, _commitment(rng, proposed[context][1], twist), is_command=False, twist=twist),
@@ -173,8 +176,6 @@ def _content(rng: Random, syntax: str, sop_class: str, instance: str, twist: flo
 
 def _commitment(rng: Random, syntax: str, twist: float) -> bytes:
     """The data set of an N-ACTION: a transaction and what is to be committed (PS3.4 annex J.3.2)."""
-    from tests.fuzz.data_sets import writer
-
     out = writer(rng, syntax, twist)
     reference = [out.element(0x00081150, b"UI", DX) + out.element(0x00081155, b"UI", uid(rng)) for _ in range(3)]
     content = out.element(0x00081195, b"UI", uid(rng))
@@ -207,16 +208,28 @@ def stream(rng: Random, seeds: Sequence[bytes] = ()) -> bytes:
 
 
 def answers(rng: Random) -> bytes:
-    """What an acceptor answers to a C-ECHO and two C-STOREs of the first contexts, then to a release."""
+    """What an acceptor answers to two C-ECHOs, or to an N-ACTION with its own N-EVENT-REPORT, then to a release."""
     twist = rng.choice((0, 0.01, 0.05, 0.2))
     agreed: Contexts = {number: (DX, rng.choice((IMPLICIT, EXPLICIT))) for number in (1, 3, 5)}
     sent = [associate(rng, agreed, twist, kind=2)]
     if rng.random() < 0.1:
         sent = [pdu(rng, rng.choice((3, 7)), bytes((0, rng.randrange(4), rng.randrange(4), rng.randrange(9))), twist)]
-    for number, (context, field) in enumerate(((1, 0x8030), (3, 0x8001), (3, 0x8001)), 1):
-        raw = command(rng, field, twist, sop_class=DX, responded=number, data=0x101, instance=uid(rng),
+    if rng.random() < 0.3:
+        sent += _committed(rng, agreed, twist)
+    for number in (1, 2):
+        raw = command(rng, 0x8030, twist, sop_class=VERIFICATION, responded=number, data=0x101,
                       status=rng.choice((0, 0, 0xA700, 0xB000, 0xC001)))  # fmt: skip
-        sent += pdvs(rng, context, raw, is_command=True, twist=twist)
+        sent += pdvs(rng, 1, raw, is_command=True, twist=twist)
     sent.append(pdu(rng, rng.choice((6, 6, 6, 5, 7)), bytes(4), twist))
     whole = b"".join(sent)
     return mutate(rng, whole) if rng.random() < 0.4 else whole
+
+
+def _committed(rng: Random, agreed: Contexts, twist: float) -> list[bytes]:
+    """An answer to an N-ACTION, and reports of its own before or behind it."""
+    raw = command(rng, 0x8130, twist, sop_class=COMMITMENT, responded=1, data=0x101, status=0, instance=WELL_KNOWN)
+    asked = command(rng, 0x0100, twist, sop_class=COMMITMENT, message=1, data=1, instance=WELL_KNOWN, event=1)
+    report = pdvs(rng, 1, asked, is_command=True, twist=twist)
+    report += pdvs(rng, 1, _commitment(rng, agreed[1][1], twist), is_command=False, twist=twist)
+    answer = pdvs(rng, 1, raw, is_command=True, twist=twist)
+    return rng.choice((answer + report, report + answer, report + report + answer, answer))

@@ -12,18 +12,22 @@ import struct
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 from router.association import pdu
 from router.association.acceptor import Acceptor
+from router.association.committing import CommitmentAssociation
 from router.association.dimse import decode_command
 from router.association.messages import Sink, StoreRequest
-from router.association.pdu import PeerClosedError, Stream
-from router.association.proposing import parse_accept, proposals
-from router.association.requestor import AssociationLostError, Requestor
+from router.association.pdu import Stream
+from router.association.reports import NormalizedRequest
+from router.association.requestor import AssociationLostError, ConnectError, connect
+from router.commitment import data_set as commitment
+from router.commitment.data_set import DataSetError
 from router.config.settings import DestinationSettings, NodeSettings
-from router.flow import Instance
+from router.flow import Caller, Instance
 from router.pixels import codestream
 from router.pixels.decoders import NATIVE
 from router.pixels.elements import UnparseableError, open_data_set
@@ -176,8 +180,9 @@ def association(data: bytes) -> None:
     """A whole association in which we are the SCP, from the socket to the blob, as the receiving process has it."""
     store = MemoryStore()
     handler = Watched(Receiver(lambda: None, store))  # type: ignore[arg-type, return-value]
+    commits = WatchedCommits(handler)
     with Wire(data) as wire:
-        acceptor = Acceptor(Stream(wire), "127.0.0.1", NODE, handler, lambda: True)
+        acceptor = Acceptor(Stream(wire), "127.0.0.1", NODE, handler, lambda: True, commits)
         how = acceptor.run(time.monotonic() + 2)
         if how not in ENDS:
             raise WrongError("an association ends in a way that has no name")
@@ -202,25 +207,47 @@ def _stored(answers: list[tuple[int, bytes]]) -> int:
     return count
 
 
+class WatchedCommits:
+    """A `CommitmentHandler` that reads what it is sent."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+
+    def allows(self, caller: Caller) -> bool:
+        return True
+
+    def take(self, request: NormalizedRequest, data_set: bytes) -> int:
+        with self._watched.keeping(), suppress(DataSetError):
+            return 0 if commitment.decode(data_set, request.transfer_syntax).referenced else 0x0115
+        return 0x0110
+
+
 def requestor(data: bytes) -> None:
-    """An association in which a destination answers what it likes; only the documented ends may come of it."""
+    """Associations in which a destination answers what it likes; only the documented ends may come of it."""
     destination = DestinationSettings("there", "THERE", "127.0.0.1", 104, response_timeout=2.0)
-    wanted = [(DX, EXPLICIT), (DX, IMPLICIT)]
-    contexts = proposals(wanted, None, echo=True)
-    with Wire(data) as wire, suppress(AssociationLostError, pdu.ProtocolError, PeerClosedError):
-        stream = Stream(wire)
-        kind, length = stream.read_header(2)
-        body = stream.read_body(length, 2)
-        if kind is not pdu.Kind.ASSOCIATE_AC:
-            return
-        accepted, most = parse_accept(body)
-        ours = Requestor(destination, stream, contexts, accepted, most)
-        if ours.accepts_echo:
+    with Wire(data) as wire, _connected(wire), suppress(AssociationLostError, ConnectError):
+        ours = connect(destination, "HERE", [(DX, EXPLICIT), (DX, IMPLICIT)], echo=True)
+        ours.fallback(DX)
+        try:
             ours.echo()
-        for sop_class, syntax in wanted:
-            ours.accepts(sop_class, syntax)
-            ours.fallback(sop_class)
-        ours.release()
+            ours.echo()
+        finally:
+            ours.release()
+    with Wire(data) as wire, _connected(wire), suppress(AssociationLostError, ConnectError):
+        archive = CommitmentAssociation(destination, "HERE", take_report=_take_report)
+        with archive:
+            archive.ask(b"")
+            archive.await_report(0.0, lambda: False)
+
+
+def _take_report(event_type: int | None, data_set: bytes, syntax: str) -> int:
+    with suppress(DataSetError):
+        commitment.decode(data_set, syntax)
+    return 0
+
+
+def _connected(wire: Wire) -> AbstractContextManager[object]:
+    return patch("socket.create_connection", return_value=wire)
 
 
 def header(data: bytes) -> None:
