@@ -59,7 +59,7 @@ instance = sa.Table(
     sa.Column("shadow", sa.String),
     sa.Index("instance_work", "state", "ready_at", "id"),
     sa.Index("instance_finished", "state", "finished_at"),
-    sa.Index("instance_uid", "sop_instance"),
+    sa.Index("instance_uid", "sop_instance", "id"),
 )
 
 delivery = sa.Table(

@@ -16,6 +16,8 @@ import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
 from router.flow import Decision, Delivery, Instance, Seen
+from router.observe import log
+from router.observe.metrics import BURIED as BURIED_COUNT
 from router.spool import engine, queries, schema, transactions
 from router.spool.blobs import Blob, BlobStore, same_bytes
 from router.spool.commitments import Commitments
@@ -101,15 +103,6 @@ class Spool:
         self.signals.set(INSTANCES)
         return Accepted(new.id, merged=False)
 
-    def _discard_unless_kept(self, blob: Blob) -> None:
-        """A commit that failed may have happened: a server can go away between the two. Then the row needs its blob."""
-        try:
-            if self._existing([blob.id]):
-                return
-        except SpoolError:  # nobody knows: it is an orphan of the next start, or not
-            return
-        blob.discard()
-
     def _is_equal(self, row: Any, blob: Blob, new: Instance) -> bool:
         """Whether a row holds the same bytes from the same caller (whether its work is still open is asked later)."""
         old = instance_of(row)
@@ -131,13 +124,24 @@ class Spool:
 
     def record(self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None]) -> Future[bool]:
         """Prediction, decision and deliveries in one transaction; False when the claim is no longer ours."""
-        instance_id, token = claim.instance.id, claim.token
-        future = self._end(
-            schema.instance, instance_id, token,
-            lambda c: transactions.record(c, instance_id, token, seen, decision, limits)[0],
-        )  # fmt: skip
-        future.add_done_callback(lambda _: self.signals.set_many(decision.destinations))
+        instance, token = claim.instance, claim.token
+        buried: dict[str, str] = {}
+
+        def job(connection: sa.Connection) -> bool:
+            changed, now_buried = transactions.record(connection, instance, token, seen, decision, limits)
+            buried.clear()  # a job may run again
+            buried.update(now_buried)
+            return changed
+
+        future = self._end(schema.instance, instance.id, token, job)
+        future.add_done_callback(lambda done: self._recorded(done, instance.id, decision, buried))
         return future
+
+    def _recorded(self, done: Future[bool], instance_id: str, decision: Decision, buried: Mapping[str, str]) -> None:
+        self.signals.set_many(decision.destinations)
+        for name, reason in buried.items() if done.exception() is None else ():
+            BURIED_COUNT.labels(name).inc()
+            log.error("buried", instance=instance_id, destination=name, reason=reason, tries=0)
 
     def release_instance(self, claim: Claim, *, after: float = 0.0, forget_try: bool = False) -> Future[None]:
         """Give a claim back, to be claimed again after so many seconds."""

@@ -14,6 +14,12 @@ INSERT_INSTANCE = instance.insert()
 INSERT_DELIVERY = delivery.insert()
 
 SAME_UID = sa.select(instance).where(instance.c.sop_instance == bound("uid")).order_by(instance.c.id.desc()).limit(16)
+COPIES_BEFORE = (
+    sa.select(instance.c.digest, instance.c.calling_ae, instance.c.peer, instance.c.received_at)
+    .where(instance.c.sop_instance == bound("uid"), instance.c.id < bound("which"))
+    .order_by(instance.c.id.desc())
+    .limit(bound("most"))
+)
 
 _due_instances = (
     sa.select(instance.c.id)

@@ -18,6 +18,12 @@ instance, delivery, destination, event, owner = (
 )  # fmt: skip
 
 
+CIRCLING_COPIES, CIRCLING_WITHIN = 100, 86400.0
+"""So many earlier copies of a data set from one caller within so many seconds are a loop. Four times as many of one UID
+are looked at, so that loops through a few callers do not hide each other."""
+CIRCLING = f"the same data set has come from the same caller {CIRCLING_COPIES} times within a day: a loop"
+FULL = "the destination's own limit of open deliveries was reached"
+
 LEASE = 60.0
 """Seconds that a claim holds on PostgreSQL without being renewed."""
 
@@ -102,43 +108,58 @@ def _in(connection: Connection, seconds: float) -> float:
 
 def record(
     connection: Connection,
-    instance_id: str,
+    decided: Instance,
     token: int,
     seen: Seen,
     decision: Decision,
     limits: Mapping[str, int | None],
-) -> tuple[bool, list[str]]:
-    """A decision and the deliveries that it creates. (False, []) when the claim is no longer ours.
+) -> tuple[bool, dict[str, str]]:
+    """A decision and the deliveries that it creates. (False, {}) when the claim is no longer ours.
 
-    The second value names destinations whose own limit was reached: theirs is buried at once.
+    The second value names the destinations whose delivery is buried at once, each with the reason.
     """
     now = clock.now(connection)
-    _hold(connection, instance.c.id == instance_id)
-    already = _owed_already(connection, instance_id)
+    _hold(connection, instance.c.id == decided.id)
+    already = _owed_already(connection, decided.id)
     owed = [name for name in decision.destinations if name not in already]
     finished = not owed and not already
     values = values_of_decision(seen, decision) | {
-        "which": instance_id, "held": token, "state": schema.FINISHED if finished else schema.DECIDED, "token": 0,
+        "which": decided.id, "held": token, "state": schema.FINISHED if finished else schema.DECIDED, "token": 0,
         "ready_at": 0, "decided_at": now, "finished_at": now if finished else None,
     }  # fmt: skip
     changed = connection.execute(statements.DECIDE, values).rowcount
     if not changed:
-        return False, []
-    full = []
+        return False, {}
+    buried = {}
     still = _still_times(connection, now)
+    circling = _is_circling(connection, decided)
     for name in owed:
-        over = _is_full(connection, name, limits.get(name))
-        reason = "the destination's own limit of open deliveries was reached" if over else ""
+        full = _is_full(connection, name, limits.get(name))
+        reason = CIRCLING if circling else FULL if full else ""
         row = {
-            "instance_id": instance_id, "destination": name, "state": schema.BURIED if over else schema.OPEN,
+            "instance_id": decided.id, "destination": name, "state": schema.BURIED if reason else schema.OPEN,
             "owed_since": now, "stood_still": still.get(name, 0.0), "reason": reason,
-            "closed_at": now if over else None,
+            "closed_at": now if reason else None,
         }  # fmt: skip
         connection.execute(statements.INSERT_DELIVERY, row)
-        if over:
-            full.append(name)
-            add_event(connection, "buried", instance_id, name, reason=reason)
-    return True, full
+        if reason:
+            buried[name] = reason
+            add_event(connection, "buried", decided.id, name, reason=reason)
+    return True, buried
+
+
+def _is_circling(connection: Connection, decided: Instance) -> bool:
+    """Whether the same data set has come from the same caller over and over: somebody sends it back to us.
+
+    What a person orders (`retry_now`) is sent all the same.
+    """
+    asked = {"uid": decided.sop_instance, "which": decided.id, "most": 4 * CIRCLING_COPIES}
+    since = decided.received_at - CIRCLING_WITHIN
+    caller = (decided.digest, decided.caller.calling_ae, decided.caller.peer)
+    return len([
+        row for row in connection.execute(statements.COPIES_BEFORE, asked)
+        if (row.digest, row.calling_ae, row.peer) == caller and row.received_at > since
+    ]) >= CIRCLING_COPIES  # fmt: skip
 
 
 def _hold(connection: Connection, which: sa.ColumnElement[bool]) -> None:
