@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from pydicom import Dataset
 from pynetdicom import AE, build_role, evt
 
@@ -22,6 +23,7 @@ from router.config.settings import Accept, DestinationSettings, NodeSettings, Re
 from router.flow import Caller, Decision, Instance, Seen
 from router.receive import Receiver
 from router.spool import DONE, Spool, open_spool
+from router.spool.commitment_rows import commitment
 from tests.unit.peer import DX, EXPLICIT, wait_for
 from tests.unit.receiving import settings
 
@@ -75,7 +77,7 @@ def says_nothing(transaction: str, asked: list[tuple[str, str]]) -> None:
 
 @dataclass
 class Archive:
-    """Answers N-ACTION with `status`, then reports what `answer` says: on the same association, or by calling `port`."""
+    """Answers N-ACTION with `status`, then reports what `answer` says, on the same association or by calling `port`."""
 
     answer: Answer = commits
     status: int = 0
@@ -239,6 +241,11 @@ class Committing:
         for name in to:
             for delivery in self.spool.claim_deliveries(name, 10):
                 assert self.spool.close_delivery(delivery, state).result(10)
+
+    def tries(self, calling_ae: str) -> int:
+        """Of the one commitment that a caller has asked for."""
+        query = sa.select(commitment.c.tries).where(commitment.c.calling_ae == calling_ae)
+        return self.spool._ask(lambda c: int(c.execute(query).scalar_one()))
 
     def events(self) -> list[str]:
         return [event["kind"] for event in self.spool.events(limit=1000)]
