@@ -82,6 +82,9 @@ def jpeg(data: bytes) -> Stream:
     if scans > MOST_SCANS:
         raise UndecodableError("the JPEG has more scans than the limit")
     rows, columns, components, depth, process = frame
+    # No sample without loss takes less than a bit, nor does a block of 64 with loss: decoders make up what is missing.
+    if len(data) < rows * columns // (8 if process == 0xC3 else 512):
+        raise UndecodableError("the codestream is cut short")
     colour = {0: False, 1: True}.get(adobe, False if ids[:3] == b"RGB" else (True if jfif else None))
     return Stream(rows, columns, components, depth, False, process=process, colour=colour)
 

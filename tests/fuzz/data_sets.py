@@ -5,10 +5,11 @@ A twisted data set is wrong while it is written, so that what stands around a wr
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
@@ -241,9 +242,23 @@ def _rle(count: int) -> bytes:
     return struct.pack("<16L", 1, 64, *(0,) * 14) + runs + bytes(len(runs) % 2)
 
 
+def claiming(frame: Compressed, rows: int, columns: int) -> Compressed:
+    """The same few bytes, of which codestream and header say with one voice that they are a large image."""
+    data = bytearray(frame.data)
+    found = re.search(rb"\xff[\xc0-\xc3\xf7]..[\x02-\x10]", data, re.DOTALL)
+    if data[:4] == b"\xff\x4f\xff\x51":
+        struct.pack_into(">LL", data, 8, columns, rows)
+        struct.pack_into(">LL", data, 24, columns, rows)
+    elif found is not None and data[:2] == b"\xff\xd8":
+        struct.pack_into(">HH", data, found.end(), rows, columns)
+    return replace(frame, rows=rows, columns=columns, data=bytes(data))
+
+
 def compressed(rng: Random, twist: float, *, changed: float = 0.7) -> tuple[str, bytes]:
     """Transfer syntax and data set of a compressed image, its codestream mutated with probability `changed`."""
     frame = rng.choice(codestreams())
+    if rng.random() < 0.04:
+        frame = claiming(frame, *rng.choice(((20_000, 7_500), (7_500, 20_000), (20_000, 1), (1, 20_000), (8192, 8192))))
     data = frame.data
     if rng.random() < changed:
         data = mutate(rng, data, [other.data for other in rng.sample(codestreams(), 2)])

@@ -14,7 +14,7 @@ from router.pixels.elements import open_data_set
 from router.pixels.grey import _indexed
 from router.pixels.header import UndecodableError
 from router.pixels.render import grey_of, render
-from tests.fuzz.data_sets import DEFLATED, EXPLICIT, LONG, part10
+from tests.fuzz.data_sets import DEFLATED, EXPLICIT, LONG, claiming, codestreams, part10
 
 RLE = "1.2.840.10008.1.2.5"
 
@@ -89,3 +89,14 @@ def test_rle_that_ends_within_a_sample_is_cut_short(tmp_path: Path) -> None:
     pixels = element(0x7FE00010, b"OB", struct.pack("<HHL", 0xFFFE, 0xE000, 0) + item, 0xFFFFFFFF)
     path = image(tmp_path / "rle.dcm", pixels, syntax=RLE, allocated=16)
     assert render(path, 16, frozenset())[1].reason == "the RLE segments are cut short"
+
+
+@pytest.mark.parametrize(("syntax", "rows"), [("1.2.840.10008.1.2.4.50", 2000), ("1.2.840.10008.1.2.4.70", 200)])
+def test_a_jpeg_of_a_few_bytes_is_no_large_image(tmp_path: Path, syntax: str, rows: int) -> None:
+    frame = next(frame for frame in codestreams() if (frame.syntax, frame.samples, frame.bits) == (syntax, 1, 8))
+    data = claiming(frame, rows, 400).data
+    data += bytes(len(data) % 2)
+    items = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(data)) + data
+    pixels = element(0x7FE00010, b"OB", items, 0xFFFFFFFF)
+    path = image(tmp_path / "large.dcm", pixels, syntax=syntax, rows=rows, columns=400)
+    assert render(path, 16, frozenset())[1].reason == "the codestream is cut short"
