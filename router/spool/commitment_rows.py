@@ -86,8 +86,11 @@ class Place:
 
 
 def free_held(connection: sa.Connection) -> None:
-    """Nobody is left who could hold a claim."""
+    """Nobody is left who could hold a claim; and archives are asked again, whose answer may have found nobody."""
     connection.execute(commitment.update().where(commitment.c.state.in_(WORKING)).values(ready_at=0, token=0))
+    still_open = sa.select(commitment.c.id).where(commitment.c.state == OPEN)
+    unanswered = reference.c.commitment_id.in_(still_open) & reference.c.outcome.is_(None)
+    connection.execute(reference.update().where(unanswered).values(asked_at=None))
 
 
 def forget(connection: sa.Connection, before: float, limit: int) -> int:

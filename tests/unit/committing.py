@@ -86,18 +86,30 @@ class Archive:
     role: bool = True
     asked: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
     statuses: list[int | None] = field(default_factory=list)
+    stored: set[str] = field(default_factory=set)
     own_port: int = 0
 
     @contextmanager
     def running(self) -> Iterator[Archive]:
         entity = AE("ARCHIVE")
         entity.add_supported_context(COMMITMENT, [EXPLICIT, IMPLICIT])
-        server: Any = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=[(evt.EVT_N_ACTION, self._action)])
+        entity.add_supported_context(DX, [EXPLICIT, IMPLICIT])
+        handlers: list[Any] = [(evt.EVT_N_ACTION, self._action), (evt.EVT_C_STORE, self._store)]
+        server: Any = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=handlers)
         self.own_port = server.server_address[1]
         try:
             yield self
         finally:
             server.shutdown()
+
+    def has(self, transaction: str, asked: list[tuple[str, str]]) -> tuple[int, Dataset]:
+        """The answer of an archive that has what it was sent."""
+        missing = {one: 0x0112 for one in asked if one[1] not in self.stored}
+        return (2 if missing else 1), dataset(transaction, [one for one in asked if one not in missing], missing)
+
+    def _store(self, event: Any) -> int:
+        self.stored.add(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
 
     def _action(self, event: Any) -> tuple[int, None]:
         information = event.action_information
