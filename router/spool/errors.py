@@ -4,4 +4,11 @@ from __future__ import annotations
 
 
 class SpoolError(Exception):
-    """The spool could not do what was asked; the message is one line for a person."""
+    """The spool could not do what was asked; the message is one line for a person.
+
+    `may_come_back`: a crash can bring the change back, since SQLite's log may hold it whole.
+    """
+
+    def __init__(self, message: str, *, may_come_back: bool = False) -> None:
+        super().__init__(message)
+        self.may_come_back = may_come_back

@@ -21,6 +21,7 @@ from router.observe.metrics import BURIED as BURIED_COUNT
 from router.spool import engine, queries, schema, transactions
 from router.spool.blobs import Blob, BlobStore, same_bytes
 from router.spool.commitments import Commitments
+from router.spool.doubts import Doubts
 from router.spool.errors import SpoolError
 from router.spool.leases import Leases
 from router.spool.rows import Accepted, Claim, Counts, DestinationState, instance_of
@@ -51,6 +52,7 @@ class Spool:
         self._bytes = 0
         self._bytes_lock = threading.Lock()
         self._pressure = threading.Lock()
+        self._doubts = Doubts(self._existing, lambda job: self._writing().submit(job, insist=True))
         self.commitments = Commitments(self._run, self._ask, self.signals, self._token)
 
     # -- receive ---------------------------------------------------------------------------------------------------
@@ -92,8 +94,8 @@ class Spool:
             equal = next((row.id for row in known if self._is_equal(row, blob, new)), None)
             first = known[0].id if known else None
             merged_into = self._run(lambda c: transactions.accept(c, new, first, equal))
-        except Exception:
-            self._discard_unless_kept(blob)
+        except Exception as error:
+            self._doubts.discard(blob, error)
             raise
         if merged_into is not None:
             blob.discard()

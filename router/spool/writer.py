@@ -7,6 +7,7 @@ after the commit, which on SQLite means after the sync of the log (WAL, synchron
 from __future__ import annotations
 
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,6 +27,8 @@ AGAIN_AFTER = 0.5
 OWN_FAULTS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)
 """What a statement is refused for by itself, with the database in good health."""
 
+PRIMARY = 0xFF
+"""The part of SQLite's result codes that says the kind of failure."""
 CONFLICTS = ("40P01", "40001")
 """SQLSTATE of a deadlock and of a serialization failure."""
 
@@ -147,7 +150,10 @@ def _undo(connection: sa.Connection) -> None:
 
 def _refusal(error: BaseException) -> SpoolError:
     """Without the error itself as its cause: a traceback would show the statement's parameters."""
-    return SpoolError(f"the spool's database did not take the change: {describe(error)}")
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & PRIMARY
+    return SpoolError(
+        f"the spool's database did not take the change: {describe(error)}", may_come_back=code == sqlite3.SQLITE_IOERR
+    )
 
 
 def describe(error: BaseException) -> str:

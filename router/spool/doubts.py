@@ -1,0 +1,69 @@
+"""Blobs of instances that were refused because a commit failed: whether their rows are there is not always known.
+
+Where the sync of SQLite's log fails the change is undone, and yet the log holds all of it until another change is
+written over it. Whoever reads the log after a crash believes it; the row that comes back must find its blob.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from router.spool import transactions
+from router.spool.blobs import Blob
+from router.spool.errors import SpoolError
+from router.spool.writer import Job
+
+REFUSED = "refused when the disk failed"
+"""The event, with the count of instances. It is the change that is written over what failed."""
+
+
+class Doubts:
+    """Removes blobs once no row can need them. `existing` says which ids have a row; `insist` submits a job."""
+
+    def __init__(self, existing: Callable[[Sequence[str]], set[str]], insist: Callable[[Job], Future[Any]]) -> None:
+        self._existing, self._insist = existing, insist
+        self._blobs: list[Blob] = []
+        self._lock = threading.Lock()
+
+    def discard(self, blob: Blob, error: Exception) -> None:
+        """A commit that failed with `error` may have happened, or happen yet. What cannot be told is left to the next
+        start, which removes blobs without a row."""
+        try:
+            if self._existing([blob.id]):
+                return
+        except SpoolError:
+            return
+        if not (isinstance(error, SpoolError) and error.may_come_back):
+            blob.discard()
+            return
+        with self._lock:
+            self._blobs.append(blob)
+            is_first = len(self._blobs) == 1
+        if is_first:
+            self._write_over()
+
+    def _write_over(self) -> None:
+        with suppress(SpoolError):  # closed
+            self._insist(self._job).add_done_callback(self._written)
+
+    def _job(self, connection: Any) -> list[Blob]:
+        """Whatever waits now failed before this change is written."""
+        with self._lock:
+            blobs = list(self._blobs)
+        transactions.add_event(connection, REFUSED, count=len(blobs))
+        return blobs
+
+    def _written(self, done: Future[list[Blob]]) -> None:
+        if done.exception() is not None:  # the spool closes
+            return
+        for blob in done.result():
+            blob.discard()
+        with self._lock:
+            self._blobs = [blob for blob in self._blobs if blob not in done.result()]
+            more = bool(self._blobs)
+        if more:
+            self._write_over()

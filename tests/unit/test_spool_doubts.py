@@ -1,0 +1,89 @@
+"""A refused instance whose row a crash may bring back keeps its blob, and no longer than that."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.config.settings import SpoolSettings
+from router.spool import Spool, SpoolError, open_spool
+from router.spool.doubts import REFUSED
+from tests.unit.spooling import accept, files, instance_for, sealed, settings_of
+
+
+class Disk:
+    """Refuses commits of a spool with one error as long as `fails`."""
+
+    def __init__(self, spool: Spool, patch: pytest.MonkeyPatch, code: int) -> None:
+        self.fails = True
+        self.error = sqlite3.OperationalError("disk I/O error")
+        self.error.sqlite_errorcode = code
+        assert spool._write_engine is not None
+        dialect = spool._write_engine.dialect
+        self._commit = dialect.do_commit
+        patch.setattr(dialect, "do_commit", self._do_commit)
+        patch.setattr("router.spool.writer.AGAIN_AFTER", 0.001)
+
+    def _do_commit(self, connection: Any) -> None:
+        if self.fails:
+            raise self.error
+        self._commit(connection)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> SpoolSettings:
+    return settings_of(tmp_path / "spool")
+
+
+@pytest.fixture
+def spool(settings: SpoolSettings) -> Iterator[Spool]:
+    spool = open_spool(settings)
+    yield spool
+    spool.close()
+
+
+def refused(spool: Spool, count: int = 1) -> set[str]:
+    """The names of blobs whose instances the database did not take."""
+    blobs = [sealed(spool, b"data %d" % number) for number in range(count)]
+    for blob in blobs:
+        with pytest.raises(SpoolError, match="did not take"):
+            spool.accept(blob, instance_for(blob))
+    return {blob.path.name for blob in blobs}
+
+
+def test_a_blob_waits_for_a_change_that_is_written_over_its_row(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(spool, monkeypatch, sqlite3.SQLITE_IOERR_FSYNC)
+    names = refused(spool, 3)
+    assert files(settings.path) == names
+    disk.fails = False
+    accept(spool, b"well")
+    while files(settings.path) & names:
+        spool.set_circuit("nobody", 0.0, 0, "")  # returns after a commit, and the next is not far
+    assert sum(event["detail"]["count"] for event in spool.events() if event["kind"] == REFUSED) == 3
+    assert len(files(settings.path)) == 1
+
+
+def test_a_full_disk_is_not_filled_with_what_was_refused(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(spool, monkeypatch, sqlite3.SQLITE_FULL)
+    refused(spool, 3)
+    assert files(settings.path) == set()
+
+
+def test_what_waits_at_the_end_goes_with_the_next_start(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(spool, monkeypatch, sqlite3.SQLITE_IOERR_FSYNC)
+    names = refused(spool, 2)
+    spool.close()
+    assert files(settings.path) == names
+    monkeypatch.undo()
+    open_spool(settings).close()
+    assert files(settings.path) == set()
