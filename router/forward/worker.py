@@ -126,6 +126,8 @@ class Worker(threading.Thread):
         ended = 0
         try:
             for delivery in deliveries:
+                if written:
+                    written[-1].result()  # so that a crash makes one duplicate here, and not as many as were claimed
                 if self._stopping.is_set() or not self._deliver(destination, delivery, wanted, written):
                     break
                 ended += 1

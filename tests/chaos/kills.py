@@ -28,7 +28,6 @@ from pathlib import Path
 
 import structlog
 
-from router.forward.worker import BATCH
 from tests.acceptance.corpus import database, settled
 from tests.acceptance.peers import NodeUnderTest, listening, wait_for
 from tests.chaos import traffic
@@ -179,7 +178,7 @@ class Round:
     def verdict(self) -> Verdict:
         sent = [one for sender in self.senders for one in sender.sent]
         rows = spool_rows(self.life.node)
-        return judge(sent, self.sinks.arrivals, self.crashes, rows, self.without_blob, traffic.OTHERWISE, BATCH)
+        return judge(sent, self.sinks.arrivals, self.crashes, rows, self.without_blob, traffic.OTHERWISE, 1)
 
 
 def descendants(pid: int, module: str) -> list[int]:
