@@ -1,0 +1,189 @@
+"""Requests for storage commitment in SQLite and PostgreSQL: claimed once, fenced, listed by an index, forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from router.config.settings import SpoolSettings
+from router.flow import Caller
+from router.spool import BURIED, DONE, Spool, commitment_rows, open_spool
+from router.spool.commitment_rows import ANSWERED, HOLD, Place
+from router.spool.schema import OPEN
+from tests.unit.spooling import accept, decide, settings_of, turned_by_hand
+
+CALLER, OTHER = Caller("XRAY_1", "ROUTER", "10.0.0.1"), Caller("XRAY_2", "ROUTER", "10.0.0.2")
+ONE, TWO = ("1.2.840.10008.5.1.4.1.1.1.1", "1.1"), ("1.2.840.10008.5.1.4.1.1.1.1", "1.2")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: str) -> SpoolSettings:
+    return settings_of(tmp_path / "spool", database)
+
+
+@pytest.fixture
+def spool(settings: SpoolSettings) -> Iterator[Spool]:
+    spool = open_spool(settings)
+    yield spool
+    spool.close()
+
+
+def test_one_at_a_time_and_the_longest_due_first(spool: Spool) -> None:
+    work = spool.commitments
+    first = work.add(CALLER, "1.2", [ONE, TWO], 60)
+    second = work.add(OTHER, "1.2", [ONE], 60)
+    assert work.add(CALLER, "1.2", [ONE], 60) == first != second
+    due = work.claim(())
+    assert due is not None
+    assert (due.id, due.caller, due.transaction, due.is_answered, due.tries) == (first, CALLER, "1.2", False, 0)
+    assert [row.sop_instance for row in work.pending(due)] == ["1.1", "1.2"]
+    assert work.claim(("XRAY_2",)) is None
+    other = work.claim(("XRAY_1",))
+    assert other is not None
+    assert other.id == second
+    assert work.claim(()) is None
+
+
+def test_a_claim_ends_and_its_holder_can_then_change_nothing(spool: Spool) -> None:
+    work = spool.commitments
+    with turned_by_hand() as clock:
+        work.add(CALLER, "1.2", [ONE], 60)
+        late = work.claim(())
+        assert late is not None
+        clock.turn(HOLD - 1)
+        assert work.claim(()) is None
+        clock.turn(2)
+        due = work.claim(())
+        assert due is not None
+        work.close(late, DONE)
+        work.release(late, 0.0, tries=9)
+        assert work.claim(()) is None
+        work.release(due, 10.0, tries=1)
+        assert work.claim(()) is None
+        assert work.next_due(()) == clock.at + 10
+        assert work.next_due(("XRAY_1",)) is None
+        clock.turn(11)
+        again = work.claim(())
+        assert again is not None
+        assert again.tries == 1
+
+
+def test_an_answer_is_for_what_was_asked_and_counts_once(spool: Spool) -> None:
+    work = spool.commitments
+    work.add(CALLER, "1.2", [ONE, TWO], 60)
+    due = work.claim(())
+    assert due is not None
+    rows = work.pending(due)
+    work.asked([rows[0].id], "pacs", "2.25.1")
+    assert not work.answer(["pacs"], "2.25.2", [ONE, TWO], {}, 0x0110)
+    assert not work.answer(["other"], "2.25.1", [ONE, TWO], {}, 0x0110)
+    assert not work.is_answered("2.25.1")
+    assert work.answer(["pacs"], "2.25.1", [ONE, TWO], {}, 0x0110)
+    assert work.is_answered("2.25.1")
+    assert work.answer(["pacs"], "2.25.1", [], {ONE: 0x0112}, 0x0110)
+    assert [row.sop_instance for row in work.pending(due)] == ["1.2"]
+    work.set_outcomes({rows[0].id: 0x0110, rows[1].id: 0x0112})
+    assert work.outcomes(due) == [(ONE, 0), (TWO, 0x0112)]
+
+
+@pytest.mark.parametrize(
+    ("good", "failed", "outcome"),
+    [([ONE], {}, 0), ([], {ONE: 0x0119}, 0x0119), ([ONE], {ONE: 0x0112}, 0x0112), ([ONE], {ONE: 0}, 7), ([], {}, 7)],
+)
+def test_only_what_is_clearly_committed_is(
+    spool: Spool, good: list[tuple[str, str]], failed: dict[tuple[str, str], int], outcome: int
+) -> None:
+    work = spool.commitments
+    work.add(CALLER, "1.2", [ONE], 60)
+    due = work.claim(())
+    assert due is not None
+    work.asked([row.id for row in work.pending(due)], "pacs", "2.25.1")
+    work.answer(["pacs"], "2.25.1", good, failed, 7)
+    assert work.outcomes(due) == [(ONE, outcome)]
+
+
+def test_an_answer_in_the_middle_of_a_claim_is_not_slept_over(spool: Spool) -> None:
+    work = spool.commitments
+    work.add(CALLER, "1.2", [ONE], 60)
+    due = work.claim(())
+    assert due is not None
+    work.asked([row.id for row in work.pending(due)], "pacs", "2.25.1")
+    work.answer(["pacs"], "2.25.1", [ONE], {}, 0x0110)
+    assert work.claim(()) is None, "it is still held"
+    work.release(due, 300.0, tries=1)
+    again = work.claim(())
+    assert again is not None
+    work.release(again, 300.0, state=ANSWERED, tries=1)
+    assert work.claim(()) is None, "a report that was not taken waits"
+
+
+def test_what_is_there_under_a_uid(spool: Spool) -> None:
+    for data in (b"one", b"two"):
+        accept(spool, data, "1.1")
+    decide(spool, "pacs", "ai")
+    for delivery in spool.claim_deliveries("pacs", 9):
+        spool.close_delivery(delivery, DONE).result()
+    newest, oldest = spool.commitments.places(["1.1", "1.7"])["1.1"]
+    assert (newest.is_decided, newest.deliveries) == (False, {})
+    assert (oldest.is_decided, oldest.deliveries) == (True, {"pacs": {DONE}, "ai": {OPEN}})
+    assert newest.digest != oldest.digest
+    assert isinstance(newest, Place)
+
+
+def test_a_start_frees_what_was_held_and_asks_again(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    spool.commitments.add(CALLER, "1.2", [ONE], 60)
+    due = spool.commitments.claim(())
+    assert due is not None
+    spool.commitments.asked([row.id for row in spool.commitments.pending(due)], "pacs", "2.25.1")
+    spool.close()
+    spool = open_spool(settings)
+    due = spool.commitments.claim(())
+    assert due is not None
+    (row,) = spool.commitments.pending(due)
+    assert (row.asked_at, row.asked_uid) == (None, "2.25.1")
+    spool.close()
+
+
+def test_records_are_forgotten_with_the_others(spool: Spool, settings: SpoolSettings) -> None:
+    with turned_by_hand() as clock:
+        for number, state in enumerate((DONE, BURIED, None)):
+            spool.commitments.add(CALLER, f"1.{number}", [ONE, TWO], 60)
+            due = spool.commitments.claim(())
+            assert due is not None
+            if state:
+                spool.commitments.close(due, state)
+        assert spool.sweep(clock.at + settings.keep_records) == 0
+        assert spool.sweep(clock.at + settings.keep_records + 1) == 2
+        assert spool._ask(lambda c: c.execute(sa.text("SELECT count(*) FROM commitment_reference")).scalar()) == 2
+
+
+def test_work_is_found_by_an_index(tmp_path: Path) -> None:
+    spool = open_spool(settings_of(tmp_path / "spool"))
+    seen: list[str] = []
+
+    def watched(connection: sa.Connection) -> None:
+        @sa.event.listens_for(connection, "before_cursor_execute")
+        def before(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+            if not statement.startswith("EXPLAIN"):
+                one: Any = parameters[0] if isinstance(parameters, list) else parameters
+                seen.extend(row.detail for row in connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, one))
+
+        commitment_rows.add(connection, CALLER, "1.2", [ONE], 60)
+        due = commitment_rows.claim(connection, ("X",), 7)
+        assert due is not None
+        commitment_rows.places(connection, ["1.1"])
+        commitment_rows.answer(connection, ["pacs"], "2.25.1", frozenset(), {}, 1)
+        commitment_rows.release(connection, due, 1.0, OPEN, 1)
+        commitment_rows.forget(connection, 1.0, 10)
+        commitment_rows.free_held(connection)
+
+    spool._run(watched)
+    spool.close()
+    assert len(seen) > 8
+    tables = ("SCAN commitment", "SCAN commitment_reference", "SCAN instance", "SCAN delivery")
+    assert not [detail for detail in seen if detail.startswith(tables)]
