@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -21,15 +19,9 @@ from tests.acceptance.corpus import database, node_as_destination, quick_node, s
 from tests.acceptance.peers import NodeUnderTest, wait_for
 from tests.chaos.kills import quiet
 from tests.chaos.traffic import Sinks
+from tests.faults import FAULTS, LOG, Fault, FaultyDisk, needs_compiler
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (apt-get install gcc)")
-BLOB, FOLDER, LOG, ALL = "*/blobs/??/*", "*/blobs/??", "*/node.db-wal", "*/spool/*"
-FAULTS = [
-    ("write", BLOB, errno.ENOSPC), ("write", BLOB, errno.EDQUOT), ("write", BLOB, errno.EIO),
-    ("sync", BLOB, errno.EIO), ("sync", BLOB, errno.ENOSPC), ("sync", FOLDER, errno.EIO),
-    ("write", LOG, errno.ENOSPC), ("write", LOG, errno.EIO), ("sync", LOG, errno.EIO), ("sync", LOG, errno.ENOSPC),
-    ("write", ALL, errno.ENOSPC), ("write", ALL, errno.EIO), ("sync", ALL, errno.EIO),
-]  # fmt: skip
+pytestmark = needs_compiler
 
 
 @dataclass
@@ -38,17 +30,10 @@ class Site:
 
     node: NodeUnderTest
     sinks: Sinks
-    control: Path
-    environment: pytest.MonkeyPatch
+    disk: FaultyDisk
     process: subprocess.Popen[bytes] | None = None
     acknowledged: set[str] = field(default_factory=set)
     made: int = 0
-
-    def fail(self, *faults: tuple[str, str, int]) -> None:
-        """From now on; none: the disk is in good health again."""
-        new = self.control.with_suffix(".new")
-        new.write_text("".join(f"{call} {pattern} {number}\n" for call, pattern, number in faults))
-        os.replace(new, self.control)
 
     def make(self, count: int) -> list[Path]:
         first, self.made = self.made, self.made + count
@@ -82,14 +67,13 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("faults")
-    source, built, control = Path(__file__).with_name("faults.c"), folder / "faults.so", folder / "faults"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", built, source, "-ldl"], check=True)
+    disk = FaultyDisk(folder)
     quiet()
     with Sinks() as sinks, pytest.MonkeyPatch.context() as environment:
         node = quick_node(folder, sinks.ports, rules="rules: []\notherwise: {send: [one, two]}\n")
-        environment.setenv("LD_PRELOAD", str(built))
-        environment.setenv("FAULTS", str(control))
-        yield Site(node, sinks, control, environment)
+        for name, value in disk.environment.items():
+            environment.setenv(name, value)
+        yield Site(node, sinks, disk)
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +83,13 @@ def running(site: Site) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[0]} {fault[1]} {errno.errorcode[fault[2]]}")
-def test_refused_while_the_disk_fails_and_taken_right_after(running: Site, fault: tuple[str, str, int]) -> None:
+def test_refused_while_the_disk_fails_and_taken_right_after(running: Site, fault: Fault) -> None:
     site = running
     assert site.send(*site.make(3)) == [SUCCESS] * 3  # still on their way when the disk begins to fail
     refused = site.make(3)
-    site.fail(fault)
+    site.disk.fail(fault)
     assert site.send(*refused) == [OUT_OF_RESOURCES] * 3
-    site.fail()
+    site.disk.fail()
     assert site.send(*refused) == [SUCCESS] * 3
     site.settle()
     assert site.arrived == Counter(site.owed)
@@ -120,11 +104,11 @@ def test_what_was_refused_leaves_no_row_without_a_blob_behind_a_crash(running: S
     site = running
     assert site.send(*site.make(1)) == [SUCCESS]
     site.settle()
-    site.fail(("sync", LOG, errno.EIO))
+    site.disk.fail(("sync", LOG, errno.EIO))
     assert site.send(*site.make(2)) == [OUT_OF_RESOURCES] * 2
     assert site.process
     site.node.kill(site.process)
-    site.fail()
+    site.disk.fail()
     with site.node.running():
         site.settle()
         rows, blobs = site.rows_and_blobs()

@@ -1,4 +1,4 @@
-/* A disk that fails when told to: preloaded into the node by test_disk_faults.py, and by nothing else.
+/* A disk that fails when told to: preloaded into the node by faults.py, and by nothing else.
 
    The file that FAULTS names holds one fault a line, `call pattern errno`: that call fails with that errno for every
    path that fits that pattern. An empty file, or none, is a disk in good health. */
