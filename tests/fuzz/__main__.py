@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,10 +55,14 @@ def _child(target: str, seed: int, seconds: float, out: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--one", "--target", target, "--seed", str(seed),
                "--minutes", str(seconds / 60), "--out", str(out)]  # fmt: skip
     began = time.monotonic()
+    child = subprocess.Popen(command, start_new_session=True)
     try:
-        code = subprocess.run(command, timeout=seconds + 600, check=False).returncode
-    except subprocess.TimeoutExpired:
-        code = -9
+        code = child.wait(seconds + 600)
+    except BaseException as error:
+        os.killpg(child.pid, signal.SIGKILL)  # with whatever it has started
+        code = child.wait()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
     if code:
         done = Slice(target, seed, seconds=time.monotonic() - began)
         at = (out / f"current-{target}").read_text().split() if (out / f"current-{target}").exists() else []
