@@ -74,7 +74,7 @@ def serve(model: Model, options: dict[str, Any], requests: BinaryIO, answers: An
     for worker in workers:
         worker.start()
         threading.Thread(target=_render, args=(worker, waiting, rendered, answers), daemon=True).start()
-    threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
+    threading.Thread(target=_listen, args=(requests, waiting, answers), daemon=True).start()
     answers.send({
         "ready": {
             "engine": model.engine, "why": model.why, "model": model.card.digest, "size": model.card.size,
@@ -85,9 +85,12 @@ def serve(model: Model, options: dict[str, Any], requests: BinaryIO, answers: An
         _predict(model, _take(rendered), answers)
 
 
-def _listen(requests: BinaryIO, waiting: queue.SimpleQueue[Request]) -> None:
+def _listen(requests: BinaryIO, waiting: queue.SimpleQueue[Request], answers: Answers) -> None:
     while (request := receive(requests)) is not None:
-        waiting.put(request)
+        if request["op"] == "ping":
+            answers.send({"pong": True})
+        else:
+            waiting.put(request)
     os._exit(0)  # the node is gone: no thread of ours has anything to finish
 
 

@@ -36,6 +36,7 @@ class Child:
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._asked: dict[int, tuple[Future[Any], float]] = {}
+        self._unanswered = 0
         self._open = self._retired = False
         self._line, theirs = socket.socketpair()
         command = [sys.executable, "-m", "router.inference", str(os.getpid()), str(theirs.fileno())]
@@ -106,6 +107,18 @@ class Child:
         with self._lock:
             return min((when for _, when in self._asked.values()), default=None)
 
+    def ping(self) -> int:
+        """Ask for a sign of life; how many of these have had no answer before this one, nor anything else since."""
+        with self._lock:
+            if not (self._open or self._retired):
+                return 0
+            unanswered, self._unanswered = self._unanswered, self._unanswered + 1
+            try:
+                send(self._requests, {"op": "ping"})
+            except (OSError, ValueError):  # it has just gone, which others see
+                return 0
+        return unanswered
+
     def retire(self) -> None:
         """Take no more questions, and end when the last answer is in."""
         with self._lock:
@@ -140,7 +153,8 @@ class Child:
         try:
             while (message := receive(self._answers)) is not None:
                 with self._lock:
-                    entry = self._asked.pop(message["id"], None)
+                    self._unanswered = 0
+                    entry = self._asked.pop(message.get("id", 0), None)
                     last = self._retired and not self._asked
                 if entry is not None:
                     _settle(entry[0], message)

@@ -20,6 +20,8 @@ from router.observe.metrics import INFERENCE_RESTARTS
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 15.0
 HUNG_AFTER = 60.0
 """Beyond the pixel time limit: a question that old means that the process hangs."""
+PING_EVERY, MOST_UNANSWERED = 5.0, 3
+"""Seconds, and how many signs of life may be missing: then it is stopped or starved, and another is better."""
 
 
 class Inference:
@@ -167,11 +169,12 @@ class Inference:
     def _watch(self) -> None:
         """Kill a process that hangs; the supervisor does the rest."""
         limit = self._settings.pixel_timeout + HUNG_AFTER
-        while not self._stopping.wait(5.0):
+        while not self._stopping.wait(PING_EVERY):
             with self._lock:
                 running = list(self._all)
             for child in running:
-                oldest = child.oldest()
-                if oldest is not None and time.monotonic() - oldest > limit:
-                    log.error("inference hangs", seconds=round(time.monotonic() - oldest))
+                oldest, silent = child.oldest(), child.ping() * PING_EVERY
+                waited = time.monotonic() - oldest if oldest is not None else 0.0
+                if waited > limit or silent > MOST_UNANSWERED * PING_EVERY:
+                    log.error("inference hangs", seconds=round(max(waited, silent)))
                     child.kill()
