@@ -121,6 +121,18 @@ def test_an_answer_in_the_middle_of_a_claim_is_not_slept_over(spool: Spool) -> N
     assert work.claim(()) is None, "a report that was not taken waits"
 
 
+def test_an_answer_wakes_what_waits_for_it(spool: Spool) -> None:
+    work = spool.commitments
+    work.add(CALLER, "1.2", [ONE], 60)
+    due = work.claim(())
+    assert due is not None
+    work.asked([row.id for row in work.pending(due)], "pacs", "2.25.1")
+    work.release(due, 300.0, tries=1)
+    assert work.claim(()) is None
+    work.answer(["pacs"], "2.25.1", [ONE], {}, 0x0110)
+    assert work.claim(()) is not None
+
+
 def test_what_is_there_under_a_uid(spool: Spool) -> None:
     for data in (b"one", b"two"):
         accept(spool, data, "1.1")
