@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from router.flow import CLASSES, UNCERTAIN
 from router.training import metrics
 from router.training.data import DataError
-from router.training.evaluate import Answers
+
+if TYPE_CHECKING:  # it needs torch, and `model compare` does not
+    from router.training.evaluate import Answers
 
 NO_AI = ("others", UNCERTAIN)
 """Classes that go to people (the catch-all)."""
