@@ -28,18 +28,14 @@ from xxhash import xxh3_128_hexdigest
 
 from router.config.settings import SpoolSettings
 from router.spool import SpoolError, open_spool
-from tests.acceptance.corpus import database, quick_node, settled
-from tests.acceptance.peers import NodeUnderTest, wait_for
+from tests.acceptance.corpus import database, settled
+from tests.acceptance.peers import wait_for
 from tests.chaos import disk
-from tests.chaos.disk import Disk, Event, Pick
-from tests.chaos.history import Arrival, Sent
+from tests.chaos.disk import Disk, Pick
 from tests.chaos.kills import quiet
-from tests.chaos.traffic import Sender, Sinks, rules
-from tests.strace import Call, calls, traced
+from tests.chaos.recording import SENDERS, Recording, node_on, record
+from tests.chaos.traffic import Sinks
 
-SENDERS = 4
-LONGEST = 1 << 20
-"""Bytes of a buffer that strace keeps."""
 KINDS: dict[str, Callable[[str], bool]] = {
     "blob": lambda path: bool(re.search(r"/blobs/[0-9a-f]{2}/", path)),
     "blob's folder": lambda path: bool(re.search(r"/blobs/[0-9a-f]{2}$", path)),
@@ -52,18 +48,6 @@ KINDS: dict[str, Callable[[str], bool]] = {
 """What is synced, by its path."""
 ONCE = ("blob", "blob's folder", "database's log")
 """Synced for every instance."""
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One run of a node. `answers` is in order: what was acknowledged, and the line of the trace where that began."""
-
-    root: Path
-    events: list[Event]
-    answers: list[tuple[int, str]]
-    sent: dict[str, Sent]
-    arrivals: list[tuple[float, Arrival]]
-    """With the Unix time of each."""
 
 
 @dataclass(frozen=True)
@@ -87,55 +71,6 @@ class Outcome:
     restarts: int = 0
     acknowledged_at_points: int = 0
     faults: list[str] = field(default_factory=list)
-
-
-# -- recording -----------------------------------------------------------------------------------------------------
-
-
-def record(folder: Path, instances: int, seed: str) -> Recording:
-    """Send at least so many instances to a new node under strace, until all have arrived, and end it."""
-    root = folder / "disk"
-    root.mkdir(parents=True)
-    trace = folder / "trace"
-    with Sinks() as sinks:
-        # Half of the instances fill the spool: finished blobs then make way for new ones.
-        node = _node(folder, root / "spool", sinks.ports, f", keep: 1s, limit: {instances} kB")
-        with traced(node, trace, [*disk.KNOWN, *disk.UNKNOWN, "sendto", "sendmsg"], longest=LONGEST):
-            clock = time.time() - time.monotonic()
-            senders = [Sender(node.port, folder, seed, number) for number in range(SENDERS)]
-            for sender in senders:
-                sender.start()
-            wait_for(lambda: sum(len(sender.sent) for sender in senders) >= instances, 500, "senders to have sent")
-            for sender in senders:
-                sender.stop()
-            for sender in senders:
-                sender.join(60)
-            sent = {one.uid: one for sender in senders for one in sender.sent}
-            wait_for(lambda: settled(node, len(sent)), 120, "every delivery to be done")
-        arrivals = [(arrival.at + clock, arrival) for arrival in sinks.arrivals]
-    kept, answers = _sort(root, calls(trace))
-    arrived = Counter((arrival.uid, arrival.digest, arrival.place) for _, arrival in arrivals)
-    assert arrived == Counter((o.uid, o.digest, place) for o in sent.values() for place in o.expected), "without a cut"
-    assert {uid for _, uid in answers} == set(sent), "the trace lacks answers"
-    return Recording(root, disk.events(kept), answers, sent, arrivals)
-
-
-def _node(folder: Path, spool: Path, ports: dict[str, int], options: str = "") -> NodeUnderTest:
-    node = quick_node(folder, ports, rules=rules())
-    text = node.config.read_text()
-    node.config.write_text(re.sub(r"spool: \{path: .*\}", f"spool: {{path: {spool}{options}}}", text))
-    node.folder = spool.parent
-    return node
-
-
-def _sort(root: Path, seen: Iterator[Call]) -> tuple[list[Call], list[tuple[int, str]]]:
-    model, kept, answers = Disk(root), [], []
-    for call in seen:
-        if model.concerns(call):
-            kept.append(call)
-        elif uid := call.acknowledged:
-            answers.append((call.began, uid))
-    return kept, sorted(answers)
 
 
 # -- replaying -----------------------------------------------------------------------------------------------------
@@ -256,7 +191,7 @@ def restart(run: Recording, point: CrashPoint, folder: Path) -> list[str]:
     """Start a node on what is left: what was acknowledged arrives everywhere, and at most once more."""
     arrived = Counter(point.arrived)
     with Sinks() as sinks:
-        node = _node(folder, folder / "disk" / "spool", sinks.ports)
+        node = node_on(folder, folder / "disk" / "spool", sinks.ports)
         with node.running():
             wait_for(lambda: settled(node, 0), 120, "every delivery to be done")
         with database(node) as connection:
@@ -326,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--points", type=int, default=500, help="crash points by chance, beside one after each answer")
     parser.add_argument("--restarts", type=int, default=5, help="crash points at which a whole node is started")
     parser.add_argument("--once", type=int, default=20, help="single syncs of each kind to ignore, one at a time")
+    parser.add_argument("--failing", action="store_true", help="the disk is full or fails for moments, too")
     parser.add_argument("--seed", default=str(time.time_ns()))
     parser.add_argument("--json", type=Path, help="where to write what was found")
     options = parser.parse_args(arguments)
@@ -340,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    run = record(folder, options.instances, options.seed)
+    run = record(folder, options.instances, options.seed, failing=options.failing)
     points = crash_points(run, options.points, options.seed)
     picks = ("synced", "some", "everything")
     outcome = replay(run, points, folder, options.seed, picks=picks, restarts=options.restarts)
@@ -348,6 +284,7 @@ def _run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "seed": options.seed,
         "acknowledged": len(run.sent),
+        "refused": sum(one.tries - 1 for one in run.sent.values()),
         "calls": len(done),
         "syncs": {name: len(_syncs(run, kind)) for name, kind in KINDS.items()},
         "blobs removed": sum(call.name == "unlink" and call.strings[0].endswith(b".dcm") for call in done),

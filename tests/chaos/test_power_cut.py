@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import power_cut
-from tests.chaos.power_cut import KINDS, ONCE, Recording
+from tests.chaos.power_cut import KINDS, ONCE
+from tests.chaos.recording import Recording, record
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 SEED = "1"
@@ -25,7 +26,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Recording:
-    return power_cut.record(folder, 12, SEED)
+    return record(folder, 12, SEED)
 
 
 def test_what_was_acknowledged_is_there_after_a_power_cut(run: Recording, folder: Path) -> None:
