@@ -171,7 +171,7 @@ class Modality:
             server.shutdown()
 
     def _reported(self, event: Any) -> tuple[int, None]:
-        assert event.context.as_scu, "no role selection: who reports would be the SCU"
+        assert event.assoc.accepted_contexts[0].as_scu, "no role selection: who reports would be the SCU"
         self.reports.append((event.event_type, event.event_information, str(event.context.transfer_syntax)))
         if self.refuse:
             self.refuse -= 1
