@@ -13,6 +13,7 @@ import pytest
 from tests.chaos import power_cut
 from tests.chaos.power_cut import KINDS, ONCE
 from tests.chaos.recording import Recording, record
+from tests.faults import needs_compiler
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 SEED = "1"
@@ -58,3 +59,11 @@ def test_syncs_that_do_nothing_are_seen(run: Recording, folder: Path, kind: str)
 @pytest.mark.parametrize("kind", ONCE)
 def test_one_sync_that_does_nothing_is_seen(run: Recording, folder: Path, kind: str) -> None:
     assert any(power_cut.blind_once(run, KINDS[kind], nth, folder, SEED) for nth in power_cut.awaited(run, KINDS[kind]))
+
+
+@needs_compiler
+def test_what_a_failing_disk_refused_comes_back_whole_or_not_at_all(folder: Path) -> None:
+    failed = record(folder / "failing", 12, SEED, failing=True)
+    assert sum(one.tries for one in failed.sent.values()) > len(failed.sent)
+    points = power_cut.crash_points(failed, 8, SEED)
+    assert power_cut.replay(failed, points, folder, SEED, picks=["some", "everything"]).faults == []
