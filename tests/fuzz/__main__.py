@@ -57,7 +57,7 @@ def _child(target: str, seed: int, seconds: float, out: Path) -> None:
     began = time.monotonic()
     child = subprocess.Popen(command, start_new_session=True)
     try:
-        code = child.wait(seconds + 600)
+        code = child.wait(seconds + 1800)
     except BaseException as error:
         os.killpg(child.pid, signal.SIGKILL)  # with whatever it has started
         code = child.wait()
