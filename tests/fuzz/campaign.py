@@ -93,7 +93,7 @@ def keep(error: BaseException, data: bytes, done: Slice, out: Path) -> None:
     place = where(error)
     name = f"{done.target}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
     folder = out / "findings"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{name}.bin").exists():
         done.repeated += 1
         return
