@@ -20,6 +20,7 @@ from router.observe import log, where
 from router.receive import Receiver
 from router.serving import Serving
 from router.spool import FULL, Counts, Spool, SpoolError, open_spool
+from router.spool.clock import Jumps
 from router.web import WebServer
 
 DRAIN_SECONDS = 7.0
@@ -203,10 +204,13 @@ class Node:
             classifier.wake()
 
     def _sweep(self) -> None:
-        full = self._spool.signal(FULL)
+        full, jumps = self._spool.signal(FULL), Jumps()
         wanted = full.version
         while not self._stopped.is_set():
             try:
+                if moved := jumps.since():
+                    log.warning("clock was set", seconds=round(moved))
+                    self._spool.clock_was_set(moved)
                 if full.version != wanted:
                     wanted = full.version
                     log.warning("disk full", removed=self._spool.sweep_early())

@@ -282,6 +282,12 @@ class Spool:
             self._bytes = self._ask(queries.bytes_kept)
         return removed + self._run(lambda c: transactions.forget_records(c, now - self.settings.keep_records, BATCH))
 
+    def clock_was_set(self, seconds: float) -> None:
+        """This machine's clock was put forward by so many seconds, or back. A server has its own (PostgreSQL)."""
+        if self._is_sqlite:
+            self._run(lambda c: transactions.clock_was_set(c, seconds))
+            self.signals.set_all()
+
     def wipe(self) -> int:
         """Remove every blob that no open or buried delivery needs, whatever `keep` says; returns how many."""
         removed = 0

@@ -252,6 +252,21 @@ def set_destination(connection: Connection, name: str, **changes: Any) -> None:
     connection.execute(destination.update().where(destination.c.name == name).values(**changes))
 
 
+def clock_was_set(connection: Connection, seconds: float) -> None:
+    """The clock was put forward by so many seconds, or back: what waits goes on waiting for as long as it would have.
+
+    Forward: the time counts neither towards giving up nor towards a deadline. Back: nothing is due later for it.
+    """
+    now = clock.now(connection)
+    if seconds > 0:
+        old = (delivery.c.state == schema.OPEN) & (delivery.c.owed_since <= now - seconds)
+        connection.execute(delivery.update().where(old).values(owed_since=delivery.c.owed_since + seconds))
+        return
+    for table, state in ((instance, schema.NEW), (delivery, schema.OPEN)):
+        waits = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token == 0)
+        connection.execute(table.update().where(waits).values(ready_at=table.c.ready_at + seconds))
+
+
 def _free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
     """Those that are not closed and that nobody holds (any more)."""
     is_free = (delivery.c.token == 0) | (delivery.c.ready_at <= now)
