@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measure import Spread, report
-from router.model.card import WEIGHTS
-from router.model.engines import Run
-from router.model.load import ENGINES, _build, sample_pictures, shipped_model
+from router.model.card import WEIGHTS, Card
+from router.model.engines import EngineError, Run
+from router.model.int8 import Int8
+from router.model.load import ENGINES, INT8, build, sample_pictures, shipped_model
 from router.model.mobilenet_v1 import MobileNetV1, scale
 
 
@@ -37,8 +38,9 @@ def engines(size: int, threads: int) -> dict[str, Run]:
     for name, module in modules.items():
         began = time.monotonic()
         try:
-            found[name] = _build(module, MobileNetV1.read(shipped_model() / WEIGHTS), size, threads)
-        except (ImportError, RuntimeError) as error:
+            extra = (Int8.read(shipped_model(), Card.read(shipped_model()).digest),) if name == INT8 else ()
+            found[name] = build(module, MobileNetV1.read(shipped_model() / WEIGHTS), size, threads, *extra)
+        except (ImportError, RuntimeError, EngineError) as error:
             print(f"{name}: not here ({type(error).__name__})")
             continue
         print(f"{name}: built in {time.monotonic() - began:.1f} s")

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from router.flow import Prediction
 from router.model.card import WEIGHTS, Card, CardError
-from router.model.engines import Run
+from router.model.engines import EngineError, Run
+from router.model.int8 import Int8
 from router.model.mobilenet_v1 import MobileNetV1, scale
 
-ENGINES = {"openvino": "openvino_cpu", "torch": "torch_cpu"}
-"""Engines for the CPU, fastest first for `auto`: the setting's name to the module of `engines`."""
-REFERENCE = "torch"
+INT8, REFERENCE = "openvino int8", "torch"
+ENGINES = {INT8: "openvino_int8", "openvino": "openvino_cpu", "torch bf16": "torch_bf16", REFERENCE: "torch_cpu"}
+"""Engines for the CPU, fastest first for `auto`: the engine's name to the module of `engines`."""
 MOST_APART, MOST_NOVELTY_APART = 0.05, 0.15
 """How far a probability, and (relatively) a novelty, may be from the plain network's on the sample pictures."""
 WARM_BATCHES = (1, 2, 4, 8, 16)
@@ -54,26 +55,32 @@ def load(directory: Path | None, *, device: str = "auto", engine: str = "auto", 
     directory = directory or shipped_model()
     card = Card.read(directory)
     network = MobileNetV1.read(directory / WEIGHTS)
-    name, why, run = _choose(network, card.size, device, engine, threads)
+    name, why, run = _choose(network, card, directory, device, engine, threads)
     for batch in WARM_BATCHES:
         run(np.zeros((batch, card.size, card.size), np.uint8))
     return Model(card, name, why, time.monotonic() - began, run)
 
 
-def _choose(network: MobileNetV1, size: int, device: str, engine: str, threads: int) -> tuple[str, str, Run]:
+def _choose(
+    network: MobileNetV1, card: Card, directory: Path, device: str, engine: str, threads: int
+) -> tuple[str, str, Run]:
+    size = card.size
     if device == "cuda" and not torch.cuda.is_available():
         raise CardError("model.device is cuda, but torch sees no GPU; install the CUDA build and driver, or use auto")
     passed_over: list[str] = []
     if device != "cpu" and torch.cuda.is_available():
         try:
-            return "torch_cuda", "a GPU is there", _build("torch_cuda", network, size, threads)
+            return "torch_cuda", "a GPU is there", build("torch_cuda", network, size, threads)
         except RuntimeError as error:
             if device == "cuda":
                 raise CardError(f"the GPU failed ({type(error).__name__}); use model.device: auto") from error
             passed_over.append(f"the GPU failed ({type(error).__name__})")
     for name in ENGINES if engine == "auto" else (engine,):
         try:
-            run = _build(ENGINES[name], network, size, threads)
+            extra = (Int8.read(directory, card.digest),) if name == INT8 else ()
+            run = build(ENGINES[name], network, size, threads, *extra)
+        except EngineError as error:
+            passed_over.append(f"{name}: {error}")
         except ImportError:
             passed_over.append(f"{name} is not installed (pip install 'dicom-router[fast]')")
         except RuntimeError as error:
@@ -118,6 +125,7 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return share
 
 
-def _build(module: str, network: MobileNetV1, size: int, threads: int) -> Run:
-    run: Run = importlib.import_module(f"router.model.engines.{module}").build(network, size, threads)
+def build(module: str, network: MobileNetV1, size: int, threads: int, *extra: Int8) -> Run:
+    """An engine by its module's name, with what it needs beside the weights. Raises ImportError or RuntimeError."""
+    run: Run = importlib.import_module(f"router.model.engines.{module}").build(network, size, threads, *extra)
     return run

@@ -1,4 +1,4 @@
-"""Ways to run the network: each module has `build(network, size, threads) -> Run` or says why it cannot.
+"""Ways to run the network: each module has `build(network, size, threads) -> Run`, or raises why it cannot.
 
 A `Run` takes pictures (n, size, size) uint8 and gives logits (n, 5) and novelty (n,), both float32.
 """
@@ -11,3 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+class EngineError(Exception):
+    """The engine cannot run here; the message says why in a few words."""

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from router.model.engines import Run
 from router.model.mobilenet_v1 import MobileNetV1, scale
@@ -14,6 +15,11 @@ from router.model.mobilenet_v1 import MobileNetV1, scale
 
 def build(network: MobileNetV1, size: int, threads: int) -> Run:
     """`threads` 0: what torch chooses."""
+    return traced(network, size, threads, fused=True)
+
+
+def traced(network: nn.Module, size: int, threads: int, *, fused: bool = False) -> Run:
+    """A network that gives logits and novelty. `fused`: let torch pack it for oneDNN, which in float32 pays."""
     if threads:
         torch.set_num_threads(threads)
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -21,8 +27,9 @@ def build(network: MobileNetV1, size: int, threads: int) -> Run:
     with torch.inference_mode(), warnings.catch_warnings():
         # TorchScript is announced to go; as long as it is there, it is the fastest that torch has without a compiler.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
-        compiled = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
+        compiled = torch.jit.freeze(torch.jit.trace(network, example))  # type: ignore[no-untyped-call]
+        if fused:
+            compiled = torch.jit.optimize_for_inference(compiled)
 
     def run(pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with torch.inference_mode():

@@ -1,0 +1,38 @@
+"""Plain torch in bfloat16, on processors that compute in it: the convolutions alone, head and novelty in float32."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from router.model.engines import EngineError, Run
+from router.model.engines.folding import in_bfloat16
+from router.model.engines.torch_cpu import traced
+from router.model.mobilenet_v1 import MobileNetV1
+
+
+class _InBfloat16(nn.Module):
+    def __init__(self, network: MobileNetV1) -> None:
+        super().__init__()
+        self.head, self.novelty = network.head, network.novelty
+        self.network = deepcopy(network)
+        for layer in in_bfloat16(network):
+            convolution: nn.Conv2d = getattr(self.network, layer.name)
+            convolution.weight = nn.Parameter(torch.from_numpy(layer.weights))
+            convolution.bias = nn.Parameter(torch.from_numpy(layer.bias))
+            setattr(self.network, f"{layer.name}_bn", nn.Identity())
+        self.network.bfloat16()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network.features(x.bfloat16()).float()
+        return self.head(features), self.novelty(features)
+
+
+def build(network: MobileNetV1, size: int, threads: int) -> Run:
+    """`threads` 0: what torch chooses. Raises EngineError where the processor has no bfloat16."""
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if not has_bfloat16():
+        raise EngineError("the processor has no bfloat16")
+    return traced(_InBfloat16(network), size, threads)

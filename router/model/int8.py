@@ -1,0 +1,123 @@
+"""What a network needs beside its weights to answer in eight bits, kept in `int8.safetensors` in the model's folder.
+
+ReLU6 bounds every activation, so 0…6 in 256 steps is the range of all of them, and nothing has to be guessed there.
+Two things are measured on training images (`router.training.quantise`). `most` is each channel's greatest activation:
+the channel is stretched to fill 0…6, and the next layer's weights are shrunk by as much (cross-layer equalisation,
+Nagel et al., arXiv:1906.04721). `shift` is added to the bias: rounded weights move the mean of what they weigh, and
+in MobileNet-V1 that is nearly all the harm that eight bits do. The first layer, head and novelty stay float32.
+
+The file belongs to one set of weights, and holds the figures that say how well it agrees with them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from router.model.engines import EngineError
+from router.model.engines.folding import Floats, Layer
+
+FILE = "int8.safetensors"
+LIMIT = 1 << 20
+VERSION = "1"
+TOP = np.float32(6)
+"""Where ReLU6 ends."""
+STEPS = 255
+"""Steps of an activation between 0 and TOP."""
+LEAST_MOST = np.float32(0.2)
+"""A channel is stretched thirty times at most."""
+
+
+class Int8Error(EngineError):
+    """The folder holds nothing that may serve in eight bits; the message says why in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """For each layer by name: `most` (channels,) in 0.2…6, and `shift` (channels,) in units of the stretched layer."""
+
+    digest: str
+    most: Mapping[str, Floats]
+    shift: Mapping[str, Floats]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, directory: Path, digest: str) -> Int8:
+        """What belongs to the weights with this digest; raises Int8Error."""
+        path = directory / FILE
+        try:
+            if path.stat().st_size > LIMIT:
+                raise Int8Error(f"{FILE} is too large")
+            with safe_open(path, "numpy") as file:
+                about = file.metadata() or {}
+                if about.get("version") != VERSION:
+                    raise Int8Error(f"{FILE} is of another version of this program")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            figures = json.loads(about.get("figures", "{}"))
+        except FileNotFoundError as error:
+            raise Int8Error(f"no {FILE}") from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise Int8Error(f"{FILE} cannot be read ({type(error).__name__})") from error
+        if about.get("digest") != digest:
+            raise Int8Error(f"{FILE} belongs to other weights (python -m router.training.quantise)")
+        parts: dict[str, dict[str, Floats]] = {"most": {}, "shift": {}}
+        for name, tensor in tensors.items():
+            kind, _, layer = name.partition(".")
+            low, high = (LEAST_MOST, TOP) if kind == "most" else (-TOP, TOP)
+            if kind not in parts or tensor.dtype != np.float32 or not ((low <= tensor) & (tensor <= high)).all():
+                raise Int8Error(f"{FILE} is damaged")
+            parts[kind][layer] = tensor
+        return cls(digest, parts["most"], parts["shift"], figures)
+
+    def write(self, directory: Path) -> None:
+        """Write the file whole or not at all."""
+        tensors = {f"{kind}.{name}": value for kind, values in (("most", self.most), ("shift", self.shift))
+                   for name, value in values.items()}  # fmt: skip
+        about = {"version": VERSION, "digest": self.digest, "figures": json.dumps(dict(self.figures))}
+        part = directory / (FILE + ".part")
+        with part.open("wb") as file:
+            file.write(save(tensors, about))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(directory / FILE)
+
+    def apply(self, layers: Sequence[Layer]) -> list[Layer]:
+        """The layers stretched and shifted, in float32 still; raises Int8Error where they do not fit."""
+        found = []
+        before: Floats | None = None
+        for layer in layers:
+            most, shift = (kind.get(layer.name) for kind in (self.most, self.shift))
+            if most is None or shift is None or not most.shape == shift.shape == layer.bias.shape:
+                raise Int8Error(f"{FILE} does not fit the network")
+            stretched = stretch(layer, before, most)
+            found.append(replace(stretched, bias=stretched.bias + shift))
+            before = most
+        return found
+
+
+def stretch(layer: Layer, before: Floats | None, most: Floats) -> Layer:
+    """The layer for inputs that were stretched to `before`'s, and with outputs that fill 0…TOP.
+
+    What exceeds `most` is cut there; below it nothing changes but the units.
+    """
+    weights = layer.weights
+    if before is not None:
+        shrink = before / TOP
+        weights = weights * (shrink[:, None, None, None] if layer.groups > 1 else shrink[None, :, None, None])
+    gain = TOP / most
+    return replace(layer, weights=weights * gain[:, None, None, None], bias=layer.bias * gain)
+
+
+def rounded(weights: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Weights (outputs, …) as −127…127, and the step (outputs, 1, 1, 1) that makes them weights again."""
+    step = np.maximum(np.abs(weights).max(axis=(1, 2, 3), keepdims=True), np.float32(1e-12)) / np.float32(127)
+    return np.round(weights / step).astype(np.int8), step
