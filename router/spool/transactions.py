@@ -255,7 +255,7 @@ def set_destination(connection: Connection, name: str, **changes: Any) -> None:
 def clock_was_set(connection: Connection, seconds: float) -> None:
     """The clock was put forward by so many seconds, or back: what waits goes on waiting for as long as it would have.
 
-    Forward: the time counts neither towards giving up nor towards a deadline. Back: nothing is due later for it.
+    Forward: the time does not count towards giving up. Back: nothing is due later for it.
     """
     now = clock.now(connection)
     if seconds > 0:
