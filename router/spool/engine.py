@@ -24,6 +24,8 @@ DATABASE = "node.db"
 LOCK = "lock"
 PATIENCE = 60.0
 """Seconds that a second process waits for the first one's start (PostgreSQL)."""
+NO_FILES = "temp_store=MEMORY"
+"""What a statement sorts or may undo would else lie in the system's folder for temporary files, which may be full."""
 LONGEST_PATH = 500
 """SQLite takes 512 bytes, and adds endings of its own."""
 SERVER_SETTINGS = {
@@ -86,6 +88,7 @@ def writing(folder: Path, database: str) -> sa.Engine:
         connection.isolation_level = None  # the driver must not begin transactions of its own
         for pragma in (
             "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000", "wal_autocheckpoint=2000",
+            NO_FILES,
         ):  # fmt: skip
             connection.execute(f"PRAGMA {pragma}")
 
@@ -104,7 +107,8 @@ def reading(folder: Path, database: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA busy_timeout=5000")
+        for pragma in ("busy_timeout=5000", NO_FILES):
+            connection.execute(f"PRAGMA {pragma}")
 
     return engine
 
