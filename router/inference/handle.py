@@ -20,7 +20,7 @@ from router.observe.metrics import INFERENCE_RESTARTS
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 15.0
 HUNG_AFTER = 60.0
 """Beyond the pixel time limit: a question that old means that the process hangs."""
-PING_EVERY, MOST_UNANSWERED = 5.0, 3
+PING_EVERY, MOST_UNANSWERED = 4.0, 3
 """Seconds, and how many signs of life may be missing: then it is stopped or starved, and another is better."""
 
 
