@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-FILES = ("model.safetensors", "card.json", "MODEL_CARD.md", "LICENSE")
+FILES = ("model.safetensors", "card.json", "int8.safetensors", "MODEL_CARD.md", "LICENSE")
 """What is copied of a model's folder; the first two must be there."""
 NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 STATE = "state.json"

@@ -16,9 +16,11 @@ from router.model.card import WEIGHTS, Card, save_model
 from router.model.engines import EngineError
 from router.model.engines.folding import folded, in_bfloat16
 from router.model.int8 import FILE, LEAST_MOST, LIMIT, TOP, VERSION, Int8, Int8Error, rounded
-from router.model.load import ENGINES, INT8, build, load, sample_pictures
+from router.model.load import ENGINES, INT8, build, load, sample_pictures, shipped_model
 from router.model.mobilenet_v1 import MobileNetV1, scale
-from router.training.quantise import measure
+from router.pixels.prepare import prepare
+from router.training.quantise import measure, refusals
+from tests.unit.test_model_shipped import phantoms
 
 SIZE = 64
 PICTURES = sample_pictures(SIZE)
@@ -217,3 +219,18 @@ def test_an_engine_that_disagrees_is_passed_over(folder: Path, tmp_path: Path, i
     model = load(tmp_path, device="cpu", threads=1)
     assert model.engine == "openvino"
     assert f"{INT8} disagrees" in model.why
+
+
+def test_what_is_shipped_answers_in_eight_bits_as_it_must() -> None:
+    int8 = Int8.read(shipped_model(), Card.read(shipped_model()).digest)
+    assert refusals(dict(int8.figures)) == []
+    assert int8.figures["n"] > 3000
+
+
+@pytest.mark.parametrize("name", phantoms())
+def test_what_is_no_radiograph_goes_to_no_ai_node_in_eight_bits_either(name: str) -> None:
+    pytest.importorskip("openvino")
+    model = load(None, device="cpu", threads=1)
+    assert model.engine == INT8
+    picture = prepare(phantoms()[name], size=model.card.size)[0]
+    assert model.predict(picture[None])[0].class_name in ("others", "uncertain")

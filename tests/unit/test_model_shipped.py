@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from router.flow import CLASSES, Prediction
 from router.model.card import Card
+from router.model.store import FILES
 from router.pixels.prepare import prepare
 from router.training.data import Item, read_manifest
 from router.training.evaluate import Model, answer, figures, read_model
@@ -32,7 +33,7 @@ def items(shared: Path) -> list[Item]:
 def test_it_is_small_and_whole() -> None:
     card = Card.read(MODEL)
     assert sum(file.stat().st_size for file in MODEL.iterdir()) < 8_000_000
-    assert {file.name for file in MODEL.iterdir()} == {"model.safetensors", "card.json", "MODEL_CARD.md", "LICENSE"}
+    assert {file.name for file in MODEL.iterdir()} == set(FILES)
     assert card.digest in (MODEL / "MODEL_CARD.md").read_text()
     assert "not a medical device" in (MODEL / "MODEL_CARD.md").read_text()
     assert all(0.5 <= card.thresholds[name] < 1 for name in CLASSES)
