@@ -23,6 +23,8 @@ from router.config.settings import NodeSettings, Settings
 from router.observe import log, where
 from router.observe.metrics import ASSOCIATIONS
 
+BACKLOG = 1024
+"""Connections that wait for the accept loop. Beyond, Linux drops the request, and who is in a burst waits a second."""
 TURNED_AWAY = 64
 """Sockets kept open for a moment after a refusal without a word, so that no reset overtakes it."""
 LATE_SECONDS = 0.5
@@ -228,7 +230,7 @@ class AssociationServer:
 def _listen(address: str, port: int) -> socket.socket:
     six = ":" in address
     family = socket.AF_INET6 if six else socket.AF_INET
-    return socket.create_server((address, port), family=family, backlog=128, dualstack_ipv6=address == "::")
+    return socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::")
 
 
 def _peer(address: str) -> str:

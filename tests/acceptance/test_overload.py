@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import threading
@@ -28,7 +27,7 @@ from tests.acceptance.small import instance_file, instance_files, store_all
 from tests.chaos.traffic import SOP_CLASS, SYNTAX, Sinks
 from tests.unit.test_acceptor_limits import make_identity
 
-PROBES = int(os.environ.get("DICOM_ROUTER_TEST_PROBES", "2000"))
+PROBES = 10_000
 AT_ONCE = 64
 MIB = 1 << 20
 LIMITS = {"ARTIM": "4s", "IDLE": "20s", "ASSOCIATIONS": str(AT_ONCE), "ASSOCIATIONS_PER_PEER": str(AT_ONCE)}
