@@ -22,7 +22,7 @@ from router.config.settings import ClientTls, DestinationSettings
 from router.sending import FileMeta
 from tests.acceptance.corpus import node_as_destination, quick_node, rows, settled
 from tests.acceptance.peers import NodeUnderTest, free_port, wait_for
-from tests.acceptance.siege import proportional_memory
+from tests.acceptance.siege import Watch, proportional_memory
 from tests.acceptance.small import instance_file, instance_files, store_all
 from tests.chaos.traffic import SOP_CLASS, SYNTAX, Sinks
 from tests.unit.test_acceptor_limits import make_identity
@@ -30,6 +30,7 @@ from tests.unit.test_acceptor_limits import make_identity
 PROBES = 10_000
 AT_ONCE = 64
 MIB = 1 << 20
+LARGE = 25 * MIB
 LIMITS = {"ARTIM": "4s", "IDLE": "20s", "ASSOCIATIONS": str(AT_ONCE), "ASSOCIATIONS_PER_PEER": str(AT_ONCE)}
 
 
@@ -135,6 +136,24 @@ def test_as_many_associations_as_allowed_store_at_once_and_one_more_is_told_to_c
     wait_for(besieged.answers, 10, "room for another")
     wait_for(lambda: settled(besieged.node, AT_ONCE), 60, "all to be delivered")
     assert {meta.sop_instance for meta in metas} <= {arrival.uid for arrival in besieged.sinks.arrivals}
+
+
+def test_large_instances_at_once_are_not_held_in_memory(besieged: Besieged, tmp_path: Path) -> None:
+    """Ten at once, together far more than the node may grow by."""
+    metas = instance_files(tmp_path, 10)
+    for meta in metas:
+        with meta.path.open("ab") as file:
+            file.write(b"\xfc\xff\xfc\xffOB\0\0" + LARGE.to_bytes(4, "little"))  # Data Set Trailing Padding
+            file.truncate(file.tell() + LARGE)
+    before = proportional_memory(besieged.pid)
+    watch = Watch(besieged.address, besieged.pid)
+    watch.start()
+    with ThreadPoolExecutor(len(metas)) as pool:
+        assert list(pool.map(lambda meta: store_all([meta], besieged.address), metas)) == [[0]] * len(metas)
+    wait_for(lambda: settled(besieged.node, len(metas)), 60, "all to be delivered")
+    watch.stop()
+    assert watch.failures == []
+    assert watch.most_memory - before < 4 * LARGE < len(metas) * LARGE
 
 
 def test_probes_that_connect_and_close_leave_nothing_behind(besieged: Besieged) -> None:
