@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -25,9 +25,7 @@ def command(
 
     settings = load(config)
     set_up(settings.node.log, log_level)
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: signals.put(received))
+    signals = signal_pipe()
     node = Node(settings)
     node.start()
     try:
@@ -44,9 +42,20 @@ def command(
         node.stop()
 
 
-def next_signal(signals: queue.SimpleQueue[int]) -> int:
+def signal_pipe() -> int:
+    """A descriptor from which the number of every signal can be read as a byte, from now on.
+
+    The interpreter's own handlers wait for the main thread: a signal that comes just before that thread begins to wait
+    on a lock is not seen until the next one. What the kernel's handler writes into a pipe cannot be missed.
+    """
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda _received, _frame: None)
+    return readable
+
+
+def next_signal(signals: int) -> int:
     """Wait for a signal. An end goes before a reload, and however many reloads were asked for, one does for all."""
-    waiting = [signals.get()]
-    while not signals.empty():
-        waiting.append(signals.get())
-    return next((number for number in waiting if number != signal.SIGHUP), signal.SIGHUP)
+    return next((number for number in os.read(signals, 4096) if number != signal.SIGHUP), signal.SIGHUP)
