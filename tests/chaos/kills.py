@@ -128,10 +128,11 @@ class Round:
         self._died("node")
 
     def _kill_start(self) -> None:
-        """Killed, and again while it starts."""
+        """Killed, and again while it starts, or soon after: what it delivers in between can be a copy, too."""
         self._process().kill()
         self._process().wait()
         self._look_at_dead_spool()
+        self.crashes.append(Crash("node", time.monotonic()))
         self.life.begin()
         time.sleep(self.chance.uniform(0.5, 4.0))
         self._process().kill()
