@@ -76,13 +76,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _facts(card: Card, found: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> str:
     recipe, calibration = card.trained["recipe"], card.calibration
     thresholds = ", ".join(f"{name} {value:g}" for name, value in calibration.thresholds.items())
-    seconds = sum(entry["seconds"] for entry in history)
+    took = f", {sum(entry['seconds'] for entry in history) / 60:.0f} minutes in all" if history else ""
     return "## What it is\n\n" + _table(("", ""), [
         ("network", f"MobileNet-V1 1.0, one grey channel, {found['model']['parameters']:,} parameters, in 16 bits"),
         ("picture", f"{card.size} × {card.size}, preprocessing version {card.preprocessing}"),
         ("start", "ImageNet (TensorFlow, Apache-2.0)"),
         ("recipe", ", ".join(f"{k} {v}" for k, v in recipe.items() if v not in (None, 0, 0.0))),
-        ("epoch chosen by validation", f"{card.trained['epoch']} of {len(history)}, {seconds / 60:.0f} minutes in all"),
+        ("epoch chosen by validation", f"{card.trained['epoch']} of {recipe['epochs']}{took}"),
         ("temperature, thresholds", f"{calibration.temperature:.3f}; {thresholds}"),
         ("novelty limit", f"{calibration.novelty_limit:.3f}"),
         ("weights (SHA-256)", f"`{card.digest}`"),

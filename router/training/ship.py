@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import textwrap
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +35,11 @@ from router.training.model_card import model_card
 from router.training.shortcuts import shortcuts
 
 LICENCE = Path(__file__).with_name("model_licence.txt")
+RESTRICTED = re.compile(
+    r"\bN[CD]\b|non-commercial|research|authorized|competition|unknown|without licence|states n|^\W|^not stated",
+    re.IGNORECASE,
+)
+"""Words in a licence that forbid or restrict a use, or say that nobody stated one."""
 KINDS = ("sources", "patients", "parts")
 
 
@@ -86,6 +94,17 @@ def licences(manifest: Path) -> dict[str, dict[str, int]]:
     return {source: dict(counts.most_common()) for source, counts in sorted(found.items())}
 
 
+def licence_text(found: Mapping[str, Mapping[str, int]]) -> str:
+    """The licence of the weights, naming every source of which some images may not be used freely."""
+    lines = []
+    for source, counts in found.items():
+        bound = {text: n for text, n in counts.items() if RESTRICTED.search(text)}
+        if bound:
+            terms = "; ".join(f"{' '.join(text.split())} ({n})" for text, n in bound.items())
+            lines.append(textwrap.fill(f"- {source}: {terms}", 120, subsequent_indent="  "))
+    return LICENCE.read_text(encoding="utf-8").replace("{restricted}", "\n".join(lines) or "None.")
+
+
 def ship(run: Path, manifest: Path, root: Path, folds: Path | None, out: Path) -> Card:
     """Write the model's folder from a run on this manifest. Raises DataError where the run had another set."""
     items = deal(read_manifest(manifest, root))
@@ -109,10 +128,11 @@ def ship(run: Path, manifest: Path, root: Path, folds: Path | None, out: Path) -
     if withheld:
         figures |= _unseen(withheld, calibration)
     card = save_model(network, out, size=size, half=True, calibration=calibration, trained=trained, figures=figures)
-    history = json.loads((run / "history.json").read_text())
-    text = model_card(card, found, answers, licences(manifest), history)
+    history = json.loads(file.read_text()) if (file := run / "history.json").exists() else []
+    terms = licences(manifest)
+    text = model_card(card, found, answers, terms, history)
     (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")
-    (out / "LICENSE").write_text(LICENCE.read_text(encoding="utf-8"), encoding="utf-8")
+    (out / "LICENSE").write_text(licence_text(terms), encoding="utf-8")
     return card
 
 

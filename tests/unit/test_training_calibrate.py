@@ -21,7 +21,7 @@ from router.training.data import DataError, Item, deal, read_manifest
 from router.training.evaluate import answer, read_model
 from router.training.folds import FOLDS, Withheld, remove_groups, remove_patients, run
 from router.training.metrics import upper_bound
-from router.training.ship import KINDS, ship
+from router.training.ship import KINDS, licence_text, ship
 from router.training.train import Recipe, train
 from tests.unit.training_set import make_set, read_rows, write_manifest
 
@@ -149,12 +149,23 @@ def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> N
     page = (out / "MODEL_CARD.md").read_text()
     for words in ("not a medical device", "looked at 2 times", card.digest, "| a | none ("):
         assert words in page
-    assert "research" in (out / "LICENSE").read_text()
+    assert "fine-tune" in (out / "LICENSE").read_text()
 
     rows = read_rows(manifest)
     write_manifest(manifest, rows[:-1])
     with pytest.raises(DataError, match="was not trained on"):
         ship(tmp_path / "run", manifest, tmp_path, None, out)
+
+
+def test_the_licence_names_what_may_not_be_used_freely_and_nothing_else() -> None:
+    text = licence_text({
+        "free": {"CC BY 4.0 (seen 2020)": 5, "CC0/public domain": 2},
+        "mixed": {"CC BY 4.0": 3, "CC BY-NC-ND 4.0 [journals]": 7},
+        "silent": {"not stated": 4}, "bound": {"RSNA: non-commercial research": 1}, "odd": {"  [journals]": 6},
+    })  # fmt: skip
+    named = [line for line in text.splitlines() if line.startswith("- ")]
+    assert named == ["- mixed: CC BY-NC-ND 4.0 [journals] (7)", "- silent: not stated (4)",
+                     "- bound: RSNA: non-commercial research (1)", "- odd: [journals] (6)"]  # fmt: skip
 
 
 def withheld(truth: list[int], named: list[int], **columns: list[str]) -> Withheld:
