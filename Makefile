@@ -28,7 +28,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	@tools/system-packages.sh dcmtk orthanc postgresql strace
+	@tools/system-packages.sh dcmtk orthanc postgresql strace gcc libc6-dev
 	$(BIN)/pytest -q $(ARGS)
 
 $(VENV)/.serve: pyproject.toml

@@ -20,6 +20,9 @@ NEEDS = {
     "orthanc": (lambda: shutil.which("Orthanc", path="/usr/sbin:/usr/bin") is not None,
                 "Orthanc is not installed (apt-get install orthanc)"),
     "postgresql": (lambda: postgres.programs() is not None, "PostgreSQL is not installed (apt-get install postgresql)"),
+    "strace": (lambda: shutil.which("strace") is not None, "strace is not installed (apt-get install strace)"),
+    "compiler": (lambda: shutil.which("cc") is not None and Path("/usr/include/stdio.h").exists(),
+                 "there is no C compiler (apt-get install gcc libc6-dev)"),
 }
 
 

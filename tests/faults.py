@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 from pathlib import Path
-
-import pytest
 
 BLOB, FOLDER, LOG, ALL = "*/blobs/??/*", "*/blobs/??", "*/node.db-wal", "*/spool/*"
 Fault = tuple[str, str, int]
@@ -19,7 +16,6 @@ FAULTS: list[Fault] = [
     ("write", LOG, errno.ENOSPC), ("write", LOG, errno.EIO), ("sync", LOG, errno.EIO), ("sync", LOG, errno.ENOSPC),
     ("write", ALL, errno.ENOSPC), ("write", ALL, errno.EIO), ("sync", ALL, errno.EIO),
 ]  # fmt: skip
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (apt-get install gcc)")
 
 
 class FaultyDisk:

@@ -19,9 +19,9 @@ from tests.acceptance.corpus import database, node_as_destination, quick_node, s
 from tests.acceptance.peers import NodeUnderTest, wait_for
 from tests.chaos.kills import quiet
 from tests.chaos.traffic import Sinks
-from tests.faults import FAULTS, LOG, Fault, FaultyDisk, needs_compiler
+from tests.faults import FAULTS, LOG, Fault, FaultyDisk
 
-pytestmark = needs_compiler
+pytestmark = pytest.mark.compiler
 
 
 @dataclass

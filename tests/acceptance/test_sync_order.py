@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ SYNCS = ("fsync", "fdatasync")
 
 @pytest.mark.shared
 @pytest.mark.dcmtk
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.strace
 def test_file_folder_and_database_are_synced_before_success_leaves(
     tmp_path: Path, radiographs: Callable[[str, int], list[Radiograph]]
 ) -> None:

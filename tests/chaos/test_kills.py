@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +12,7 @@ from tests.chaos.history import Verdict
 from tests.chaos.kills import Result, play, quiet, read, rows_without_blob, summary
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="aimed kills need strace")
+@pytest.mark.strace
 def test_nothing_is_lost_when_the_node_is_killed(tmp_path: Path) -> None:
     quiet()
     verdict = play(tmp_path, "short", ["aimed", "worker", "random"]).verdict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,9 +12,8 @@ import pytest
 from tests.chaos import power_cut
 from tests.chaos.power_cut import KINDS, ONCE
 from tests.chaos.recording import Recording, record
-from tests.faults import needs_compiler
 
-pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+pytestmark = pytest.mark.strace
 SEED = "1"
 
 
@@ -61,7 +59,7 @@ def test_one_sync_that_does_nothing_is_seen(run: Recording, folder: Path, kind: 
     assert any(power_cut.blind_once(run, KINDS[kind], nth, folder, SEED) for nth in power_cut.awaited(run, KINDS[kind]))
 
 
-@needs_compiler
+@pytest.mark.compiler
 def test_what_a_failing_disk_refused_comes_back_whole_or_not_at_all(folder: Path) -> None:
     failed = record(folder / "failing", 12, SEED, failing=True)
     assert sum(one.tries for one in failed.sent.values()) > len(failed.sent)
