@@ -93,6 +93,18 @@ def free_held(connection: sa.Connection) -> None:
     connection.execute(reference.update().where(unanswered).values(asked_at=None))
 
 
+def clock_was_set(connection: sa.Connection, seconds: float) -> None:
+    """As `transactions.clock_was_set`: deadlines go with the clock, and so does when an archive was asked."""
+    now = clock.now(connection)
+    works = commitment.c.state.in_(WORKING)
+    connection.execute(commitment.update().where(works).values(deadline=commitment.c.deadline + seconds))
+    before = reference.c.asked_at <= now - seconds if seconds > 0 else reference.c.asked_at > now
+    asked = reference.c.commitment_id.in_(sa.select(commitment.c.id).where(works)) & before
+    connection.execute(reference.update().where(asked).values(asked_at=reference.c.asked_at + seconds))
+    waits = works & (commitment.c.ready_at > now + HOLD)  # no claim and no pause is longer, so they are older
+    connection.execute(commitment.update().where(waits).values(ready_at=commitment.c.ready_at + seconds))
+
+
 def forget(connection: sa.Connection, before: float, limit: int) -> int:
     """Remove what was closed before; returns how many."""
     old = sa.select(commitment.c.id).where(commitment.c.closed_at < before).limit(limit)

@@ -257,6 +257,7 @@ def clock_was_set(connection: Connection, seconds: float) -> None:
 
     Forward: the time does not count towards giving up. Back: nothing is due later for it.
     """
+    commitment_rows.clock_was_set(connection, seconds)
     now = clock.now(connection)
     if seconds > 0:
         old = (delivery.c.state == schema.OPEN) & (delivery.c.owed_since <= now - seconds)

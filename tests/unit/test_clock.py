@@ -9,7 +9,7 @@ import pytest
 
 from router.spool import INSTANCES, Spool, clock, open_spool
 from router.spool.clock import Jumps
-from tests.unit.spooling import Clock, accept, decide, settings_of, turned_by_hand
+from tests.unit.spooling import CALLERS, Clock, accept, decide, settings_of, turned_by_hand
 
 DAY = 86400.0
 
@@ -70,6 +70,31 @@ def test_what_somebody_holds_stays_held(spool: Spool, hands: Clock) -> None:
         spool.clock_was_set(seconds)
         assert spool.claim_deliveries("ai", 1) == []
     assert spool.retry_delivery(owed, 0, "later").result()
+
+
+@pytest.mark.parametrize("seconds", [-DAY, -1000 * DAY, DAY, 1000 * DAY])
+def test_what_an_archive_is_asked_has_its_time_whatever_the_clock_says(
+    spool: Spool, hands: Clock, seconds: float
+) -> None:
+    work = spool.commitments
+    for uid in ("1.1", "1.2"):
+        work.add(CALLERS[0], uid, [("1.2", uid)], 3600)
+    due, held = work.claim(()), work.claim(())
+    assert due is not None
+    assert held is not None
+    for ours, one in (("2.25.1", due), ("2.25.2", held)):
+        work.asked([row.id for row in work.pending(one)], "pacs", ours)
+        hands.turn(seconds if one is due else 0)  # the other one was asked before anybody noticed
+    work.release(due, 300, tries=1)
+    hands.turn(10)
+    spool.clock_was_set(seconds)
+    (before,), (after,) = work.pending(due), work.pending(held)
+    assert [hands.at - row.asked_at for row in (before, after)] == [10, 10]
+    hands.turn(300)
+    again, other = work.claim(()), work.claim(())
+    assert again is not None
+    assert other is not None
+    assert [one.deadline - hands.at for one in (again, other)] == [3600 - 310] * 2
 
 
 def test_a_jump_is_noticed_once_and_a_small_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
