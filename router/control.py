@@ -26,6 +26,10 @@ class NoNodeError(Exception):
     """No node is running on this spool."""
 
 
+class NoAnswerError(Exception):
+    """A node is running, and has not said whether it did what it was asked: nobody else may do it in its place."""
+
+
 class ControlServer:
     """Answers requests one after another; `handler` gets the request and returns the answer."""
 
@@ -59,7 +63,7 @@ class ControlServer:
             with connection:
                 connection.settimeout(SECONDS)
                 try:
-                    _reply(connection, self._answer(_read(connection)))
+                    _send(connection, self._answer(_read(connection)))
                 except (OSError, ValueError):
                     continue
 
@@ -71,17 +75,26 @@ class ControlServer:
 
 
 def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Ask the node that works on a spool. Raises NoNodeError; an answer with `error` is the caller's to show."""
-    client = socket.socket(socket.AF_UNIX)
-    client.settimeout(SECONDS)
-    with client:
+    """Ask the node that works on a spool; an answer with `error` is the caller's to show.
+
+    Raises NoNodeError, NoAnswerError, and OSError where the socket may not be used.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(SECONDS)
         try:
             with _short(folder) as path:
                 client.connect(path)
-            _reply(client, request)
-            return _read(client)
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NoNodeError(f"no node is running on {folder}") from error
+        except BlockingIOError as error:
+            raise NoAnswerError("the node is busy with others' requests; try again") from error
+        try:
+            _send(client, request)
+            return _read(client)
+        except TimeoutError as error:
+            raise NoAnswerError(f"the node did not answer within {SECONDS:.0f} s; see dicom-router events") from error
+        except (OSError, ValueError) as error:
+            raise NoAnswerError("the node ended before it answered; see dicom-router events") from error
 
 
 @contextmanager
@@ -102,5 +115,5 @@ def _read(connection: socket.socket) -> dict[str, Any]:
     return message
 
 
-def _reply(connection: socket.socket, message: dict[str, Any]) -> None:
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
     connection.sendall(json.dumps(message).encode() + b"\n")

@@ -1,0 +1,64 @@
+"""The control socket: who is asked, and what its silence means."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import control
+from router.cli.failures import explain
+from router.control import ControlServer, NoAnswerError, NoNodeError, ask
+
+
+@contextmanager
+def serving(folder: Path, handler: control.Handler) -> Iterator[None]:
+    server = ControlServer(folder, handler)
+    server.start()
+    yield
+    server.stop()
+
+
+def test_a_request_is_answered(tmp_path: Path) -> None:
+    with serving(tmp_path, lambda request: {"got": request}):
+        assert ask(tmp_path, {"do": "it"}) == {"got": {"do": "it"}}
+
+
+def test_no_socket_and_one_that_a_killed_node_left_mean_that_no_node_runs(tmp_path: Path) -> None:
+    for folder in (tmp_path / "absent", tmp_path):
+        with pytest.raises(NoNodeError, match="no node is running"):
+            ask(folder, {})
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / control.SOCKET))
+    with pytest.raises(NoNodeError, match="no node is running"):
+        ask(tmp_path, {})
+
+
+def test_a_node_that_does_not_answer_in_time_is_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever took it for none would make the change beside it, a second time."""
+    monkeypatch.setattr(control, "SECONDS", 0.2)
+    done = threading.Event()
+
+    def late(_request: dict[str, Any]) -> dict[str, Any]:
+        done.wait(10)
+        return {}
+
+    with serving(tmp_path, late):
+        with pytest.raises(NoAnswerError, match="did not answer within") as caught:
+            ask(tmp_path, {"do": "wipe"})
+        done.set()
+    assert explain(caught.value) == (1, "the node did not answer within 0 s; see dicom-router events")
+
+
+def test_a_node_that_ends_before_it_answers_is_a_node(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / control.SOCKET))
+        server.listen()
+        threading.Thread(target=lambda: server.accept()[0].close()).start()
+        with pytest.raises(NoAnswerError, match="ended before it answered"):
+            ask(tmp_path, {})
