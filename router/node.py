@@ -1,7 +1,8 @@
 """The node: builds the stages from the settings, starts, reloads, drains and stops them. No work of its own.
 
 Order of start: spool, web, inference (warm), forward, classify, and the DICOM port last, so that nothing is accepted
-before everything that it needs is there. Order of stop: the other way round.
+before everything that it needs is there; its address is taken before inference, since that takes long and a used port
+is known at once. Order of stop: the other way round.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from router.classify import Classifier
 from router.commitment import Committer
 from router.config import ConfigError, Problem, Settings, load
-from router.control import ControlServer
+from router.control import ControlServer, carry_out
 from router.forward import Forwarder
 from router.forward.transcoding import Copies
 from router.observe import log, where
@@ -31,7 +32,7 @@ SWEEP_EVERY = 60.0
 
 
 class Node:
-    """One running node. `start` raises SpoolError, InferenceError or OSError: one line with the fix."""
+    """One running node. `start` raises ConfigError, SpoolError, InferenceError or OSError: one line with the fix."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,6 +59,7 @@ class Node:
         """Start everything; returns the DICOM and the web port."""
         try:
             web_port = self._web.start()
+            self._receiver.bind()
             self._serving.start()
             self._forwarder.start()
             self._classifier.start()
@@ -167,34 +169,17 @@ class Node:
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request from the control socket."""
-        who = str(request.get("who", ""))[:64]
         match request.get("do"):
             case "reload":
                 self.reload()
                 return {"done": True}
-            case "retry":
-                return {"changed": self._spool.retry_now([int(n) for n in request["deliveries"]], who)}
-            case "discard":
-                return {"changed": self._spool.discard([int(n) for n in request["deliveries"]], who)}
-            case "decide again":
-                return {"changed": int(self._spool.redecide(str(request["instance"]), who))}
-            case "pause" | "resume" as do:
-                return self._pause(str(request["destination"]), who, pause=do == "pause")
-            case "wipe":
-                return {"changed": self._spool.wipe()}
             case "model":
-                return self._serving.order(request | {"who": who})
+                return self._serving.order(request)
             case "models":
                 return self._serving.report()
             case "status":
                 return {"inference": self._inference.info(), "circuits": self.circuits(), **self.ready()}
-        return {"error": "no such request"}
-
-    def _pause(self, destination: str, who: str, *, pause: bool) -> dict[str, Any]:
-        if destination not in self._settings.destinations:
-            return {"error": "no such destination"}
-        (self._spool.pause if pause else self._spool.resume)(destination, who)
-        return {"done": True}
+        return carry_out(self._spool, request, self._settings.destinations)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from router.association import pdu
 from router.association.acceptor import LIMIT_EXCEEDED, Acceptor
+from router.association.listening import bind, listen
 from router.association.messages import StoreHandler
 from router.association.pdu import Stream
 from router.association.reports import CommitmentHandler
@@ -81,7 +82,9 @@ class AssociationServer:
         self._certificates = Certificates()
         self._lock = threading.Lock()
         self._connections: dict[threading.Thread, tuple[socket.socket, Acceptor | None]] = {}
-        self._listeners: list[tuple[socket.socket, threading.Thread]] = []
+        self._listeners: list[tuple[socket.socket, bool]] = []
+        """With whether it is for TLS."""
+        self._accepting: list[threading.Thread] = []
         self._turned_away: deque[socket.socket] = deque()
         self._stopping = threading.Event()
         self.tls_port: int | None = None
@@ -91,33 +94,36 @@ class AssociationServer:
         """How many associations are open now."""
         return self._places.associations
 
-    def start(self) -> int:
-        """Listen; connections are taken from now on. Returns the plain port. Raises OSError (address, certificate)."""
+    def bind(self) -> None:
+        """Take the addresses; nobody is answered yet. Raises OSError (certificate), ConfigError (address)."""
         node = self._settings().node
         if node.tls:
             self._certificates.context(node.tls)
-        plain = _listen(node.address, node.port)
-        sockets = [(plain, False)]
+        self._listeners.append((bind(node.address, node.port), False))
         if node.tls:
-            try:
-                sockets.append((_listen(node.address, node.tls.port), True))
-            except OSError:
-                plain.close()
-                raise
-            self.tls_port = sockets[1][0].getsockname()[1]
-        for listener, is_tls in sockets:
+            self._listeners.append((bind(node.address, node.tls.port), True))
+            self.tls_port = self._listeners[1][0].getsockname()[1]
+
+    def start(self) -> int:
+        """Listen; connections are taken from now on. Returns the plain port. Raises as `bind`."""
+        if not self._listeners:
+            self.bind()
+        for listener, is_tls in self._listeners:
+            listen(listener, BACKLOG)
             thread = threading.Thread(target=self._accept, args=(listener, is_tls), name="accept", daemon=True)
-            self._listeners.append((listener, thread))
+            self._accepting.append(thread)
             thread.start()
-        port: int = plain.getsockname()[1]
+        port: int = self._listeners[0][0].getsockname()[1]
         return port
 
     def stop(self, deadline: float) -> None:
         """Stop listening, end what rests, and let messages under way finish until `deadline` (time.monotonic)."""
         self._stopping.set()
-        for listener, thread in self._listeners:
+        for listener, _ in self._listeners:
             _shutdown(listener)
+        for thread in self._accepting:
             thread.join()
+        for listener, _ in self._listeners:
             listener.close()
         while self._turned_away:
             self._turned_away.popleft().close()
@@ -225,12 +231,6 @@ class AssociationServer:
         sock.close()
         with self._lock:
             self._connections.pop(thread, None)
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    six = ":" in address
-    family = socket.AF_INET6 if six else socket.AF_INET
-    return socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::")
 
 
 def _peer(address: str) -> str:

@@ -66,8 +66,12 @@ class Receiver:
         self._spool = spool
         self._server = AssociationServer(settings, self, commitment)
 
+    def bind(self) -> None:
+        """Take the port, and answer nobody yet. Raises ConfigError (address in use), OSError (certificate)."""
+        self._server.bind()
+
     def start(self) -> int:
-        """Open the port and return it. Raises OSError (address in use, certificate unreadable)."""
+        """Open the port and return it. Raises as `bind`."""
         return self._server.start()
 
     def stop(self, deadline: float) -> None:

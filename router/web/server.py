@@ -8,6 +8,7 @@ import threading
 import uvicorn
 from starlette.applications import Starlette
 
+from router.association.listening import bind, listen
 from router.config.settings import WebSettings
 from router.web.health import View, routes
 
@@ -27,12 +28,9 @@ class WebServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
-        """Open the port and return it. Raises OSError."""
-        family = socket.AF_INET6 if ":" in self._settings.address else socket.AF_INET
-        self._socket = socket.socket(family)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((self._settings.address, self._settings.port))
-        self._socket.listen(64)
+        """Open the port and return it. Raises ConfigError."""
+        self._socket = bind(self._settings.address, self._settings.port)
+        listen(self._socket, 64)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)
         self._thread.start()
         return int(self._socket.getsockname()[1])

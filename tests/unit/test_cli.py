@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_serve_says_in_one_line_why_it_cannot(site: Path, tmp_path: Path) -> Non
         assert done.returncode in (1, 2)
         assert expected in done.stderr.splitlines()[-1], done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("key", ["port", "web"])
+def test_an_address_that_cannot_be_had_is_one_line_and_two(site: Path, key: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ports = {"port": free_port(), "web": free_port(), key: port}
+        (site / "used.yaml").write_text(GOOD.format(**ports))
+        done = run("serve", "--config", site / "used.yaml")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"127.0.0.1:{port}: Address already in use ("), done.stderr
+    assert "inference" not in done.stderr
 
 
 def test_check_names_what_is_not_ready(site: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from router.config import ConfigError, load
 from router.control import NoNodeError, ask
 from router.demo.network import Downstream, send
+from router.inference import InferenceError
 from router.model.card import save_random_model
 from router.node import Node
 from router.pixels.wrap import wrap_image
@@ -198,14 +200,39 @@ def test_without_a_node_the_control_socket_says_so(tmp_path: Path) -> None:
         ask(tmp_path, {"do": "status"})
 
 
-def test_a_port_in_use_is_an_error_and_leaves_nothing_behind(running: Running, tmp_path: Path) -> None:
-    save_random_model(tmp_path / "model", size=64)
-    text = TEXT.format(here=running.here.port, rules="[]", port=running.port, web=free_port())
-    (tmp_path / "routing.yaml").write_text(text)
+@pytest.mark.parametrize("used", ["port", "web"])
+def test_a_port_in_use_is_known_before_inference_starts_and_leaves_nothing_behind(
+    running: Running, tmp_path: Path, used: str
+) -> None:
+    ports = {"port": free_port(), "web": free_port(), used: running.port}
+    (tmp_path / "routing.yaml").write_text(TEXT.format(here=running.here.port, rules="[]", **ports))
+    (tmp_path / "model").mkdir()  # with no model in it: inference could not start
     node = Node(load(tmp_path / "routing.yaml", {}))
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(ConfigError, match=f"{running.port}: Address already in use"):
         node.start()
     open_spool(node.settings().spool).close()
+
+
+def test_the_port_is_taken_and_answers_nobody_until_the_node_is_ready(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, port = running.node.settings(), free_port()
+    settings = replace(
+        settings, node=replace(settings.node, port=port), web=replace(settings.web, port=0),
+        spool=replace(settings.spool, path=running.folder / "another"),
+    )  # fmt: skip
+    node = Node(settings)
+
+    def warm() -> None:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((settings.node.address, port))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((settings.node.address, port), 5)
+        raise InferenceError("enough seen")
+
+    monkeypatch.setattr(node._serving, "start", warm)
+    with pytest.raises(InferenceError, match="enough seen"):
+        node.start()
 
 
 def test_names_of_blobs_hold_nothing_received(running: Running, dx: Path) -> None:

@@ -1,0 +1,38 @@
+"""Takes an address early and listens on it late: one that cannot be had is known before anything slow begins."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from router.config import ConfigError, Problem
+
+
+def bind(address: str, port: int) -> socket.socket:
+    """A socket that has the address; connections are refused until `listen`. Raises ConfigError."""
+    six = ":" in address
+    sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if six:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
+        sock.bind((address, port))
+    except OSError as error:
+        sock.close()
+        raise _refused(address, port, error) from error
+    return sock
+
+
+def listen(sock: socket.socket, backlog: int) -> None:
+    """Raises ConfigError: two may have bound an address of which neither listened yet."""
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        address, port = sock.getsockname()[:2]
+        raise _refused(address, port, error) from error
+
+
+def _refused(address: str, port: int, error: OSError) -> ConfigError:
+    why = os.strerror(error.errno) if error.errno else str(error)
+    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return ConfigError([Problem(where, 0, why, "end what listens there, or set another address or port")])
