@@ -1,4 +1,4 @@
-"""The control socket of a running node: one JSON object in, one out. The command line's way to change anything.
+"""The control socket of a running node, one JSON object in, one out; and what a person may order of a spool.
 
 It lies in the spool's folder (0700), so whoever may use it may read the spool as well. The path of a Unix socket must
 be short; it is reached through the folder's descriptor, which makes any spool path good.
@@ -10,10 +10,13 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from router.spool import Spool
 
 SOCKET = "control"
 LONGEST = 1 << 20
@@ -95,6 +98,27 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
             raise NoAnswerError(f"the node did not answer within {SECONDS:.0f} s; see dicom-router events") from error
         except (OSError, ValueError) as error:
             raise NoAnswerError("the node ended before it answered; see dicom-router events") from error
+
+
+def carry_out(spool: Spool, request: dict[str, Any], destinations: Container[str]) -> dict[str, Any]:
+    """One change of the queue. Whoever works on the spool makes it: the node, or without one the command line."""
+    who = str(request.get("who", ""))[:64]
+    match request.get("do"):
+        case "retry":
+            return {"changed": spool.retry_now([int(n) for n in request["deliveries"]], who)}
+        case "discard":
+            return {"changed": spool.discard([int(n) for n in request["deliveries"]], who)}
+        case "decide again":
+            return {"changed": int(spool.redecide(str(request["instance"]), who))}
+        case "pause" | "resume" as do:
+            destination = str(request["destination"])
+            if destination not in destinations:
+                return {"error": "no such destination"}
+            (spool.pause if do == "pause" else spool.resume)(destination, who)
+            return {"done": True}
+        case "wipe":
+            return {"changed": spool.wipe()}
+    return {"error": "no such request"}
 
 
 @contextmanager

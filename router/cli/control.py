@@ -43,37 +43,19 @@ def wipe(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
 def change(config: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Have a change made by the node on this configuration's spool, or make it here when none is running."""
     from router.config import load
-    from router.control import NoNodeError, ask
+    from router.control import NoNodeError, ask, carry_out
+    from router.spool import open_spool
 
     settings = load(config)
     try:
         answer = ask(settings.spool.path, request)
     except NoNodeError:
-        answer = _alone(settings.spool, request)
+        spool = open_spool(settings.spool)
+        try:
+            answer = carry_out(spool, request, settings.destinations)
+        finally:
+            spool.close()
     if "error" in answer:
         typer.echo(answer["error"], err=True)
         raise typer.Exit(1)
     return answer
-
-
-def _alone(spool_settings: Any, request: dict[str, Any]) -> dict[str, Any]:
-    from router.spool import open_spool
-
-    spool = open_spool(spool_settings)
-    try:
-        match request["do"]:
-            case "retry":
-                return {"changed": spool.retry_now(request["deliveries"], request["who"])}
-            case "discard":
-                return {"changed": spool.discard(request["deliveries"], request["who"])}
-            case "decide again":
-                return {"changed": int(spool.redecide(request["instance"], request["who"]))}
-            case "pause":
-                spool.pause(request["destination"], request["who"])
-            case "resume":
-                spool.resume(request["destination"], request["who"])
-            case "wipe":
-                return {"changed": spool.wipe()}
-        return {"done": True}
-    finally:
-        spool.close()

@@ -1,19 +1,31 @@
-"""The control socket: who is asked, and what its silence means."""
+"""The control socket: who is asked, what its silence means, and that a change is one with a node and without."""
 
 from __future__ import annotations
 
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from router import control
+from router.cli import app
 from router.cli.failures import explain
-from router.control import ControlServer, NoAnswerError, NoNodeError, ask
+from router.config import Settings, load
+from router.control import ControlServer, NoAnswerError, NoNodeError, ask, carry_out
+from router.spool import open_spool, read_spool
+
+TEXT = """
+spool: {path: spool, reserve: 1 MB}
+destinations:
+  here: {ae_title: HERE, host: 127.0.0.1, port: 1}
+rules: []
+otherwise: {send: here}
+"""
 
 
 @contextmanager
@@ -62,3 +74,30 @@ def test_a_node_that_ends_before_it_answers_is_a_node(tmp_path: Path) -> None:
         threading.Thread(target=lambda: server.accept()[0].close()).start()
         with pytest.raises(NoAnswerError, match="ended before it answered"):
             ask(tmp_path, {})
+
+
+@contextmanager
+def working(settings: Settings) -> Iterator[None]:
+    """What a node is to the command line: the spool's lock, and the socket."""
+    spool = open_spool(settings.spool)
+    with serving(settings.spool.path, lambda request: carry_out(spool, request, settings.destinations)):
+        yield
+    spool.close()
+
+
+@pytest.mark.parametrize("with_node", [True, False])
+def test_a_change_is_the_same_with_a_node_and_without(tmp_path: Path, with_node: bool) -> None:
+    (tmp_path / "routing.yaml").write_text(TEXT)
+    settings = load(tmp_path / "routing.yaml", {})
+
+    def queue(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["queue", *words, "--config", str(settings.file)])
+        return done.exit_code, done.stderr
+
+    with working(settings) if with_node else nullcontext():
+        assert queue("pause", "nowhere") == (1, "no such destination\n")
+        assert queue("pause", "here") == (0, "")
+        assert queue("resume", "here") == (0, "")
+        assert queue("decide-again", "0" * 32) == (1, "no such instance, or its blob is gone\n")
+    events = read_spool(settings.spool).events()
+    assert [(event["kind"], event["destination"]) for event in events] == [("paused", "here"), ("resumed", "here")]
