@@ -1,7 +1,8 @@
 """The node: builds the stages from the settings, starts, reloads, drains and stops them. No work of its own.
 
 Order of start: spool, web, inference (warm), forward, classify, and the DICOM port last, so that nothing is accepted
-before everything that it needs is there. Order of stop: the other way round.
+before everything that it needs is there; its address is taken before inference, since that takes long and a used port
+is known at once. Order of stop: the other way round.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SWEEP_EVERY = 60.0
 
 
 class Node:
-    """One running node. `start` raises SpoolError, InferenceError or OSError: one line with the fix."""
+    """One running node. `start` raises ConfigError, SpoolError, InferenceError or OSError: one line with the fix."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,6 +59,7 @@ class Node:
         """Start everything; returns the DICOM and the web port."""
         try:
             web_port = self._web.start()
+            self._receiver.bind()
             self._serving.start()
             self._forwarder.start()
             self._classifier.start()
