@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,31 @@ def test_a_batch_goes_on_one_association_and_is_then_released(tmp_path: Path) ->
         assert {one.data for one in peer.stored} == {b"x" * 40_001}
         assert all(row["tries"] == 1 and row["status"] == 0 for row in stage.rows())
         assert stage.spool.instance(instances[0].id)["state"] == "finished"  # type: ignore[index]
+
+
+def test_the_next_is_not_begun_before_what_came_of_the_last_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a crash makes one duplicate here, and not as many as were claimed: on a disk that takes its time, too."""
+    seen: list[list[str]] = []
+
+    def status(_: Stored) -> int:
+        seen.append(stage.states())
+        return 0
+
+    with Peer(status=status) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        close = stage.spool.close_delivery
+
+        def late(*about: Any) -> Future[bool]:
+            future: Future[bool] = Future()
+            threading.Timer(0.1, lambda: future.set_result(close(*about).result(10))).start()
+            return future
+
+        monkeypatch.setattr(stage.spool, "close_delivery", late)
+        stage.owe("dest", count=3)
+        stage.start()
+        stage.until("done", 3)
+    assert seen == [["open", "open", "open"], ["done", "open", "open"], ["done", "done", "open"]]
 
 
 def test_the_association_is_kept_while_work_comes_and_released_when_idle(tmp_path: Path) -> None:
