@@ -9,10 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from router.flow import CLASSES
 from router.pixels.prepare import field
-from router.training.data import deal, read_manifest
+from router.training.data import Item, deal, read_manifest
 from router.training.evaluate import Model
-from router.training.shortcuts import TRANSFORMS, equalised, on_margin_of, shortcuts
+from router.training.shortcuts import TRANSFORMS, Transform, _donor, equalised, on_margin_of, shortcuts, tight
 from tests.unit.training_set import make_set, texture
 
 
@@ -68,3 +69,20 @@ def test_the_table_counts_changed_answers(tmp_path: Path) -> None:
     assert table["inverted polarity"]["changed"] == table["inverted polarity"]["n"] == len(items)
     assert table["mirrored"]["changed"] == len(items)
     assert table["child on an adult's margin"]["n"] == sum(item.label == "pediatric_chest" for item in items)
+
+
+@pytest.mark.parametrize(
+    ("donors", "lenders"),
+    [
+        ((), {"abdominal", "pediatric_chest", "spine", "others"}),
+        (("spine",), {"spine"}),
+        (("spine", "adult_chest"), {"spine"}),  # never of its own class
+        (("adult_chest",), {"adult_chest"}),  # nobody lends: its own
+    ],
+)
+def test_margins_are_lent_by_another_class_and_only_by_those_named(donors: tuple[str, ...], lenders: set[str]) -> None:
+    items = [Item(Path(), label, "") for label in CLASSES for _ in range(3)]
+    place, rng = 3 * CLASSES.index("adult_chest"), np.random.default_rng(0)
+    found = [_donor(items, place, Transform(tight, donors=donors), rng) for _ in range(60)]
+    assert {items[donor].label for donor in found} == lenders
+    assert lenders != {"adult_chest"} or set(found) == {place}
