@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from router.config.settings import ModelSettings
-from router.inference import Inference, InferenceError
+from router.inference import Inference, InferenceError, handle
 from router.inference.messages import pack, unpack
 from router.inference.pixels import PixelWorker
 from router.model.card import save_random_model
 from router.pixels import render
 from router.pixels.wrap import wrap_image
+from tests.unit.peer import wait_for
 
 MODALITY = 0x00080060
 
@@ -29,7 +30,7 @@ MODALITY = 0x00080060
 def settings(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
     folder = tmp_path_factory.mktemp("model")
     save_random_model(folder, size=64)
-    return ModelSettings(path=folder, device="cpu", workers=1)
+    return ModelSettings(path=folder, device="cpu", engine="torch", threads=1, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,36 @@ def test_killed_it_fails_what_was_asked_and_comes_back_by_itself(running: Infere
     assert running.look(dx, frozenset()).result(60).pixels == "decoded"
 
 
+@pytest.fixture(scope="module")
+def impatient(settings: ModelSettings) -> Iterator[Inference]:
+    """It asks for a sign of life several times a second, and takes a question of half a second for too old."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handle, "PING_EVERY", 0.3)
+        patch.setattr(handle, "HUNG_AFTER", 0.5 - 60)
+        inference = Inference(replace(settings, pixel_timeout=60))
+        inference.start()
+        yield inference
+        inference.stop(5)
+
+
+def test_stopped_it_is_killed_once_a_few_signs_of_life_are_missing(impatient: Inference) -> None:
+    wait_until_ready(impatient)
+    before = impatient.info()["pid"]
+    os.kill(before, signal.SIGSTOP)
+    wait_for(lambda: not _runs(before))
+
+
+def test_with_a_question_that_is_too_old_it_is_killed_though_it_gives_signs_of_life(
+    impatient: Inference, dx: Path
+) -> None:
+    """It waits for its pixel worker, and would for longer than this test does."""
+    wait_until_ready(impatient)
+    (worker,) = _children(impatient.info()["pid"])
+    os.kill(worker, signal.SIGSTOP)
+    with pytest.raises(InferenceError):
+        impatient.look(dx, frozenset()).result(10)
+
+
 def test_a_model_that_does_not_load_is_one_line(settings: ModelSettings, tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match=r"card\.json") as caught:
         Inference(replace(settings, path=tmp_path)).start()
@@ -103,7 +134,8 @@ def test_nothing_is_left_when_the_node_is_killed(settings: ModelSettings, tmp_pa
         "import sys, time, pathlib\n"
         "from router.config.settings import ModelSettings\n"
         "from router.inference import Inference\n"
-        f"i = Inference(ModelSettings(path=pathlib.Path({str(settings.path)!r}), device='cpu', workers=2)); i.start()\n"
+        f"path = pathlib.Path({str(settings.path)!r})\n"
+        "i = Inference(ModelSettings(path=path, device='cpu', engine='torch', threads=1, workers=2)); i.start()\n"
         "print(i.info()['pid'], flush=True); time.sleep(600)\n"
     )
     node = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
