@@ -4,18 +4,13 @@ from __future__ import annotations
 
 
 def explain(error: Exception) -> tuple[int, str]:
-    """(exit code, text for standard error). Raises the error again when it is a fault of the program."""
-    from router.config import ConfigError
-    from router.control import NoAnswerError, NoNodeError
-    from router.inference import InferenceError
-    from router.model.card import CardError
-    from router.model.store import StoreError
-    from router.spool import SpoolError
+    """(exit code, text for standard error). Raises the error again when it is a fault of the program.
 
-    if isinstance(error, ConfigError):
-        return 2, str(error)
-    if isinstance(error, SpoolError | InferenceError | CardError | StoreError | NoNodeError | NoAnswerError):
-        return 1, str(error)
+    An exception class of this program says in one line what happened and what to do: that is what it is made for. By
+    its name, since to import them all would take seconds to say one line.
+    """
+    if type(error).__module__.startswith("router."):
+        return getattr(error, "exit_code", 1), str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror or error}"

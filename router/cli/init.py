@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.cli.options import parsed, wrong
+
 if TYPE_CHECKING:
     from router.config.generate import Endpoint
-
-T = TypeVar("T")
 
 
 def command(
@@ -32,7 +31,7 @@ def command(
     from router.config import shipped
 
     if path.exists() and not force:
-        _stop(f"{path} exists; --force overwrites it")
+        wrong(f"{path} exists; --force overwrites it")
     example = shipped().read_text(encoding="utf-8")
     if ai or catch_all:
         text = _from_options(example, ai or [], catch_all)
@@ -52,12 +51,12 @@ def _from_options(example: str, ais: list[str], catch_all: str | None) -> str:
     from router.config.generate import ai, endpoint, generated
 
     if catch_all is None:
-        _stop("--catch-all AE@HOST:PORT is missing: what no AI must have has to go to people")
-    named = [_parsed(ai, text, "--ai") for text in ais]
+        wrong("--catch-all AE@HOST:PORT is missing: what no AI must have has to go to people")
+    named = [parsed(ai, text, "--ai") for text in ais]
     chosen = dict(named)
     if len(chosen) != len(named):
-        _stop("--ai names a class twice; docs/routing.md shows how to send to several")
-    return generated(example, chosen, _parsed(endpoint, catch_all, "--catch-all"))
+        wrong("--ai names a class twice; docs/routing.md shows how to send to several")
+    return generated(example, chosen, parsed(endpoint, catch_all, "--catch-all"))
 
 
 def _from_answers(example: str) -> str:
@@ -87,15 +86,6 @@ def _asked(question: str, *, optional: bool) -> Endpoint | None:
             typer.echo(f"{error.message} ({error.fix})", err=True)
 
 
-def _parsed(parse: Callable[[str], T], text: str, option: str) -> T:
-    from router.config.values import WrongError
-
-    try:
-        return parse(text)
-    except WrongError as error:
-        _stop(f"{option}: {error.message} ({error.fix})")
-
-
 def _write(path: Path, text: str) -> None:
     """Check the text as it will stand, then put it in place whole; nothing broken is ever left at `path`."""
     from router.config import ConfigError, load
@@ -103,7 +93,7 @@ def _write(path: Path, text: str) -> None:
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
     except OSError as error:
-        _stop(f"{path} cannot be written: {os.strerror(error.errno or 0)}")
+        wrong(f"{path} cannot be written: {os.strerror(error.errno or 0)}")
     draft = Path(name)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
@@ -112,13 +102,8 @@ def _write(path: Path, text: str) -> None:
         draft.chmod(0o644)
         draft.replace(path)
     except ConfigError as error:
-        _stop("; ".join(f"{problem.message} ({problem.fix})" for problem in error.problems))
+        wrong("; ".join(f"{problem.message} ({problem.fix})" for problem in error.problems))
     except OSError as error:
-        _stop(f"{path} cannot be written: {os.strerror(error.errno or 0)}")
+        wrong(f"{path} cannot be written: {os.strerror(error.errno or 0)}")
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _stop(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from router.cli.options import choose, wrong
 
 if TYPE_CHECKING:
     from router.training.data import Item
@@ -42,11 +43,11 @@ def command(
         from router.training.networks import NAMES
         from router.training.train import RECIPES, train, with_overrides
 
-        choose("--recipe", recipe, tuple(RECIPES))
+        choose("--recipe", recipe, RECIPES)
         choose("--network", network or NAMES[0], NAMES)
         check_device(device)
         if weights and not weights.is_file():
-            _wrong(f"--weights {weights}: no such file")
+            wrong(f"--weights {weights}: no such file")
         chosen = with_overrides(RECIPES[recipe], network=network, size=size, epochs=epochs, seed=seed)
         items = deal(choose_items(folder, manifest, root), seed=chosen.seed)
         if not any(item.split == "val" for item in items):
@@ -66,38 +67,23 @@ def command(
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """Errors that a person can mend end the command in one line and code 1."""
+    """Errors that a person can mend, those that torch words among them, end the command in one line."""
     from safetensors import SafetensorError
 
-    from router.model.card import CardError
-    from router.training.data import DataError
-    from router.training.networks import NetworkError
+    from router.cli.failures import explain
 
     try:
         yield
     except typer.Exit:  # a RuntimeError, too
         raise
-    except (DataError, NetworkError, CardError) as error:
-        line = str(error)
-    except OSError as error:
-        line = f"{error.filename or ''}: {error.strerror or type(error).__name__}".removeprefix(": ")
     except (RuntimeError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0][:200] or type(error).__name__
+        code, line = 1, next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+    except Exception as error:
+        code, line = explain(error)
     else:
         return
-    print(f"error: {line}", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-def _wrong(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
-    raise typer.Exit(2)
-
-
-def choose(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    """End the command with code 2 where the value is none of those allowed."""
-    if value not in allowed:
-        _wrong(f"{option} {value}: one of {', '.join(allowed)}")
+    typer.echo(line, err=True)
+    raise typer.Exit(code)
 
 
 def check_device(device: str) -> None:
@@ -106,7 +92,7 @@ def check_device(device: str) -> None:
 
     choose("--device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
-        _wrong("--device cuda: torch finds no CUDA device here; use auto or cpu")
+        wrong("--device cuda: torch finds no CUDA device here; use auto or cpu")
 
 
 def choose_items(
@@ -116,10 +102,10 @@ def choose_items(
     from router.training.data import read_folders, read_manifest
 
     if (folder is None) == (manifest is None):
-        _wrong("give either --folder DIR or --manifest FILE.csv")
+        wrong("give either --folder DIR or --manifest FILE.csv")
     if folder is not None:
         if root is not None:
-            _wrong("--root goes with --manifest")
+            wrong("--root goes with --manifest")
         return read_folders(folder)
     assert manifest is not None
     return read_manifest(manifest, root or manifest.parent, any_split=any_split)

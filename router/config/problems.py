@@ -24,6 +24,8 @@ class Problem:
 class ConfigError(Exception):
     """Everything that is wrong with a configuration, in the order of the file."""
 
+    exit_code = 2
+
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda problem: problem.line))
         super().__init__("\n".join(map(str, self.problems)))
