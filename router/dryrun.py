@@ -103,8 +103,7 @@ def decide_for(path: Path, seen: Seen, settings: Settings, caller: Caller) -> De
         id="0" * 32, received_at=0.0, caller=caller, sop_class=_sop_class(path), sop_instance="", transfer_syntax="",
         offset=0, size=0, digest="",
     )  # fmt: skip
-    enabled = frozenset(name for name, destination in settings.destinations.items() if destination.enabled)
-    return decide(settings.rules, instance, seen, enabled=enabled, dry_run=settings.node.dry_run)
+    return decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
 
 
 def _sop_class(path: Path) -> str:

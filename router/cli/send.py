@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import Json
+from router.cli.options import Json, choose, parsed
 
 if TYPE_CHECKING:
     from router.config.settings import DestinationSettings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def command(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.")],
-    to: Annotated[str, typer.Option("--to", help="A destination of routing.yaml, or HOST:PORT/AE.")],
+    to: Annotated[str, typer.Option("--to", help="A destination of routing.yaml, or AE@HOST:PORT.")],
     config: Annotated[Path, typer.Option("--config", "-c", help="The routing.yaml.")] = Path("routing.yaml"),
     calling_ae: Annotated[str, typer.Option(help="Our AE title.")] = "",
     as_json: Json = False,
@@ -48,17 +48,14 @@ def command(
 
 
 def _destination(to: str, config: Path, calling_ae: str) -> tuple[DestinationSettings, str]:
-    from router.config.settings import DestinationSettings
+    from router.config import load, values
+    from router.config.generate import endpoint
+    from router.config.settings import DestinationSettings, NodeSettings
 
-    address, slash, ae_title = to.partition("/")
-    host, colon, port = address.rpartition(":")
-    if slash and colon and port.isdecimal():
-        return DestinationSettings("command line", ae_title, host.strip("[]"), int(port)), calling_ae or "ROUTER"
-    from router.config import load
-
+    ours = parsed(values.ae_title, calling_ae, "--calling-ae") if calling_ae else ""
+    if any(mark in to for mark in "@:/"):  # no destination's name has them
+        end = parsed(endpoint, to, "--to")
+        return DestinationSettings("command line", end.ae_title, end.host, end.port), ours or NodeSettings().ae_title
     settings = load(config)
-    if to not in settings.destinations:
-        names = ", ".join(settings.destinations)
-        raise typer.BadParameter(f"{to!r} is neither HOST:PORT/AE nor one of {names}", param_hint="--to")
-    destination = settings.destinations[to]
-    return destination, calling_ae or destination.calling_ae_title or settings.node.ae_title
+    choose("--to", to, settings.destinations)
+    return settings.destinations[to], ours or settings.calling_ae(settings.destinations[to])

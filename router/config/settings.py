@@ -150,3 +150,17 @@ class Settings:
     destinations: dict[str, DestinationSettings]
     rules: RuleTable
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def enabled(self) -> frozenset[str]:
+        """The names of the destinations that are sent to."""
+        return frozenset(name for name, to in self.destinations.items() if to.enabled)
+
+    @property
+    def archives(self) -> dict[str, DestinationSettings]:
+        """The destinations whose word on storage commitment counts."""
+        return {name: to for name, to in self.destinations.items() if to.archive and to.enabled}
+
+    def calling_ae(self, destination: DestinationSettings) -> str:
+        """What the node calls itself towards a destination."""
+        return destination.calling_ae_title or self.node.ae_title

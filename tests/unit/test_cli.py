@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from router.cli import app
 from router.config import load
 from router.model.card import save_random_model
 from router.pixels.wrap import wrap_image
@@ -162,11 +164,28 @@ def test_init_writes_what_check_accepts(tmp_path: Path) -> None:
 
 
 def test_send_to_nobody_fails_and_says_which(site: Path) -> None:
-    done = run("send", site / "images", "--to", f"127.0.0.1:{free_port()}/X", "--json")
+    done = run("send", site / "images", "--to", f"X@127.0.0.1:{free_port()}", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 1
     assert len(rows) == 3
     assert all(row["error"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("to", "ours", "told"),
+    [
+        ("FAR_TOO_LONG_A_TITLE@127.0.0.1:104", "ROUTER", "has 20 characters"),
+        ("ÄE@127.0.0.1:104", "ROUTER", "non-ASCII"),
+        ("127.0.0.1:104/AE", "ROUTER", "is not AE@HOST:PORT"),
+        ("nowhere", "ROUTER", "--to nowhere: one of here"),
+        ("AE@127.0.0.1:104", "FAR_TOO_LONG_A_TITLE", "--calling-ae: the AE title"),
+    ],
+)
+def test_an_address_that_is_none_is_not_sent_to(site: Path, to: str, ours: str, told: str) -> None:
+    options = ["--to", to, "--calling-ae", ours, "--config", str(site / "routing.yaml")]
+    done = CliRunner().invoke(app, ["send", str(site / "images"), *options])
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
+    assert told in done.stderr
 
 
 def test_queue_of_a_spool_that_never_ran(site: Path) -> None:
