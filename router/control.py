@@ -74,7 +74,7 @@ class ControlServer:
         try:
             return self._handler(request)
         except Exception as error:  # the asker shall see it, and the next asker be answered
-            return {"error": str(error) or type(error).__name__}
+            return {"error": str(error) or type(error).__name__, "exit_code": getattr(error, "exit_code", 1)}
 
 
 def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +109,9 @@ def carry_out(spool: Spool, request: dict[str, Any], destinations: Container[str
         case "discard":
             return {"changed": spool.discard([int(n) for n in request["deliveries"]], who)}
         case "decide again":
-            return {"changed": int(spool.redecide(str(request["instance"]), who))}
+            if spool.redecide(str(request["instance"]), who):
+                return {"done": True}
+            return {"error": "no such instance, or its blob is gone"}
         case "pause" | "resume" as do:
             destination = str(request["destination"])
             if destination not in destinations:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from router.cli.options import Config, Json, who
+
+if TYPE_CHECKING:
+    from router.config import Settings
 
 
 def reload(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
@@ -16,11 +19,7 @@ def reload(config: Config = Path("routing.yaml"), as_json: Json = False) -> None
     from router.config import load
     from router.control import ask
 
-    settings = load(config)
-    answer = ask(settings.spool.path, {"do": "reload", "who": who()})
-    if "error" in answer:
-        typer.echo(answer["error"], err=True)
-        raise typer.Exit(2)
+    answer = _done(ask(load(config).spool.path, {"do": "reload", "who": who()}))
     print(json.dumps(answer) if as_json else "reloaded")
 
 
@@ -29,9 +28,10 @@ def wipe(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
     from router.config import load
     from router.spool import read_spool
 
-    answer = change(config, {"do": "wipe", "who": who()})
-    counts = read_spool(load(config).spool).counts()
-    left = {"removed": answer["changed"], "undecided": counts.undecided, "open": sum(counts.open.values()),
+    settings = load(config)
+    removed = change(settings, "wipe")["changed"]
+    counts = read_spool(settings.spool).counts()
+    left = {"removed": removed, "undecided": counts.undecided, "open": sum(counts.open.values()),
             "buried": sum(counts.buried.values())}  # fmt: skip
     if as_json:
         print(json.dumps(left))
@@ -40,22 +40,25 @@ def wipe(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
               f"{left['open']} open and {left['buried']} buried deliveries with their blobs")  # fmt: skip
 
 
-def change(config: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Have a change made by the node on this configuration's spool, or make it here when none is running."""
-    from router.config import load
+def change(settings: Settings, do: str, **about: Any) -> dict[str, Any]:
+    """Have a change made by the node on this spool, which alone writes; or make it here when none is running."""
     from router.control import NoNodeError, ask, carry_out
     from router.spool import open_spool
 
-    settings = load(config)
+    request = {"do": do, "who": who(), **about}
     try:
-        answer = ask(settings.spool.path, request)
+        return _done(ask(settings.spool.path, request))
     except NoNodeError:
         spool = open_spool(settings.spool)
-        try:
-            answer = carry_out(spool, request, settings.destinations)
-        finally:
-            spool.close()
+    try:
+        return _done(carry_out(spool, request, settings.destinations))
+    finally:
+        spool.close()
+
+
+def _done(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer; or the end of the command, where it is an error."""
     if "error" in answer:
         typer.echo(answer["error"], err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(answer.get("exit_code", 1))
     return answer

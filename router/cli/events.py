@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from router.cli.options import Config, Json
-
-PAGE = 500
+from router.cli.options import Config, Json, local_time, pages, spool_of
 
 
 def command(
@@ -21,23 +18,17 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show the record of events, oldest first."""
-    from router.config import load
-    from router.spool import read_spool
-
-    spool = read_spool(load(config).spool)
-    after = 0
+    spool, after = spool_of(config), 0
     while True:
-        rows = spool.events(after=after, limit=PAGE)
-        for row in rows:
+        for row in pages(spool.events, after):
             after = row["id"]
-            if as_json:
-                print(json.dumps(row), flush=True)
-            else:
-                at = datetime.fromtimestamp(row["at"]).astimezone().isoformat(timespec="seconds")
-                about = " ".join(filter(None, (row["instance_id"], row["destination"])))
-                detail = " ".join(f"{name}={value}" for name, value in row["detail"].items())
-                print(f"{at}  {row['kind']:24s} {about} {detail}".rstrip(), flush=True)
-        if not rows:
-            if not follow:
-                return
-            time.sleep(1.0)
+            print(json.dumps(row) if as_json else _line(row), flush=True)
+        if not follow:
+            return
+        time.sleep(1.0)
+
+
+def _line(row: dict[str, Any]) -> str:
+    about = " ".join(filter(None, (row["instance_id"], row["destination"])))
+    detail = " ".join(f"{name}={value}" for name, value in row["detail"].items())
+    return f"{local_time(row['at'])}  {row['kind']:24s} {about} {detail}".rstrip()

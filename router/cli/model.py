@@ -7,13 +7,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Config, Json, who
+from router.cli.options import Config, Json, local_time, pages, spool_of, who
 
 if TYPE_CHECKING:
     from router.config import Settings
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Which model serves: show, promote, shadow, compare, roll back.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder: card.json and model.safetensors.")]
-PAGE = 500
 
 
 @app.command()
@@ -116,8 +114,8 @@ def show(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
     for role, digest in found["digests"].items():
         chosen = found[role]
         since = "that of routing.yaml"
-        if chosen:
-            since = f"since {_time(chosen['since'])} by {chosen['who']}" if chosen["since"] else "that of routing.yaml"
+        if chosen and chosen["since"]:
+            since = f"since {local_time(chosen['since'])} by {chosen['who']}"
         print(f"{role:9s} {chosen['name'] if chosen else digest[:16]:25s}  {since}  ({digest or 'no card'})")
     if not found["running"]:
         print("no node is running")
@@ -133,18 +131,10 @@ def show(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
 @app.command("compare")
 def compare_(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
     """Count where the shadow's predictions agree with those that decided, by class; a pair of models at a time."""
-    from router.spool import SHADOW_PREDICTION, read_spool
+    from router.spool import SHADOW_PREDICTION
     from router.training.candidate import count_shadow
 
-    spool = read_spool(_store(config)[0].spool)
-
-    def events() -> Iterator[dict[str, Any]]:
-        after = 0
-        while rows := spool.events(kind=SHADOW_PREDICTION, after=after, limit=PAGE):
-            yield from rows
-            after = rows[-1]["id"]
-
-    for pair in count_shadow(events()):
+    for pair in count_shadow(pages(spool_of(config).events, kind=SHADOW_PREDICTION)):
         if as_json:
             print(json.dumps(pair))
         else:
@@ -275,7 +265,3 @@ def _show_pair(pair: dict[str, Any]) -> None:
         f"{pair['agreed']} of {pair['n']} agree in class; {pair['elsewhere']} would have gone to other destinations",
         highlight=False,
     )
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Config, Json, who
+from router.cli.control import change
+from router.cli.options import PAGE, Config, Json, local_time, pages, spool_of, wrong
 
 if TYPE_CHECKING:
-    from router.config import Settings
+    from collections.abc import Iterator
+
     from router.spool import Spool
 
 app = typer.Typer(no_args_is_help=True, help="Deliveries that are owed or buried: list, show, retry, discard.")
 
 To = Annotated[str | None, typer.Option("--to", help="Only this destination.")]
 Ids = Annotated[list[int] | None, typer.Argument(help="Deliveries by number, as `queue list` shows them.")]
-PAGE = 500
 
 
 @app.command("list")
@@ -30,15 +30,14 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Open and buried deliveries, oldest first."""
-    _, spool = _look(config)
-    for row in _pages(spool, to, ("buried",) if buried else ("open", "buried")):
+    for row in _deliveries(spool_of(config), to, ("buried",) if buried else ("open", "buried")):
         if as_json:
             print(json.dumps(row))
         else:
             held = " (being sent)" if row["token"] else ""
             print(
                 f"{row['id']:>8}  {row['state']:7s} {row['destination']:20s} instance {row['instance_id']}  "
-                f"since {_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{held}"
+                f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{held}"
             )
 
 
@@ -49,7 +48,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Everything known of one instance: who sent it, what was seen, which rule fired, where it went."""
-    _, spool = _look(config)
+    spool = spool_of(config)
     row = spool.instance(instance)
     if row is None:
         typer.echo(f"no instance {instance[:40]!r}", err=True)
@@ -61,11 +60,11 @@ def show(
         return
     for name, value in row.items():
         if name not in ("deliveries", "events", "token", "ready_at"):
-            print(f"{name:18s} {_time(value) if name.endswith('_at') and value else value}")
+            print(f"{name:18s} {local_time(value) if name.endswith('_at') and value else value}")
     for delivery in row["deliveries"]:
         print(f"delivery {delivery['id']:<9} {delivery['destination']}: {delivery['state']} {delivery['reason'] or ''}")
     for event in row["events"]:
-        print(f"event {_time(event['at'])}  {event['kind']} {event['destination'] or ''} {event['detail'] or ''}")
+        print(f"event {local_time(event['at'])}  {event['kind']} {event['destination'] or ''} {event['detail'] or ''}")
 
 
 @app.command()
@@ -93,61 +92,47 @@ def discard(
 
 
 @app.command()
-def pause(destination: str, config: Config = Path("routing.yaml")) -> None:
+def pause(destination: str, config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
     """Send nothing to a destination until `resume`; deliveries wait."""
-    _ask(config, {"do": "pause", "destination": destination})
+    _order(config, f"{destination} is paused", as_json, "pause", destination=destination)
 
 
 @app.command()
-def resume(destination: str, config: Config = Path("routing.yaml")) -> None:
+def resume(destination: str, config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
     """Send to a destination again."""
-    _ask(config, {"do": "resume", "destination": destination})
+    _order(config, f"{destination} is sent to again", as_json, "resume", destination=destination)
 
 
 @app.command("decide-again")
-def decide_again(instance: str, config: Config = Path("routing.yaml")) -> None:
+def decide_again(instance: str, config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
     """Order a new decision for an instance, by the rules in force now."""
-    if not _ask(config, {"do": "decide again", "instance": instance})["changed"]:
-        typer.echo("no such instance, or its blob is gone", err=True)
-        raise typer.Exit(1)
+    _order(config, "a new decision is ordered", as_json, "decide again", instance=instance)
+
+
+def _order(config: Path, told: str, as_json: bool, do: str, **about: str) -> None:
+    from router.config import load
+
+    answer = change(load(config), do, **about)
+    print(json.dumps(answer) if as_json else told)
 
 
 def _change(config: Path, do: str, ids: list[int] | None, to: str | None, every: bool, as_json: bool) -> None:
+    from router.config import load
+    from router.spool import read_spool
+
     if not ids and not every and to is None:
-        raise typer.BadParameter("name deliveries, or --to DESTINATION, or --all")
-    _, spool = _look(config)
+        wrong("name deliveries, or --to DESTINATION, or --all")
+    settings = load(config)
     # --to takes what is owed and what is buried there; --all only what is buried.
     states = ("buried",) if every and to is None else ("open", "buried")
-    chosen = list(ids) if ids else [row["id"] for row in _pages(spool, to, states)]
+    chosen = list(ids) if ids else [row["id"] for row in _deliveries(read_spool(settings.spool), to, states)]
     changed = 0
     for start in range(0, len(chosen), PAGE):
-        changed += int(_ask(config, {"do": do, "deliveries": chosen[start : start + PAGE]})["changed"])
+        changed += int(change(settings, do, deliveries=chosen[start : start + PAGE])["changed"])
     print(json.dumps({"changed": changed}) if as_json else f"{changed} of {len(chosen)} changed")
     if changed < len(chosen):
         raise typer.Exit(1)
 
 
-def _pages(spool: Spool, to: str | None, states: tuple[str, ...]) -> Any:
-    after = 0
-    while rows := spool.deliveries(to=to, states=states, after=after, limit=PAGE):
-        yield from rows
-        after = rows[-1]["id"]
-
-
-def _look(config: Path) -> tuple[Settings, Spool]:
-    from router.config import load
-    from router.spool import read_spool
-
-    settings = load(config)
-    return settings, read_spool(settings.spool)
-
-
-def _ask(config: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Through the running node, which alone writes; without one, directly."""
-    from router.cli.control import change
-
-    return change(config, request | {"who": who()})
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+def _deliveries(spool: Spool, to: str | None, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    return pages(spool.deliveries, to=to, states=states)

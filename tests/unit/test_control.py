@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from router import control
 from router.cli import app
 from router.cli.failures import explain
-from router.config import Settings, load
+from router.config import ConfigError, Problem, Settings, load
 from router.control import ControlServer, NoAnswerError, NoNodeError, ask, carry_out
-from router.spool import open_spool, read_spool
+from router.spool import SpoolError, open_spool, read_spool
 
 TEXT = """
 spool: {path: spool, reserve: 1 MB}
@@ -92,12 +92,27 @@ def test_a_change_is_the_same_with_a_node_and_without(tmp_path: Path, with_node:
 
     def queue(*words: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, ["queue", *words, "--config", str(settings.file)])
-        return done.exit_code, done.stderr
+        return done.exit_code, done.output
 
     with working(settings) if with_node else nullcontext():
         assert queue("pause", "nowhere") == (1, "no such destination\n")
-        assert queue("pause", "here") == (0, "")
-        assert queue("resume", "here") == (0, "")
+        assert queue("pause", "here") == (0, "here is paused\n")
+        assert queue("resume", "here", "--json") == (0, '{"done": true}\n')
         assert queue("decide-again", "0" * 32) == (1, "no such instance, or its blob is gone\n")
     events = read_spool(settings.spool).events()
     assert [(event["kind"], event["destination"]) for event in events] == [("paused", "here"), ("resumed", "here")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ConfigError([Problem("routing.yaml", 2, "wrong")]), 2), (SpoolError("the disk fails"), 1)]
+)
+def test_a_reload_fails_with_the_code_of_what_failed(tmp_path: Path, error: Exception, code: int) -> None:
+    (tmp_path / "routing.yaml").write_text(TEXT)
+    (tmp_path / "spool").mkdir()
+
+    def fail(_request: dict[str, Any]) -> dict[str, Any]:
+        raise error
+
+    with serving(tmp_path / "spool", fail):
+        done = CliRunner().invoke(app, ["reload", "--config", str(tmp_path / "routing.yaml")])
+    assert (done.exit_code, done.output) == (code, f"{error}\n")

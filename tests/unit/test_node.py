@@ -127,6 +127,7 @@ def test_a_reload_counts_from_the_next_instance_and_a_bad_file_changes_nothing(r
     (running.folder / "routing.yaml").write_text("rules: nonsense")
     answer = running.ask(do="reload")
     assert "destinations" in answer["error"]
+    assert answer["exit_code"] == 2
     assert running.node.settings() is before
     running.write("[{name: all, when: {Modality: DX}, send: here}]")
     assert running.ask(do="reload") == {"done": True}
@@ -165,7 +166,7 @@ def test_paused_waits_and_resumed_goes_on(running: Running, dx: Path) -> None:
 def test_a_person_orders_a_new_decision(running: Running, dx: Path) -> None:
     running.send(dx)
     row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
-    assert running.ask(do="decide again", instance=row["id"]) == {"changed": 1}
+    assert running.ask(do="decide again", instance=row["id"]) == {"done": True}
     wait_for(lambda: len(running.here.arrived[row["sop_instance"]]) == 2)
     kinds = [event["kind"] for event in running.node.spool.events(instance_id=row["id"])]
     assert kinds == ["new decision ordered"]
