@@ -225,16 +225,13 @@ def retry_delivery(
     connection: Connection, delivery_id: int, token: int, after: float, reason: str, status: int | None, *,
     tried: bool, buriable: bool,
 ) -> bool:  # fmt: skip
-    """Owed again after so many seconds. `tried` and `buriable` say which counters grow."""
-    changed = connection.execute(
-        delivery.update()
-        .where(delivery.c.id == delivery_id, delivery.c.token == token, delivery.c.state == schema.OPEN)
-        .values(
-            token=0, ready_at=_in(connection, after), reason=reason, status=status, tries=delivery.c.tries + int(tried),
-            buriable_tries=delivery.c.buriable_tries + int(buriable),
-        )
-    ).rowcount  # fmt: skip
-    return bool(changed)
+    """Owed again after so many seconds. `tried` and `buriable` say which counters grow; untried, its reason stays."""
+    values = {
+        "token": 0, "ready_at": _in(connection, after), "tries": delivery.c.tries + int(tried),
+        "buriable_tries": delivery.c.buriable_tries + int(buriable),
+    } | ({"reason": reason, "status": status} if tried else {})  # fmt: skip
+    ours = (delivery.c.id == delivery_id) & (delivery.c.token == token) & (delivery.c.state == schema.OPEN)
+    return bool(connection.execute(delivery.update().where(ours).values(values)).rowcount)
 
 
 def set_destination(connection: Connection, name: str, **changes: Any) -> None:

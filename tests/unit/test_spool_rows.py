@@ -115,6 +115,35 @@ def test_a_claim_that_was_given_back_changes_nothing_any_more(spool: Spool) -> N
     assert spool.counts().open == spool.counts().buried == {}
 
 
+def test_what_is_given_back_untried_keeps_why_it_failed_before(spool: Spool) -> None:
+    accept(spool)
+    decide(spool, "ai")
+    (tried,) = spool.claim_deliveries("ai", 1)
+    spool.retry_delivery(tried, 0, "no answer", 0xA700).result()
+    (given_back,) = spool.claim_deliveries("ai", 1)
+    spool.retry_delivery(given_back, 0, "", tried=False).result()
+    (row,) = spool.deliveries()
+    assert (row["reason"], row["status"], row["tries"], row["token"]) == ("no answer", 0xA700, 1, 0)
+
+
+def test_a_killed_node_counts_as_a_try_for_pixels_and_never_for_a_delivery(settings: SpoolSettings) -> None:
+    killed = 3
+    spool = open_spool(settings)
+    accept(spool)
+    for tries in range(killed):
+        (claim,) = spool.claim_instances(1)
+        assert claim.tries == tries
+        spool.close()
+        spool = open_spool(settings)
+    decide(spool, "ai")
+    spool.close()
+    for _ in range(killed):
+        spool = open_spool(settings)
+        (delivery,) = spool.claim_deliveries("ai", 1)
+        assert (delivery.tries, delivery.buriable_tries) == (0, 0)
+        spool.close()
+
+
 def test_a_claim_from_before_a_restart_changes_nothing(settings: SpoolSettings) -> None:
     spool = open_spool(settings)
     accept(spool)
