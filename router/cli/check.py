@@ -80,8 +80,8 @@ def _destinations(settings: Settings) -> Iterator[tuple[str, str, str]]:
             association.release()
         except ConnectError as error:
             return about, "failed", f"{destination.host}:{destination.port}: {error.reason}"
-        except (AssociationLostError, StopIteration) as error:
-            return about, "failed", f"{destination.host}:{destination.port}: no C-ECHO ({error or 'refused'})"
+        except AssociationLostError as error:
+            return about, "failed", f"{destination.host}:{destination.port}: no C-ECHO ({error})"
         if status:
             return about, "failed", f"{destination.host}:{destination.port}: C-ECHO answered 0x{status:04X}"
         return about, "ok", f"{destination.host}:{destination.port} answers"
