@@ -20,6 +20,9 @@ from router.model.store import ORDERS, ModelStore, State, StoreError
 from router.observe import log, where
 from router.spool import SHADOW_PREDICTION, Spool, SpoolError
 
+FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
+"""Seconds between two starts of a shadow that fails: doubling."""
+
 
 class Serving:
     """The serving inference and its shadow. `inference` stays the same object whichever model serves."""
@@ -35,20 +38,19 @@ class Serving:
         self._lock = threading.Lock()
         self._order: threading.Thread | None = None
         self._error = ""
-        self._stopping = False
+        self._stopping = threading.Event()
 
     def start(self) -> None:
         """Start what serves, warm when this returns, and what shadows afterwards. Raises InferenceError."""
         if self._store.is_overruled():
             log.warning("configuration", about="model.path was changed after a promotion: the model of the file serves")
         self.inference.start()
-        state = self._store.state()
-        if state.shadow:
-            self._in_background(lambda: self._change_shadow(state))
+        if self._store.state().shadow:
+            threading.Thread(target=self._resume_shadow, name="shadow", daemon=True).start()
 
     def stop(self, seconds: float) -> None:
         with self._lock:
-            self._stopping = True
+            self._stopping.set()
             shadows = [shadow for shadow in (self._shadow, self._coming) if shadow]
         for shadow in shadows:
             shadow.stop()
@@ -114,7 +116,7 @@ class Serving:
                 self._error = str(error)
             except Exception as error:  # whoever gave the order must learn that it failed
                 self._error = where(error)
-            if self._error and not self._stopping:
+            if self._error and not self._stopping.is_set():
                 log.error("model not changed", reason=self._error)
 
         with self._lock:
@@ -133,13 +135,31 @@ class Serving:
             self._change_shadow(plan)
         write_down(self._spool, plan, order)
 
+    def _resume_shadow(self) -> None:
+        """Start the shadow that was chosen before, until it runs or a person has chosen otherwise.
+
+        What fails may be passing, as memory is. Between two tries a person can give an order.
+        """
+        over, pause = threading.Event(), FIRST_PAUSE
+
+        def resume() -> None:
+            state = self._store.state()
+            if state.shadow and self._shadow is None:
+                self._change_shadow(state)
+            over.set()
+
+        while not (over.is_set() or self._stopping.is_set()):
+            self._in_background(resume)
+            self._stopping.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
     def _change_shadow(self, plan: State) -> None:
         path = self._store.path(plan.shadow)
         coming = None
         try:
             if path:
                 with self._lock:
-                    if self._stopping:
+                    if self._stopping.is_set():
                         return
                     coming = self._coming = Shadow(self._model, path)
                 coming.start()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.config.settings import ModelSettings
+from router.config.settings import ModelSettings, NodeSettings, SpoolSettings
 from router.flow import Prediction, Seen
 from router.inference import Inference, InferenceError, Shadow
 from router.inference.shadow import MOST
@@ -24,9 +24,12 @@ from router.model.card import CARD, WEIGHTS, Card, save_random_model
 from router.model.store import FILES, ModelStore, State, StoreError
 from router.observe.metrics import SHADOW_PREDICTIONS
 from router.pixels.wrap import wrap_image
+from router.serving import FIRST_PAUSE, LONGEST_PAUSE, Serving
+from router.spool import open_spool
 from router.training.candidate import compare, count_shadow
 from router.training.data import DataError, Item
 from router.training.evaluate import Answers
+from tests.unit.receiving import settings
 from tests.unit.stubborn import save_stubborn_model
 
 
@@ -369,3 +372,78 @@ def test_a_shadow_that_does_not_keep_up_is_passed_over_and_one_that_fails_is_cou
     assert len(recorded) == 2
     counted = {name: value - before.get(name, 0) for name, value in outcomes().items()}
     assert counted == {"agreed": 1, "differed": 1, "failed": 2, "dropped": 3 + 1 + 1}
+
+
+class Reluctant:
+    """A shadow whose first starts fail."""
+
+    failures, tried, stopped = 0, 0, 0
+
+    def __init__(self, settings: ModelSettings, path: Path) -> None:
+        self.name, self.digest, self.is_ready = path.name, "0" * 64, True
+
+    def start(self) -> None:
+        type(self).tried += 1
+        if self.tried <= self.failures:
+            raise InferenceError("no memory")
+
+    def stop(self) -> None:
+        type(self).stopped += 1
+
+
+class Hasty(threading.Event):
+    """Notes for how long it is waited, and waits less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.pauses.append(timeout)
+        return super().wait(0.02)
+
+
+@pytest.fixture
+def reluctant(monkeypatch: pytest.MonkeyPatch, store: ModelStore, models: dict[str, Path]) -> Iterator[Serving]:
+    """The serving of a node that starts with a shadow chosen before."""
+    order(store, "shadow", model=store.keep(models["new"]))
+    Reluctant.failures, Reluctant.tried, Reluctant.stopped = 10, 0, 0
+    monkeypatch.setattr("router.serving.Shadow", Reluctant)
+    spool = SpoolSettings(path=store.folder.parent, reserve=0)
+    current = replace(settings(NodeSettings()), spool=spool, model=ModelSettings(path=models["old"]))
+    opened = open_spool(spool)
+    serving = Serving(opened, lambda: current, lambda: None)
+    monkeypatch.setattr(serving, "_stopping", Hasty())
+    monkeypatch.setattr(serving.inference, "start", lambda: None)
+    yield serving
+    serving.stop(1)
+    opened.close()
+
+
+def test_a_shadow_that_does_not_start_is_tried_again_after_growing_pauses(reluctant: Serving) -> None:
+    reluctant.start()
+    wait_for(lambda: reluctant.report()["shadow_ready"])
+    assert (Reluctant.tried, Reluctant.stopped) == (Reluctant.failures + 1, Reluctant.failures)
+    pauses = reluctant._stopping.pauses  # type: ignore[attr-defined]
+    assert pauses == [min(FIRST_PAUSE * 2**n, LONGEST_PAUSE) for n in range(len(pauses))]
+    assert len(pauses) >= Reluctant.failures
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "shadow"])
+    assert Reluctant.tried == Reluctant.failures + 1
+
+
+def test_a_person_who_ends_a_shadow_that_does_not_start_is_not_overruled(reluctant: Serving) -> None:
+    Reluctant.failures = 10_000
+    reluctant.start()
+    wait_for(lambda: Reluctant.tried > 1)
+    wait_for(lambda: ordered(reluctant, {"order": "shadow", "model": None, "who": "a test"}))
+    wait_for(lambda: not reluctant.report()["busy"])
+    tried = Reluctant.tried
+    time.sleep(0.2)
+    assert (Reluctant.tried, reluctant.report()["shadow"]) == (tried, None)
+
+
+def ordered(serving: Serving, order: dict[str, Any]) -> bool:
+    try:
+        return bool(serving.order(order))
+    except StoreError:  # a start is under way
+        return False
