@@ -16,21 +16,15 @@ a wrong address would harm somebody without a person noticing. An answer below i
 unlike those it knows, is `uncertain` and meant for people. Where the header holds an age, let rules on `age` choose
 between child and adult: pixels cannot tell a teenager's chest from an adult's."""
 
-FAILURES = """\
-- School-age children and teenagers: nearly all children in training are five or younger.
-- Lumbar spine in AP view against abdomen: with an unhurried eye some are the same picture under two names.
-- Whole-spine films, on which lungs are seen, against chest.
-- Abdomen is the scarce class; one hospital gave most of it, and its figure rests on few images.
-- Sources that were never seen (below) fare worse than the test split, which comes from the same hospitals as training.
-- Computed tomography, magnetic resonance, ultrasound and photographs are known as `others` from few examples only:
-  let a rule on Modality keep them away."""
-
 
 def model_card(
     card: Card, found: Mapping[str, Any], answers: Answers, licences: Mapping[str, Mapping[str, int]],
-    history: Sequence[Mapping[str, float]],
+    history: Sequence[Mapping[str, float]], failures: str = "",
 ) -> str:  # fmt: skip
-    """The page as Markdown; `found` are the test split's figures, all others are the card's."""
+    """The page as Markdown; `found` are the test split's figures, all others are the card's.
+
+    `failures` is what people know of where it fails, in their words.
+    """
     test = card.figures["test"]
     value, low, high = test["macro"]["f1"]
     parts = [
@@ -46,7 +40,7 @@ def model_card(
         _patients(card),
         _parts(card),
         _shortcuts(card),
-        "## Where it fails\n\n" + FAILURES,
+        failures and "## Where it fails\n\n" + failures.rstrip(),
         _set(found, licences),
         _again(card),
     ]
@@ -63,7 +57,8 @@ def _again(card: Card) -> str:
             f"--out runs/folds/{kind}"
             for kind, run in card.figures.get("folds", {}).items()
         ),
-        "python -m router.training.ship runs/shipped --manifest SET.csv --folds runs/folds",
+        "python -m router.training.ship runs/shipped --manifest SET.csv --folds runs/folds --failures FAILURES.md "
+        "--licence LICENCE.txt",
     ]
     return "## Again\n\n```\n" + "\n".join(lines) + "\n```"
 

@@ -1,8 +1,9 @@
 """From a finished run to the model that is shipped: calibrate, score the test split once, write the folder.
 
 `python -m router.training.ship RUN --manifest FILE.csv --folds runs/folds --out models/mobilenet_v1`, after folds by
-sources, patients and parts. Every number in `card.json` and `MODEL_CARD.md` comes from here; none is typed. Each look
-at the test split is noted in the run.
+sources, patients and parts; for the model of this repository with `--failures router/training/model_failures.md
+--licence router/training/model_licence.txt`. Every number in `card.json` and `MODEL_CARD.md` comes from here; none is
+typed. Each look at the test split is noted in the run.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from router.training.folds import Outputs, Withheld, outputs
 from router.training.model_card import model_card
 from router.training.shortcuts import shortcuts
 
-LICENCE = Path(__file__).with_name("model_licence.txt")
 RESTRICTED = re.compile(
     r"\bN[CD]\b|non-commercial|research|authorized|competition|unknown|without licence|states n|^\W|^not stated",
     re.IGNORECASE,
@@ -94,19 +94,24 @@ def licences(manifest: Path) -> dict[str, dict[str, int]]:
     return {source: dict(counts.most_common()) for source, counts in sorted(found.items())}
 
 
-def licence_text(found: Mapping[str, Mapping[str, int]]) -> str:
-    """The licence of the weights, naming every source of which some images may not be used freely."""
+def licence_text(template: str, found: Mapping[str, Mapping[str, int]]) -> str:
+    """The template with `{restricted}` replaced by every source of which some images may not be used freely."""
     lines = []
     for source, counts in found.items():
         bound = {text: n for text, n in counts.items() if RESTRICTED.search(text)}
         if bound:
             terms = "; ".join(f"{' '.join(text.split())} ({n})" for text, n in bound.items())
             lines.append(textwrap.fill(f"- {source}: {terms}", 120, subsequent_indent="  "))
-    return LICENCE.read_text(encoding="utf-8").replace("{restricted}", "\n".join(lines) or "None.")
+    return template.replace("{restricted}", "\n".join(lines) or "None.")
 
 
-def ship(run: Path, manifest: Path, root: Path, folds: Path | None, out: Path) -> Card:
-    """Write the model's folder from a run on this manifest. Raises DataError where the run had another set."""
+def ship(
+    run: Path, manifest: Path, root: Path, folds: Path | None, out: Path, *, failures: str = "", licence: str = ""
+) -> Card:
+    """Write the model's folder from a run on this manifest. Raises DataError where the run had another set.
+
+    `failures` goes into the model card, `licence` into LICENSE: both are words of those who ship it.
+    """
     items = deal(read_manifest(manifest, root))
     trained = Card.read(run / "best").trained
     if trained.get("set") != digest_of(items):
@@ -130,9 +135,10 @@ def ship(run: Path, manifest: Path, root: Path, folds: Path | None, out: Path) -
     card = save_model(network, out, size=size, half=True, calibration=calibration, trained=trained, figures=figures)
     history = json.loads(file.read_text()) if (file := run / "history.json").exists() else []
     terms = licences(manifest)
-    text = model_card(card, found, answers, terms, history)
+    text = model_card(card, found, answers, terms, history, failures)
     (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")
-    (out / "LICENSE").write_text(licence_text(terms), encoding="utf-8")
+    if licence:
+        (out / "LICENSE").write_text(licence_text(licence, terms), encoding="utf-8")
     return card
 
 
@@ -185,9 +191,12 @@ def main(
     root: Annotated[Path | None, typer.Option(help="Where its files are; left out, beside it.")] = None,
     folds: Annotated[Path | None, typer.Option(help="What `python -m router.training.folds` wrote.")] = None,
     out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("models/mobilenet_v1"),
+    failures: Annotated[Path | None, typer.Option(help="Where you know it to fail, Markdown for the card.")] = None,
+    licence: Annotated[Path | None, typer.Option(help="Its licence; {restricted} lists bound sources.")] = None,
 ) -> None:
     """Calibrate a run, score the test split once, and write the model's folder."""
-    card = ship(run, manifest, root or manifest.parent, folds, out)
+    words = [file.read_text(encoding="utf-8") if file else "" for file in (failures, licence)]
+    card = ship(run, manifest, root or manifest.parent, folds, out, failures=words[0], licence=words[1])
     print(json.dumps(dict(card.figures), indent=1))
 
 

@@ -138,7 +138,11 @@ def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> N
         run(by_source(items), items, SMALL, tmp_path / "folds" / kind, say=quiet)
     out = tmp_path / "model"
     ship(tmp_path / "run", manifest, tmp_path, tmp_path / "folds", out)
-    card = ship(tmp_path / "run", manifest, tmp_path, tmp_path / "folds", out)
+    assert not (out / "LICENSE").exists()
+    card = ship(
+        tmp_path / "run", manifest, tmp_path, tmp_path / "folds", out,
+        failures="- Ours: knees.\n", licence="Ours.\n{restricted}\n",
+    )  # fmt: skip
     assert Card.read(out).digest == card.digest
     assert (out / "model.safetensors").stat().st_size < 8_000_000
     test = [item for item in items if item.split == "test"]
@@ -147,9 +151,9 @@ def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> N
     right = float((answers.truth == answers.predicted).sum())
     assert right == sum(row["recall"] * row["n"] for row in card.figures["test"]["classes"].values())
     page = (out / "MODEL_CARD.md").read_text()
-    for words in ("not a medical device", "looked at 2 times", card.digest, "| a | none ("):
+    for words in ("not a medical device", "looked at 2 times", card.digest, "| a | none (", "- Ours: knees."):
         assert words in page
-    assert "fine-tune" in (out / "LICENSE").read_text()
+    assert (out / "LICENSE").read_text().startswith("Ours.\n")
 
     rows = read_rows(manifest)
     write_manifest(manifest, rows[:-1])
@@ -158,7 +162,7 @@ def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> N
 
 
 def test_the_licence_names_what_may_not_be_used_freely_and_nothing_else() -> None:
-    text = licence_text({
+    text = licence_text("{restricted}", {
         "free": {"CC BY 4.0 (seen 2020)": 5, "CC0/public domain": 2},
         "mixed": {"CC BY 4.0": 3, "CC BY-NC-ND 4.0 [journals]": 7},
         "silent": {"not stated": 4}, "bound": {"RSNA: non-commercial research": 1}, "odd": {"  [journals]": 6},
