@@ -141,6 +141,13 @@ def test_more_rows_than_tries() -> None:
     assert broken(verdict(AT_ONE, AT_TWO, LATE, rows=(ROW, ROW))) == {"unexplained": 1}
 
 
+@pytest.mark.parametrize(("kills", "explained"), [(2, False), (3, True)])
+def test_three_other_kills_explain_one_instance_without_a_header(kills: int, explained: bool) -> None:
+    arrived = replace(AT_ONE, place="three")
+    crashes = tuple(Crash("node", at) for at in range(1, kills + 1))
+    assert (not broken(verdict(arrived, sent=(HEADER,), rows=(BLIND,), crashes=crashes))) is explained
+
+
 def test_without_a_header_otherwise_is_right_and_needs_a_dead_worker() -> None:
     arrived = replace(AT_ONE, place="three")
     assert not broken(verdict(arrived, sent=(HEADER,), rows=(BLIND,), crashes=(Crash("worker", 9.0),)))
