@@ -8,22 +8,22 @@ from pydicom.uid import UID
 
 from router.association.negotiation import (
     COMMITMENT,
-    EXPLICIT_LE,
     IMPLEMENTATION_UID,
     IMPLEMENTATION_VERSION,
-    IMPLICIT_LE,
     KNOWN_SYNTAXES,
     LOSSY,
+    MOST_CONTEXTS,
     NEWER_SYNTAXES,
     STORAGE,
     VERIFICATION,
 )
 from router.association.pdu import MAX_PDU
-from router.association.requestor import MOST_CONTEXTS, NATIVE
+from router.association.proposing import NATIVE
 from router.commitment.data_set import MOST_REFERENCES
 from router.commitment.judge import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
 from router.config import Settings
 from router.config.settings import Accept, DestinationSettings
+from router.encoding import EXPLICIT, IMPLICIT
 from router.forward.outcomes import DONE, FEW, LATER
 
 REASONS = {
@@ -150,8 +150,8 @@ def _commitment(archives: Sequence[str], callers: Sequence[Accept], deadline: fl
         yield "Refused: it needs a destination with `archive: true`, and `commitment` for who may ask in `node.accept`."
         return
     yield from (
-        f"The node is no archive. What it is asked by N-ACTION ({COMMITMENT}, {UID(IMPLICIT_LE).name} or",
-        f"{UID(EXPLICIT_LE).name}, at most {MOST_REFERENCES} references) it asks of " + ", ".join(archives) + ", and",
+        f"The node is no archive. What it is asked by N-ACTION ({COMMITMENT}, {UID(IMPLICIT).name} or",
+        f"{UID(EXPLICIT).name}, at most {MOST_REFERENCES} references) it asks of " + ", ".join(archives) + ", and",
         "passes that answer on by N-EVENT-REPORT when there is one for each reference, at the latest after",
         f"{deadline:g} s; then it tries to report for as long again. It proposes itself as SCP by role selection.",
         "",

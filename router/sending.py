@@ -9,11 +9,10 @@ from pathlib import Path
 from router.association.negotiation import is_uid
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, connect
 from router.config.settings import DestinationSettings
+from router.encoding import LONG_VRS
 from router.forward.outcomes import Fate, outcome_of
 from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
 
-LONG_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT", b"UN", b"SV", b"UV"})
-"""Value representations with a length of four bytes (PS3.5 §7.1.2)."""
 GROUP = 64
 """Files whose presentation contexts are proposed together."""
 

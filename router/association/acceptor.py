@@ -12,7 +12,6 @@ from ipaddress import ip_address
 from itertools import cycle
 
 from router.association import pdu
-from router.association.dimse import CommandError
 from router.association.messages import Messages, StoreHandler
 from router.association.negotiation import (
     APPLICATION_CONTEXT,
@@ -78,9 +77,6 @@ class Acceptor:
             last, how = self._serve(deadline)
         except ProtocolError as error:
             last, how = pdu.abort(error.reason), "protocol error"
-            log.warning("protocol error", peer=self._peer, error=str(error))
-        except CommandError as error:
-            last, how = pdu.abort(None), "protocol error"
             log.warning("protocol error", peer=self._peer, error=str(error))
         except PeerClosedError:
             last, how = b"", "peer closed"

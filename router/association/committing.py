@@ -16,11 +16,12 @@ from typing import Self
 from router.association import dimse, pdu
 from router.association.dimse import Command
 from router.association.messages import response
-from router.association.negotiation import COMMITMENT, EXPLICIT_LE, IMPLICIT_LE, ProposedContext, role
+from router.association.negotiation import COMMITMENT, ProposedContext, role
 from router.association.pdu import Kind, ProtocolError
 from router.association.reports import MOST_BYTES, action_command, report_command
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, associate
 from router.config.settings import DestinationSettings
+from router.encoding import EXPLICIT, IMPLICIT
 
 LOOK_EVERY = 0.25
 
@@ -40,7 +41,7 @@ class CommitmentAssociation(Requestor):
     ) -> None:
         """Raises ConnectError. Without `take_report` we are the SCP, that reports (PS3.7 §D.3.3.4)."""
         # A context for each, since some peers take the first syntax and can only read the other.
-        contexts = [ProposedContext(1, COMMITMENT, (EXPLICIT_LE,)), ProposedContext(3, COMMITMENT, (IMPLICIT_LE,))]
+        contexts = [ProposedContext(1, COMMITMENT, (EXPLICIT,)), ProposedContext(3, COMMITMENT, (IMPLICIT,))]
         roles = role(scu=False, scp=True) if take_report is None else b""
         super().__init__(destination, *associate(destination, calling_ae, contexts, roles))
         self._take_report = take_report

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from struct import Struct
 from types import MappingProxyType
 
-GROUP_LENGTH = 0x00000000
+from router.association.pdu import ProtocolError
+
 AFFECTED_SOP_CLASS = 0x00000002
 REQUESTED_SOP_CLASS = 0x00000003
 COMMAND_FIELD = 0x00000100
@@ -25,8 +26,6 @@ AFFECTED_SOP_INSTANCE = 0x00001000
 REQUESTED_SOP_INSTANCE = 0x00001001
 EVENT_TYPE = 0x00001002
 ACTION_TYPE = 0x00001008
-MOVE_ORIGINATOR_AE = 0x00001030
-MOVE_ORIGINATOR_ID = 0x00001031
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
 C_ECHO_RQ, C_ECHO_RSP = 0x0030, 0x8030
@@ -46,8 +45,11 @@ _ELEMENT = Struct("<HHI")
 _US = Struct("<H")
 
 
-class CommandError(ValueError):
+class CommandError(ProtocolError):
     """The bytes are no command set, or it lacks an element that its kind requires."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, None)
 
 
 @dataclass(frozen=True, slots=True)

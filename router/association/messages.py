@@ -100,8 +100,8 @@ class _Collected:
 class Messages:
     """Takes the PDVs of an association in order and answers each message with `send(context_id, command)`.
 
-    An exception of a sink never ends the association: it becomes the status of that instance. ProtocolError and
-    CommandError are the peer's fault, and the association must be aborted.
+    An exception of a sink never ends the association: it becomes the status of that instance. A ProtocolError
+    is the peer's fault, and the association must be aborted.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Messages:
             try:
                 begun = self._handler.begin(store)
             except Exception as error:
-                message.status = self._status_of(error)
+                message.status = self._failed(error)
                 return
             message.sink, message.status = (None, begun) if isinstance(begun, int) else (begun, SUCCESS)
 
@@ -223,7 +223,7 @@ class Messages:
             try:
                 message.sink.write(pdv.fragment)
             except Exception as error:
-                self._drop_sink(message, self._status_of(error))
+                self._drop_sink(message, self._failed(error))
         if pdv.is_last:
             self._end(message, request)
 
@@ -234,7 +234,7 @@ class Messages:
             try:
                 message.status = sink.finish()
             except Exception as error:
-                message.status = self._status_of(error)
+                message.status = self._failed(error)
         if request.field == dimse.N_EVENT_REPORT_RSP and self._commitment:
             self._commitment[1].answered(_status_of_response(request))
         elif request.field != dimse.C_CANCEL_RQ:
@@ -250,11 +250,15 @@ class Messages:
             try:
                 sink.abandon()
             except Exception as error:
-                self._status_of(error)
+                self._say(error)
 
-    def _status_of(self, error: Exception) -> int:
-        """The failure is ours: say it in the log, and which status it is."""
+    def _say(self, error: Exception) -> None:
+        """The failure is ours."""
         log.error("storing failed", error=where(error), errno=getattr(error, "errno", None), **self._who())
+
+    def _failed(self, error: Exception) -> int:
+        """Say it, and answer with this status."""
+        self._say(error)
         return OUT_OF_RESOURCES if isinstance(error, OSError | MemoryError) else CANNOT_UNDERSTAND
 
     def _who(self) -> dict[str, str]:

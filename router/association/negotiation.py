@@ -14,12 +14,13 @@ from pydicom._uid_dict import UID_dictionary
 from pynetdicom import AllStoragePresentationContexts
 
 from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
+from router.encoding import EXPLICIT, IMPLICIT
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
 COMMITMENT = "1.2.840.10008.1.20.1"
 """Storage Commitment Push Model (PS3.4 annex J)."""
-IMPLICIT_LE, EXPLICIT_LE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+EXPLICIT_LE = EXPLICIT
 IMPLEMENTATION_UID = "2.25.90898961037784402061711344873745656256"
 IMPLEMENTATION_VERSION = "DICOM_ROUTER_0_1"
 """At most 16 characters (PS3.7 annex D.3.3.2)."""
@@ -33,12 +34,11 @@ MOST_CONTEXTS = 128
 LEAST_MAX_PDU = 7
 """A P-DATA-TF body below this holds no byte of a message."""
 
-_SYNTAX = "1.2.840.10008.1.2"
 NEWER_SYNTAXES = {
-    f"{_SYNTAX}.4.110": "JPEG XL Lossless",
-    f"{_SYNTAX}.4.111": "JPEG XL JPEG Recompression",
-    f"{_SYNTAX}.4.112": "JPEG XL",
-    f"{_SYNTAX}.8.1": "Deflated Image Frame Compression",
+    f"{IMPLICIT}.4.110": "JPEG XL Lossless",
+    f"{IMPLICIT}.4.111": "JPEG XL JPEG Recompression",
+    f"{IMPLICIT}.4.112": "JPEG XL",
+    f"{IMPLICIT}.8.1": "Deflated Image Frame Compression",
 }
 """Transfer syntaxes of PS3.5 that are younger than the dictionary."""
 KNOWN_SYNTAXES = frozenset(NEWER_SYNTAXES) | frozenset(
@@ -47,15 +47,15 @@ KNOWN_SYNTAXES = frozenset(NEWER_SYNTAXES) | frozenset(
     # JPIP names a server that has the pixels, so storing the data set would store nothing; ST 2110 is a live stream,
     # and MIME and XML are no data sets. Retired JPEG processes are passed on as they come, like all others.
     if entry[1] == "Transfer Syntax"
-    and (uid == _SYNTAX or uid.startswith(f"{_SYNTAX}."))
-    and uid not in {f"{_SYNTAX}.4.{n}" for n in (94, 95, 204, 205)}
-    and not uid.startswith((f"{_SYNTAX}.6.", f"{_SYNTAX}.7."))
+    and (uid == IMPLICIT or uid.startswith(f"{IMPLICIT}."))
+    and uid not in {f"{IMPLICIT}.4.{n}" for n in (94, 95, 204, 205)}
+    and not uid.startswith((f"{IMPLICIT}.6.", f"{IMPLICIT}.7."))
 )
 _LOSSY_JPEG = (*range(50, 57), *range(59, 65), 81, 91, 93, 111, 112, 203)
 LOSSY = frozenset(
     uid
     for uid in KNOWN_SYNTAXES
-    if uid in {f"{_SYNTAX}.4.{n}" for n in _LOSSY_JPEG} or uid.startswith(f"{_SYNTAX}.4.10")
+    if uid in {f"{IMPLICIT}.4.{n}" for n in _LOSSY_JPEG} or uid.startswith(f"{IMPLICIT}.4.10")
 )
 """Syntaxes whose pixels may have lost something; those that begin like the last are video."""
 STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts) | frozenset(
@@ -107,7 +107,7 @@ class AgreedContext:
     id: int
     abstract_syntax: str
     result: int
-    transfer_syntax: str = IMPLICIT_LE
+    transfer_syntax: str = IMPLICIT
 
 
 def parse_request(body: memoryview) -> Proposal:
@@ -174,8 +174,8 @@ def associate_ac(proposal: Proposal, agreed: tuple[AgreedContext, ...]) -> bytes
     )
     commitment = any(context.abstract_syntax == COMMITMENT and context.result == ACCEPTED for context in agreed)
     roles = item(0x54, proposal.commitment_role) if commitment and proposal.commitment_role else b""
-    user = item(0x50, _USER_ITEMS + roles)
-    body = b"\0\1\0\0" + proposal.titles + _APPLICATION_CONTEXT_ITEM + contexts + user
+    user = item(0x50, USER_ITEMS + roles)
+    body = b"\0\1\0\0" + proposal.titles + APPLICATION_CONTEXT_ITEM + contexts + user
     return HEADER.pack(Kind.ASSOCIATE_AC, len(body)) + body
 
 
@@ -192,7 +192,7 @@ def role(scu: bool, scp: bool) -> bytes:
 def _agree(context: ProposedContext, unknown_sop_classes: bool, commitment: bool) -> AgreedContext:
     sop_class = context.abstract_syntax
     if sop_class == COMMITMENT and commitment:
-        syntax = next((uid for uid in context.transfer_syntaxes if uid in (IMPLICIT_LE, EXPLICIT_LE)), None)
+        syntax = next((uid for uid in context.transfer_syntaxes if uid in (IMPLICIT, EXPLICIT)), None)
     elif sop_class == VERIFICATION or is_storage(sop_class, unknown_sop_classes):
         syntax = choose_syntax(context.transfer_syntaxes)
     else:
@@ -257,10 +257,11 @@ def _uid(value: memoryview) -> str:
     return text(value[:65])
 
 
-_APPLICATION_CONTEXT_ITEM = item(0x10, APPLICATION_CONTEXT.encode())
+APPLICATION_CONTEXT_ITEM = item(0x10, APPLICATION_CONTEXT.encode())
 _COMMITMENT_ROLE = len(COMMITMENT).to_bytes(2, "big") + COMMITMENT.encode()
-_USER_ITEMS = (
+USER_ITEMS = (
     item(0x51, MAX_PDU.to_bytes(4, "big"))
     + item(0x52, IMPLEMENTATION_UID.encode())
     + item(0x55, IMPLEMENTATION_VERSION.encode())
 )
+"""What both sides say of themselves."""

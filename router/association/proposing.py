@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.association.negotiation import (
-    APPLICATION_CONTEXT,
-    IMPLEMENTATION_UID,
-    IMPLEMENTATION_VERSION,
+    APPLICATION_CONTEXT_ITEM,
+    FIXED,
     LEAST_MAX_PDU,
     MOST_CONTEXTS,
+    USER_ITEMS,
     VERIFICATION,
     ProposedContext,
     item,
     items,
     text,
 )
-from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
+from router.association.pdu import DEFAULT_MAX_PDU, HEADER, Kind, ProtocolError
+from router.encoding import EXPLICIT, IMPLICIT
 
-FIXED = 68
-NATIVE = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+NATIVE = (EXPLICIT, IMPLICIT)
 """Explicit and Implicit VR Little Endian: what every node must speak (PS3.5 §10.1), and what we fall back to."""
 
 
@@ -56,14 +56,8 @@ def associate_rq(
         )
         for context in contexts
     )
-    user = item(
-        0x50,
-        item(0x51, MAX_PDU.to_bytes(4, "big"))
-        + item(0x52, IMPLEMENTATION_UID.encode())
-        + item(0x55, IMPLEMENTATION_VERSION.encode())
-        + (item(0x54, commitment_role) if commitment_role else b""),
-    )
-    body = b"\0\1\0\0" + titles + item(0x10, APPLICATION_CONTEXT.encode()) + items + user
+    user = item(0x50, USER_ITEMS + (item(0x54, commitment_role) if commitment_role else b""))
+    body = b"\0\1\0\0" + titles + APPLICATION_CONTEXT_ITEM + items + user
     return HEADER.pack(Kind.ASSOCIATE_RQ, len(body)) + body
 
 

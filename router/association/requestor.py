@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Literal
 
 from router.association import dimse, pdu
-from router.association.negotiation import MOST_CONTEXTS, VERIFICATION, ProposedContext
+from router.association.negotiation import VERIFICATION, ProposedContext
 from router.association.pdu import Kind, Pace, ProtocolError
 from router.association.proposing import NATIVE, associate_rq, parse_accept, proposals
 from router.association.tls import client_context
 from router.config.settings import DestinationSettings
-
-__all__ = ["MOST_CONTEXTS", "NATIVE", "AssociationLostError", "ConnectError", "Requestor", "connect"]
 
 DRAIN, RELEASE = 2.0, 5.0
 """Seconds that an end may take: for a peer to close after our A-ABORT, and to answer our A-RELEASE."""
@@ -283,7 +281,7 @@ class Requestor:
             raise AssociationLostError("no answer in time", "silent") from error
         except pdu.PeerClosedError as error:
             raise AssociationLostError("the peer closed the connection") from error
-        except (ProtocolError, dimse.CommandError) as error:
+        except ProtocolError as error:
             raise AssociationLostError(f"the peer broke the protocol: {error}") from error
         except (ConnectionError, ssl.SSLError) as error:
             raise AssociationLostError("the connection broke") from error

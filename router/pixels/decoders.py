@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from router.encoding import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
 from router.pixels import codestream
 from router.pixels.codestream import Stream
-from router.pixels.elements import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
 from router.pixels.header import Layout, UndecodableError
 
 Samples = NDArray[Any]
@@ -31,7 +31,6 @@ JPEG_2000_LOSSLESS, JPEG_2000 = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.9
 HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K = (f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203))
 JPEG_XL_LOSSLESS, JPEG_XL_RECOMPRESSION, JPEG_XL = (f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112))
 RLE = "1.2.840.10008.1.2.5"
-DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
 
 LOSSY = frozenset((JPEG_BASELINE, JPEG_EXTENDED, "1.2.840.10008.1.2.4.53", JPEG_LS_NEAR, JPEG_2000, HTJ2K, JPEG_XL))
 NATIVE = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))

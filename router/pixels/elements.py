@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+from router.encoding import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, LONG_VRS
+
 JPIP_DEFLATED = ("1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
 INFLATED = (DEFLATED, *JPIP_DEFLATED)
 
@@ -28,7 +28,6 @@ PIXELS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 """Float, double float and plain pixel data (PS3.3 C.7.6.24, C.7.6.25, C.7.6.3)."""
 
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
-LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 MOST_NESTED = 256
 """Sequences within sequences: real ones have six, and readers that recurse fail at a thousand."""
 MOST_STEPS = 1_000_000

@@ -17,13 +17,11 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
+from router.encoding import EXPLICIT, IMPLICIT, LONG_VRS
 from router.pixels.decoders import Frame
 from router.pixels.elements import (
-    EXPLICIT,
-    IMPLICIT,
     ITEM,
     ITEM_END,
-    LONG_VRS,
     PIXEL_DATA,
     SEQUENCE_END,
     UNDEFINED,

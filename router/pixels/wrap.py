@@ -20,8 +20,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, generate_uid
 from rle.utils import encode_pixel_data
 
+from router.encoding import EXPLICIT, IMPLICIT
 from router.pixels import decoders
-from router.pixels.elements import EXPLICIT, IMPLICIT
 
 CLASSES = {"DX": DigitalXRayImageStorageForPresentation, "CR": ComputedRadiographyImageStorage}
 

@@ -10,19 +10,15 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from router.encoding import BIG_ENDIAN, DEFLATED, IMPLICIT, LONG_VRS
+
 MOST = 64 * 1024
 """Bytes of the data set, deflated or not, within which both UIDs must stand."""
-
-IMPLICIT_LE = "1.2.840.10008.1.2"
-EXPLICIT_BE = "1.2.840.10008.1.2.2"
-DEFLATED = "1.2.840.10008.1.2.1.99"
 
 SOP_CLASS, SOP_INSTANCE = (0x0008, 0x0016), (0x0008, 0x0018)
 ITEM_GROUP = 0xFFFE
 DELIMITERS = (0xE00D, 0xE0DD)
 UNDEFINED = 0xFFFFFFFF
-LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-"""VRs with a length of four bytes (PS3.5 table 7.1-1)."""
 
 
 class UnreadableError(ValueError):
@@ -42,9 +38,9 @@ def sop_uids(head: bytes | bytearray, transfer_syntax: str) -> SopUids:
     if transfer_syntax == DEFLATED:
         head = _inflate(head)
     data = bytes(head[:MOST])
-    order = ">" if transfer_syntax == EXPLICIT_BE else "<"
+    order = ">" if transfer_syntax == BIG_ENDIAN else "<"
     try:
-        return _walk(data, _Reader(order, transfer_syntax != IMPLICIT_LE))
+        return _walk(data, _Reader(order, transfer_syntax != IMPLICIT))
     except struct.error:
         raise UnreadableError("the data set ends before its SOP Instance UID") from None
 
