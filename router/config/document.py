@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from router.config.problems import Problems
+from router.config.problems import ConfigError, Problems
 
 LARGEST_FILE = 1024 * 1024
 _DEEPEST = 20
@@ -65,8 +65,7 @@ def read(path: Path, environ: Mapping[str, str], problems: Problems) -> Table:
     node = _plain(root, environ, problems)
     if not isinstance(node, Table):
         problems.add(node.line, "the file must be a mapping", "begin with 'destinations:'")
-        problems.check()
-        return Table({}, {}, 1)
+        raise ConfigError(problems.found)
     return node
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_dict, keyword_for_tag
 
@@ -43,19 +42,13 @@ _INSTEAD = {0x00101010: "age", 0x00080016: "sop_class", 0x00280008: "frames", 0x
 _SHAPELESS = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "OB or OW"})
 
 
-@cache
-def keywords() -> dict[str, int]:
-    """Every keyword of PS3.6, with its tag."""
-    return dict(keyword_dict)
-
-
 def element(written: str) -> tuple[int, str]:
     """(tag, name for messages) of a keyword or `(gggg,eeee)` that a rule may use. Raises WrongError."""
     match = _TAG.fullmatch(written)
     if match:
         tag = int(match[1] + match[2], 16)
-    elif written in keywords():
-        tag = keywords()[written]
+    elif written in keyword_dict:
+        tag = keyword_dict[written]
     else:
         raise WrongError(f"'{written}' is neither a condition nor a DICOM keyword", "")
     if tag >> 16 in (0x0000, 0x0002):
@@ -81,5 +74,5 @@ def is_text(tag: int) -> bool:
 
 def nearest_name(written: str, conditions: frozenset[str]) -> str:
     """The nearest condition or keyword that a rule may use."""
-    allowed = (word for word, tag in keywords().items() if word and not identifies(tag) and tag not in _INSTEAD)
+    allowed = (word for word, tag in keyword_dict.items() if word and not identifies(tag) and tag not in _INSTEAD)
     return nearest(written, [*conditions, *allowed])

@@ -1,7 +1,7 @@
 """One grey image to the network's input: the same function in training and in service.
 
 Finds the exposed field (uniform margins and collimation edges go), evens out window and gamma, and letterboxes
-to a square. Only numpy and Pillow; no DICOM, no file. A change of any pixel it returns is a new PREPROCESSING.
+to a square. Only numpy and Pillow; no DICOM, no file. A change of any pixel it returns is a new `flow.PREPROCESSING`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from router.flow import PREPROCESSING
-
-__all__ = ["PREPROCESSING", "Crop", "even", "field", "fit", "prepare"]
 
 Crop = tuple[int, int, int, int]
 """(top, left, bottom, right) in pixels of the image given."""
