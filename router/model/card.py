@@ -6,19 +6,18 @@ never answer: reading fails with one line that says what to do. Only files of a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from router.flow import CLASSES, PREPROCESSING
+from router.model import files
 from router.model.calibration import Calibration
 from router.model.mobilenet_v1 import MobileNetV1
 
@@ -49,15 +48,6 @@ class Card:
     figures: Mapping[str, Any] = field(default_factory=dict)
     trained: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def thresholds(self) -> Mapping[str, float]:
-        return self.calibration.thresholds
-
-    @property
-    def novelty(self) -> float:
-        """The limit beyond which a picture is novel."""
-        return self.calibration.novelty_limit
-
     @classmethod
     def read(cls, directory: Path) -> Card:
         """The card of a model's folder, held against its weights and this program; raises CardError."""
@@ -70,7 +60,7 @@ class Card:
                 f"this program prepares by version {PREPROCESSING}; retrain it or install the program it came with"
             )
         try:
-            found = digest(directory / WEIGHTS)
+            found = files.digest(directory / WEIGHTS)
         except OSError as error:
             raise CardError(f"{directory / WEIGHTS}: {error.strerror}; copy the model's folder again") from error
         if found != card.digest:
@@ -112,7 +102,7 @@ class Card:
     def write(self, directory: Path) -> None:
         """Write `card.json` whole or not at all."""
         calibration = self.calibration
-        _replace(directory / CARD, json.dumps({
+        files.replace(directory / CARD, json.dumps({
             "architecture": self.architecture,
             "classes": list(self.classes),
             "size": self.size,
@@ -127,21 +117,6 @@ class Card:
             "figures": dict(self.figures),
             "trained": dict(self.trained),
         }, indent=2).encode() + b"\n")  # fmt: skip
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_suffix(path.suffix + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def save_model(
@@ -160,13 +135,9 @@ def save_model(
         name: (tensor.half() if half and tensor.ndim > 1 else tensor).detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
     }
-    part = directory / (WEIGHTS + ".part")
-    save_file(state, part)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(directory / WEIGHTS)
+    files.replace(directory / WEIGHTS, save(state))
     card = Card(
-        digest=digest(directory / WEIGHTS),
+        digest=files.digest(directory / WEIGHTS),
         size=size,
         calibration=calibration or Calibration(),
         figures=figures or {},

@@ -12,7 +12,6 @@ The file belongs to one set of weights, and holds the figures that say how well 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from router.model import files
 from router.model.engines import EngineError
 from router.model.engines.folding import Floats, Layer
 
@@ -83,12 +83,7 @@ class Int8:
         tensors = {f"{kind}.{name}": value for kind, values in (("most", self.most), ("shift", self.shift))
                    for name, value in values.items()}  # fmt: skip
         about = {"version": VERSION, "digest": self.digest, "figures": json.dumps(dict(self.figures))}
-        part = directory / (FILE + ".part")
-        with part.open("wb") as file:
-            file.write(save(tensors, about))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(directory / FILE)
+        files.replace(directory / FILE, save(tensors, about))
 
     def apply(self, layers: Sequence[Layer]) -> list[Layer]:
         """The layers stretched and shifted, in float32 still; raises Int8Error where they do not fit."""

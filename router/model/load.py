@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from router.flow import Prediction
+from router.model.calibration import Calibration
 from router.model.card import WEIGHTS, Card, CardError
 from router.model.engines import EngineError, Run
 from router.model.int8 import Int8
@@ -99,7 +100,8 @@ def _agrees(run: Run, network: MobileNetV1, size: int) -> bool:
     with torch.inference_mode():
         logits, novelty = network.eval()(scale(torch.from_numpy(pictures)))
     found, found_novelty = run(pictures)
-    apart = np.abs(_softmax(found) - _softmax(logits.numpy())).max()
+    chances = Calibration().probabilities
+    apart = np.abs(chances(found) - chances(logits.numpy())).max()
     novelty_apart = np.abs(found_novelty - novelty.numpy()) / (np.abs(novelty.numpy()) + 0.1)
     return bool(apart <= MOST_APART and novelty_apart.max() <= MOST_NOVELTY_APART)
 
@@ -117,12 +119,6 @@ def sample_pictures(size: int) -> NDArray[np.uint8]:
         noisy = shadows + rng.normal(0, 0.05, (size, size))
         pictures.append((255 * (noisy - noisy.min()) / np.ptp(noisy)).astype(np.uint8))
     return np.stack(pictures)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    share: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return share
 
 
 def build(module: str, network: MobileNetV1, size: int, threads: int, *extra: Int8) -> Run:

@@ -7,7 +7,6 @@ crash leaves the choice before or the choice after. Nothing here loads a model (
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -18,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from router.model import files
 
 FILES = ("model.safetensors", "card.json", "int8.safetensors", "MODEL_CARD.md", "LICENSE")
 """What is copied of a model's folder; the first two must be there."""
@@ -94,13 +95,13 @@ class ModelStore:
                     _copy(source / name, part / name)
             name = _name(part)
             _give_to_owner(self.folder, part)
-            _sync(part)
+            files.sync(part)
             kept = self.folder / name
             if kept.exists() and _name(kept) != name:  # the disk has damaged it
                 shutil.rmtree(kept)
             if not kept.exists():
                 part.rename(kept)
-            _sync(self.folder)
+            files.sync(self.folder)
         return name
 
     # -- choices ---------------------------------------------------------------------------------------------------
@@ -133,13 +134,7 @@ class ModelStore:
 
     def write(self, state: State) -> None:
         """Make a plan the state, durably. Raises OSError: then the state is as it was."""
-        part = self.folder / f"{STATE}.part"
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(json.dumps(asdict(state), indent=1).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / STATE)
-        _sync(self.folder)
+        files.replace(self.folder / STATE, json.dumps(asdict(state), indent=1).encode() + b"\n", 0o600)
         self.forget_unused()
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -183,11 +178,8 @@ def _copy(source: Path, target: Path) -> None:
 
 def _name(folder: Path) -> str:
     """Weights and card make a model: the same weights with other thresholds answer otherwise."""
-    digests = []
-    for name in FILES[:2]:
-        with (folder / name).open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return f"{digests[0][:16]}-{digests[1][:8]}"
+    weights, card = (files.digest(folder / name) for name in FILES[:2])
+    return f"{weights[:16]}-{card[:8]}"
 
 
 def _give_to_owner(folder: Path, part: Path) -> None:
@@ -205,13 +197,5 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(fd)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)

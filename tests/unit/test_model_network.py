@@ -92,7 +92,7 @@ def test_a_card_survives_writing_and_reading(tmp_path: Path) -> None:
     card = save_model(network(), tmp_path, size=224, calibration=calibration, figures={"f1": 1}, trained={"epoch": 2})
     assert Card.read(tmp_path) == card
     save_random_model(tmp_path / "random")
-    assert Card.read(tmp_path / "random").novelty == float("inf")
+    assert Card.read(tmp_path / "random").calibration.novelty_limit == float("inf")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff\xfe", b'{"calibration": 1}', b'{"size": "many"}'])

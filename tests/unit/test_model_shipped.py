@@ -36,8 +36,8 @@ def test_it_is_small_and_whole() -> None:
     assert {file.name for file in MODEL.iterdir()} == set(FILES)
     assert card.digest in (MODEL / "MODEL_CARD.md").read_text()
     assert "not a medical device" in (MODEL / "MODEL_CARD.md").read_text()
-    assert all(0.5 <= card.thresholds[name] < 1 for name in CLASSES)
-    assert np.isfinite(card.novelty)
+    assert all(0.5 <= card.calibration.thresholds[name] < 1 for name in CLASSES)
+    assert np.isfinite(card.calibration.novelty_limit)
 
 
 @pytest.mark.shared
