@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from textwrap import wrap
 
 from pydicom.uid import UID
 
 from router.association.negotiation import (
+    APPLICATION_CONTEXT,
     COMMITMENT,
     IMPLEMENTATION_UID,
     IMPLEMENTATION_VERSION,
@@ -26,6 +28,7 @@ from router.config.settings import Accept, DestinationSettings
 from router.encoding import EXPLICIT, IMPLICIT
 from router.forward.outcomes import DONE, FEW, LATER
 
+WIDTH = 120
 REASONS = {
     NO_SUCH_INSTANCE: "the instance has not come here, or its rules send it to no archive",
     CLASS_CONFLICT: "it has come with another SOP class",
@@ -43,27 +46,24 @@ STATUSES = (
     ("A900", "Error: data set does not match SOP class", "SOP class or instance UID of command and data set differ"),
     ("C000", "Error: cannot understand", "the first elements of the data set are absent or unreadable"),
     ("0122", "Refused: SOP class not supported", "the SOP class is not that of the presentation context"),
-    ("0211", "Unrecognised operation", "any DIMSE request of a service that was not negotiated"),
+    ("0211", "Refused: unrecognized operation", "any DIMSE request of a service that was not negotiated"),
 )
 
 
 def statement(settings: Settings) -> str:
     """The whole statement, in Markdown."""
-    return "\n".join(_lines(settings)) + "\n"
+    sections = (_overview, _entity, _policies, _contexts, _statuses, _destinations, _commitment, _security)
+    return "\n\n".join("\n".join(section(settings)) for section in sections) + "\n"
 
 
-def _lines(settings: Settings) -> Iterator[str]:
-    node = settings.node
-    archives = [to.name for to in settings.destinations.values() if to.archive and to.enabled]
-    callers = [line for line in node.accept or () if line.commitment]
-    commits = "yes" if archives and callers else "no"
+def _overview(settings: Settings) -> Iterator[str]:
+    commits = "yes" if _callers(settings) else "no"
+    yield from ("# DICOM conformance statement: dicom-router", "", "## 1 Overview", "")
+    yield from _paragraph(
+        "The node receives composite instances (Storage, as SCP), keeps them until they are delivered, and forwards "
+        "each unchanged (Storage, as SCU) to the destinations that its rules choose from pixels and header."
+    )
     yield from (
-        "# DICOM conformance statement: dicom-router",
-        "",
-        "## 1 Overview",
-        "",
-        "The node receives composite instances (Storage, as SCP), keeps them until they are delivered, and forwards",
-        "each unchanged (Storage, as SCU) to the destinations that its rules choose from pixels and header.",
         "",
         "| Network service | SCU | SCP |",
         "|---|---|---|",
@@ -71,102 +71,126 @@ def _lines(settings: Settings) -> Iterator[str]:
         "| Verification | yes | yes |",
         f"| Storage Commitment (Push Model) | {commits} | {commits} |",
         "| Query/Retrieve, Worklist, media | no | no |",
-        "",
-        "## 2 Application entity",
-        "",
-        f"AE title `{node.ae_title}`, port {node.port}"
-        + (f", TLS on port {node.tls.port}" if node.tls else "")
-        + ". Called AE title checked: "
-        + ("yes." if node.require_called_ae else "no.")
-        + " Callers: "
-        + ("everybody." if node.accept is None else f"{len(node.accept)} entries in `node.accept`."),
-        "",
+    )
+
+
+def _entity(settings: Settings) -> Iterator[str]:
+    node = settings.node
+    tls = f", TLS on port {node.tls.port}" if node.tls else ""
+    checked = "yes" if node.require_called_ae else "no"
+    callers = "everybody" if node.accept is None else f"{len(node.accept)} entries in `node.accept`"
+    yield from ("## 2 Application entity", "")
+    yield from _paragraph(
+        f"AE title `{node.ae_title}`, port {node.port}{tls}. Called AE title checked: {checked}. Callers: {callers}."
+    )
+
+
+def _policies(settings: Settings) -> Iterator[str]:
+    node = settings.node
+    roles = "for Storage Commitment alone" if _callers(settings) else "not answered"
+    yield from (
         "### 2.1 Association policies",
         "",
         "| | |",
         "|---|---|",
-        "| Application context | 1.2.840.10008.3.1.1.1 |",
+        f"| Application context | {APPLICATION_CONTEXT} |",
         f"| Implementation class UID | {IMPLEMENTATION_UID} |",
         f"| Implementation version name | {IMPLEMENTATION_VERSION} |",
         f"| Maximum PDU length received | {MAX_PDU} |",
         f"| Associations received at once | {node.associations} ({node.associations_per_peer} for each peer) |",
         "| Asynchronous operations window | not negotiated (1, 1) |",
-        "| Role selection | " + ("for Storage Commitment alone" if commits == "yes" else "not answered") + " |",
+        f"| Role selection | {roles} |",
         "| Extended negotiation, user identity | not answered |",
         f"| Presentation contexts proposed | at most {MOST_CONTEXTS} |",
         f"| Association request expected within | {node.artim:g} s |",
         f"| Idle association aborted after | {node.idle:g} s |",
-        "",
-        "### 2.2 Accepted presentation contexts",
-        "",
-        f"Verification ({VERIFICATION}) and the {len(STORAGE)} storage SOP classes below"
-        + (", and SOP classes that the standard does not know" if node.unknown_sop_classes else "")
-        + ". Of the transfer syntaxes proposed, the first known one is accepted, a lossy one only where the context",
-        "offers neither a native nor a lossless one.",
-        "",
-        "| Transfer syntax | UID | lossy |",
-        "|---|---|---|",
     )
+
+
+def _contexts(settings: Settings) -> Iterator[str]:
+    unknown = ", and SOP classes that the standard does not know" if settings.node.unknown_sop_classes else ""
+    yield from ("### 2.2 Accepted presentation contexts", "")
+    yield from _paragraph(
+        f"Verification ({VERIFICATION}) and the {len(STORAGE)} storage SOP classes below{unknown}. Of the transfer "
+        "syntaxes proposed, the first known one is accepted, a lossy one only where the context offers neither a "
+        "native nor a lossless one."
+    )
+    yield from ("", "| Transfer syntax | UID | lossy |", "|---|---|---|")
     for uid in sorted(KNOWN_SYNTAXES, key=_order):
         yield f"| {NEWER_SYNTAXES.get(uid) or UID(uid).name} | {uid} | {'yes' if uid in LOSSY else ''} |"
     yield from ("", "| Storage SOP class | UID |", "|---|---|")
-    for uid in sorted(STORAGE, key=_order):
-        yield f"| {UID(uid).name} | {uid} |"
-    yield from ("", "### 2.3 Status codes returned to C-STORE", "", "| Code | Meaning | When |", "|---|---|---|")
+    yield from (f"| {UID(uid).name} | {uid} |" for uid in sorted(STORAGE, key=_order))
+
+
+def _statuses(_: Settings) -> Iterator[str]:
+    yield from ("### 2.3 Status codes returned to C-STORE", "", "| Code | Meaning | When |", "|---|---|---|")
     yield from (f"| {code} | {meaning} | {when} |" for code, meaning, when in STATUSES)
+
+
+def _destinations(settings: Settings) -> Iterator[str]:
+    native = " and ".join(UID(uid).name for uid in NATIVE)
+    yield from ("### 2.4 Destinations (Storage SCU)", "")
+    yield from _paragraph(
+        f"For each SOP class: one context with the instance's own transfer syntax, and one with {native}. Only where a "
+        "destination refuses the instance's own is it transcoded, without loss, to one of these."
+    )
     yield from (
-        "",
-        "### 2.4 Destinations (Storage SCU)",
-        "",
-        "For each SOP class: one context with the instance's own transfer syntax, and one with "
-        + " and ".join(UID(uid).name for uid in NATIVE)
-        + ". Only where a destination refuses the",
-        "instance's own is it transcoded, without loss, to one of these.",
         "",
         "| Destination | AE title | Address | TLS | Associations | Answer expected within |",
         "|---|---|---|---|---|---|",
-    )
-    yield from (_destination(d) for d in settings.destinations.values())
-    yield from ("", "| Status received | Taken as |", "|---|---|")
-    yield "| " + ", ".join(f"{code:04X}" for code in sorted(DONE)) + " | done |"
-    yield "| A7xx, " + ", ".join(f"{code:04X}" for code in sorted(LATER)) + " | tried again until `give_up_after` |"
-    yield (
-        "| A9xx, Cxxx, " + ", ".join(f"{c:04X}" for c in sorted(FEW)) + ", any other | tried a few times, then buried |"
-    )
-    yield from _commitment(archives, callers, node.commitment_deadline)
-    yield from (
+        *map(_destination, settings.destinations.values()),
         "",
-        "## 3 Character sets, security, privacy",
-        "",
-        "Data sets are forwarded as they came, in any character set. TLS 1.2 or newer with the BCP 195 profile (PS3.15",
-        "annex B) where configured. No patient attribute is written to logs, metrics, file names or errors.",
-    )
-
-
-def _commitment(archives: Sequence[str], callers: Sequence[Accept], deadline: float) -> Iterator[str]:
-    """PS3.4 annex J, and what it depends on."""
-    yield from ("", "### 2.5 Storage Commitment", "")
-    if not archives or not callers:
-        yield "Refused: it needs a destination with `archive: true`, and `commitment` for who may ask in `node.accept`."
-        return
-    yield from (
-        f"The node is no archive. What it is asked by N-ACTION ({COMMITMENT}, {UID(IMPLICIT).name} or",
-        f"{UID(EXPLICIT).name}, at most {MOST_REFERENCES} references) it asks of " + ", ".join(archives) + ", and",
-        "passes that answer on by N-EVENT-REPORT when there is one for each reference, at the latest after",
-        f"{deadline:g} s; then it tries to report for as long again. It proposes itself as SCP by role selection.",
-        "",
-        "| Caller | Reports go to |",
+        "| Status received | Taken as |",
         "|---|---|",
+        f"| {_codes(DONE)} | done |",
+        f"| A7xx, {_codes(LATER)} | tried again until `give_up_after` |",
+        f"| A9xx, Cxxx, {_codes(FEW)}, any other | tried a few times, then buried |",
     )
+
+
+def _commitment(settings: Settings) -> Iterator[str]:
+    """PS3.4 annex J, and what it depends on."""
+    callers = _callers(settings)
+    yield from ("### 2.5 Storage Commitment", "")
+    if not callers:
+        yield from _paragraph(
+            "Refused: it needs a destination with `archive: true`, and `commitment` for who may ask in `node.accept`."
+        )
+        return
+    yield from _paragraph(
+        f"The node is no archive. What it is asked by N-ACTION ({COMMITMENT}, {UID(IMPLICIT).name} or "
+        f"{UID(EXPLICIT).name}, at most {MOST_REFERENCES} references) it asks of {', '.join(settings.archives)}, and "
+        "passes that answer on by N-EVENT-REPORT when there is one for each reference, at the latest after "
+        f"{settings.node.commitment_deadline:g} s; then it tries to report for as long again. It proposes itself as "
+        "SCP by role selection."
+    )
+    yield from ("", "| Caller | Reports go to |", "|---|---|")
     for line in callers:
         to = line.commitment
         yield f"| {line.ae_title} | " + (f"{to.host}:{to.port}" if to and to.host else "the same association") + " |"
-    yield from (
-        "",
-        "| Failure reason | When |",
-        "|---|---|",
-        *(f"| {code:04X} | {when} |" for code, when in REASONS.items()),
+    yield from ("", "| Failure reason | When |", "|---|---|")
+    yield from (f"| {code:04X} | {when} |" for code, when in REASONS.items())
+
+
+def _security(_: Settings) -> Iterator[str]:
+    yield from ("## 3 Character sets, security, privacy", "")
+    yield from _paragraph(
+        "Data sets are forwarded as they came, in any character set. TLS 1.2 or newer with the BCP 195 profile (PS3.15 "
+        "annex B) where configured. No patient attribute is written to logs, metrics, file names or errors."
     )
+
+
+def _callers(settings: Settings) -> list[Accept]:
+    """Who may ask for storage commitment; nobody where no archive could answer."""
+    return [line for line in settings.node.accept or () if line.commitment] if settings.archives else []
+
+
+def _paragraph(text: str) -> list[str]:
+    return wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _codes(statuses: Iterable[int]) -> str:
+    return ", ".join(f"{code:04X}" for code in sorted(statuses))
 
 
 def _destination(d: DestinationSettings) -> str:
