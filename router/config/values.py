@@ -175,7 +175,7 @@ def database(value: str) -> str:
 
 
 def destination_name(value: str) -> str:
-    """The name stands in rules, addresses of the page and metrics."""
+    """The name stands in rules, commands and metrics."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
         raise WrongError(f"'{value}' cannot be the name of a destination", "use letters, digits, - and _")
     return value

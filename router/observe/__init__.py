@@ -1,4 +1,4 @@
-"""What the node says of itself: log events, metrics, health. No patient or study value may enter here."""
+"""What the node says of itself: log events and metrics. No patient or study value may enter here."""
 
 from __future__ import annotations
 

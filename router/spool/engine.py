@@ -119,7 +119,7 @@ def _postgresql(database: str, **options: Any) -> sa.Engine:
         engine = sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **options)
     except ModuleNotFoundError as error:
         raise SpoolError(
-            "spool.database is PostgreSQL, but its driver is not installed: pip install psycopg"
+            "spool.database is PostgreSQL, but its driver is not installed: pip install 'dicom-router[postgres]'"
         ) from error
 
     @sa.event.listens_for(engine, "connect")
