@@ -40,7 +40,7 @@ class Node:
         self._reloading = threading.Lock()
         self._told: dict[str, int] = {}
         self._spool: Spool = open_spool(settings.spool)
-        self._serving = Serving(self._spool, self.settings, on_ready=self._inference_ready)
+        self._serving = Serving(self._spool, self.settings, on_ready=lambda: self._classifier.wake())
         self._inference = self._serving.inference
         self._copies = Copies(self._inference)
         self._forwarder = Forwarder(self._spool, self.settings, self._copies.get)
@@ -182,11 +182,6 @@ class Node:
         return carry_out(self._spool, request, self._settings.destinations)
 
     # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _inference_ready(self) -> None:
-        classifier = getattr(self, "_classifier", None)
-        if classifier is not None:
-            classifier.wake()
 
     def _sweep(self) -> None:
         full, jumps = self._spool.signal(FULL), Jumps()

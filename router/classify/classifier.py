@@ -139,8 +139,7 @@ class Classifier:
     def _record(self, claim: Claim, seen: Seen) -> None:
         settings = self._settings()
         instance = claim.instance
-        enabled = frozenset(name for name, destination in settings.destinations.items() if destination.enabled)
-        decision = decide(settings.rules, instance, seen, enabled=enabled, dry_run=settings.node.dry_run)
+        decision = decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
         limits = {name: settings.destinations[name].limit for name in decision.destinations}
         self._spool.record(claim, seen, decision, limits).add_done_callback(
             lambda written: self._written(claim, seen, decision, written)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +36,7 @@ def _answer(request: dict[str, Any], size: int) -> tuple[dict[str, Any], bytes]:
         return _transcode(request), b""
     from router.pixels import render
 
-    began = time.perf_counter()
     picture, seen = render(Path(request["path"]), size, frozenset(request["tags"]))
-    seen = replace(seen, render_ms=1000 * (time.perf_counter() - began))
     content = b"" if picture is None else picture.tobytes()
     return {"seen": pack(seen), "picture": len(content)}, content
 
