@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Radiograph
-from tests.acceptance.peers import NodeUnderTest, dcmsend, free_port, storescp
+from tests.acceptance.corpus import quick_node
+from tests.acceptance.peers import dcmsend, free_port, storescp
 from tests.strace import calls, traced
 
 SYNCS = ("fsync", "fdatasync")
@@ -24,7 +25,7 @@ def test_file_folder_and_database_are_synced_before_success_leaves(
     port = free_port()
     trace = tmp_path / "trace"
     with storescp(tmp_path / "sink", port):
-        node = NodeUnderTest(tmp_path / "node", {"sink": port}, rules="rules: []\notherwise: {send: sink}\n")
+        node = quick_node(tmp_path / "node", {"sink": port}, rules="rules: []\notherwise: {send: sink}\n")
         with traced(node, trace, [*SYNCS, "sendto", "sendmsg"]):
             dcmsend(node.port, *[r.path for r in radiographs("spine", 3)])
     seen = [call for call in calls(trace) if call.name in SYNCS or '"...' not in call.text]
