@@ -91,8 +91,7 @@ class Serving:
 
         def record(other: Seen) -> None:
             assert other.prediction is not None
-            enabled = frozenset(name for name, destination in settings.destinations.items() if destination.enabled)
-            would = decide(settings.rules, instance, other, enabled=enabled, dry_run=settings.node.dry_run)
+            would = decide(settings.rules, instance, other, enabled=settings.enabled, dry_run=settings.node.dry_run)
             ours, theirs = _brief(served, decision), _brief(other.prediction, would) | {"model": shadow.name}
             try:
                 self._spool.event(SHADOW_PREDICTION, instance.id, served=ours, shadow=theirs)

@@ -226,7 +226,7 @@ def refusal(proposal: Proposal, node: NodeSettings, peer: str) -> Refusal | None
         return VERSION_UNKNOWN
     if proposal.application_context != APPLICATION_CONTEXT:
         return APPLICATION_CONTEXT_UNKNOWN
-    if node.accept is not None and not any(names(line, proposal.calling_ae, peer) for line in node.accept):
+    if node.accept is not None and not any(matches(line, proposal.calling_ae, peer) for line in node.accept):
         return CALLING_UNKNOWN
     if not proposal.called_ae or (node.require_called_ae and proposal.called_ae != node.ae_title):
         return CALLED_UNKNOWN
@@ -235,7 +235,7 @@ def refusal(proposal: Proposal, node: NodeSettings, peer: str) -> Refusal | None
     return None
 
 
-def names(line: Accept, calling_ae: str, peer: str) -> bool:
+def matches(line: Accept, calling_ae: str, peer: str) -> bool:
     """Whether a line of `node.accept` names this calling AE title and this peer's network."""
     return (line.ae_title is None or line.ae_title == calling_ae) and (
         line.peer is None or ip_address(peer) in line.peer

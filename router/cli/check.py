@@ -75,7 +75,7 @@ def _destinations(settings: Settings) -> Iterator[tuple[str, str, str]]:
         if not destination.enabled:
             return about, "ok", "disabled"
         try:
-            association = connect(destination, destination.calling_ae_title or settings.node.ae_title, (), echo=True)
+            association = connect(destination, settings.calling_ae(destination), (), echo=True)
             status = association.echo()
             association.release()
         except ConnectError as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import Config
+from router.cli.options import Config, choose
 
 
 def command(
@@ -23,6 +23,7 @@ def command(
     from router.observe.logging import set_up
     from router.spool import SpoolError
 
+    choose("--log-level", log_level, ("debug", "info", "warning", "error"))
     settings = load(config)
     set_up(settings.node.log, log_level)
     signals = signal_pipe()

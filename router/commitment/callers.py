@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from router.association.acceptor import names
+from router.association.acceptor import matches
 from router.association.reports import COMMITMENT_INSTANCE, NormalizedRequest, Outbox
 from router.commitment.data_set import Commitment, DataSetError, decode
 from router.commitment.judge import NO_SUCH_INSTANCE, PROCESSING_FAILURE
-from router.config.settings import DestinationSettings, ReportTo, Settings
+from router.config.settings import ReportTo, Settings
 from router.flow import Caller
 from router.observe import log, safe
 from router.spool import SpoolError
@@ -20,15 +20,11 @@ RESOURCE_LIMITATION = 0x0213
 """Statuses of PS3.7 annex C."""
 
 
-def archives(settings: Settings) -> dict[str, DestinationSettings]:
-    """The destinations whose word counts."""
-    return {name: to for name, to in settings.destinations.items() if to.archive and to.enabled}
-
-
 def report_to(settings: Settings, caller: Caller) -> ReportTo | None:
     """Where a caller's reports go; None where it may not ask."""
-    lines = (one for one in settings.node.accept or () if one.commitment and names(one, caller.calling_ae, caller.peer))
-    return next((line.commitment for line in lines), None)
+    lines = settings.node.accept or ()
+    mine = (line for line in lines if line.commitment and matches(line, caller.calling_ae, caller.peer))
+    return next((line.commitment for line in mine), None)
 
 
 class Callers:
@@ -41,7 +37,7 @@ class Callers:
 
     def allows(self, caller: Caller) -> bool:
         settings = self._settings()
-        ours = {to.ae_title for to in archives(settings).values()}
+        ours = {to.ae_title for to in settings.archives.values()}
         return bool(ours) and (caller.calling_ae in ours or report_to(settings, caller) is not None)
 
     def take(self, request: NormalizedRequest, data_set: bytes) -> int:
@@ -58,7 +54,7 @@ class Callers:
     def _asked(self, request: NormalizedRequest, data_set: bytes) -> int:
         settings, caller = self._settings(), request.caller
         to = report_to(settings, caller)
-        if to is None or not archives(settings):
+        if to is None or not settings.archives:
             return NOT_AUTHORIZED
         if request.type_id != 1:
             return NO_SUCH_ACTION
@@ -87,7 +83,7 @@ class Callers:
 
     def reported(self, archive_ae: str, event_type: int | None, data_set: bytes, transfer_syntax: str) -> int:
         """An archive's answer. Raises SpoolError."""
-        ours = [name for name, to in archives(self._settings()).items() if to.ae_title == archive_ae]
+        ours = [name for name, to in self._settings().archives.items() if to.ae_title == archive_ae]
         if not ours:
             return NOT_AUTHORIZED
         if event_type not in (1, 2):

@@ -15,7 +15,7 @@ from typing import Any
 from router.association.committing import CommitmentAssociation
 from router.association.reports import Outbox
 from router.association.requestor import AssociationLostError, ConnectError
-from router.commitment.callers import Callers, archives, report_to
+from router.commitment.callers import Callers, report_to
 from router.commitment.data_set import Commitment, encode, report_of
 from router.commitment.judge import PROCESSING_FAILURE, judge
 from router.config.settings import DestinationSettings, Settings
@@ -111,7 +111,7 @@ class Committer:
         elif pending:
             for archive, rows in self._judge(due, pending, now).items():
                 if not self._stopping.is_set():
-                    self._ask(archives(self._settings())[archive], rows)
+                    self._ask(self._settings().archives[archive], rows)
         if self._commitments.pending(due):
             after = min(FIRST * 2.0 ** min(due.tries, 20), LONGEST, max(0.0, due.deadline - now))
             self._commitments.release(due, after, tries=due.tries + 1)
@@ -126,7 +126,7 @@ class Committer:
         to_ask: dict[str, list[Any]] = {}
         for row in rows:
             verdict = judge(
-                places.get(row.sop_instance, ()), row.sop_class, due.caller.calling_ae, archives(self._settings())
+                places.get(row.sop_instance, ()), row.sop_class, due.caller.calling_ae, self._settings().archives
             )
             if isinstance(verdict, int):
                 known[row.id] = verdict
@@ -147,7 +147,7 @@ class Committer:
 
         status = None
         try:
-            with CommitmentAssociation(archive, self._calling_ae(archive), take_report=take) as association:
+            with CommitmentAssociation(archive, self._settings().calling_ae(archive), take_report=take) as association:
                 status = association.ask(encode(Commitment(uid, references), association.transfer_syntax))
                 if status == 0:
                     association.await_report(AWAIT_REPORT, lambda: self._has_answered(uid))
@@ -168,9 +168,6 @@ class Committer:
     def _has_answered(self, uid: str) -> bool:
         """Whether the archive has answered on an association of its own, or we stop."""
         return self._stopping.is_set() or self._commitments.is_answered(uid)
-
-    def _calling_ae(self, archive: DestinationSettings) -> str:
-        return archive.calling_ae_title or self._settings().node.ae_title
 
     # -- callers ---------------------------------------------------------------------------------------------------
 

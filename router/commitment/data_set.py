@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
 
-from router.association.negotiation import EXPLICIT_LE, is_uid
+from router.association.negotiation import is_uid
+from router.encoding import EXPLICIT, LONG_VRS
 
 SOP_CLASS, SOP_INSTANCE = 0x00081150, 0x00081155
 TRANSACTION, FAILED, FAILURE_REASON, REFERENCED = 0x00081195, 0x00081198, 0x00081197, 0x00081199
@@ -22,7 +23,6 @@ DEEPEST = 16
 _TAG = Struct("<HH")
 _SHORT = Struct("<H")
 _LONG = Struct("<I")
-LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 
 Reference = tuple[str, str]
 """SOP class and SOP instance UID."""
@@ -43,7 +43,7 @@ class Commitment:
 
 def encode(commitment: Commitment, transfer_syntax: str) -> bytes:
     """The data set in Implicit or Explicit VR Little Endian. A sequence without items is left out (type 1C)."""
-    explicit = transfer_syntax == EXPLICIT_LE
+    explicit = transfer_syntax == EXPLICIT
     failed = [
         _uids(reference, explicit) + _element(FAILURE_REASON, b"US", _SHORT.pack(reason), explicit)
         for reference, reason in commitment.failed.items()
@@ -58,7 +58,7 @@ def encode(commitment: Commitment, transfer_syntax: str) -> bytes:
 
 def decode(data: bytes, transfer_syntax: str) -> Commitment:
     """Read a request or a report. Raises DataSetError."""
-    reader = _Reader(data, transfer_syntax == EXPLICIT_LE)
+    reader = _Reader(data, transfer_syntax == EXPLICIT)
     transaction = ""
     referenced: tuple[Reference, ...] = ()
     failed: dict[Reference, int] = {}

@@ -1,7 +1,8 @@
 """A destination's circuit: closed while it answers, open while it does not, half-open for one probe at a time.
 
-A dead destination must cost nothing and bury nothing: while its circuit is open no delivery is tried, and the time does
-not count towards giving up. The state lives in the spool, so that a restart does not hammer what is down.
+A dead destination must cost nothing and bury nothing: while its circuit is open nothing but one probe at a time is
+tried, and the time does not count towards giving up (a probe refused for itself `FEW_WHILE_OPEN` times is buried). The
+state lives in the spool, so that a restart does not hammer what is down.
 """
 
 from __future__ import annotations

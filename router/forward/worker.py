@@ -106,7 +106,7 @@ class Worker(threading.Thread):
     def _probe(self, destination: DestinationSettings) -> None:
         """A C-ECHO at the end of an open circuit's time. A peer that answers, but not so, is tried with a delivery."""
         try:
-            association = connect(destination, self._calling_ae(destination), (), echo=True)
+            association = connect(destination, self._settings().calling_ae(destination), (), echo=True)
         except ConnectError as error:
             return self._circuit.failed(error.reason, for_good=error.kind == "rejected for good")
         try:
@@ -157,7 +157,7 @@ class Worker(threading.Thread):
             written.append(self._spool.close_delivery(delivery, SKIPPED, "came from there"))
             return True
         try:
-            association = self._pool.get(destination, self._calling_ae(destination), wanted)
+            association = self._pool.get(destination, self._settings().calling_ae(destination), wanted)
         except ConnectError as error:
             if error.kind == "rejected" and self._circuit.associations:
                 self._rests_until = time.monotonic() + TOO_MANY
@@ -218,6 +218,3 @@ class Worker(threading.Thread):
         if outcome.fate is Fate.FEW and not opened:
             return few_retry_after(delivery.buriable_tries, random.random())  # noqa: S311 - jitter
         return retry_after(delivery.tries, random.random())  # noqa: S311 - jitter
-
-    def _calling_ae(self, destination: DestinationSettings) -> str:
-        return destination.calling_ae_title or self._settings().node.ae_title
