@@ -42,8 +42,11 @@ def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
     `shared`: others may work on it too (PostgreSQL); whoever comes first is alone until it calls `share`.
     Raises SpoolError when another holds it.
     """
-    file = (folder / LOCK).open("a+")
-    os.chmod(folder / LOCK, 0o600)
+    try:
+        file = open(folder / LOCK, "a+", opener=_no_link)
+    except OSError as error:
+        raise SpoolError(f"{folder / LOCK}: {error.strerror}; only the node itself makes this file") from error
+    os.fchmod(file.fileno(), 0o600)
     if _locked(file, fcntl.LOCK_EX):
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -60,6 +63,10 @@ def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
     raise SpoolError(
         f"{folder}: another node (process {holder}) uses this spool; stop it, or give this one another spool.path"
     )
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def share(file: IO[str]) -> None:
@@ -92,11 +99,31 @@ def writing(folder: Path, database: str) -> sa.Engine:
         ):  # fmt: skip
             connection.execute(f"PRAGMA {pragma}")
 
+    unmoved = _unmoved(folder)
+
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
+        unmoved()
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _unmoved(folder: Path) -> Callable[[], None]:
+    """A check that the open files are still those in the folder: what is committed to a removed one is lost."""
+    known: dict[str, tuple[int, int]] = {}
+
+    def check() -> None:
+        for name in (DATABASE, DATABASE + "-wal", LOCK):
+            try:
+                status = os.stat(folder / name)
+                there = (status.st_dev, status.st_ino)
+            except OSError:
+                there = None
+            if there != (known.setdefault(name, there) if there else known.get(name)):
+                raise SpoolError(f"{folder / name} is no longer the file that this node opened; put it back, or restart")
+
+    return check
 
 
 def reading(folder: Path, database: str) -> sa.Engine:

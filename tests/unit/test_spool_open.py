@@ -169,6 +169,29 @@ def test_a_torn_database_is_left_as_it_is(settings: SpoolSettings) -> None:
     assert len(files(settings.path)) == 1
 
 
+@pytest.mark.parametrize("name", ["node.db", "node.db-wal", "lock"])
+def test_nothing_is_accepted_into_files_that_were_taken_away_and_all_goes_on_when_they_are_back(
+    settings: SpoolSettings, name: str
+) -> None:
+    spool = open_spool(settings)
+    accept(spool)
+    (settings.path / name).rename(settings.path / "elsewhere")
+    with pytest.raises(SpoolError, match=f"{name} is no longer the file"):
+        accept(spool)
+    (settings.path / "elsewhere").rename(settings.path / name)
+    accept(spool)
+    spool.close()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(settings: SpoolSettings, tmp_path: Path) -> None:
+    filled(settings)
+    (settings.path / "lock").unlink()
+    (tmp_path / "precious").write_text("kept")
+    (settings.path / "lock").symlink_to(tmp_path / "precious")
+    assert "lock" in refused(settings)
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_lost_database_does_not_make_orphans_of_all_blobs(settings: SpoolSettings, lost: bool) -> None:
     filled(settings)
