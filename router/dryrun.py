@@ -18,9 +18,12 @@ from router.config.settings import Settings
 from router.decide import decide, header_tags
 from router.flow import Caller, Decision, Instance, Seen
 from router.inference import Inference
+from router.spool.blobs import COPIES, PART
 
 BODY_PART = 0x00180015
 IN_FLIGHT = 32
+NO_INSTANCES = (PART, *COPIES)
+"""What lies beside the instances in a spool's folder: half of one, never acknowledged, and another form of one."""
 PICTURES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
 
 
@@ -41,7 +44,8 @@ class Looked:
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files named, and those below the folders named, in order; hidden ones and DICOMDIRs are left out."""
+    """The files named, and those below the folders named, in order. In folders, hidden ones, DICOMDIRs and what is no
+    instance of a spool are left out."""
     for path in paths:
         if not path.is_dir():
             yield path
@@ -49,7 +53,7 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
         for folder, folders, names in os.walk(path):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
-                if not name.startswith(".") and name.upper() != "DICOMDIR":
+                if not (name.startswith(".") or name.upper() == "DICOMDIR" or name.endswith(NO_INSTANCES)):
                     yield Path(folder, name)
 
 

@@ -8,11 +8,15 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import UID
+from typer.testing import CliRunner
 
+from router.cli import app
 from router.config.settings import DestinationSettings
 from router.pixels.wrap import wrap_image
 from router.sending import data_set_offset, read_meta, send_files
+from router.spool import open_spool
 from tests.unit.receiving import MemorySink, served
+from tests.unit.spooling import settings_of
 
 GREY = np.zeros((8, 8), np.uint8)
 
@@ -48,3 +52,22 @@ def test_wherever_the_meta_information_is_cut(tmp_path: Path, cut_at: int) -> No
     path = wrap_image(GREY, tmp_path / "a.dcm")
     path.write_bytes(path.read_bytes()[:cut_at])
     assert data_set_offset(path) <= cut_at
+
+
+def test_an_old_spool_is_sent_as_it_was_acknowledged(tmp_path: Path) -> None:
+    """docs/operations.md, a damaged database: no half of an instance, no other form of it under the same UID."""
+    content = wrap_image(GREY, tmp_path / "a.dcm").read_bytes()
+    offset = data_set_offset(tmp_path / "a.dcm")
+    spool = open_spool(settings_of(tmp_path / "old"))
+    whole, half = spool.begin(content[:offset]), spool.begin(content[:offset])
+    whole.write(memoryview(content)[offset:])
+    whole.seal()
+    half.write(memoryview(content)[offset : offset + 200])
+    for ending in (".1.native", ".2.native", ".1.0123456789abcdef.part"):
+        whole.path.with_suffix(ending).write_bytes(content[:-2])
+    with served() as (port, handler):
+        to = ("--to", f"ROUTER@127.0.0.1:{port}")
+        done = CliRunner().invoke(app, ["send", str(tmp_path / "old" / "blobs"), *to])
+        assert (done.exit_code, handler.stored) == (0, [content[offset:]]), done.output
+    half.discard()
+    spool.close()
