@@ -20,7 +20,7 @@ from router.association.messages import StoreHandler
 from router.association.pdu import Stream
 from router.association.reports import CommitmentHandler
 from router.association.tls import Certificates
-from router.config.settings import NodeSettings, Settings
+from router.config.settings import NodeSettings, ServerTls, Settings
 from router.observe import log, where
 from router.observe.metrics import ASSOCIATIONS
 
@@ -82,8 +82,7 @@ class AssociationServer:
         self._certificates = Certificates()
         self._lock = threading.Lock()
         self._connections: dict[threading.Thread, tuple[socket.socket, Acceptor | None]] = {}
-        self._listeners: list[tuple[socket.socket, bool]] = []
-        """With whether it is for TLS."""
+        self._listeners: list[tuple[socket.socket, ServerTls | None]] = []
         self._accepting: list[threading.Thread] = []
         self._turned_away: deque[socket.socket] = deque()
         self._stopping = threading.Event()
@@ -99,18 +98,18 @@ class AssociationServer:
         node = self._settings().node
         if node.tls:
             self._certificates.context(node.tls)
-        self._listeners.append((bind(node.address, node.port), False))
+        self._listeners.append((bind(node.address, node.port), None))
         if node.tls:
-            self._listeners.append((bind(node.address, node.tls.port), True))
+            self._listeners.append((bind(node.address, node.tls.port), node.tls))
             self.tls_port = self._listeners[1][0].getsockname()[1]
 
     def start(self) -> int:
         """Listen; connections are taken from now on. Returns the plain port. Raises as `bind`."""
         if not self._listeners:
             self.bind()
-        for listener, is_tls in self._listeners:
+        for listener, tls in self._listeners:
             listen(listener, BACKLOG)
-            thread = threading.Thread(target=self._accept, args=(listener, is_tls), name="accept", daemon=True)
+            thread = threading.Thread(target=self._accept, args=(listener, tls), name="accept", daemon=True)
             self._accepting.append(thread)
             thread.start()
         port: int = self._listeners[0][0].getsockname()[1]
@@ -144,7 +143,8 @@ class AssociationServer:
         for thread in late:
             thread.join(max(0.0, end - time.monotonic()))
 
-    def _accept(self, listener: socket.socket, is_tls: bool) -> None:
+    def _accept(self, listener: socket.socket, tls: ServerTls | None) -> None:
+        """`tls`: how the listener was opened. A reload may change it, and never takes it away: that needs a restart."""
         while not self._stopping.is_set():
             try:
                 sock, address = listener.accept()
@@ -155,10 +155,11 @@ class AssociationServer:
                 continue
             node, peer = self._settings().node, _peer(address[0])
             if not self._places.enter(peer, node):
-                self._turn_away(sock, peer, is_tls)
+                self._turn_away(sock, peer, tls is not None)
                 continue
-            tls = self._certificates.context(node.tls) if is_tls and node.tls else None
-            arguments = (sock, peer, node, tls, time.monotonic() + node.artim)
+            tls = tls and (node.tls or tls)
+            context = self._certificates.context(tls) if tls else None
+            arguments = (sock, peer, node, context, time.monotonic() + node.artim)
             thread = threading.Thread(target=self._serve, args=arguments, name="association", daemon=True)
             with self._lock:
                 self._connections[thread] = (sock, None)

@@ -220,6 +220,21 @@ def test_a_plain_caller_on_the_tls_port_is_closed(identity: tuple[Path, Path]) -
         assert "AC" not in peer.answers()
 
 
+def test_a_reload_without_tls_does_not_open_its_port_to_plain_callers(identity: tuple[Path, Path]) -> None:
+    current = [node(tls=ServerTls(*identity, port=0))]
+    server = AssociationServer(lambda: settings(current[0]), MemoryHandler())
+    server.start()
+    assert server.tls_port
+    try:
+        current[0] = node()
+        with RawPeer(server.tls_port) as peer:
+            assert "AC" not in peer.send(request()).answers()
+        with secured(server.tls_port, ClientTls(ca=identity[0])) as peer:
+            peer.associate()
+    finally:
+        server.stop(time.monotonic() + 5)
+
+
 def test_mutual_tls_demands_a_certificate(identity: tuple[Path, Path]) -> None:
     with served_by_tls(identity, ca=identity[0]) as (port, _):
         with secured(port, ClientTls(identity[0], *identity)) as peer:
