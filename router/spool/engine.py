@@ -43,7 +43,7 @@ def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
     Raises SpoolError when another holds it.
     """
     try:
-        file = open(folder / LOCK, "a+", opener=_no_link)
+        file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
     except OSError as error:
         raise SpoolError(f"{folder / LOCK}: {error.strerror}; only the node itself makes this file") from error
     os.fchmod(file.fileno(), 0o600)
@@ -63,10 +63,6 @@ def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
     raise SpoolError(
         f"{folder}: another node (process {holder}) uses this spool; stop it, or give this one another spool.path"
     )
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def share(file: IO[str]) -> None:
@@ -121,7 +117,7 @@ def _unmoved(folder: Path) -> Callable[[], None]:
             except OSError:
                 there = None
             if there != (known.setdefault(name, there) if there else known.get(name)):
-                raise SpoolError(f"{folder / name} is no longer the file that this node opened; put it back, or restart")
+                raise SpoolError(f"{folder / name} is not the file any more that this node opened; put that one back")
 
     return check
 

@@ -176,7 +176,7 @@ def test_nothing_is_accepted_into_files_that_were_taken_away_and_all_goes_on_whe
     spool = open_spool(settings)
     accept(spool)
     (settings.path / name).rename(settings.path / "elsewhere")
-    with pytest.raises(SpoolError, match=f"{name} is no longer the file"):
+    with pytest.raises(SpoolError, match=f"{name} is not the file any more"):
         accept(spool)
     (settings.path / "elsewhere").rename(settings.path / name)
     accept(spool)
