@@ -35,7 +35,7 @@ class Node:
     """One running node. `start` raises ConfigError, SpoolError, InferenceError or OSError: one line with the fix."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._settings = self._started_with = settings
         self._stopped = threading.Event()
         self._reloading = threading.Lock()
         self._told: dict[str, int] = {}
@@ -99,23 +99,25 @@ class Node:
         else:
             log.error("stopped, but the spool's database did not take the last changes; their work begins again")
 
-    def reload(self) -> None:
-        """Read routing.yaml again; a file with a mistake changes nothing. Raises ConfigError, SpoolError."""
-        with self._reloading:  # a signal and the control socket may ask at once
-            self._reload()
+    def reload(self) -> list[str]:
+        """Read routing.yaml again, and say what of it needs a restart; a file with a mistake changes nothing.
 
-    def _reload(self) -> None:
+        Raises ConfigError, SpoolError.
+        """
+        with self._reloading:  # a signal and the control socket may ask at once
+            return self._reload()
+
+    def _reload(self) -> list[str]:
         new = load(self._settings.file)
         self._refuse_orphaned_deliveries(new)
-        old, self._settings = self._settings, new
+        self._settings = new
         self._forwarder.apply_settings()
-        for part in ("spool", "model", "web"):
-            if getattr(old, part) != getattr(new, part):
-                log.warning("needs a restart", part=part)
-        if (old.node.address, old.node.port, old.node.tls) != (new.node.address, new.node.port, new.node.tls):
-            log.warning("needs a restart", part="node address, port or tls")
+        waiting = _needing_a_restart(self._started_with, new)
+        for part in waiting:
+            log.warning("needs a restart", part=part)
         log.info("reloaded", rules=len(new.rules.rules), destinations=len(new.destinations))
         self._spool.event("reloaded")
+        return waiting
 
     def _refuse_orphaned_deliveries(self, new: Settings) -> None:
         problems = [
@@ -171,8 +173,7 @@ class Node:
         """One request from the control socket."""
         match request.get("do"):
             case "reload":
-                self.reload()
-                return {"done": True}
+                return {"done": True, "needs_restart": self.reload()}
             case "model":
                 return self._serving.order(request)
             case "models":
@@ -202,3 +203,10 @@ class Node:
             except Exception as error:  # nobody else would notice that nothing is removed any more
                 log.error("sweep failed", error=where(error), errno=getattr(error, "errno", None))
             full.wait(wanted, SWEEP_EVERY)
+
+
+def _needing_a_restart(running: Settings, new: Settings) -> list[str]:
+    """The parts of routing.yaml that differ from what the node was started with and are not taken over by a reload."""
+    parts = [part for part in ("spool", "model", "web") if getattr(running, part) != getattr(new, part)]
+    ports = [(settings.node.address, settings.node.port, settings.node.tls) for settings in (running, new)]
+    return [*parts, *(["node address, port or tls"] if ports[0] != ports[1] else [])]

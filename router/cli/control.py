@@ -20,7 +20,8 @@ def reload(config: Config = Path("routing.yaml"), as_json: Json = False) -> None
     from router.control import ask
 
     answer = _done(ask(load(config).spool.path, {"do": "reload", "who": who()}))
-    print(json.dumps(answer) if as_json else "reloaded")
+    waiting = ", ".join(answer["needs_restart"])
+    print(json.dumps(answer) if as_json else f"reloaded; needs a restart: {waiting}" if waiting else "reloaded")
 
 
 def wipe(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:

@@ -22,7 +22,8 @@ def command(
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Where the manifest's files are; left out, beside it.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="Score this split; left out, `test` where the manifest has one, else all.")
+        str | None,
+        typer.Option(help="Score this split; left out, `test` where there is one or it was trained on these; else all.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Every figure as JSON.")] = False,
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV line for each image here.")] = None,
@@ -41,9 +42,10 @@ def command(
 
     with failing():
         check_device(device)
-        everything = choose_items(folder, manifest, root, any_split=True)
+        directory = model or _own()
+        everything = _dealt(choose_items(folder, manifest, root, any_split=True), split, directory)
         scored, which = _split(everything, split)
-        loaded = read_model(model or _own(), device)
+        loaded = read_model(directory, device)
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("looking", total=len(scored))
             found, answers = evaluate(
@@ -66,6 +68,21 @@ def _own() -> Path:
     from router.model.load import shipped_model
 
     return shipped_model()
+
+
+def _dealt(items: list[Item], wanted: str | None, model: Path) -> list[Item]:
+    """Items without splits get those of `train` where one is asked for, or where this model was trained on them."""
+    from router.model.card import Card, CardError
+    from router.training.data import DataError, deal, digest_of
+
+    if wanted == "all" or any(item.split for item in items):
+        return items
+    try:
+        trained = Card.read(model).trained
+        dealt = deal(items, trained.get("recipe", {}).get("seed", 0))
+    except (DataError, CardError):  # too few for all splits; a missing card is told when the model is read
+        return items
+    return dealt if wanted or digest_of(dealt) == trained.get("set") else items
 
 
 def _split(items: list[Item], wanted: str | None) -> tuple[list[Item], str]:

@@ -92,11 +92,12 @@ class Inference:
 
     def look(self, path: Path, tags: frozenset[int]) -> Future[Seen]:
         """What is seen in a Part 10 file. The future fails with InferenceError when the process cannot answer."""
-        return self._ask({"op": "look", "path": str(path), "tags": sorted(tags)})
+        return self._ask({"op": "look", "path": str(path.absolute()), "tags": sorted(tags)})
 
     def transcode(self, path: Path, target: Path, syntax: str) -> Future[str]:
         """Write a lossless native copy; the result is empty, or why it is not possible."""
-        return self._ask({"op": "transcode", "path": str(path), "target": str(target), "syntax": syntax})
+        paths = {"path": str(path.absolute()), "target": str(target.absolute())}
+        return self._ask({"op": "transcode", "syntax": syntax} | paths)
 
     def _ask(self, request: dict[str, Any]) -> Future[Any]:
         while (current := self._current) is not None:

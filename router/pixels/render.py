@@ -37,6 +37,8 @@ def _render(path: Path, size: int, tags: frozenset[int]) -> tuple[NDArray[np.uin
         data_set = open_data_set(path, max(tags | {PIXEL_DATA}))
     except UnparseableError as problem:
         return None, Seen("unparseable", dict.fromkeys(tags), reason=str(problem))
+    except OSError as problem:
+        return None, Seen("unparseable", dict.fromkeys(tags), reason=f"the file cannot be read ({problem.strerror})")
     except BaseException as problem:
         return None, Seen("unparseable", dict.fromkeys(tags), reason=_words(problem, "the data set cannot be read"))
     if not all(_is_uid(data_set, tag) for tag in (STUDY_UID, SERIES_UID)):

@@ -64,6 +64,11 @@ def test_a_path_in_a_prediction_out(running: Inference, dx: Path) -> None:
     assert (seen.facts.rows, seen.facts.columns) == (300, 200)
 
 
+def test_a_path_from_the_current_folder(running: Inference, dx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(dx.parent)
+    assert running.look(Path(dx.name), frozenset()).result(60).pixels == "decoded"
+
+
 def test_many_at_once_each_get_their_own_answer(running: Inference, tmp_path: Path) -> None:
     paths = [wrap_image(np.full((40, 30 + n), n, np.uint8), tmp_path / f"{n}.dcm") for n in range(40)]
     futures = [running.look(path, frozenset()) for path in paths]

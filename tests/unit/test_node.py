@@ -67,7 +67,7 @@ class Running:
         return ask(self.folder / "spool", request | {"who": "a test"})
 
 
-CHANGES = {"gone": "  gone: {ae_title: GONE, host: 127.0.0.1, port: 1}\n"}
+CHANGES = {"gone": "  gone: {ae_title: GONE, host: 127.0.0.1, port: 1}\n", "workers": "workers: 1"}
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +130,18 @@ def test_a_reload_counts_from_the_next_instance_and_a_bad_file_changes_nothing(r
     assert answer["exit_code"] == 2
     assert running.node.settings() is before
     running.write("[{name: all, when: {Modality: DX}, send: here}]")
-    assert running.ask(do="reload") == {"done": True}
+    assert running.ask(do="reload") == {"done": True, "needs_restart": []}
     running.send(dx)
     assert wait_for(lambda: latest(running)["rule"]) == "all"
     running.write()
     running.ask(do="reload")
+
+
+def test_a_reload_says_what_needs_a_restart_until_that_is_taken_back(running: Running) -> None:
+    running.write(workers="workers: 2")
+    assert [running.ask(do="reload")["needs_restart"] for _ in range(2)] == [["model"], ["model"]]
+    running.write()
+    assert running.ask(do="reload")["needs_restart"] == []
 
 
 def test_a_reload_that_orphans_deliveries_is_refused_with_their_count(running: Running, dx: Path) -> None:
@@ -147,7 +154,7 @@ def test_a_reload_that_orphans_deliveries_is_refused_with_their_count(running: R
         running.node.reload()
     waiting = [d["id"] for d in running.node.spool.deliveries(to="gone")]
     wait_for(lambda: running.ask(do="discard", deliveries=waiting)["changed"] == 1)
-    assert running.ask(do="reload") == {"done": True}
+    assert running.ask(do="reload") == {"done": True, "needs_restart": []}
     running.write()
     running.ask(do="reload")
 

@@ -165,6 +165,21 @@ def test_train_then_evaluate_from_the_command_line(tmp_path: Path, run: Callable
     assert "n = 60" in plain.output
 
 
+def test_what_it_was_trained_on_is_not_scored_where_nobody_wrote_splits(
+    tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    manifest = make_set(tmp_path, 12)
+    write_manifest(manifest, [row | {"split": ""} for row in read_rows(manifest)])
+    out = tmp_path / "run"
+    trained = run("train", "--manifest", manifest, "--size", 32, "--epochs", 1, "--out", out, "--device", "cpu")
+    assert trained.exit_code == 0, trained.output
+    asked = ["evaluate", "--model", out / "best", "--manifest", manifest, "--resamples", 100, "--json"]
+    found = json.loads(run(*asked).stdout)
+    assert (found["split"], found["n"] < 20) == ("test", True)
+    write_manifest(manifest, [row | {"split": ""} for row in read_rows(manifest)[1:]])
+    assert [json.loads(run(*asked, *more).stdout)["split"] for more in ([], ["--split", "val"])] == ["all", "val"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
