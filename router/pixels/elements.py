@@ -64,7 +64,8 @@ class Coding:
 class DataSet:
     """An opened data set: its elements up to and including the pixels, and the stream that holds the values.
 
-    `broken` says why the elements end early; those before it can be used. `size` is the stream's length.
+    `broken` says why the elements end early; those before it can be used. `size` is the stream's length. Of an element
+    that is `repeated` (PS3.5 §7.1 forbids it) the last is kept, and others may take the first.
     """
 
     stream: BinaryIO
@@ -75,6 +76,7 @@ class DataSet:
     meta: dict[int, Element] = field(default_factory=dict)
     meta_stream: BinaryIO | None = None
     broken: str = ""
+    repeated: set[int] = field(default_factory=set)
 
     def value(self, element: Element, most: int) -> bytes:
         """At most `most` bytes of an element's value."""
@@ -150,6 +152,8 @@ def _open(stream: BinaryIO, last: int) -> DataSet:
     opened = DataSet(stream, size, syntax or (EXPLICIT if coding.explicit else IMPLICIT), coding, {}, meta, meta_stream)
     try:
         for element in walk(stream, begin, size, coding):
+            if element.tag in opened.elements:
+                opened.repeated.add(element.tag)
             opened.elements[element.tag] = element
             if element.tag in PIXELS and last <= PIXEL_DATA and ROWS in opened.elements:
                 break

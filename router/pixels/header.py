@@ -58,12 +58,15 @@ class Layout:
 
 
 def values(data_set: DataSet, tags: Iterable[int]) -> Header:
-    """The values of these tags, as `flow.Header` says. Where the data set broke off, what is not seen is unreadable."""
+    """The values of these tags, as `flow.Header` says. Unreadable: what is not seen where the data set broke off, and
+    what stands there twice, since nobody knows which of them is meant."""
     encodings = _encodings(data_set)
     found: dict[int, tuple[str, ...] | None] = {}
     for tag in tags:
         element = data_set.meta.get(tag) or data_set.elements.get(tag)
-        if element is not None:
+        if tag in data_set.repeated:
+            found[tag] = None
+        elif element is not None:
             found[tag] = _value(data_set, element, encodings)
         elif data_set.broken and tag > 0x0002FFFF:
             found[tag] = None

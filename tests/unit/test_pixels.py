@@ -372,6 +372,16 @@ def test_what_lies_behind_a_break_is_unreadable_not_absent(tmp_path: Path) -> No
     assert seen.header == {0x00080060: ("DX",), 0x00101010: None}
 
 
+def test_what_stands_there_twice_is_unreadable(tmp_path: Path) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    content = path.read_bytes()
+    at = content.index(struct.pack("<HH2s", 0x0008, 0x0060, b"CS"))
+    path.write_bytes(content[:at] + struct.pack("<HH2sH2s", 0x0008, 0x0060, b"CS", 2, b"MG") + content[at:])
+    found, seen = render(path, 96, frozenset((0x00080060, 0x00280010)))
+    assert found is not None
+    assert seen.header == {0x00080060: None, 0x00280010: ("240",)}
+
+
 @pytest.mark.parametrize("content", [b"", b"x", bytes(128) + b"DICM", b"\x89PNG" * 60, bytes(5000), b"{}" * 999])
 def test_what_is_no_dicom_is_unparseable(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.dcm"

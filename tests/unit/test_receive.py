@@ -288,6 +288,13 @@ def test_uids_beyond_the_bound_are_not_looked_for() -> None:
         sop_uids(filler + DATA_SET, IMPLICIT)
 
 
+@pytest.mark.parametrize("group", [0x0000, 0x0002, 0x0004])
+def test_groups_that_no_data_set_holds(group: int) -> None:
+    assert sop_uids(element(8, 8, b"OTHER ") + DATA_SET, IMPLICIT) == UIDS
+    with pytest.raises(UnreadableError, match=f"group {group:04X} in a data set"):
+        sop_uids(element(group, 0x0102, b"SECRET") + DATA_SET, IMPLICIT)
+
+
 def test_a_deflate_bomb_costs_no_more_than_the_bound() -> None:
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     bomb = b"".join(packer.compress(element(8, 8, bytes(1 << 20))) for _ in range(64)) + packer.flush()
