@@ -8,8 +8,11 @@ import socket
 from router.config import ConfigError, Problem
 
 
-def bind(address: str, port: int) -> socket.socket:
-    """A socket that has the address; connections are refused until `listen`. Raises ConfigError."""
+def bind(address: str, port: int, setting: str) -> socket.socket:
+    """A socket that has the address; connections are refused until `listen`.
+
+    Raises ConfigError, naming the `setting` that the port comes from.
+    """
     six = ":" in address
     sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET)
     try:
@@ -19,20 +22,20 @@ def bind(address: str, port: int) -> socket.socket:
         sock.bind((address, port))
     except OSError as error:
         sock.close()
-        raise _refused(address, port, error) from error
+        raise _refused(address, port, setting, error) from error
     return sock
 
 
-def listen(sock: socket.socket, backlog: int) -> None:
+def listen(sock: socket.socket, backlog: int, setting: str) -> None:
     """Raises ConfigError: two may have bound an address of which neither listened yet."""
     try:
         sock.listen(backlog)
     except OSError as error:
         address, port = sock.getsockname()[:2]
-        raise _refused(address, port, error) from error
+        raise _refused(address, port, setting, error) from error
 
 
-def _refused(address: str, port: int, error: OSError) -> ConfigError:
+def _refused(address: str, port: int, setting: str, error: OSError) -> ConfigError:
     why = os.strerror(error.errno) if error.errno else str(error)
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    return ConfigError([Problem(where, 0, why, "end what listens there, or set another address or port")])
+    return ConfigError([Problem(where, 0, why, f"end what listens there, or set another {setting}")])

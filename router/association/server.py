@@ -24,6 +24,7 @@ from router.config.settings import NodeSettings, ServerTls, Settings
 from router.observe import log, where
 from router.observe.metrics import ASSOCIATIONS
 
+PORT, TLS_PORT = "node.port", "node.tls.port"
 BACKLOG = 1024
 """Connections that wait for the accept loop. Beyond, Linux drops the request, and who is in a burst waits a second."""
 TURNED_AWAY = 64
@@ -98,9 +99,9 @@ class AssociationServer:
         node = self._settings().node
         if node.tls:
             self._certificates.context(node.tls)
-        self._listeners.append((bind(node.address, node.port), None))
+        self._listeners.append((bind(node.address, node.port, PORT), None))
         if node.tls:
-            self._listeners.append((bind(node.address, node.tls.port), node.tls))
+            self._listeners.append((bind(node.address, node.tls.port, TLS_PORT), node.tls))
             self.tls_port = self._listeners[1][0].getsockname()[1]
 
     def start(self) -> int:
@@ -108,7 +109,7 @@ class AssociationServer:
         if not self._listeners:
             self.bind()
         for listener, tls in self._listeners:
-            listen(listener, BACKLOG)
+            listen(listener, BACKLOG, TLS_PORT if tls else PORT)
             thread = threading.Thread(target=self._accept, args=(listener, tls), name="accept", daemon=True)
             self._accepting.append(thread)
             thread.start()

@@ -12,6 +12,8 @@ from router.association.listening import bind, listen
 from router.config.settings import WebSettings
 from router.web.health import View, routes
 
+PORT = "web.port"
+
 
 class WebServer:
     """Health, readiness and metrics over HTTP."""
@@ -29,8 +31,8 @@ class WebServer:
 
     def start(self) -> int:
         """Open the port and return it. Raises ConfigError."""
-        self._socket = bind(self._settings.address, self._settings.port)
-        listen(self._socket, 64)
+        self._socket = bind(self._settings.address, self._settings.port, PORT)
+        listen(self._socket, 64, PORT)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)
         self._thread.start()
         return int(self._socket.getsockname()[1])
