@@ -80,7 +80,7 @@ def _table(outcomes: Sequence[Outcome], *, drawn: bool) -> Table:
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD)
-    for column in ("drawn" if drawn else "sent", "seen", "probability", "rule", "arrived at", "identical"):
+    for column in ("drawn" if drawn else "sent", "seen", "p", "rule", "arrived at", "identical"):
         table.add_column(column)
     table.add_column("ms", justify="right")
     for outcome in outcomes:

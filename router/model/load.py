@@ -83,13 +83,13 @@ def _choose(
         except EngineError as error:
             passed_over.append(f"{name}: {error}")
         except ImportError:
-            passed_over.append(f"{name} is not installed (pip install 'dicom-router[fast]')")
+            passed_over.append(f"{name.split()[0]} is not installed (pip install 'dicom-router[fast]')")
         except RuntimeError as error:
             passed_over.append(f"{name} failed ({type(error).__name__})")
         else:
             if name == REFERENCE or _agrees(run, network, size):
                 chosen = "as configured" if engine != "auto" else "the fastest that is installed and agrees"
-                return name, "; ".join([*passed_over, chosen]), run
+                return name, "; ".join(dict.fromkeys([*passed_over, chosen])), run
             passed_over.append(f"{name} disagrees with the reference on this processor")
     raise CardError(f"model.engine: {engine}: {'; '.join(passed_over)}; use auto")
 
