@@ -10,10 +10,13 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from router.observe import log, where
 
 if TYPE_CHECKING:
     from router.spool import Spool
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 SOCKET = "control"
 LONGEST = 1 << 20
 SECONDS = 60.0
+REQUEST_SECONDS = 5.0
+"""For the whole of a request, so that whoever stays silent, or trickles, gives its place back soon."""
+PLACES = 16
+"""Connections that are looked after at once; the others wait."""
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -34,12 +41,16 @@ class NoAnswerError(Exception):
 
 
 class ControlServer:
-    """Answers requests one after another; `handler` gets the request and returns the answer."""
+    """Carries out requests one after another; `handler` gets the request and returns the answer."""
 
     def __init__(self, folder: Path, handler: Handler) -> None:
         self._folder = folder
         self._handler = handler
+        self._one_at_a_time = threading.Lock()
+        self._places = threading.Semaphore(PLACES)
         self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
 
     def start(self) -> None:
         """Raises OSError. A socket that a killed node left is replaced (the spool's lock says that it is dead)."""
@@ -48,27 +59,49 @@ class ControlServer:
         with _short(self._folder) as path:
             server.bind(path)
             os.chmod(path, 0o600)
-        server.listen(8)
+        server.listen(4 * PLACES)
         self._socket = server
-        threading.Thread(target=self._run, args=(server,), name="control", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(server,), name="control", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
+        self._stopping.set()
         if self._socket is not None:
+            self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
             (self._folder / SOCKET).unlink(missing_ok=True)
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def _run(self, server: socket.socket) -> None:
-        while True:
+        while not self._stopping.is_set():
+            self._places.acquire()
+            connection: socket.socket | None = None
             try:
                 connection, _ = server.accept()
-            except OSError:
-                return
+                threading.Thread(target=self._serve, args=(connection,), name="control", daemon=True).start()
+            except (OSError, RuntimeError) as error:
+                # Out of descriptors, memory or threads: those who are served will give some back.
+                self._places.release()
+                if connection is not None:
+                    connection.close()
+                if not self._stopping.wait(0.2):
+                    log.error("accept failed", errno=getattr(error, "errno", None))
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
             with connection:
+                request = _read(connection, REQUEST_SECONDS)
+                with self._one_at_a_time:
+                    answer = self._answer(request)
                 connection.settimeout(SECONDS)
-                try:
-                    _send(connection, self._answer(_read(connection)))
-                except (OSError, ValueError):
-                    continue
+                _send(connection, answer)
+        except Exception as error:  # whatever came, it ends its own connection only
+            log.warning("control request failed", error=where(error))
+        finally:
+            self._places.release()
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -93,7 +126,7 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
             raise NoAnswerError("the node is busy with others' requests; try again") from error
         try:
             _send(client, request)
-            return _read(client)
+            return _read(client, SECONDS)
         except TimeoutError as error:
             raise NoAnswerError(f"the node did not answer within {SECONDS:.0f} s; see dicom-router events") from error
         except (OSError, ValueError) as error:
@@ -132,9 +165,17 @@ def _short(folder: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def _read(connection: socket.socket) -> dict[str, Any]:
-    with connection.makefile("rb") as stream:
-        line = stream.readline(LONGEST)
+def _read(connection: socket.socket, seconds: float) -> dict[str, Any]:
+    deadline, line = time.monotonic() + seconds, bytearray()
+    while not line.endswith(b"\n") and len(line) < LONGEST:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        piece = connection.recv(1 << 16)
+        if not piece:
+            break
+        line += piece
     message = json.loads(line)
     if not isinstance(message, dict):
         raise ValueError("not an object")

@@ -152,7 +152,8 @@ class Node:
     # -- what can be seen and asked --------------------------------------------------------------------------------
 
     def alive(self) -> dict[str, bool]:
-        return {"spool": self._spool.is_working, "classify": self._classifier.is_alive}
+        working, deciding, answering = self._spool.is_working, self._classifier.is_alive, self._control.is_alive
+        return {"spool": working, "classify": deciding, "control": answering}
 
     def ready(self) -> dict[str, bool]:
         return {"inference": self._inference.is_ready, "room": self._spool.room(), "open": not self._stopped.is_set()}

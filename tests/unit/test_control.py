@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,19 @@ otherwise: {send: here}
 
 
 @contextmanager
-def serving(folder: Path, handler: control.Handler) -> Iterator[None]:
+def serving(folder: Path, handler: control.Handler) -> Iterator[ControlServer]:
     server = ControlServer(folder, handler)
     server.start()
-    yield
+    yield server
     server.stop()
+
+
+def connected(folder: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10)
+    with control._short(folder) as path:
+        client.connect(path)
+    return client
 
 
 def test_a_request_is_answered(tmp_path: Path) -> None:
@@ -74,6 +84,54 @@ def test_a_node_that_ends_before_it_answers_is_a_node(tmp_path: Path) -> None:
         threading.Thread(target=lambda: server.accept()[0].close()).start()
         with pytest.raises(NoAnswerError, match="ended before it answered"):
             ask(tmp_path, {})
+
+
+def test_whatever_comes_ends_its_own_connection_only(tmp_path: Path) -> None:
+    deep, wide = b"[" * 200_000 + b"\n", b"1" * 10_000 + b"\n"
+    with serving(tmp_path, lambda request: request) as server:
+        for line in (b"", b"\n", deep, wide, b"\xff\n", b"[]\n"):
+            with connected(tmp_path) as client:
+                client.sendall(line)
+                client.shutdown(socket.SHUT_WR)
+                assert client.recv(1) == b""
+        assert ask(tmp_path, {"do": "it"}) == {"do": "it"}
+        assert server.is_alive
+
+
+def test_silent_and_trickling_clients_hold_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "REQUEST_SECONDS", 0.5)
+    with serving(tmp_path, lambda request: request), ExitStack() as stack:
+        silent = [stack.enter_context(connected(tmp_path)) for _ in range(control.PLACES)]
+        assert ask(tmp_path, {"do": "it"}) == {"do": "it"}  # their places are free again after a moment
+        assert silent[0].recv(1) == b""
+        trickling = stack.enter_context(connected(tmp_path))
+        begin = time.monotonic()
+        with suppress(OSError):  # broken pipe, when its time is over
+            while time.monotonic() < begin + 10:
+                trickling.sendall(b" ")
+                time.sleep(0.05)
+        assert time.monotonic() < begin + 9
+
+
+class Refusing(socket.socket):
+    """A listener in a process that is out of descriptors at first."""
+
+    refused = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.refused < 2:
+            self.refused += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+def test_a_process_out_of_descriptors_answers_when_it_has_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ControlServer(tmp_path, lambda request: request)
+    monkeypatch.setattr(socket, "socket", Refusing)
+    server.start()
+    monkeypatch.undo()
+    assert ask(tmp_path, {"do": "it"}) == {"do": "it"}
+    server.stop()
 
 
 @contextmanager
