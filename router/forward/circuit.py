@@ -3,6 +3,9 @@
 A dead destination must cost nothing and bury nothing: while its circuit is open nothing but one probe at a time is
 tried, and the time does not count towards giving up (a probe refused for itself `FEW_WHILE_OPEN` times is buried). The
 state lives in the spool, so that a restart does not hammer what is down.
+
+Where instances opened it they may be at fault and not the destination. Only those that were tried wait out its growing
+time; what was not is a probe after the first, short one, however often others failed.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ class Circuit:
         self._chance = chance
         self._lock = threading.RLock()
         self._until = state.circuit_until
+        self._untried_from = 0.0
         self._failures = state.circuit_failures
         self._reason = state.circuit_reason
         self._prober: int | None = None
@@ -48,12 +52,14 @@ class Circuit:
         """Whether a C-ECHO would prove nothing: instances failed while the destination answered."""
         return self.is_open and self._reason.startswith(BY_INSTANCES)
 
-    def wait(self) -> float:
-        """Seconds until something may be tried: 0 when closed, or for the one thread that must probe."""
+    def wait(self, *, untried: bool = False) -> float:
+        """Seconds until something may be tried (`untried`: what was not tried yet): 0 when closed, or for the one
+        thread that must probe."""
         with self._lock:
             if not self._until:
                 return 0.0
-            left = self._until - time.time()
+            until = min(self._until, self._untried_from) if untried and self.by_instances else self._until
+            left = until - time.time()
             if 0 < left <= 1.25 * CIRCUIT_LONGEST:  # beyond: the clock was put back
                 return left
             if self._prober not in (None, threading.get_ident()):
@@ -98,6 +104,7 @@ class Circuit:
             was_open = self.is_open
             seconds = circuit_after(self._failures, self._chance(), for_good=for_good)
             self._until, self._reason = time.time() + seconds, reason
+            self._untried_from = time.time() + circuit_after(0, self._chance())
             self._failures += 1
             self._same = ("", frozenset())
             self._spool.set_circuit(self._name, self._until, self._failures, reason)

@@ -75,7 +75,7 @@ class Worker(threading.Thread):
         if destination is None or not destination.enabled or self._spool.destination_state(self._to).paused:
             self._pool.release()
             return None
-        wait = max(self._circuit.wait(), self._rests_until - time.monotonic())
+        wait = max(self._circuit.wait(untried=True), self._rests_until - time.monotonic())
         if wait > 0:
             self._pool.abort()
             return wait
@@ -83,10 +83,16 @@ class Worker(threading.Thread):
             self._probe(destination)
             if self._circuit.wait() > 0:
                 return 0.0
-        deliveries = self._spool.claim_deliveries(self._to, 1 if self._circuit.is_open else BATCH)
+        wait = self._circuit.wait()
+        deliveries = self._spool.claim_untried(self._to) if self._circuit.by_instances else []
+        if not deliveries and wait <= 0:
+            deliveries = self._spool.claim_deliveries(self._to, 1 if self._circuit.is_open else BATCH)
         if deliveries:
             self._deliver_all(destination, deliveries)
             return 0.0
+        if wait > 0:
+            self._pool.abort()
+            return wait
         return self._rest(destination)
 
     def _rest(self, destination: DestinationSettings) -> float | None:
@@ -134,7 +140,8 @@ class Worker(threading.Thread):
                 if self._circuit.is_open or self._has_changed(destination):
                     break
         finally:
-            written += [self._spool.retry_delivery(d, 0, "", tried=False) for d in deliveries[ended:]]
+            # What failed before stays behind what was not tried: `ready_at` 0 is for the latter.
+            written += [self._spool.retry_delivery(d, min(d.tries, 1), "", tried=False) for d in deliveries[ended:]]
         for future in written:
             future.result()
         if ended < len(deliveries):

@@ -159,8 +159,17 @@ class Spool:
 
     def claim_deliveries(self, destination: str, limit: int) -> list[Delivery]:
         """Up to `limit` deliveries that are due, oldest first."""
+        return self._claim(destination, limit)
+
+    def claim_untried(self, destination: str) -> list[Delivery]:
+        """The newest delivery that was not tried yet, if any: what came with those that failed is older."""
+        return self._claim(destination, 1, newest_untried=True)
+
+    def _claim(self, destination: str, limit: int, *, newest_untried: bool = False) -> list[Delivery]:
         token = self._token()
-        rows = self._run(lambda c: transactions.claim_deliveries(c, destination, limit, token))
+        rows = self._run(
+            lambda c: transactions.claim_deliveries(c, destination, limit, token, newest_untried=newest_untried)
+        )
         self._hold(schema.delivery, (row.delivery_id for row in rows), token)
         return [
             Delivery(

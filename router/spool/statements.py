@@ -5,8 +5,11 @@ Names of bound values never equal a column's, which SQLAlchemy keeps for itself 
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import bindparam as bound
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from router.spool.schema import BURIED, DECIDED, FINISHED, FOR_GOOD, NEW, OPEN, delivery, destination, instance
 
@@ -46,20 +49,27 @@ OWED_ALREADY = sa.select(delivery.c.destination).where(
 )
 STILL_TIMES = sa.select(destination.c.name, destination.c.stood_still, destination.c.still_since)
 
-_due_deliveries = (
-    sa.select(delivery.c.id)
-    .where(delivery.c.destination == bound("to"), delivery.c.state == OPEN, delivery.c.ready_at <= bound("now"))
-    .order_by(delivery.c.ready_at, delivery.c.id)
-    .limit(bound("most"))
-    .with_for_update(skip_locked=True)
-    .cte("due")
-)
-CLAIM_DELIVERIES = (
-    delivery.update()
-    .where(delivery.c.id.in_(sa.select(_due_deliveries.c.id)))
-    .values(token=bound("by"), ready_at=bound("until"))
-    .returning(delivery.c.id)
-)
+
+def _claim_deliveries(which: sa.ColumnElement[bool], *order: sa.ColumnElement[Any]) -> ReturningUpdate[Any]:
+    due = (
+        sa.select(delivery.c.id)
+        .where(delivery.c.destination == bound("to"), delivery.c.state == OPEN, which)
+        .order_by(*order)
+        .limit(bound("most"))
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    return (
+        delivery.update()
+        .where(delivery.c.id.in_(sa.select(due.c.id)))
+        .values(token=bound("by"), ready_at=bound("until"))
+        .returning(delivery.c.id)
+    )
+
+
+CLAIM_DELIVERIES = _claim_deliveries(delivery.c.ready_at <= bound("now"), delivery.c.ready_at, delivery.c.id)
+CLAIM_UNTRIED = _claim_deliveries(delivery.c.ready_at == 0, delivery.c.id.desc())
+
 CLAIMED_DELIVERIES = (
     sa.select(
         delivery.c.id.label("delivery_id"), delivery.c.destination, delivery.c.tries.label("delivery_tries"),

@@ -189,11 +189,14 @@ def _still_times(connection: Connection, now: float) -> dict[str, float]:
     return {row.name: row.stood_still + (now - row.still_since if row.still_since else 0.0) for row in rows}
 
 
-def claim_deliveries(connection: Connection, to: str, limit: int, token: int) -> list[Any]:
+def claim_deliveries(
+    connection: Connection, to: str, limit: int, token: int, *, newest_untried: bool = False
+) -> list[Any]:
     """Rows of delivery and instance together, with `owed_since` moved on by the time that nothing was tried."""
     now = clock.now(connection)
+    statement = statements.CLAIM_UNTRIED if newest_untried else statements.CLAIM_DELIVERIES
     claim = {"to": to, "now": now, "most": limit, "by": token, "until": claim_end(connection)}
-    ids = sorted(connection.execute(statements.CLAIM_DELIVERIES, claim).scalars())
+    ids = sorted(connection.execute(statement, claim).scalars())
     if not ids:
         return []
     still = _still_times(connection, now).get(to, 0.0)

@@ -201,6 +201,23 @@ def test_opened_by_instances_and_closed_by_another_answer(spool: Spool, clock: C
     assert not one.is_open
 
 
+def test_what_was_not_tried_waits_for_the_first_time_only_where_instances_opened_it(spool: Spool, clock: Clock) -> None:
+    one = circuit(spool)
+    for name in "abc":
+        one.attempt_failed(name, ENDED)
+    for name, seconds in ("d", 4.0), ("e", 8.0), ("f", 16.0):
+        assert one.wait(untried=True) == pytest.approx(2.0)
+        clock.now += 2
+        assert one.wait(untried=True) == 0.0
+        assert one.attempt_failed(name, ENDED)
+        one.end_probe()
+        assert one.wait() == pytest.approx(seconds)
+    clock.now += 16
+    assert one.wait() == 0.0
+    one.failed("cannot connect")
+    assert one.wait(untried=True) == one.wait() == pytest.approx(32.0)
+
+
 def test_opened_by_the_connection_and_closed_by_an_answer(spool: Spool, clock: Clock) -> None:
     one = circuit(spool)
     one.failed("cannot connect")

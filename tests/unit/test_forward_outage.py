@@ -256,6 +256,74 @@ def test_an_open_circuit_lets_the_association_go(tmp_path: Path, monkeypatch: py
         assert all(row["token"] == 0 for row in rows)
 
 
+def poisoned(talk: Talk) -> None:
+    """Aborts on some data sets, as DCMTK does where pixels are followed by garbage; takes everything else."""
+    talk.accept()
+    while isinstance(got := talk.message(), Stored):
+        if got.data == POISON:
+            talk.send(pdu.abort(None))
+            talk.until_closed()
+            return
+        talk.peer.stored.append(got)
+        talk.answer(got, 0)
+    talk.send(pdu.release_rp())
+
+
+POISON = b"image and garbage"
+POISONED = BY_INSTANCES + "the association ended"
+
+
+@pytest.mark.parametrize("order", ["poison first", "poison last"])
+def test_instances_that_a_destination_dies_of_hold_up_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """Fourteen cost a few times the shortest time that a circuit is open, wherever they stand."""
+    slow(monkeypatch)
+    monkeypatch.setattr("router.forward.backoff.CIRCUIT_FIRST", 0.05)
+    with Peer(poisoned) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        for data, count in sorted([(POISON, 14), (b"good", 30)], reverse=order == "poison first"):
+            stage.owe("dest", data=data, count=count)
+        opened: list[float] = []
+        monkeypatch.setattr(stage.spool, "set_circuit", lambda *values: opened.append(values[1]))
+        stage.start()
+        stage.until("done", 30)
+        assert sum(until > 0 for until in opened) <= 5
+        wait_for(lambda: [row["tries"] for row in stage.rows() if row["state"] == "open"] == [1] * 14)
+        assert sum(until > 0 for until in opened) <= 14
+
+
+def test_what_comes_while_only_known_poison_waits_is_tried_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the time has grown for those that have failed before."""
+    slow(monkeypatch)
+    monkeypatch.setattr("router.forward.backoff.CIRCUIT_FIRST", 0.05)
+    with Peer(poisoned) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        stage.owe("dest", data=POISON, count=3)
+        for delivery in stage.spool.claim_deliveries("dest", 3):
+            stage.spool.retry_delivery(delivery, 0.01, "the peer aborted").result(10)
+        stage.spool.set_circuit("dest", time.time() + 300, 8, POISONED)
+        stage.start()
+        time.sleep(0.3)
+        assert not peer.connections
+        stage.owe("dest", data=b"good", count=4)
+        stage.until("done", 4)
+
+
+def test_what_failed_before_stays_behind_what_was_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it was claimed again and could not be tried, because others of its kind opened the circuit."""
+    slow(monkeypatch)
+    with Peer(poisoned) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        stage.owe("dest", data=POISON, count=5)
+        for delivery in stage.spool.claim_deliveries("dest", 5):
+            stage.spool.retry_delivery(delivery, 0.001, "the peer aborted").result(10)
+        stage.start()
+        wait_for(lambda: stage.is_open())
+        wait_for(lambda: all(row["token"] == 0 for row in stage.rows()))
+        assert sorted(row["tries"] for row in stage.rows()) == [1, 1, 2, 2, 2]
+        assert all(row["ready_at"] > 0 for row in stage.rows())
+
+
 def test_one_delivery_is_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch)
     with Peer(status=lambda _: 0xC000) as peer, forwarding(tmp_path, peer, start=False, associations=3) as stage:

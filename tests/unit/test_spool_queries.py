@@ -39,6 +39,8 @@ def everything(spool: Spool) -> None:
     for claim in spool.claim_instances(5):
         spool.release_instance(claim, after=0.0).result()
     claim = decide(spool, "ai", "other", "third", ai=5)
+    for owed in spool.claim_untried("ai"):
+        spool.retry_delivery(owed, 0, "", tried=False).result()
     spool.next_due("ai")
     spool.next_instance_due()
     spool.known_digests("ai", "1.2.3")

@@ -126,6 +126,20 @@ def test_what_is_given_back_untried_keeps_why_it_failed_before(spool: Spool) -> 
     assert (row["reason"], row["status"], row["tries"], row["token"]) == ("no answer", 0xA700, 1, 0)
 
 
+def test_the_newest_that_was_not_tried(spool: Spool) -> None:
+    for number in range(4):
+        accept(spool, uid=f"1.{number}")
+        decide(spool, "ai")
+    oldest, *_, newest = (row["id"] for row in spool.deliveries())
+    tried, kept = spool.claim_deliveries("ai", 2)
+    assert tried.id == oldest
+    spool.retry_delivery(tried, 0.001, "no answer").result()
+    spool.retry_delivery(kept, 0, "", tried=False).result()
+    found = [one.id for _ in range(4) for one in spool.claim_untried("ai")]
+    assert found == [newest, newest - 1, kept.id]
+    assert spool.claim_untried("other") == []
+
+
 def test_a_killed_node_counts_as_a_try_for_pixels_and_never_for_a_delivery(settings: SpoolSettings) -> None:
     killed = 3
     spool = open_spool(settings)
