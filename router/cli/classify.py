@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.cli.options import printable
+
 if TYPE_CHECKING:
     from router.dryrun import Looked
 
@@ -138,7 +140,7 @@ def _to_csv(rows: Iterable[dict[str, Any]], path: Path) -> None:
 def _to_terminal(rows: Iterable[dict[str, Any]], *, rules: bool) -> None:
     for row in rows:
         chances = " ".join(f"{name} {p:.2f}" for name, p in (row["probabilities"] or {}).items())
-        line = f"{_printable(row['path'])}: {row['class'] or 'no prediction'}"
+        line = f"{row['path']}: {row['class'] or 'no prediction'}"
         if chances:
             line += f"  ({chances})"
         if rules:
@@ -146,10 +148,6 @@ def _to_terminal(rows: Iterable[dict[str, Any]], *, rules: bool) -> None:
         if row["error"]:
             line += f"  [{row['error']}]"
         if "body_part_examined" in row:
-            line += f"  BodyPartExamined: {_printable(row['body_part_examined']) or '-'}"
-        print(line, flush=True)
+            line += f"  BodyPartExamined: {row['body_part_examined'] or '-'}"
+        print(printable(line), flush=True)
     sys.stdout.flush()
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from router.cli.options import Config, Json, local_time, pages, spool_of
+from router.cli.options import Config, Json, local_time, pages, printable, spool_of
 
 
 def command(
@@ -22,7 +22,7 @@ def command(
     while True:
         for row in pages(spool.events, after):
             after = row["id"]
-            print(json.dumps(row) if as_json else _line(row), flush=True)
+            print(json.dumps(row) if as_json else printable(_line(row)), flush=True)
         if not follow:
             return
         time.sleep(1.0)

@@ -71,6 +71,11 @@ def pages(ask: Callable[..., list[dict[str, Any]]], after: int = 0, **choice: An
         after = rows[-1]["id"]
 
 
+def printable(text: object) -> str:
+    """For a terminal, to which received characters may be orders."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
 def local_time(seconds: float) -> str:
     """Unix time as ISO 8601, in this machine's time zone."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli.control import change
-from router.cli.options import PAGE, Config, Json, local_time, pages, spool_of, wrong
+from router.cli.options import PAGE, Config, Json, local_time, pages, printable, spool_of, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,10 +35,10 @@ def list_(
             print(json.dumps(row))
         else:
             held = " (being sent)" if row["token"] else ""
-            print(
+            print(printable(
                 f"{row['id']:>8}  {row['state']:7s} {row['destination']:20s} instance {row['instance_id']}  "
                 f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{held}"
-            )
+            ))  # fmt: skip
 
 
 @app.command()
@@ -58,13 +58,18 @@ def show(
     if as_json:
         print(json.dumps(row))
         return
+    for line in _lines(row):
+        print(printable(line))
+
+
+def _lines(row: dict[str, Any]) -> Iterator[str]:
     for name, value in row.items():
         if name not in ("deliveries", "events", "token", "ready_at"):
-            print(f"{name:18s} {local_time(value) if name.endswith('_at') and value else value}")
+            yield f"{name:18s} {local_time(value) if name.endswith('_at') and value else value}"
     for delivery in row["deliveries"]:
-        print(f"delivery {delivery['id']:<9} {delivery['destination']}: {delivery['state']} {delivery['reason'] or ''}")
+        yield f"delivery {delivery['id']:<9} {delivery['destination']}: {delivery['state']} {delivery['reason'] or ''}"
     for event in row["events"]:
-        print(f"event {local_time(event['at'])}  {event['kind']} {event['destination'] or ''} {event['detail'] or ''}")
+        yield f"event {local_time(event['at'])}  {event['kind']} {event['destination'] or ''} {event['detail'] or ''}"
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import Json, choose, parsed
+from router.cli.options import Json, choose, parsed, printable
 
 if TYPE_CHECKING:
     from router.config.settings import DestinationSettings
@@ -40,7 +40,7 @@ def command(
                 status = None if sent.status is None else f"0x{sent.status:04X}"
                 print(json.dumps({"path": str(sent.path), "status": status, "error": sent.error or None}), flush=True)
             elif not sent.arrived:
-                print(f"{sent.path}: {sent.error}")
+                print(printable(f"{sent.path}: {sent.error}"))
     if not as_json:
         print(f"{len(chosen) - failed} of {len(chosen)} arrived at {to}")
     if failed or not chosen:

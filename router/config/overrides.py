@@ -8,6 +8,7 @@ from router.config.document import Node, Scalar, Sequence, Table
 from router.config.problems import Problems
 
 PREFIX = "DICOM_ROUTER__"
+_DEEPEST = 20
 
 
 def overridden(root: Table, environ: Mapping[str, str], problems: Problems) -> Table:
@@ -15,7 +16,9 @@ def overridden(root: Table, environ: Mapping[str, str], problems: Problems) -> T
     for name in sorted(environ):
         if name.startswith(PREFIX):
             steps = [step.lower() for step in name[len(PREFIX) :].split("__")]
-            if all(steps):
+            if len(steps) > _DEEPEST:
+                problems.add_for(name, "is nested too deeply", f"at most {_DEEPEST} levels")
+            elif all(steps):
                 root = _put(root, steps, Scalar(environ[name], 0, origin=name), problems)
             else:
                 problems.add_for(name, "has an empty part", f"write for instance {PREFIX}NODE__PORT")

@@ -123,12 +123,20 @@ def events(
     found = []
     for row in connection.execute(query):
         values = dict(row._mapping)
-        found.append(values | {"detail": json.loads(values["detail"]) if values["detail"] else {}})
+        found.append(values | {"detail": _decoded(values["detail"]) or {}})
     return found
 
 
 def _readable(row: Any) -> dict[str, Any]:
     values = dict(row._mapping)
     for name in ("probabilities", "facts", "destinations", "shadow"):
-        values[name] = json.loads(values[name]) if values[name] else None
+        values[name] = _decoded(values[name])
     return values
+
+
+def _decoded(text: str | None) -> Any:
+    """One damaged value must not hide the other rows."""
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return {"damaged": True}

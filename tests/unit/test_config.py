@@ -181,6 +181,7 @@ def test_the_environment_overrides_a_key(tmp_path: Path) -> None:
         ("DICOM_ROUTER__NODE__PORT", "x", "node.port: 'x' is not a port"),
         ("DICOM_ROUTER__NODE", "x", "node must be a mapping"),
         ("DICOM_ROUTER__NODE__", "x", "has an empty part"),
+        ("DICOM_ROUTER__" + "A__" * 3000 + "A", "x", "is nested too deeply"),
         ("DICOM_ROUTER__RULES__NAME", "x", "'rules' has no keys to override"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from router.cli import app
 from router.cli.failures import explain
 from router.config import ConfigError, Problem, Settings, load
 from router.control import ControlServer, NoAnswerError, NoNodeError, ask, carry_out
+from router.flow import Caller
 from router.spool import SpoolError, open_spool, read_spool
+from tests.unit.spooling import accept
 
 TEXT = """
 spool: {path: spool, reserve: 1 MB}
@@ -159,6 +162,25 @@ def test_a_change_is_the_same_with_a_node_and_without(tmp_path: Path, with_node:
         assert queue("decide-again", "0" * 32) == (1, "no such instance, or its blob is gone\n")
     events = read_spool(settings.spool).events()
     assert [(event["kind"], event["destination"]) for event in events] == [("paused", "here"), ("resumed", "here")]
+
+
+def test_what_is_shown_gives_no_orders_to_a_terminal_and_one_damaged_value_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "routing.yaml").write_text(TEXT)
+    settings = load(tmp_path / "routing.yaml", {})
+    spool = open_spool(settings.spool)
+    instance_id = accept(spool, caller=Caller("\x1b]0;OWNED\x07é", "ROUTER", "10.0.0.1")).instance_id
+    carry_out(spool, {"do": "pause", "destination": "here", "who": "\x1b[31mX\x9b"}, settings.destinations)
+    spool.close()
+    with sqlite3.connect(settings.spool.path / "node.db") as database:
+        database.execute("UPDATE instance SET facts = '{broken'")
+        database.execute("INSERT INTO event (at, kind, detail) VALUES (1, 'broken', '{broken')")
+    database.close()
+    for words, told in ((["queue", "show", instance_id], "?]0;OWNED?é"), (["events"], "who=?[31mX?")):
+        done = CliRunner().invoke(app, [*words, "--config", str(settings.file)])
+        assert done.exit_code == 0
+        assert told in done.output
+        assert "damaged" in done.output
+        assert not set("\x1b\x07\x9b") & set(done.output)
 
 
 @pytest.mark.parametrize(
