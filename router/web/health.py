@@ -71,6 +71,12 @@ def routes(view: View) -> Iterator[Route]:
     def answer(parts: dict[str, bool]) -> Response:
         return JSONResponse(parts, status_code=200 if all(parts.values()) else 503)
 
+    def ready(_: Request) -> Response:
+        try:
+            return answer(view.ready())
+        except (OSError, SpoolError):  # nobody can say what room there is on a disk that does not answer
+            return answer({"room": False})
+
     def metrics(_: Request) -> Response:
         try:
             own = generate_latest(REGISTRY) + generate_latest(_Only(collector))
@@ -79,7 +85,7 @@ def routes(view: View) -> Iterator[Route]:
         return Response(own, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     yield Route("/healthz", lambda _: answer(view.alive()))
-    yield Route("/readyz", lambda _: answer(view.ready()))
+    yield Route("/readyz", ready)
     yield Route("/metrics", metrics)
 
 

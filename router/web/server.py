@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from router.association.listening import bind, listen
 from router.config.settings import WebSettings
@@ -15,14 +17,34 @@ from router.web.health import View, routes
 PORT = "web.port"
 
 
+SECONDS = 10.0
+"""For a connection: all of its request and of the answer."""
+PER_PEER = 16
+"""Connections of one address: whoever opens more loses the oldest, so that one who is quick is always answered."""
+
+
+class OneRequest(H11Protocol):
+    """A connection for one request, which may not hold its place for longer than an honest one needs."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.began, self.peer = self.loop.time(), self.client[0] if self.client else ""
+        self.loop.call_later(SECONDS, transport.abort)
+        same = [one for one in self.connections if isinstance(one, OneRequest) and one.peer == self.peer]
+        if len(same) > PER_PEER:
+            oldest = min(same, key=lambda one: one.began)
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+
 class WebServer:
     """Health, readiness and metrics over HTTP."""
 
     def __init__(self, settings: WebSettings, view: View) -> None:
         app = Starlette(routes=list(routes(view)))
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_keep_alive=15,
-            limit_concurrency=64, h11_max_incomplete_event_size=16384, timeout_graceful_shutdown=1,
+            app, http=OneRequest, headers=[("connection", "close")], log_config=None, access_log=False, lifespan="off",
+            ws="none", limit_concurrency=64, h11_max_incomplete_event_size=16384, timeout_graceful_shutdown=1,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._settings = settings
