@@ -28,7 +28,7 @@ from router.association.pdu import AbortReason, Kind, Pace, PeerClosedError, Pro
 from router.association.reports import CommitmentHandler, Outbox, Report, report_command
 from router.config.settings import Accept, NodeSettings
 from router.flow import Caller
-from router.observe import log, safe
+from router.observe import log, safe, where
 
 Refusal = tuple[int, int, int]
 """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
@@ -123,7 +123,12 @@ class Acceptor:
         return parse_request(body)
 
     def _transient_refusal(self) -> Refusal | None:
-        return LIMIT_EXCEEDED if self._handler.refuse_association() or not self._admit() else None
+        try:
+            full = self._handler.refuse_association()
+        except Exception as error:  # a disk that does not answer has no room, and the peer shall come back
+            log.error("storing failed", peer=self._peer, error=where(error), errno=getattr(error, "errno", None))
+            full = True
+        return LIMIT_EXCEEDED if full or not self._admit() else None
 
     def _established(
         self, proposal: Proposal, caller: Caller, contexts: Mapping[int, AgreedContext]

@@ -70,6 +70,15 @@ def test_half_sent_pdus_free_their_places() -> None:
         assert eventually(lambda: echoes_or_not(port))
 
 
+def test_a_handler_whose_disk_does_not_answer_refuses_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_: MemoryHandler) -> bool:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(MemoryHandler, "refuse_association", gone)
+    with served() as (port, _), RawPeer(port) as peer:
+        assert peer.send(request()).answers() == ["RJ 2/3/2", "CLOSED"]
+
+
 def test_a_handler_without_room_refuses_for_now() -> None:
     with served(handler=MemoryHandler(full=True)) as (port, handler):
         with RawPeer(port) as peer:
