@@ -117,8 +117,10 @@ class BlobStore:
         return self.root / blob_id[-2:]
 
     def files(self) -> Iterator[Path]:
-        for folder in sorted(self.root.iterdir()):
-            yield from folder.iterdir()
+        """What lies where blobs lie; what a person or a file system put beside them is none of ours."""
+        for number in range(256):
+            with os.scandir(self.root / f"{number:02x}") as entries:
+                yield from (Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False))
 
     def has_any(self) -> bool:
         """Whether there is a whole blob."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
     folder = settings.path
     with ExitStack() as undo:
         try:
+            _refuse_a_shared_one(folder)
             make_folder(folder)
             os.chmod(folder, 0o700)
             is_sqlite = settings.database == "sqlite"
@@ -47,6 +49,19 @@ def read_spool(settings: SpoolSettings) -> Spool:
     if settings.database == "sqlite" and not (settings.path / engine.DATABASE).exists():
         raise SpoolError(f"{settings.path}: no spool here; start the node once, or name another routing.yaml")
     return Spool(settings, BlobStore(settings.path / "blobs"), engine.reading(settings.path, settings.database))
+
+
+class SharedFolderError(SpoolError):
+    """Everybody may write into the folder: it serves others, and is not to be closed for them."""
+
+    exit_code = 2
+
+
+def _refuse_a_shared_one(folder: Path) -> None:
+    if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:
+        raise SharedFolderError(
+            f"{folder}: everybody may write here; let spool.path name a folder below it, or chmod it to 700 first"
+        )
 
 
 def _make_private(database: Path) -> None:

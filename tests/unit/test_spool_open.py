@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from router.cli.failures import explain
 from router.config.settings import SpoolSettings
 from router.spool import SpoolError, open_spool, read_spool
 from router.spool.inspect import inspect
@@ -87,6 +88,16 @@ def test_an_open_door_is_closed(settings: SpoolSettings) -> None:
     settings.path.mkdir(mode=0o755)
     open_spool(settings).close()
     assert stat.S_IMODE(settings.path.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_serves_others_is_left_as_it_is(settings: SpoolSettings) -> None:
+    settings.path.mkdir()
+    settings.path.chmod(0o1777)
+    with pytest.raises(SpoolError, match="everybody may write here") as caught:
+        open_spool(settings)
+    assert explain(caught.value)[0] == 2
+    assert stat.S_IMODE(settings.path.stat().st_mode) == 0o1777
+    assert list(settings.path.iterdir()) == []
 
 
 def test_one_node_at_a_time(settings: SpoolSettings) -> None:
@@ -252,6 +263,17 @@ def test_what_a_crash_left_without_a_row_goes_at_start(settings: SpoolSettings) 
     spool = open_spool(settings)
     assert files(settings.path) == {kept + ".dcm"}
     assert orphan.id != half.id
+    spool.close()
+
+
+def test_what_others_put_beside_blobs_is_left_alone(settings: SpoolSettings) -> None:
+    kept = filled(settings)
+    blobs = settings.path / "blobs"
+    (blobs / "notes.txt").write_text("mine")
+    (blobs / "lost+found" / "below").mkdir(parents=True)
+    (blobs / "00" / "a folder").mkdir()
+    spool = open_spool(settings)
+    assert files(settings.path) == {kept + ".dcm", "notes.txt"}
     spool.close()
 
 
