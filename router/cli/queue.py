@@ -29,8 +29,12 @@ def list_(
     buried: Annotated[bool, typer.Option("--buried", help="Only what was given up on.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Open and buried deliveries, oldest first."""
-    for row in _deliveries(spool_of(config), to, ("buried",) if buried else ("open", "buried")):
+    """Open and buried deliveries, oldest first. Which destination is not sent to now goes to standard error."""
+    spool = spool_of(config)
+    if not as_json:
+        for line in _held(spool, to):
+            typer.echo(printable(line), err=True)
+    for row in _deliveries(spool, to, ("buried",) if buried else ("open", "buried")):
         if as_json:
             print(json.dumps(row))
         else:
@@ -39,6 +43,20 @@ def list_(
                 f"{row['id']:>8}  {row['state']:7s} {row['destination']:20s} instance {row['instance_id']}  "
                 f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{held}"
             ))  # fmt: skip
+
+
+def _held(spool: Spool, to: str | None) -> Iterator[str]:
+    """A line for each destination for which something waits and to which nothing is sent now."""
+    waiting = spool.counts().open
+    for name in sorted(waiting if to is None else {to} & set(waiting)):
+        state = spool.destination_state(name)
+        if state.paused:
+            yield f"{name} is paused, {waiting[name]} wait: dicom-router queue resume {name}"
+        elif state.circuit_failures:
+            again = local_time(state.circuit_until)
+            yield f"{name} does not take anything, {waiting[name]} wait, next try {again}: {state.circuit_reason}"
+    if not waiting:
+        yield "nothing is owed"
 
 
 @app.command()
