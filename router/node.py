@@ -42,7 +42,7 @@ class Node:
         self._spool: Spool = open_spool(settings.spool)
         self._serving = Serving(self._spool, self.settings, on_ready=lambda: self._classifier.wake())
         self._inference = self._serving.inference
-        self._copies = Copies(self._inference)
+        self._copies = Copies(self._inference, self._spool.room_for_copy)
         self._forwarder = Forwarder(self._spool, self.settings, self._copies.get)
         self._classifier = Classifier(self._spool, self._inference, self.settings, self._serving.decided)
         self._committer = Committer(self._spool, self.settings)

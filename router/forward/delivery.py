@@ -18,7 +18,8 @@ from router.flow import Delivery, Instance
 from router.forward.outcomes import DUPLICATE, Fate, Outcome, outcome_of
 
 Transcode = Callable[[Instance, Path, str], tuple[Path, int, int]]
-"""Instance, its blob and a native transfer syntax to (path, offset, size) of a lossless copy. Raises ValueError."""
+"""Instance, its blob and a native transfer syntax to (path, offset, size) of a lossless copy. Raises ValueError,
+and OSError where there is no room for one."""
 
 
 class Pool:
@@ -116,6 +117,8 @@ def attempt(
         except ValueError as error:
             refused = f"only {native} was accepted and not {syntax}; transcoding is not possible: {error}"
             return Outcome(Fate.FEW, refused, sign="ours")
+        except OSError as error:
+            return Outcome(Fate.LATER, error.strerror or "a native copy cannot be made", sign="ours")
         syntax = native
     try:
         status = association.store(

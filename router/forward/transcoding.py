@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -21,23 +23,30 @@ class Transcoder(Protocol):
     def transcode(self, path: Path, target: Path, syntax: str) -> Future[str]: ...
 
 
+Room = Callable[[Instance, Path], AbstractContextManager[None]]
+"""Is entered while a copy of an instance is made at a path. Raises OSError where there is no room for it."""
+
+
 class Copies:
     """Hands out native copies: (path, offset, size) of the data set. For several threads."""
 
-    def __init__(self, transcoder: Transcoder) -> None:
+    def __init__(self, transcoder: Transcoder, room: Room) -> None:
         self._transcoder = transcoder
+        self._room = room
         self._lock = threading.Lock()
         self._making: dict[Path, threading.Lock] = {}
 
     def get(self, instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
-        """The copy of a blob in a native syntax. Raises ValueError when it cannot be made without loss."""
+        """The copy of a blob in a native syntax. Raises ValueError when it cannot be made without loss, and
+        OSError where there is no room for it."""
         target = blob.with_suffix(f".{syntax[-1]}.native")
         with self._lock:
             making = self._making.setdefault(target, threading.Lock())
         try:
             with making:
                 if not target.exists():
-                    self._make(blob, target, syntax)
+                    with self._room(instance, target):
+                        self._make(blob, target, syntax)
         finally:
             with self._lock:
                 self._making.pop(target, None)

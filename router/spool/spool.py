@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from router.observe.metrics import BURIED as BURIED_COUNT
 from router.spool import engine, queries, schema, transactions
 from router.spool.blobs import Blob, BlobStore, same_bytes
 from router.spool.commitments import Commitments
+from router.spool.copies import CopySizes, native_size
 from router.spool.doubts import Doubts
 from router.spool.errors import SpoolError
 from router.spool.leases import Leases
@@ -51,6 +54,8 @@ class Spool:
         self._tokens = itertools.count(1)
         self._bytes = 0
         self._bytes_lock = threading.Lock()
+        self._copies = CopySizes()
+        self._copying = threading.Lock()
         self._pressure = threading.Lock()
         self._doubts = Doubts(self._existing, lambda job: self._writing().submit(job, insist=True))
         self.commitments = Commitments(self._run, self._ask, self.signals, self._token)
@@ -63,12 +68,12 @@ class Spool:
             raise SpoolError("the spool is full: spool.limit or spool.reserve is reached")
         return self._blobs.begin(header)
 
-    def room(self) -> bool:
-        """Whether there is room for more, after finished blobs have made way."""
-        if self._has_room():
+    def room(self, more: int = 0) -> bool:
+        """Whether there is room for (so much) more, after finished blobs have made way."""
+        if self._has_room(more):
             return True
         with self._pressure:
-            while not self._has_room():
+            while not self._has_room(more):
                 if not self._drop_finished(math.inf, 64):
                     return False
         return True
@@ -84,8 +89,14 @@ class Spool:
         """Remove some finished blobs, whatever `keep` says; returns how many."""
         return self._drop_finished(math.inf, 64)
 
-    def _has_room(self) -> bool:
-        return self._bytes < self.settings.limit and self._blobs.free() > self.settings.reserve
+    def _has_room(self, more: int) -> bool:
+        free = self._blobs.free() - self._copies.unwritten - more
+        return self._held + more < self.settings.limit and free > self.settings.reserve
+
+    @property
+    def _held(self) -> int:
+        """Bytes of blobs and of what forwarding put beside them."""
+        return self._bytes + self._copies.total
 
     def accept(self, blob: Blob, new: Instance) -> Accepted:
         """A sealed blob becomes an instance; returns after the commit. Raises SpoolError; the blob is then removed."""
@@ -198,6 +209,23 @@ class Spool:
             ),
         )  # fmt: skip
 
+    @contextmanager
+    def room_for_copy(self, instance: Instance, target: Path) -> Iterator[None]:
+        """While a native copy is made as `target`: what it may take counts at once, afterwards what it takes.
+
+        Raises OSError (ENOSPC) where there is no room, after finished blobs have made way.
+        """
+        size = self._ask(lambda c: native_size(c, instance))
+        with self._copying:
+            if size >= self.settings.limit or not self.room(size):
+                words = "no room for a native copy: spool.limit or spool.reserve would be reached"
+                raise OSError(errno.ENOSPC, words)
+            self._copies.begin(instance.id, size)
+        try:
+            yield
+        finally:
+            self._copies.end(instance.id, size, target.stat().st_size if target.exists() else 0)
+
     def next_due(self, destination: str) -> float | None:
         return self._ask(lambda c: queries.next_due(c, destination))
 
@@ -261,7 +289,7 @@ class Spool:
     # -- questions -------------------------------------------------------------------------------------------------
 
     def counts(self) -> Counts:
-        return replace(self._ask(queries.counts), bytes=self._bytes)
+        return replace(self._ask(queries.counts), bytes=self._held)
 
     def deliveries(self, **choice: Any) -> list[dict[str, Any]]:
         """See `queries.deliveries`."""
@@ -289,6 +317,7 @@ class Spool:
         removed = self._drop_finished(now - self.settings.keep, BATCH)
         if not self._is_sqlite:  # others add and remove as well
             self._bytes = self._ask(queries.bytes_kept)
+            self._copies.forget(one for one in self._copies.instances() if not self._blobs.path(one).exists())
         return removed + self._run(lambda c: transactions.forget_records(c, now - self.settings.keep_records, BATCH))
 
     def clock_was_set(self, seconds: float) -> None:
@@ -311,6 +340,7 @@ class Spool:
             self._blobs.remove(row.id)
         with self._bytes_lock:
             self._bytes -= sum(row.size for row in rows)
+        self._copies.forget(row.id for row in rows)
         return len(rows)
 
     def renew(self) -> None:

@@ -81,6 +81,8 @@ CLAIMED_DELIVERIES = (
     .order_by(delivery.c.id)
 )  # fmt: skip
 
+FACTS = sa.select(instance.c.facts).where(instance.c.id == bound("which"))
+
 CLOSE_DELIVERY = (
     delivery.update()
     .where(delivery.c.id == bound("which"), delivery.c.token == bound("held"), delivery.c.state == OPEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -381,6 +382,24 @@ def test_a_copy_that_cannot_be_made_is_buried_after_few_tries(tmp_path: Path) ->
         assert all(row["tries"] == 5 and "the pixels differ" in row["reason"] for row in rows)
         assert not peer.stored
         assert not stage.events("circuit opened")
+
+
+def test_without_room_for_a_copy_the_delivery_waits(tmp_path: Path) -> None:
+    """And is no sign of anything wrong with the destination, nor on the way to being buried."""
+    copier, full = Copier(tmp_path), [True]
+
+    def copy(*asked: Any) -> tuple[Path, int, int]:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "no room for a native copy")
+        return copier(*asked)
+
+    with Peer(choose=native_only) as peer, forwarding(tmp_path, peer, transcode=copy) as stage:
+        stage.owe("dest", transfer_syntax=J2K, count=4)
+        wait_for(lambda: all(row["tries"] > 5 for row in stage.rows()))
+        assert {(row["state"], row["reason"]) for row in stage.rows()} == {("open", "no room for a native copy")}
+        assert not stage.events("circuit opened")
+        full[0] = False
+        stage.until("done", 4)
 
 
 def test_no_context_names_class_and_syntax(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -93,13 +96,20 @@ class Transcoder:
         return future
 
 
+@contextmanager
+def enough(instance: Instance, target: Path) -> Iterator[None]:
+    """Room for any copy."""
+    assert not target.exists()
+    yield
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_copy_is_made_once_for_each_syntax(tmp_path: Path) -> None:
     transcoder, blob = Transcoder(), tmp_path / "a.dcm"
-    copies = Copies(transcoder)
+    copies = Copies(transcoder, enough)
     for syntax in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2"):
         for _ in range(2):
             path, offset, size = copies.get(INSTANCE, blob, syntax)
@@ -119,12 +129,24 @@ def test_a_copy_is_made_once_for_each_syntax(tmp_path: Path) -> None:
     ],
 )
 def test_a_copy_that_cannot_be_made_leaves_nothing(tmp_path: Path, transcoder: Transcoder, words: str) -> None:
-    copies = Copies(transcoder)
+    copies = Copies(transcoder, enough)
     for _ in range(2):
         with pytest.raises(ValueError, match=words):
             copies.get(INSTANCE, tmp_path / "a.dcm", "1.2.840.10008.1.2")
     assert files(tmp_path) == []
     assert len(transcoder.calls) == 2
+
+
+def test_a_copy_without_room_is_not_begun(tmp_path: Path) -> None:
+    @contextmanager
+    def full(instance: Instance, target: Path) -> Iterator[None]:
+        raise OSError(errno.ENOSPC, "no room")
+        yield
+
+    transcoder = Transcoder()
+    with pytest.raises(OSError, match="no room"):
+        Copies(transcoder, full).get(INSTANCE, tmp_path / "a.dcm", "1.2.840.10008.1.2")
+    assert transcoder.calls == []
 
 
 def test_a_transcoder_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,13 +156,13 @@ def test_a_transcoder_that_never_answers(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("router.forward.transcoding.LIMIT_SECONDS", 0.01)
     with pytest.raises(ValueError, match="TimeoutError"):
-        Copies(Never()).get(INSTANCE, tmp_path / "a.dcm", "1.2.840.10008.1.2")
+        Copies(Never(), enough).get(INSTANCE, tmp_path / "a.dcm", "1.2.840.10008.1.2")
 
 
 def test_two_workers_that_need_the_same_copy(tmp_path: Path) -> None:
     transcoder = Transcoder()
     transcoder.go.clear()
-    copies, got = Copies(transcoder), []
+    copies, got = Copies(transcoder, enough), []
 
     def get() -> None:
         got.append(copies.get(INSTANCE, tmp_path / "a.dcm", "1.2.840.10008.1.2"))
@@ -160,7 +182,7 @@ def test_two_workers_that_need_the_same_copy(tmp_path: Path) -> None:
 def test_no_two_makings_share_a_file(tmp_path: Path) -> None:
     """One that took too long may still be writing when the next begins."""
     transcoder = Transcoder("no")
-    copies = Copies(transcoder)
+    copies = Copies(transcoder, enough)
     for _ in range(2):
         with pytest.raises(ValueError):
             copies.get(INSTANCE, tmp_path / "a.dcm", "1.2.840.10008.1.2")

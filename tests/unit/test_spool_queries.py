@@ -49,6 +49,8 @@ def everything(spool: Spool) -> None:
         spool.retry_delivery(owed, 0, "later").result()
         (owed,) = spool.claim_deliveries(name, 5)
         spool.close_delivery(owed, state).result()
+    with spool.room_for_copy(claim.instance, claim.path.with_suffix(".1.native")):
+        pass
     spool.set_circuit("ai", 1.0, 1, "no answer")
     spool.pause("ai", "a person")
     (buried,) = spool.deliveries(states=(BURIED,))

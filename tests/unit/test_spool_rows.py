@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.config.settings import SpoolSettings
+from router.flow import PictureFacts, Seen
 from router.spool import BURIED, DONE, Spool, SpoolError, open_spool
 from tests.unit.spooling import (
     CALLERS,
@@ -65,6 +66,70 @@ def test_the_reserve_of_the_disk_stays_free(settings: SpoolSettings) -> None:
     spool = open_spool(replace(settings, reserve=1 << 60))
     with pytest.raises(SpoolError, match="reserve"):
         spool.begin(HEADER)
+    spool.close()
+
+
+LARGE = Seen("decoded", facts=PictureFacts("MONOCHROME2", rows=100, columns=200, frames=2))
+"""A native copy of what these are the facts of has 80,000 bytes of pixels."""
+
+
+def test_native_copies_count_and_go_with_their_blob(settings: SpoolSettings) -> None:
+    spool = open_spool(replace(settings, limit=100_000))
+    accept(spool)
+    (claim,) = spool.claim_instances(1)
+    assert spool.record(claim, LARGE, decision("ai"), {}).result()
+    target = claim.path.with_suffix(".1.native")
+    with spool.room_for_copy(claim.instance, target):
+        assert spool.counts().bytes == 6 + 6 + 80_000
+        with pytest.raises(OSError, match="no room"), spool.room_for_copy(claim.instance, target):
+            raise AssertionError("there was room")
+        target.write_bytes(bytes(50_000))
+    assert spool.counts().bytes == 6 + 50_000
+    with pytest.raises(OSError, match="no room"), spool.room_for_copy(claim.instance, target.with_suffix(".2")):
+        raise AssertionError("there was room")
+    (owed,) = spool.claim_deliveries("ai", 1)
+    assert spool.close_delivery(owed, DONE).result()
+    assert spool.wipe() == 1
+    assert spool.counts().bytes == 0
+    spool.close()
+
+
+def test_a_copy_that_was_not_made_counts_no_more(spool: Spool) -> None:
+    accept(spool)
+    claim = decide(spool, "ai")
+    with pytest.raises(ValueError), spool.room_for_copy(claim.instance, claim.path.with_suffix(".1.native")):
+        raise ValueError("the pixels differ")
+    assert spool.counts().bytes == 6
+
+
+def test_a_copy_leaves_the_reserve_free(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beside others that are being made, which the file system does not know of yet."""
+    spool = open_spool(replace(settings, reserve=1000))
+    accept(spool)
+    (claim,) = spool.claim_instances(1)
+    assert spool.record(claim, LARGE, decision("ai"), {}).result()
+    one, other = (claim.path.with_suffix(f".{number}.native") for number in (1, 2))
+    monkeypatch.setattr("router.spool.blobs.BlobStore.free", lambda _: 160_000)
+    with (
+        spool.room_for_copy(claim.instance, one),
+        pytest.raises(OSError, match="reserve"),
+        spool.room_for_copy(claim.instance, other),
+    ):
+        raise AssertionError("there was room")
+    with spool.room_for_copy(claim.instance, other):
+        pass
+    spool.close()
+
+
+def test_finished_blobs_make_way_for_a_copy(settings: SpoolSettings) -> None:
+    spool = open_spool(replace(settings, limit=100_000))
+    accept(spool, bytes(50_000), "1.1")
+    decide(spool)
+    accept(spool, uid="1.2")
+    (claim,) = spool.claim_instances(1)
+    assert spool.record(claim, LARGE, decision("ai"), {}).result()
+    with spool.room_for_copy(claim.instance, claim.path.with_suffix(".1.native")):
+        assert files(settings.path) == {claim.instance.id + ".dcm"}
     spool.close()
 
 
