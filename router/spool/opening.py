@@ -52,15 +52,17 @@ def read_spool(settings: SpoolSettings) -> Spool:
 
 
 class SharedFolderError(SpoolError):
-    """Everybody may write into the folder: it serves others, and is not to be closed for them."""
+    """Everybody may write into the folder, and somebody has: it is not to be closed for them."""
 
     exit_code = 2
 
 
 def _refuse_a_shared_one(folder: Path) -> None:
-    if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:
+    if not folder.is_dir() or not folder.stat().st_mode & stat.S_IWOTH:
+        return
+    if any(folder.iterdir()) and not (folder / engine.LOCK).exists():
         raise SharedFolderError(
-            f"{folder}: everybody may write here; let spool.path name a folder below it, or chmod it to 700 first"
+            f"{folder}: everybody may write here, and others have; let spool.path name a folder below it, or chmod it to 700 first"
         )
 
 

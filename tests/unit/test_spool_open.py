@@ -84,8 +84,10 @@ def test_nobody_else_may_look(settings: SpoolSettings) -> None:
         os.umask(before)
 
 
-def test_an_open_door_is_closed(settings: SpoolSettings) -> None:
-    settings.path.mkdir(mode=0o755)
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_an_open_door_is_closed(settings: SpoolSettings, mode: int) -> None:
+    settings.path.mkdir()
+    settings.path.chmod(mode)
     open_spool(settings).close()
     assert stat.S_IMODE(settings.path.stat().st_mode) == 0o700
 
@@ -93,11 +95,12 @@ def test_an_open_door_is_closed(settings: SpoolSettings) -> None:
 def test_a_folder_that_serves_others_is_left_as_it_is(settings: SpoolSettings) -> None:
     settings.path.mkdir()
     settings.path.chmod(0o1777)
+    (settings.path / "somebody's").touch()
     with pytest.raises(SpoolError, match="everybody may write here") as caught:
         open_spool(settings)
     assert explain(caught.value)[0] == 2
     assert stat.S_IMODE(settings.path.stat().st_mode) == 0o1777
-    assert list(settings.path.iterdir()) == []
+    assert [path.name for path in settings.path.iterdir()] == ["somebody's"]
 
 
 def test_one_node_at_a_time(settings: SpoolSettings) -> None:
