@@ -62,7 +62,7 @@ def _refuse_a_shared_one(folder: Path) -> None:
         return
     if any(folder.iterdir()) and not (folder / engine.LOCK).exists():
         raise SharedFolderError(
-            f"{folder}: everybody may write here, and others have; let spool.path name a folder below it, or chmod it to 700 first"
+            f"{folder}: everybody may write here, and others have; name a folder below it, or chmod it 700 first"
         )
 
 
