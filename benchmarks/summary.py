@@ -17,8 +17,9 @@ PAGE = ROOT / "docs" / "performance.md"
 CHART = ROOT / "docs" / "performance.png"
 LOADS = {
     "dx": "DX, 2500 × 2048, 16 bit, uncompressed (10 MB)",
-    "dx-jpegll": "the same, JPEG Lossless",
-    "dx-j2k": "the same, JPEG 2000 lossless",
+    "dx-4": "the same over four associations at once",
+    "dx-jpegll": "DX, JPEG Lossless",
+    "dx-j2k": "DX, JPEG 2000 lossless",
     "cr": "CR, 1760 × 2140, uncompressed",
     "small": "512 × 512, uncompressed (0.5 MB)",
 }
@@ -34,16 +35,18 @@ end of the sender; who sends on before it answers its sender shows 0.
 def main() -> None:
     records = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     routes = {name.removeprefix("route-"): record for name, record in records.items() if name.startswith("route-")}
-    parts = [HEAD, machine(next(iter(records.values()))["machine"])]
+    here = machine(records["route-dx"]["machine"])
+    parts = [HEAD, here]
     if routes:
         draw({load: routes[load] for load in LOADS if load in routes})
         parts.append(
             "## The whole way\n\nReceived durably, looked at, decided and forwarded; the peers look at no pixel.\n"
         )
         parts.append("![instances a second for each router and load](performance.png)\n")
-        parts += [route(LOADS[load], routes[load]) for load in LOADS if load in routes]
+        parts += [route(LOADS[load], routes[load]) + elsewhere(routes[load], here) for load in LOADS if load in routes]
     parts.append("## Each stage alone\n")
-    parts += [stage(record) for name, record in records.items() if not name.startswith("route-")]
+    parts += [stage(record) + elsewhere(record, here) for name, record in records.items()
+              if not name.startswith("route-")]  # fmt: skip
     PAGE.write_text("\n".join(parts))
 
 
@@ -53,6 +56,12 @@ def machine(about: dict[str, Any]) -> str:
         f"{about['processor']}, {about['cores']} cores, {about['memory_mb'] // 1024} GB; Python {about['python']}, "
         f"{versions}; {about['date']}.\n"
     )
+
+
+def elsewhere(record: dict[str, Any], here: str) -> str:
+    """A line where something was measured on another machine, or on another day, than the page says at its head."""
+    there = machine(record["machine"])
+    return "" if there == here else f"\nMeasured on: {there}"
 
 
 def route(title: str, record: dict[str, Any]) -> str:

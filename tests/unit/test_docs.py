@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -88,6 +89,16 @@ def test_examples_of_routing_yaml_are_accepted(tmp_path: Path) -> None:
     for example in examples:
         (tmp_path / "routing.yaml").write_text(example)
         load(tmp_path / "routing.yaml", {})
+
+
+def test_the_readme_has_the_figures_of_the_shipped_card() -> None:
+    figures = json.loads((ROOT / "models" / "mobilenet_v1" / "card.json").read_text())["figures"]
+    test, unseen = figures["test"], figures.get("sources") or figures["unseen_sources"]
+    value, low, high = test["macro"]["f1"]
+    recall = sum(row["recall"] for row in unseen["classes"].values()) / len(unseen["classes"])
+    page = (ROOT / "README.md").read_text()
+    assert f"macro F1 {value:.3f} (95 % interval {low:.3f}–{high:.3f}) | {test['n']} |" in page
+    assert f"mean recall of the five classes {recall:.3f} | {unseen['n']} |" in page
 
 
 def test_the_project_speaks_of_itself_alone() -> None:
