@@ -17,7 +17,7 @@ MOST = 64 * 1024
 
 SOP_CLASS, SOP_INSTANCE = (0x0008, 0x0016), (0x0008, 0x0018)
 NO_DATA = (0x0000, 0x0002)
-"""Groups of commands (PS3.7) and of file meta information (PS3.10): who reads them in a data set takes it for another."""
+"""Groups of commands (PS3.7) and of file meta information (PS3.10): a reader that meets them takes it for another."""
 ITEM_GROUP = 0xFFFE
 DELIMITERS = (0xE00D, 0xE0DD)
 UNDEFINED = 0xFFFFFFFF
