@@ -26,7 +26,7 @@ LOADS = {
 HEAD = """# Performance
 
 Made by `make benchmark` and `python -m benchmarks.summary` from `benchmarks/results/*.json`; no figure is typed by
-hand. Everything is on one machine, over loopback: sender, router and sink share its cores. Routers take turns within
+hand. Each table is from one machine, over loopback: sender, router and sink share its cores. Routers take turns within
 each round, so quote the ratios: absolute figures move by 20 % and more from run to run. Waits are counted from the
 end of the sender; who sends on before it answers its sender shows 0.
 """
