@@ -231,6 +231,23 @@ class Peer:
             sock.close()
 
 
+def aborting_on(is_poison: Callable[[Stored], bool]) -> Script:
+    """Aborts on some instances, as DCMTK does where pixels are followed by garbage; takes everything else."""
+
+    def script(talk: Talk) -> None:
+        talk.accept()
+        while isinstance(got := talk.message(), Stored):
+            if is_poison(got):
+                talk.send(pdu.abort(None))
+                talk.until_closed()
+                return
+            talk.peer.stored.append(got)
+            talk.answer(got, 0)
+        talk.send(pdu.release_rp())
+
+    return script
+
+
 def rejecting(*how: int) -> Script:
     def script(talk: Talk) -> None:
         talk.request()

@@ -14,7 +14,7 @@ from router.association import pdu
 from router.association.pdu import Kind
 from router.flow import Caller, Instance
 from tests.unit.forwarding import HEAD, forwarding, quick, slow
-from tests.unit.peer import CT, DX, EXPLICIT, IMPLICIT, J2K, Peer, Stored, Talk, wait_for
+from tests.unit.peer import CT, DX, EXPLICIT, IMPLICIT, J2K, Peer, Stored, Talk, aborting_on, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -193,17 +193,7 @@ def test_an_abort_by_one_instance_counts_against_that_instance(tmp_path: Path) -
     """The others go on; and what was half sent is never done."""
     poison: list[str] = []
 
-    def picky(talk: Talk) -> None:
-        talk.accept()
-        while isinstance(got := talk.message(), Stored):
-            if got.sop_instance in poison:
-                talk.send(pdu.abort(None))
-                talk.until_closed()
-                return
-            talk.peer.stored.append(got)
-            talk.answer(got, 0)
-        talk.send(pdu.release_rp())
-
+    picky = aborting_on(lambda got: got.sop_instance in poison)
     with Peer(picky) as peer, forwarding(tmp_path, peer, start=False) as stage:
         poison.append(stage.owe("dest")[0].sop_instance)
         stage.owe("dest", count=10)

@@ -16,7 +16,7 @@ from router.forward.circuit import BY_INSTANCES
 from router.forward.outcomes import outcome_of
 from router.spool import schema
 from tests.unit.forwarding import Stage, forwarding, quick, slow
-from tests.unit.peer import Peer, Stored, Talk, rejecting, wait_for
+from tests.unit.peer import Peer, Stored, Talk, aborting_on, rejecting, wait_for
 
 
 def test_a_dead_destination_costs_and_buries_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,20 +256,8 @@ def test_an_open_circuit_lets_the_association_go(tmp_path: Path, monkeypatch: py
         assert all(row["token"] == 0 for row in rows)
 
 
-def poisoned(talk: Talk) -> None:
-    """Aborts on some data sets, as DCMTK does where pixels are followed by garbage; takes everything else."""
-    talk.accept()
-    while isinstance(got := talk.message(), Stored):
-        if got.data == POISON:
-            talk.send(pdu.abort(None))
-            talk.until_closed()
-            return
-        talk.peer.stored.append(got)
-        talk.answer(got, 0)
-    talk.send(pdu.release_rp())
-
-
 POISON = b"image and garbage"
+POISONED_PEER = aborting_on(lambda got: got.data == POISON)
 POISONED = BY_INSTANCES + "the association ended"
 
 
@@ -280,7 +268,7 @@ def test_instances_that_a_destination_dies_of_hold_up_no_others(
     """Fourteen cost a few times the shortest time that a circuit is open, wherever they stand."""
     slow(monkeypatch)
     monkeypatch.setattr("router.forward.backoff.CIRCUIT_FIRST", 0.05)
-    with Peer(poisoned) as peer, forwarding(tmp_path, peer, start=False) as stage:
+    with Peer(POISONED_PEER) as peer, forwarding(tmp_path, peer, start=False) as stage:
         for data, count in sorted([(POISON, 14), (b"good", 30)], reverse=order == "poison first"):
             stage.owe("dest", data=data, count=count)
         opened: list[float] = []
@@ -298,7 +286,7 @@ def test_what_comes_while_only_known_poison_waits_is_tried_soon(
     """However long the time has grown for those that have failed before."""
     slow(monkeypatch)
     monkeypatch.setattr("router.forward.backoff.CIRCUIT_FIRST", 0.05)
-    with Peer(poisoned) as peer, forwarding(tmp_path, peer, start=False) as stage:
+    with Peer(POISONED_PEER) as peer, forwarding(tmp_path, peer, start=False) as stage:
         stage.owe("dest", data=POISON, count=3)
         for delivery in stage.spool.claim_deliveries("dest", 3):
             stage.spool.retry_delivery(delivery, 0.01, "the peer aborted").result(10)
@@ -313,7 +301,7 @@ def test_what_comes_while_only_known_poison_waits_is_tried_soon(
 def test_what_failed_before_stays_behind_what_was_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it was claimed again and could not be tried, because others of its kind opened the circuit."""
     slow(monkeypatch)
-    with Peer(poisoned) as peer, forwarding(tmp_path, peer, start=False) as stage:
+    with Peer(POISONED_PEER) as peer, forwarding(tmp_path, peer, start=False) as stage:
         stage.owe("dest", data=POISON, count=5)
         for delivery in stage.spool.claim_deliveries("dest", 5):
             stage.spool.retry_delivery(delivery, 0.001, "the peer aborted").result(10)
