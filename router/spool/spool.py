@@ -22,6 +22,7 @@ from router.observe import log
 from router.observe.metrics import BURIED as BURIED_COUNT
 from router.spool import engine, queries, schema, transactions
 from router.spool.blobs import Blob, BlobStore, same_bytes
+from router.spool.commitment_rows import BATCH, parts
 from router.spool.commitments import Commitments
 from router.spool.copies import CopySizes, native_size
 from router.spool.doubts import Doubts
@@ -36,7 +37,6 @@ INSTANCES = "instances"
 """The topic that is signalled when an instance waits for its decision."""
 FULL = "the disk is full"
 """The topic that is signalled when finished blobs should go before their time."""
-BATCH = 500
 
 
 class Spool:
@@ -262,7 +262,7 @@ class Spool:
     def retry_now(self, deliveries: Sequence[int], who: str) -> int:
         """Buried or waiting deliveries are owed at once; returns how many."""
         changed = 0
-        for part in _batches(deliveries):
+        for part in parts(deliveries):
             destinations = self._run(partial(transactions.retry_now, deliveries=part, who=who))
             self.signals.set_many(set(destinations))
             changed += len(destinations)
@@ -270,7 +270,7 @@ class Spool:
 
     def discard(self, deliveries: Sequence[int], who: str) -> int:
         """Drop deliveries that nobody holds; returns how many."""
-        return sum(self._run(partial(transactions.discard, deliveries=part, who=who)) for part in _batches(deliveries))
+        return sum(self._run(partial(transactions.discard, deliveries=part, who=who)) for part in parts(deliveries))
 
     def redecide(self, instance_id: str, who: str) -> bool:
         ordered = self._run(lambda c: transactions.redecide(c, instance_id, who))
@@ -428,8 +428,3 @@ class Spool:
                 return question(connection)
         except sa.exc.DatabaseError as error:
             raise SpoolError(engine.trouble(self._read_engine, error)) from error
-
-
-def _batches(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    """A database takes only so many parameters at once."""
-    return (numbers[at : at + BATCH] for at in range(0, len(numbers), BATCH))
