@@ -64,34 +64,25 @@ def fit_thresholds(
     return {name: found.get(name, strictest) if name in ROUTED else least for name in CLASSES}, borrowed
 
 
-def fit_novelty(
-    features: NDArray[np.float32], truth: Indices, *, dimensions: int = 48, centres: int = 4, seed: int = 0
-) -> Novelty:
-    """Whitening and centres from features (n, 1024) of training images: some centres for each class by k-means."""
-    mean = features.mean(axis=0)
-    _, singular, axes = np.linalg.svd(features - mean, full_matrices=False)
-    dimensions = min(dimensions, len(singular))
-    spread = singular[:dimensions] / np.sqrt(max(len(features) - 1, 1))
-    project = axes[:dimensions] / (spread + 0.05 * spread[0])[:, None]
-    whitened = (features - mean) @ project.T
-    rng = np.random.default_rng(seed)
-    found = [_means(whitened[truth == label], centres, rng) for label in np.unique(truth)]
-    novelty = Novelty(dimensions, sum(map(len, found)))
-    novelty.project.copy_(torch.from_numpy(project.astype(np.float32)))
-    novelty.offset.copy_(torch.from_numpy((-mean @ project.T).astype(np.float32)))
-    novelty.centres.copy_(torch.from_numpy(np.concatenate(found).astype(np.float32)))
+def fit_novelty(features: NDArray[np.float32], truth: Indices, *, shrinkage: float = 0.1) -> Novelty:
+    """Distance to the nearest class of the training images, from their features (n, 1024).
+
+    Mahalanobis with one covariance within all classes (Lee et al. 2018, arXiv:1807.03888), shrunk towards the
+    identity so that directions hardly used in training do not decide alone.
+    """
+    labels, member = np.unique(truth, return_inverse=True)
+    means = np.stack([features[member == place].mean(axis=0) for place in range(len(labels))])
+    within = np.cov((features - means[member]).T)
+    variances, axes = np.linalg.eigh(within)
+    variances = np.maximum(variances, 0) + shrinkage * variances.mean() + 1e-9
+    # Rounded as the file will hold it before anything else is derived from it.
+    project = (axes / np.sqrt(variances)).T.astype(np.float16).astype(np.float32)
+    middle = means.mean(axis=0)
+    novelty = Novelty(len(project), len(means))
+    novelty.project.copy_(torch.from_numpy(project))
+    novelty.offset.copy_(torch.from_numpy((-middle @ project.T).astype(np.float32)))
+    novelty.centres.copy_(torch.from_numpy(((means - middle) @ project.T).astype(np.float32)))
     return novelty
-
-
-def _means(points: NDArray[np.floating], count: int, rng: np.random.Generator) -> NDArray[np.floating]:
-    """Lloyd's k-means; at most one centre for every ten points."""
-    count = max(1, min(count, len(points) // 10))
-    centres = points[rng.choice(len(points), count, replace=False)]
-    for _ in range(30):
-        nearest = ((points[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=1)
-        centres = np.stack([points[nearest == k].mean(axis=0) if (nearest == k).any() else centres[k]
-                            for k in range(count)])  # fmt: skip
-    return centres
 
 
 def fit_limit(novelty: NDArray[np.floating], truth: Indices, share: float = 0.99) -> float:

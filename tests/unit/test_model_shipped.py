@@ -32,7 +32,7 @@ def items(shared: Path) -> list[Item]:
 
 def test_it_is_small_and_whole() -> None:
     card = Card.read(MODEL)
-    assert sum(file.stat().st_size for file in MODEL.iterdir()) < 8_000_000
+    assert sum(file.stat().st_size for file in MODEL.iterdir()) < 9_000_000
     assert {file.name for file in MODEL.iterdir()} == set(FILES)
     assert card.digest in (MODEL / "MODEL_CARD.md").read_text()
     assert "not a medical device" in (MODEL / "MODEL_CARD.md").read_text()
