@@ -107,17 +107,18 @@ def writing(folder: Path, database: str) -> sa.Engine:
 
 def _unmoved(folder: Path) -> Callable[[], None]:
     """A check that the open files are still those in the folder: what is committed to a removed one is lost."""
+    paths = [str(folder / name) for name in (DATABASE, DATABASE + "-wal", LOCK)]
     known: dict[str, tuple[int, int]] = {}
 
     def check() -> None:
-        for name in (DATABASE, DATABASE + "-wal", LOCK):
+        for path in paths:
             try:
-                status = os.stat(folder / name)
+                status = os.stat(path)
                 there = (status.st_dev, status.st_ino)
             except OSError:
                 there = None
-            if there != (known.setdefault(name, there) if there else known.get(name)):
-                raise SpoolError(f"{folder / name} is not the file any more that this node opened; put that one back")
+            if there != (known.setdefault(path, there) if there else known.get(path)):
+                raise SpoolError(f"{path} is not the file any more that this node opened; put that one back")
 
     return check
 

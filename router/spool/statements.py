@@ -44,8 +44,14 @@ DECIDE = instance.update().where(
 )
 """The columns to set are given with the execution."""
 
-OWED_ALREADY = sa.select(delivery.c.destination).where(
-    delivery.c.instance_id == bound("which"), delivery.c.state.in_((OPEN, BURIED))
+_is_owed = (delivery.c.instance_id == bound("which")) & ((delivery.c.state == OPEN) | (delivery.c.state == BURIED))
+"""Not `in_`, whose list SQLAlchemy writes out anew at every execution."""
+OWED_ALREADY = sa.select(delivery.c.destination).where(_is_owed)
+OPEN_UP_TO = sa.select(sa.func.count()).select_from(
+    sa.select(sa.literal_column("1"))
+    .where(delivery.c.destination == bound("to"), delivery.c.state == OPEN)
+    .limit(bound("most"))
+    .subquery()
 )
 STILL_TIMES = sa.select(destination.c.name, destination.c.stood_still, destination.c.still_since)
 
@@ -98,7 +104,7 @@ FINISH_IF_LAST = (
     .where(
         instance.c.id == bound("which"),
         instance.c.state == DECIDED,
-        ~sa.exists().where(delivery.c.instance_id == bound("which"), delivery.c.state.in_((OPEN, BURIED))),
+        ~sa.exists().where(_is_owed),
     )
     .values(state=FINISHED, finished_at=bound("now"))
 )

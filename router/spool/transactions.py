@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -119,7 +119,7 @@ def record(
     The second value names the destinations whose delivery is buried at once, each with the reason.
     """
     now = clock.now(connection)
-    _hold(connection, instance.c.id == decided.id)
+    _hold(connection, lambda: instance.c.id == decided.id)
     already = _owed_already(connection, decided.id)
     owed = [name for name in decision.destinations if name not in already]
     finished = not owed and not already
@@ -162,10 +162,10 @@ def _is_circling(connection: Connection, decided: Instance) -> bool:
     ]) >= CIRCLING_COPIES  # fmt: skip
 
 
-def _hold(connection: Connection, which: sa.ColumnElement[bool]) -> None:
+def _hold(connection: Connection, which: Callable[[], sa.ColumnElement[bool]]) -> None:
     """Whoever looks whether an instance is finished must look alone (PostgreSQL; SQLite has one writer)."""
     if connection.dialect.name != "sqlite":
-        connection.execute(sa.select(instance.c.id).where(which).order_by(instance.c.id).with_for_update())
+        connection.execute(sa.select(instance.c.id).where(which()).order_by(instance.c.id).with_for_update())
 
 
 def _instances_of(deliveries: Sequence[int]) -> sa.ColumnElement[bool]:
@@ -180,8 +180,7 @@ def _owed_already(connection: Connection, instance_id: str) -> set[str]:
 def _is_full(connection: Connection, name: str, limit: int | None) -> bool:
     if limit is None:
         return False
-    rows = sa.select(sa.literal(1)).where(delivery.c.destination == name, delivery.c.state == schema.OPEN).limit(limit)
-    return bool(connection.execute(sa.select(sa.func.count()).select_from(rows.subquery())).scalar_one() >= limit)
+    return bool(connection.execute(statements.OPEN_UP_TO, {"to": name, "most": limit}).scalar_one() >= limit)
 
 
 def _still_times(connection: Connection, now: float) -> dict[str, float]:
@@ -207,7 +206,7 @@ def close_delivery(
     connection: Connection, delivery_id: int, token: int, state: str, reason: str, status: int | None
 ) -> bool:
     """Done, buried or skipped; and the instance is finished with its last open or buried delivery."""
-    _hold(connection, _instances_of([delivery_id]))
+    _hold(connection, lambda: _instances_of([delivery_id]))
     now = clock.now(connection)
     end = {"which": delivery_id, "held": token, "end": state, "now": now, "why": reason, "answer": status}
     row = connection.execute(statements.CLOSE_DELIVERY, end).one_or_none()
@@ -294,7 +293,7 @@ def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> li
 
 def discard(connection: Connection, deliveries: Sequence[int], who: str) -> int:
     """A person drops deliveries that nobody holds; returns how many."""
-    _hold(connection, _instances_of(deliveries))
+    _hold(connection, lambda: _instances_of(deliveries))
     now = clock.now(connection)
     rows = connection.execute(
         delivery.update()

@@ -121,20 +121,28 @@ class Writer:
                 waiting.future.set_result(result)
 
     def _try(self, connection: sa.Connection, waiting: Waiting) -> tuple[Waiting, Any, BaseException | None]:
+        # Said to the driver itself: SQLAlchemy's own savepoints cost more than the row that they guard.
+        driver: Any = connection.connection.driver_connection
+        driver.execute("SAVEPOINT job")
+        result: Any = None
+        problem: Exception | None = None
         try:
-            with connection.begin_nested():
-                return waiting, waiting.job(connection), None
+            result = waiting.job(connection)
         except OWN_FAULTS as error:
-            return waiting, None, _refusal(error)
+            problem = _refusal(error)
         except sa.exc.DBAPIError:  # the disk's or the database's failure is everybody's
             raise
         except Exception as error:  # the job's own failure: only its caller hears of it
-            return waiting, None, error
+            problem = error
+        if problem is not None:
+            driver.execute("ROLLBACK TO SAVEPOINT job")
+        driver.execute("RELEASE SAVEPOINT job")
+        return waiting, result, problem
 
 
 def _is_conflict(error: BaseException) -> bool:
     """Two nodes on PostgreSQL waited for each other, and the server chose this one to begin again."""
-    return getattr(getattr(error, "orig", None), "sqlstate", None) in CONFLICTS
+    return getattr(getattr(error, "orig", error), "sqlstate", None) in CONFLICTS
 
 
 def _undo(connection: sa.Connection) -> None:
@@ -150,7 +158,7 @@ def _undo(connection: sa.Connection) -> None:
 
 def _refusal(error: BaseException) -> SpoolError:
     """Without the error itself as its cause: a traceback would show the statement's parameters."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & PRIMARY
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & PRIMARY
     return SpoolError(
         f"the spool's database did not take the change: {describe(error)}", may_come_back=code == sqlite3.SQLITE_IOERR
     )
