@@ -20,6 +20,9 @@ MAX_ASSOCIATE = 1024 * 1024
 DEFAULT_MAX_PDU = 16384
 """What a peer can take that announced nothing."""
 
+LONG = 4096
+"""A body of so many bytes is part of a data set, and the next header is read with it: one system call less."""
+
 HEADER = Struct(">BxI")
 PDV_HEADER = Struct(">IBB")
 COMMAND_BIT, LAST_BIT = 1, 2
@@ -35,6 +38,9 @@ class Kind(IntEnum):
     RELEASE_RQ = 5
     RELEASE_RP = 6
     ABORT = 7
+
+
+KINDS = {int(kind): kind for kind in Kind}
 
 
 class AbortReason(IntEnum):
@@ -97,23 +103,34 @@ class Stream:
     def __init__(self, sock: socket.socket, max_pdu: int = MAX_PDU) -> None:
         self.sock = sock
         self._max_pdu = max_pdu
-        self._buffer = memoryview(bytearray(max_pdu))
+        self._buffer = memoryview(bytearray(max_pdu + HEADER.size))
         self._header = memoryview(bytearray(HEADER.size))
+        self._ahead = 0
+        """Bytes of the next PDU's header that came along with a long body."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def read_header(self, seconds: float) -> tuple[Kind, int]:
         """Kind and body length of the next PDU. All six bytes must come within `seconds`."""
-        self._fill(self._header, time.monotonic() + seconds)
-        kind, length = HEADER.unpack(self._header)
-        if kind not in Kind.__members__.values():
-            raise ProtocolError(f"a PDU of unknown type {kind:#04x}", AbortReason.UNRECOGNIZED_PDU)
-        return Kind(kind), self._bounded(Kind(kind), length)
+        if self._ahead < HEADER.size:
+            self._fill(self._header[self._ahead :], time.monotonic() + seconds)
+        self._ahead = 0
+        code, length = HEADER.unpack(self._header)
+        kind = KINDS.get(code)
+        if kind is None:
+            raise ProtocolError(f"a PDU of unknown type {code:#04x}", AbortReason.UNRECOGNIZED_PDU)
+        return kind, self._bounded(kind, length)
 
     def read_body(self, length: int, seconds: float) -> memoryview:
         """The body of the PDU whose header was just read; the view holds until the next PDU."""
-        body = self._buffer[:length] if length <= len(self._buffer) else memoryview(bytearray(length))
-        self._fill(body, time.monotonic() + seconds)
+        deadline = time.monotonic() + seconds
+        if LONG <= length <= self._max_pdu:
+            came = self._fill(self._buffer[: length + HEADER.size], deadline, least=length)
+            self._ahead = came - length
+            self._header[: self._ahead] = self._buffer[length:came]
+            return self._buffer[:length]
+        body = self._buffer[:length] if length <= self._max_pdu else memoryview(bytearray(length))
+        self._fill(body, deadline)
         return body
 
     def send(self, data: bytes | bytearray | memoryview, seconds: float) -> None:
@@ -158,13 +175,15 @@ class Stream:
             raise ProtocolError(f"a {kind.name} PDU of impossible length")
         return length
 
-    def _fill(self, view: memoryview, deadline: float) -> None:
-        at, end = 0, len(view)
-        while at < end:
+    def _fill(self, view: memoryview, deadline: float, least: int | None = None) -> int:
+        """Receive all of a view, or what there is once `least` bytes are there; how many came."""
+        at, enough = 0, len(view) if least is None else least
+        while at < enough:
             count = self._receive(view[at:], deadline)
             if not count:
                 raise PeerClosedError
             at += count
+        return at
 
     def _receive(self, view: memoryview, deadline: float) -> int:
         left = deadline - time.monotonic()

@@ -17,6 +17,8 @@ from router.config.settings import DestinationSettings
 from router.flow import Delivery, Instance
 from router.forward.outcomes import DUPLICATE, Fate, Outcome, outcome_of
 
+CHUNK = 128 * 1024
+"""Bytes read at a time: a buffer that the processor's cache holds, and that the C library has at hand."""
 Transcode = Callable[[Instance, Path, str], tuple[Path, int, int]]
 """Instance, its blob and a native transfer syntax to (path, offset, size) of a lossless copy. Raises ValueError,
 and OSError where there is no room for one."""
@@ -86,7 +88,7 @@ def is_sound(path: Path, instance: Instance) -> bool:
 
     Read, not mapped: a bad sector is then an error of this instance, and not a SIGBUS for the node.
     """
-    digest, buffer = xxh3_128(), memoryview(bytearray(1 << 20))
+    digest, buffer = xxh3_128(), memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as file:
         file.seek(instance.offset)
         while count := file.readinto(buffer):

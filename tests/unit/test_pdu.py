@@ -139,6 +139,20 @@ def test_a_stream_reads_pdu_after_pdu_and_sees_the_end(pair) -> None:  # type: i
         stream.read_header(1)
 
 
+@pytest.mark.parametrize("early", range(7))
+def test_a_header_may_come_in_part_with_the_long_body_before_it(pair, early: int) -> None:  # type: ignore[no-untyped-def]
+    stream, peer = pair
+    long, short = bytes(range(256)) * 100, b"what follows"
+    following = raw(4, short) + pdu.release_rq()
+    peer.sendall(raw(4, long) + following[:early])
+    kind, length = stream.read_header(1)
+    assert (kind, bytes(stream.read_body(length, 1))) == (Kind.P_DATA, long)
+    peer.sendall(following[early:])
+    kind, length = stream.read_header(1)
+    assert (kind, bytes(stream.read_body(length, 1))) == (Kind.P_DATA, short)
+    assert stream.read_header(1) == (Kind.RELEASE_RQ, 4)
+
+
 def test_draining_ends_by_its_bound_while_the_peer_goes_on(pair) -> None:  # type: ignore[no-untyped-def]
     stream, peer = pair
     peer.setblocking(False)
