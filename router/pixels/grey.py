@@ -57,9 +57,9 @@ def to_grey(data_set: DataSet, form: Layout, frame: Frame) -> Grey:
         shown = 1.0 - shown
     table = (np.nan_to_num(np.clip(shown, 0, 1)) * 255 + 0.5).astype(np.uint8)
     if padding is None:
-        return Grey(table[index], None, window)
+        return Grey(table.take(index), None, window)
     table[padding] = 0
-    return Grey(table[index], ~padding[index] if padding.any() else None, window)
+    return Grey(table.take(index), ~padding.take(index) if padding.any() else None, window)
 
 
 def dark_bone(data_set: DataSet, form: Layout) -> bool:
@@ -95,7 +95,7 @@ def _palette(data_set: DataSet, samples: NDArray[Any]) -> NDArray[np.uint8]:
             raise UndecodableError("a palette is missing or broken")
         luminance += weight * lut.apply(stored) / (255 if lut.values.max() < 256 else 65535)
     table: NDArray[np.uint8] = np.clip(luminance, 0, 255).astype(np.uint8)
-    luminances: NDArray[np.uint8] = table[index]
+    luminances: NDArray[np.uint8] = table.take(index)
     return luminances
 
 
