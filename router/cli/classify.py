@@ -143,7 +143,7 @@ def _to_terminal(rows: Iterable[dict[str, Any]], *, rules: bool) -> None:
         line = f"{row['path']}: {row['class'] or 'no prediction'}"
         if chances:
             line += f"  ({chances})"
-        if rules:
+        if rules and row["rule"]:
             line += f"  rule: {row['rule']} -> {', '.join(row['destinations']) or 'nowhere'}"
         if row["error"]:
             line += f"  [{row['error']}]"

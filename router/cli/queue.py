@@ -83,11 +83,24 @@ def show(
 def _lines(row: dict[str, Any]) -> Iterator[str]:
     for name, value in row.items():
         if name not in ("deliveries", "events", "token", "ready_at"):
-            yield f"{name:18s} {local_time(value) if name.endswith('_at') and value else value}"
+            yield f"{name:18s} {local_time(value) if name.endswith('_at') and value else _words(name, value)}"
     for delivery in row["deliveries"]:
         yield f"delivery {delivery['id']:<9} {delivery['destination']}: {delivery['state']} {delivery['reason'] or ''}"
     for event in row["events"]:
         yield f"event {local_time(event['at'])}  {event['kind']} {event['destination'] or ''} {event['detail'] or ''}"
+
+
+def _words(name: str, value: Any) -> str:
+    """A value for people; nothing where there is none."""
+    from router.flow import CLASSES
+
+    if name == "probabilities" and isinstance(value, list):
+        value = dict(zip(CLASSES, value, strict=False))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items() if one is not None)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 @app.command()

@@ -67,12 +67,12 @@ def routes(named: Names, truth: NDArray[np.int64]) -> dict[str, Any]:
     for name in ROUTED:
         strangers, own = label != name, label == name
         table[name] = {
-            "wrong": _share(int((strangers & (named == name)).sum()), int(strangers.sum())),
-            "coverage": _share(int((own & (named != UNCERTAIN)).sum()), int(own.sum())),
+            "wrong": share(int((strangers & (named == name)).sum()), int(strangers.sum())),
+            "coverage": share(int((own & (named != UNCERTAIN)).sum()), int(own.sum())),
         }
     return {
-        "wrong": _share(int(wrong.sum()), len(truth)),
-        "coverage": _share(int((named != UNCERTAIN).sum()), len(truth)),
+        "wrong": share(int(wrong.sum()), len(truth)),
+        "coverage": share(int((named != UNCERTAIN).sum()), len(truth)),
         "routes": table,
     }
 
@@ -85,15 +85,16 @@ def novelty(sources: Withheld, patients: Withheld, parts: Withheld) -> dict[str,
         known = [answers[~np.isin(answers.image, parts.image[mine])] for answers in (sources, patients)]
         wrong[mine] = np.isin(named_by(fit_calibration(*known)[0], parts[mine]), ROUTED)
     return {
-        "all": _share(int(wrong.sum()), len(wrong)),
-        "parts": {str(part): _share(int(wrong[parts.part == part].sum()), int((parts.part == part).sum()))
+        "all": share(int(wrong.sum()), len(wrong)),
+        "parts": {str(part): share(int(wrong[parts.part == part].sum()), int((parts.part == part).sum()))
                   for part in np.unique(parts.part)},
-        "families": {name: _share(int(wrong[mine].sum()), int(mine.sum()))
+        "families": {name: share(int(wrong[mine].sum()), int(mine.sum()))
                      for name, members in FAMILIES.items() if (mine := np.isin(parts.part, members)).any()},
     }  # fmt: skip
 
 
-def _share(hits: int, n: int) -> dict[str, Any]:
+def share(hits: int, n: int) -> dict[str, Any]:
+    """Hits of n with the Clopper–Pearson interval and the one-sided bound, both at 95 %."""
     low, high = binomial_interval(hits, n)
     return {"k": hits, "n": n, "share": round(hits / max(n, 1), 5), "low": round(low, 5), "high": round(high, 5),
             "upper_95": round(upper_bound(hits, n), 5)}  # fmt: skip

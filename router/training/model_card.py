@@ -39,6 +39,7 @@ def model_card(
         _sources(card),
         _patients(card),
         _parts(card),
+        _phantoms(card),
         _shortcuts(card),
         failures and "## Where it fails\n\n" + failures.rstrip(),
         _set(found, licences),
@@ -159,6 +160,14 @@ def _parts(card: Card) -> str:
         f"Each part of `others` left out of training and of fitting ({run['size']} px, {run['epochs']} epochs), then "
         f"asked about: at an AI node would be **{_of(found['all'])}**. Families first, then every part.\n\n"
         + _table(("left out", "at an AI node"), rows)
+    )
+
+
+def _phantoms(card: Card) -> str:
+    return (
+        "## Pictures of nobody\n\nGenerated test patterns, sheets, slices of cylinders and noise "
+        "(`router/training/phantoms.py`), which took part in nothing: at an AI node would be "
+        f"**{_of(card.figures['phantoms'])}**."
     )
 
 

@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 from router.model.calibration import Calibration
 from router.model.card import Card, save_model
 from router.model.mobilenet_v1 import MobileNetV1
-from router.training.audit import HOME_SHARE, fit_calibration, named_by, novelty, pooled, routes
-from router.training.calibrate import fit_limit, fit_novelty, fit_temperature, fit_thresholds
+from router.pixels.prepare import prepare
+from router.training.audit import HOME_SHARE, fit_calibration, named_by, novelty, pooled, routes, share
+from router.training.calibrate import ROUTED, fit_limit, fit_novelty, fit_temperature, fit_thresholds
 from router.training.data import DataError, Item, deal, digest_of, read_manifest
-from router.training.evaluate import evaluate, read_model
+from router.training.evaluate import Model, evaluate, read_model
 from router.training.folds import Outputs, Withheld, outputs
 from router.training.model_card import model_card
+from router.training.phantoms import phantoms
 from router.training.shortcuts import shortcuts
 
 RESTRICTED = re.compile(
@@ -129,7 +131,7 @@ def ship(
     test = [item for item in items if item.split == "test"]
     found, answers = evaluate(model, test, everything=items)
     figures = {"test": _test(found, note_look(run)), "borrowed_thresholds": borrowed,
-               "shortcuts": shortcuts(model, test)}  # fmt: skip
+               "shortcuts": shortcuts(model, test), "phantoms": judged_phantoms(model)}  # fmt: skip
     if withheld:
         figures |= _unseen(withheld, calibration)
     card = save_model(network, out, size=size, half=True, calibration=calibration, trained=trained, figures=figures)
@@ -163,6 +165,14 @@ def _unseen(withheld: Folds, calibration: Calibration) -> dict[str, Any]:
         "patients": pooled(sources, patients),
         "parts": novelty(sources, patients, parts),
     }
+
+
+def judged_phantoms(model: Model) -> dict[str, Any]:
+    """How many generated pictures, none of which took part in anything, would reach an AI node."""
+    pictures = np.stack([prepare(grey, size=model.size)[0] for _, grey in phantoms()])
+    logits, novelties = model(pictures)
+    named = [p.class_name for p in model.calibration.predictions(logits, novelties, model.digest)]
+    return share(sum(name in ROUTED for name in named), len(named))
 
 
 def _test(found: dict[str, Any], looks: int) -> dict[str, Any]:

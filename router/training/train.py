@@ -7,9 +7,9 @@ uninterrupted one. After each epoch the state is saved whole, the best by valida
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
-import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from router.flow import CLASSES
+from router.model import files
 from router.model.card import save_model
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.pixels.prepare import field, prepare
@@ -358,12 +359,9 @@ def _write_best(learner: Learner, out: Path, recipe: Recipe, identity: dict[str,
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    files.replace(path, content.getvalue())
 
 
 def _resume(path: Path, identity: dict[str, Any], learner: nn.Module, averaged: nn.Module, optimizer: Any, scaler: Any,

@@ -164,6 +164,21 @@ def test_a_change_is_the_same_with_a_node_and_without(tmp_path: Path, with_node:
     assert [(event["kind"], event["destination"]) for event in events] == [("paused", "here"), ("resumed", "here")]
 
 
+def test_an_instance_is_shown_in_words(tmp_path: Path) -> None:
+    (tmp_path / "routing.yaml").write_text(TEXT)
+    settings = load(tmp_path / "routing.yaml", {})
+    spool = open_spool(settings.spool)
+    instance_id = accept(spool).instance_id
+    spool.close()
+    with sqlite3.connect(settings.spool.path / "node.db") as database:
+        shares = "[0.01, 0.95, 0.02, 0.01, 0.01]"
+        database.execute("UPDATE instance SET probabilities = ?, facts = ?", (shares, '{"rows": 9, "window": null}'))
+    database.close()
+    done = CliRunner().invoke(app, ["queue", "show", instance_id, "--config", str(settings.file)])
+    assert "adult_chest 0.95, pediatric_chest 0.02" in done.output
+    assert "rows 9\n" in done.output
+
+
 def test_what_is_shown_gives_no_orders_to_a_terminal_and_one_damaged_value_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "routing.yaml").write_text(TEXT)
     settings = load(tmp_path / "routing.yaml", {})

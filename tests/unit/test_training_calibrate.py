@@ -21,6 +21,7 @@ from router.training.data import DataError, Item, deal, read_manifest
 from router.training.evaluate import answer, read_model
 from router.training.folds import FOLDS, Withheld, remove_groups, remove_patients, run
 from router.training.metrics import upper_bound
+from router.training.phantoms import phantoms
 from router.training.ship import KINDS, licence_text, ship
 from router.training.train import Recipe, train
 from tests.unit.training_set import make_set, read_rows, write_manifest
@@ -148,10 +149,12 @@ def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> N
     test = [item for item in items if item.split == "test"]
     answers = answer(read_model(out, "cpu"), test)
     assert card.figures["test"]["looks"] == 2
+    assert card.figures["phantoms"]["n"] == len(phantoms())
     right = float((answers.truth == answers.predicted).sum())
     assert right == sum(row["recall"] * row["n"] for row in card.figures["test"]["classes"].values())
     page = (out / "MODEL_CARD.md").read_text()
-    for words in ("not a medical device", "looked at 2 times", card.digest, "| a | none (", "- Ours: knees."):
+    told = ("looked at 2 times", card.digest, "| a | none (", "- Ours: knees.", "Pictures of nobody")
+    for words in ("not a medical device", *told):
         assert words in page
     assert (out / "LICENSE").read_text().startswith("Ours.\n")
 
