@@ -48,7 +48,7 @@ ae.start_server(("127.0.0.1", port), evt_handlers=[(evt.EVT_C_STORE, store)])
 
 @contextmanager
 def ours(
-    folder: Path, sink: int, *, engine: str = "auto", threads: int = 0, per_peer: int = 64
+    folder: Path, sink: int, *, engine: str = "auto", threads: int = 0, workers: int = 0, per_peer: int = 64
 ) -> Iterator[tuple[int, int]]:
     """This node, as `dicom-router serve`, durable and classifying; every class goes to the sink."""
     port, web = free_port(), free_port()
@@ -56,7 +56,7 @@ def ours(
         f"node: {{ae_title: ROUTER, address: 127.0.0.1, port: {port}, associations: 300, "
         f"associations_per_peer: {per_peer}}}\n"
         f"web: {{address: 127.0.0.1, port: {web}}}\n"
-        f"model: {{engine: {engine}, device: cpu, threads: {threads}}}\n"
+        f"model: {{engine: {engine}, device: cpu, threads: {threads}, workers: {workers}}}\n"
         "spool: {path: spool, keep: 1s}\n"
         f"destinations:\n  sink: {{ae_title: SINK, host: 127.0.0.1, port: {sink}}}\n"
         "rules:\n  - {name: spine, when: {class: spine}, send: sink}\n"
