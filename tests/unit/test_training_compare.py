@@ -26,6 +26,9 @@ def test_a_network_with_two_seeds_gets_one_row_and_is_trained_once(tmp_path: Pat
     assert row["f1"][0] == pytest.approx(np.mean(row["f1_of_seeds"]), abs=1e-4)
     assert row["f1"][1] <= row["f1"][0] <= row["f1"][2]
     assert json.loads((out / "table2.json").read_text()) == found
+    told = (out / "table2.md").read_text()
+    assert "a ranking" in told
+    assert f"| {', '.join(f'{value:.3f}' for value in row['f1_of_seeds'])} | – |" in told
     assert sum(line.startswith("epoch") for line in said) == 2
     compare(items, SMALL, out, networks=["mobilenet_v1"], resamples=50, say=said.append)
     assert sum(line.startswith("epoch") for line in said) == 2
