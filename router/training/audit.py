@@ -18,9 +18,8 @@ from router.training.folds import Withheld
 from router.training.metrics import binomial_interval, upper_bound
 
 Names = NDArray[np.str_]
-HOME_SHARE, FOREIGN_SHARE = 0.995, 0.97
-"""Of the images with an AI node, this share must stay below the novelty limit: of known sources; of unseen ones, where
-the network named them rightly."""
+KEPT = 0.98
+"""Of images with an AI node, from unseen sources and rightly named, this share stays below the novelty limit."""
 FAMILIES = {
     "computed tomography": ("ct",),
     "documents": ("document",),
@@ -34,12 +33,11 @@ def fit_calibration(sources: Withheld, patients: Withheld) -> tuple[Calibration,
     """From answers about unseen sources and unseen patients; and the classes that borrowed their threshold."""
     both = sources + patients
     temperature = fit_temperature(both.logits, both.truth)
-    thresholds, borrowed = fit_thresholds(Calibration(temperature).probabilities(both.logits), both.truth)
     right = sources.logits.argmax(axis=1) == sources.truth
-    limit = max(
-        fit_limit(patients.novelty, patients.truth, HOME_SHARE),
-        fit_limit(sources.novelty[right], sources.truth[right], FOREIGN_SHARE),
-    )
+    limit = fit_limit(sources.novelty[right], sources.truth[right], KEPT)
+    chances = Calibration(temperature).probabilities(both.logits)
+    chances[both.novelty > limit] = 1 / len(CLASSES)  # whatever it says of these, it is not believed
+    thresholds, borrowed = fit_thresholds(chances, both.truth)
     return Calibration(temperature, thresholds, limit), borrowed
 
 

@@ -28,7 +28,7 @@ from router.model.calibration import Calibration
 from router.model.card import Card, save_model
 from router.model.mobilenet_v1 import MobileNetV1
 from router.pixels.prepare import prepare
-from router.training.audit import HOME_SHARE, fit_calibration, named_by, novelty, pooled, routes, share
+from router.training.audit import fit_calibration, named_by, novelty, pooled, routes, share
 from router.training.calibrate import ROUTED, fit_limit, fit_novelty, fit_temperature, fit_thresholds
 from router.training.data import DataError, Item, deal, digest_of, read_manifest
 from router.training.evaluate import Model, evaluate, read_model
@@ -42,6 +42,8 @@ RESTRICTED = re.compile(
     re.IGNORECASE,
 )
 """Words in a licence that forbid or restrict a use, or say that nobody stated one."""
+AT_HOME = 0.995
+"""Of the validation images with an AI node, this share stays below a novelty limit that is fitted on them alone."""
 KINDS = ("sources", "patients", "parts")
 
 
@@ -68,7 +70,7 @@ def fit_at_home(val: Outputs, novelty: NDArray[np.float32]) -> Calibration:
     """From the validation split alone, where no folds were run: less is known, so no confidence is added."""
     temperature = max(1.0, fit_temperature(val.logits, val.truth))
     thresholds, _ = fit_thresholds(Calibration(temperature).probabilities(val.logits), val.truth)
-    return Calibration(temperature, thresholds, fit_limit(novelty, val.truth, HOME_SHARE))
+    return Calibration(temperature, thresholds, fit_limit(novelty, val.truth, AT_HOME))
 
 
 def halve(network: MobileNetV1) -> None:

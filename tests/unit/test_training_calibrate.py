@@ -15,7 +15,7 @@ import yaml
 from router.flow import CLASSES
 from router.model.calibration import Calibration
 from router.model.card import Card
-from router.training.audit import novelty, pooled, routes
+from router.training.audit import fit_calibration, named_by, novelty, pooled, routes
 from router.training.calibrate import fit_limit, fit_novelty, fit_temperature, fit_thresholds
 from router.training.data import DataError, Item, deal, read_manifest
 from router.training.evaluate import answer, read_model
@@ -202,6 +202,16 @@ def test_a_fold_of_patients_is_scored_by_thresholds_fitted_without_it() -> None:
     bad = withheld(truth, [(t + 1) % 5 for t in truth], image=[f"b{i}" for i in images], fold=["b"] * count)
     found = pooled(withheld(truth, truth, image=[f"c{i}" for i in images]), good + bad)
     assert found["wrong"]["k"] == sum(CLASSES[(t + 1) % 5] != "others" for t in truth)
+
+
+def test_what_is_novel_is_believed_at_no_confidence_and_raises_no_threshold() -> None:
+    truth, spine, others = [i % 5 for i in range(1500)], CLASSES.index("spine"), CLASSES.index("others")
+    known, strangers = withheld(truth, truth), withheld([others] * 50, [spine] * 50)
+    assert fit_calibration(known, known + strangers)[0].thresholds["spine"] > 0.99
+    novel = replace(strangers, novelty=np.full(50, 5, np.float32))
+    calibration, _ = fit_calibration(known, known + novel)
+    assert calibration.thresholds["spine"] == 0.5
+    assert set(named_by(calibration, novel)) == {"uncertain"}
 
 
 def test_a_part_is_judged_without_what_was_known_of_it() -> None:
