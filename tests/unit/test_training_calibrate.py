@@ -207,7 +207,7 @@ def test_a_fold_of_patients_is_scored_by_thresholds_fitted_without_it() -> None:
 def test_what_is_novel_is_believed_at_no_confidence_and_raises_no_threshold() -> None:
     truth, spine, others = [i % 5 for i in range(1500)], CLASSES.index("spine"), CLASSES.index("others")
     known, strangers = withheld(truth, truth), withheld([others] * 50, [spine] * 50)
-    assert fit_calibration(known, known + strangers)[0].thresholds["spine"] > 0.99
+    assert fit_calibration(known, known + strangers)[0].thresholds["spine"] > 0.9
     novel = replace(strangers, novelty=np.full(50, 5, np.float32))
     calibration, _ = fit_calibration(known, known + novel)
     assert calibration.thresholds["spine"] == 0.5
