@@ -6,6 +6,8 @@ are replaced by loopback. Everything else speaks plain pynetdicom. It ends by it
 
 from __future__ import annotations
 
+import math
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -112,6 +114,21 @@ def phantoms(folder: Path) -> list[Picture]:
         picture(wrap_image(radiograph(part), folder / f"{n}.dcm", age=ages.get(part, "045Y")), part, drawn=part)
         for n, part in enumerate(PARTS)
     ]
+
+
+def without_limit(model: Path | None, folder: Path) -> Path:
+    """A copy of a model (None: the shipped one) that takes nothing for novel; raises CardError, OSError.
+
+    To a model that knows patients every phantom is a stranger, and strangers go to people: nothing would be seen.
+    """
+    from router.model.card import Card
+    from router.model.load import shipped_model
+
+    copy = folder / "model"
+    shutil.copytree(model or shipped_model(), copy)
+    card = Card.read(copy)
+    replace(card, calibration=replace(card.calibration, novelty_limit=math.inf)).write(copy)
+    return copy
 
 
 def own_files(paths: Sequence[Path], folder: Path) -> tuple[list[Picture], list[str]]:
