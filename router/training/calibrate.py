@@ -17,6 +17,8 @@ from router.training.metrics import Floats, Indices, upper_bound
 
 ROUTED = tuple(name for name in CLASSES if name != "others")
 """Classes that lead to an AI node; a wrong answer `others` sends to people and harms nobody."""
+DOUBTFUL = 0.5
+"""The threshold of `others`."""
 
 
 def fit_temperature(logits: NDArray[np.floating], truth: Indices) -> float:
@@ -38,13 +40,14 @@ def _loss(logits: NDArray[np.floating], truth: Indices, temperature: float) -> f
 
 
 def fit_thresholds(
-    probabilities: Floats, truth: Indices, *, limit: float = 0.005, least: float = 0.5, few: int = 600
+    probabilities: Floats, truth: Indices, *, limit: float = 0.005, floor: float = 0.9, few: int = 600
 ) -> tuple[dict[str, float], list[str]]:
     """For each class the smallest confidence whose wrong routes are bounded; and the classes that borrowed theirs.
 
     The wrong-route rate of a class is the share of all images of other classes that it would take; its one-sided
     95 % upper bound must not exceed `limit`. With fewer than `few` images of other classes, or where no confidence
-    holds the bound, the strictest threshold of the other classes is taken. `others` leads to no AI node: `least`.
+    holds the bound, the strictest threshold of the other classes is taken. None is below `floor`: where hardly anything
+    was wrong, the bound alone would let through what the model itself doubts. `others` leads to no AI node: `DOUBTFUL`.
     """
     top, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     found: dict[str, float] = {}
@@ -58,10 +61,10 @@ def fit_thresholds(
         if strangers < few or allowed is None:
             borrowed.append(name)
             continue
-        barrier = np.nextafter(wrong[allowed], 2.0) if allowed < len(wrong) else least
-        found[name] = float(np.clip(np.ceil(barrier * 1000) / 1000, least, 0.999))
-    strictest = max(found.values(), default=0.9)
-    return {name: found.get(name, strictest) if name in ROUTED else least for name in CLASSES}, borrowed
+        barrier = np.nextafter(wrong[allowed], 2.0) if allowed < len(wrong) else floor
+        found[name] = float(np.clip(np.ceil(barrier * 1000) / 1000, floor, 0.999))
+    strictest = max(found.values(), default=floor)
+    return {name: found.get(name, strictest) if name in ROUTED else DOUBTFUL for name in CLASSES}, borrowed
 
 
 def fit_novelty(features: NDArray[np.float32], truth: Indices, *, shrinkage: float = 0.1) -> Novelty:

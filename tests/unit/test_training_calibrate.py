@@ -55,7 +55,7 @@ def test_thresholds_bound_wrong_routes() -> None:
     sure = np.where(top == truth, rng.uniform(0.6, 1, 6000), rng.uniform(0.3, 0.9, 6000))
     chances = np.full((6000, 5), 0.0) + ((1 - sure) / 4)[:, None]
     chances[np.arange(6000), top] = sure
-    thresholds, borrowed = fit_thresholds(chances, truth)
+    thresholds, borrowed = fit_thresholds(chances, truth, floor=0.5)
     assert borrowed == []
     for index, name in enumerate(CLASSES[:4]):
         taken = (top == index) & (truth != index) & (sure >= thresholds[name])
@@ -64,6 +64,8 @@ def test_thresholds_bound_wrong_routes() -> None:
         looser = (top == index) & (truth != index) & (sure >= thresholds[name] - 0.02)
         assert upper_bound(int(looser.sum()), strangers) > 0.005
     assert thresholds["others"] == 0.5
+    floored, _ = fit_thresholds(chances, truth, floor=0.95)
+    assert {floored[name] for name in CLASSES[:4]} == {0.95}
 
 
 def test_few_images_bound_nothing_and_borrow() -> None:
@@ -210,7 +212,7 @@ def test_what_is_novel_is_believed_at_no_confidence_and_raises_no_threshold() ->
     assert fit_calibration(known, known + strangers)[0].thresholds["spine"] > 0.9
     novel = replace(strangers, novelty=np.full(50, 5, np.float32))
     calibration, _ = fit_calibration(known, known + novel)
-    assert calibration.thresholds["spine"] == 0.5
+    assert calibration.thresholds["spine"] == 0.9
     assert set(named_by(calibration, novel)) == {"uncertain"}
 
 
