@@ -12,7 +12,7 @@ from router.model.load import Model, load
 from router.pixels import render
 from router.pixels.wrap import wrap_image
 
-MOST_APART = 0.02
+MOST_APART = 0.03
 """Of a probability."""
 
 
