@@ -77,13 +77,13 @@ def test_each_class_arrives_at_its_own_node_and_nowhere_else(tmp_path: Path, rad
     # Byte-identical, each exactly once, wherever it went.
     assert {uid: content for found in arrived.values() for uid, content in found.items()} == everything
     assert sum(map(len, arrived.values())) == total
-    # The model has a right to doubt (the catch-all), though not about most; never another AI.
+    # The model has a right to doubt one in three (the catch-all), never to send to another AI.
     for label, group in chosen.items():
         own = set(sent(group))
         for name, found in arrived.items():
             if name not in (CLASS_TO_DESTINATION[label], "catch-all"):
                 assert not own & set(found), f"{label} arrived at {name}"
-        assert 2 * len(own & set(arrived[CLASS_TO_DESTINATION[label]])) > EACH, label
+        assert 3 * len(own & set(arrived[CLASS_TO_DESTINATION[label]])) >= 2 * EACH, label
 
 
 def test_a_dead_and_a_silent_destination_delay_only_their_own(tmp_path: Path, radiographs: Radiographs) -> None:
