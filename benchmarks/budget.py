@@ -1,9 +1,8 @@
-"""Where the CPU milliseconds of one instance go on its whole way: by process, and by stage of the node's own process.
+"""Where the CPU milliseconds of one instance go on its whole way, by process.
 
     python -m benchmarks.budget --load dx --json budget.json
 
 The machine can spend 1000 × cores / rate milliseconds of CPU on an instance; sender and sink are part of it.
-What the node's process spends is split by what its threads do, as the kernel accounts for each.
 """
 
 from __future__ import annotations

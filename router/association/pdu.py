@@ -94,7 +94,7 @@ class Pace:
 
 
 class Stream:
-    """The PDUs of one connection, read into one buffer of `MAX_PDU` bytes.
+    """The PDUs of one connection, read into one buffer that holds the longest body and the next header.
 
     Every wait has a limit. TimeoutError: the peer took longer. PeerClosedError: it went. ProtocolError: it sent a PDU
     of an unknown kind or beyond the bound of its kind, before anything of its body was read.
@@ -112,8 +112,7 @@ class Stream:
 
     def read_header(self, seconds: float) -> tuple[Kind, int]:
         """Kind and body length of the next PDU. All six bytes must come within `seconds`."""
-        if self._ahead < HEADER.size:
-            self._fill(self._header[self._ahead :], time.monotonic() + seconds)
+        self._fill(self._header[self._ahead :], time.monotonic() + seconds)
         self._ahead = 0
         code, length = HEADER.unpack(self._header)
         kind = KINDS.get(code)

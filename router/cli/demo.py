@@ -36,8 +36,6 @@ def command(
 
     Exit code 0 only if each instance arrived, byte for byte, at every destination of its decision and nowhere else.
     """
-    from dataclasses import replace
-
     from rich.console import Console
 
     from router.config import load, shipped
@@ -54,8 +52,7 @@ def command(
                 pictures, refused = run.own_files(paths, folder)
             else:
                 pictures, refused = run.phantoms(folder), []
-                model = run.without_limit(settings.model.path, folder)
-                settings = replace(settings, model=replace(settings.model, path=model))
+                settings = run.without_limit(settings, folder)
         for line in refused:
             console.print(f"not sent: {line}", markup=False)
         if not pictures:

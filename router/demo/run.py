@@ -1,7 +1,8 @@
 """The demonstration: the node, five downstream nodes and a modality on loopback; what was sent, seen and received.
 
 The node is the one that `serve` runs, with the routing.yaml that the package ships (or the user's own); only addresses
-are replaced by loopback. Everything else speaks plain pynetdicom. It ends by itself and cleans up.
+are replaced by loopback, and for phantoms the model's novelty limit is taken away. Everything else speaks plain
+pynetdicom. It ends by itself and cleans up.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def phantoms(folder: Path) -> list[Picture]:
     ]
 
 
-def without_limit(model: Path | None, folder: Path) -> Path:
-    """A copy of a model (None: the shipped one) that takes nothing for novel; raises CardError, OSError.
+def without_limit(settings: Settings, folder: Path) -> Settings:
+    """With a copy of the model that takes nothing for novel; raises CardError, OSError.
 
     To a model that knows patients every phantom is a stranger, and strangers go to people: nothing would be seen.
     """
@@ -125,10 +126,10 @@ def without_limit(model: Path | None, folder: Path) -> Path:
     from router.model.load import shipped_model
 
     copy = folder / "model"
-    shutil.copytree(model or shipped_model(), copy)
+    shutil.copytree(settings.model.path or shipped_model(), copy)
     card = Card.read(copy)
     replace(card, calibration=replace(card.calibration, novelty_limit=math.inf)).write(copy)
-    return copy
+    return replace(settings, model=replace(settings.model, path=copy))
 
 
 def own_files(paths: Sequence[Path], folder: Path) -> tuple[list[Picture], list[str]]:

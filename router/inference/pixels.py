@@ -6,7 +6,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,9 +61,8 @@ class PixelWorker:
     def _read(self, process: subprocess.Popen[bytes], seconds: float) -> tuple[dict[str, Any], bytes]:
         assert process.stdout is not None
         stream: Any = process.stdout
-        deadline = time.monotonic() + seconds
         # An answer is written whole and at once, so waiting for its first byte is waiting for all of it.
-        if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not select.select([stream], [], [], seconds)[0]:
             raise TimeoutError
         message = receive(stream)
         if message is None:

@@ -16,8 +16,8 @@ MOST = 64 * 1024
 """Bytes of the data set, deflated or not, within which both UIDs must stand."""
 
 SOP_CLASS, SOP_INSTANCE = (0x0008, 0x0016), (0x0008, 0x0018)
-NO_DATA = (0x0000, 0x0002)
-"""Groups of commands (PS3.7) and of file meta information (PS3.10): a reader that meets them takes it for another."""
+COMMAND_AND_META = (0x0000, 0x0002)
+"""Groups of PS3.7 and PS3.10: a reader that meets one takes the data set for a command, or for a file's head."""
 ITEM_GROUP = 0xFFFE
 DELIMITERS = (0xE00D, 0xE0DD)
 UNDEFINED = 0xFFFFFFFF
@@ -80,7 +80,7 @@ def _walk(data: bytes, reader: _Reader) -> SopUids:
             depth -= 1
             if depth < 0:
                 raise UnreadableError("a delimiter outside of a sequence")
-        elif depth == 0 and group in NO_DATA:
+        elif depth == 0 and group in COMMAND_AND_META:
             raise UnreadableError(f"group {group:04X} in a data set")
         elif depth == 0 and (group, element) in (SOP_CLASS, SOP_INSTANCE):
             if at + length > len(data):

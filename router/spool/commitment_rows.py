@@ -6,22 +6,20 @@ report, and done or buried after it. Work on it is claimed for a bounded time: n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from router.flow import Caller
 from router.spool import clock
-from router.spool.schema import NEW, OPEN, delivery, instance, metadata
+from router.spool.schema import NEW, OPEN, delivery, instance, metadata, parts
 
 ANSWERED = "answered"
 WORKING = (OPEN, ANSWERED)
 HOLD = 300.0
 """Seconds that a claim holds; at a start of the one node on a spool it ends at once."""
 MOST_OPEN = 1000
-BATCH = 500
 SAME_UID = 16
 """Instances with one UID that are looked at, on average: the newest."""
 
@@ -200,8 +198,3 @@ def release(connection: sa.Connection, due: Due, after: float, state: str, tries
     at_once = state == OPEN and not connection.execute(sa.select(waits)).scalar_one()
     ready_at = 0.0 if at_once or not after else clock.now(connection) + after
     connection.execute(held(due).values(state=state, token=0, ready_at=ready_at, tries=tries))
-
-
-def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """A database takes only so many parameters at once."""
-    return (values[at : at + BATCH] for at in range(0, len(values), BATCH))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from router.flow import Caller
 from router.spool import clock, commitment_rows
 from router.spool.commitment_rows import WORKING, Due, Place, commitment, reference
-from router.spool.schema import BURIED, DONE, OPEN
+from router.spool.schema import BURIED, DONE, OPEN, parts
 from router.spool.signals import Signals
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Commitments:
     def places(self, uids: Sequence[str]) -> dict[str, list[Place]]:
         """The instances with each UID."""
         found: dict[str, list[Place]] = {}
-        for part in commitment_rows.parts(uids):
+        for part in parts(uids):
             for place in self._ask(partial(commitment_rows.places, uids=part)):
                 found.setdefault(place.sop_instance, []).append(place)
         return found
@@ -80,7 +80,7 @@ class Commitments:
 
         def change(connection: sa.Connection) -> None:
             values = {"destination": destination, "asked_uid": uid, "asked_at": clock.now(connection)}
-            for part in commitment_rows.parts(ids):
+            for part in parts(ids):
                 connection.execute(reference.update().where(reference.c.id.in_(part)).values(**values))
 
         self._run(change)

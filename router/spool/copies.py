@@ -12,15 +12,13 @@ from router.flow import Instance
 from router.spool import statements
 
 SAMPLE_BYTES = 2
-"""Of a native sample, at most. Samples of 32 bits are rare, and a copy counts with its true size once it is there."""
+"""Of a native sample, at most; but for 32 bits, which are rare: a copy counts with its true size once it is there."""
 ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 
 
 def native_size(connection: sa.Connection, instance: Instance) -> int:
     """Bytes that a native copy may take: its blob's and those of the pixels, from the facts of its decision."""
-    facts = json.loads(connection.execute(statements.FACTS, {"which": instance.id}).scalar() or "{}")
-    if not facts:
-        return instance.size
+    facts = json.loads(connection.execute(statements.FACTS, {"which": instance.id}).scalar_one())
     samples = 1 if facts["photometric"] in ONE_SAMPLE else 3
     return int(instance.size + facts["rows"] * facts["columns"] * facts["frames"] * samples * SAMPLE_BYTES)
 

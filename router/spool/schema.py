@@ -7,9 +7,15 @@ match. States are words, so that a person with a database shell can read them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+
+BATCH = 500
+"""Rows that one change may touch."""
 
 NEW, DECIDED, FINISHED, GONE = "new", "decided", "finished", "gone"
 """An instance: without a decision; with open or buried deliveries; with none; and its blob removed."""
@@ -117,3 +123,8 @@ owner = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
 )
 """One row for every start of a node on this spool: its number is the high half of that start's tokens."""
+
+
+def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """A database takes only so many parameters at once."""
+    return (values[at : at + BATCH] for at in range(0, len(values), BATCH))

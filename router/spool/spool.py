@@ -22,13 +22,13 @@ from router.observe import log
 from router.observe.metrics import BURIED as BURIED_COUNT
 from router.spool import engine, queries, schema, transactions
 from router.spool.blobs import Blob, BlobStore, same_bytes
-from router.spool.commitment_rows import BATCH, parts
 from router.spool.commitments import Commitments
 from router.spool.copies import CopySizes, native_size
 from router.spool.doubts import Doubts
 from router.spool.errors import SpoolError
 from router.spool.leases import Leases
 from router.spool.rows import Accepted, Claim, Counts, DestinationState, instance_of
+from router.spool.schema import BATCH, parts
 from router.spool.signals import Signal, Signals
 from router.spool.writer import Writer
 
@@ -74,7 +74,7 @@ class Spool:
             return True
         with self._pressure:
             while not self._has_room(more):
-                if not self._drop_finished(math.inf, 64):
+                if not self.sweep_early():
                     return False
         return True
 
@@ -217,6 +217,7 @@ class Spool:
         """
         size = self._ask(lambda c: native_size(c, instance))
         with self._copying:
+            # One that could never fit drives no finished blob out.
             if size >= self.settings.limit or not self.room(size):
                 words = "no room for a native copy: spool.limit or spool.reserve would be reached"
                 raise OSError(errno.ENOSPC, words)

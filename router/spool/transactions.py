@@ -163,7 +163,10 @@ def _is_circling(connection: Connection, decided: Instance) -> bool:
 
 
 def _hold(connection: Connection, which: Callable[[], sa.ColumnElement[bool]]) -> None:
-    """Whoever looks whether an instance is finished must look alone (PostgreSQL; SQLite has one writer)."""
+    """Whoever looks whether an instance is finished must look alone (PostgreSQL; SQLite has one writer).
+
+    `which` is built only where it is needed: building costs more than running.
+    """
     if connection.dialect.name != "sqlite":
         connection.execute(sa.select(instance.c.id).where(which()).order_by(instance.c.id).with_for_update())
 

@@ -166,5 +166,5 @@ def _refusal(error: BaseException) -> SpoolError:
 
 def describe(error: BaseException) -> str:
     """The driver's own words, without SQLAlchemy's statement and parameters (they hold received values)."""
-    original = getattr(error, "orig", None) or error
+    original = getattr(error, "orig", error)
     return f"{type(original).__name__}: {original}".splitlines()[0][:200]

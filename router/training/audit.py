@@ -41,20 +41,24 @@ def fit_calibration(sources: Withheld, patients: Withheld) -> tuple[Calibration,
     return Calibration(temperature, thresholds, limit), borrowed
 
 
-def named_by(calibration: Calibration, answers: Withheld) -> Names:
+def named_by(calibration: Calibration, logits: NDArray[np.floating], novelty: NDArray[np.floating]) -> Names:
     """The class that a rule would see for each answer, `uncertain` among them."""
-    return np.array([p.class_name for p in calibration.predictions(answers.logits, answers.novelty, "")])
+    return np.array([p.class_name for p in calibration.predictions(logits, novelty, "")])
+
+
+def named_unseen(answers: Withheld, sources: Withheld, patients: Withheld) -> Names:
+    """The class of each answer by a calibration that was fitted without the images of its fold."""
+    named = np.full(len(answers.truth), UNCERTAIN, dtype="U32")
+    for fold in np.unique(answers.fold):
+        mine = answers[answers.fold == fold]
+        calibration, _ = fit_calibration(*(one[~np.isin(one.image, mine.image)] for one in (sources, patients)))
+        named[answers.fold == fold] = named_by(calibration, mine.logits, mine.novelty)
+    return named
 
 
 def pooled(sources: Withheld, patients: Withheld) -> dict[str, Any]:
     """Each fold of patients scored by thresholds that were fitted without it."""
-    named = np.full(len(patients.truth), UNCERTAIN, dtype="U32")
-    for fold in np.unique(patients.fold):
-        mine = patients.fold == fold
-        foreign = ~np.isin(sources.image, patients.image[mine])
-        calibration, _ = fit_calibration(sources[foreign], patients[~mine])
-        named[mine] = named_by(calibration, patients[mine])
-    return routes(named, patients.truth)
+    return routes(named_unseen(patients, sources, patients), patients.truth)
 
 
 def routes(named: Names, truth: NDArray[np.int64]) -> dict[str, Any]:
@@ -77,11 +81,7 @@ def routes(named: Names, truth: NDArray[np.int64]) -> dict[str, Any]:
 
 def novelty(sources: Withheld, patients: Withheld, parts: Withheld) -> dict[str, Any]:
     """Parts of `others` that neither the network nor its calibration saw: how many would reach an AI node."""
-    wrong = np.zeros(len(parts.truth), bool)
-    for fold in np.unique(parts.fold):
-        mine = parts.fold == fold
-        known = [answers[~np.isin(answers.image, parts.image[mine])] for answers in (sources, patients)]
-        wrong[mine] = np.isin(named_by(fit_calibration(*known)[0], parts[mine]), ROUTED)
+    wrong = np.isin(named_unseen(parts, sources, patients), ROUTED)
     return {
         "all": share(int(wrong.sum()), len(wrong)),
         "parts": {str(part): share(int(wrong[parts.part == part].sum()), int((parts.part == part).sum()))

@@ -17,8 +17,8 @@ from router.training.metrics import Floats, Indices, upper_bound
 
 ROUTED = tuple(name for name in CLASSES if name != "others")
 """Classes that lead to an AI node; a wrong answer `others` sends to people and harms nobody."""
-DOUBTFUL = 0.5
-"""The threshold of `others`."""
+OTHERS = 0.5
+"""The threshold of `others`: it leads to people, so the model need not be sure."""
 
 
 def fit_temperature(logits: NDArray[np.floating], truth: Indices) -> float:
@@ -47,7 +47,7 @@ def fit_thresholds(
     The wrong-route rate of a class is the share of all images of other classes that it would take; its one-sided
     95 % upper bound must not exceed `limit`. With fewer than `few` images of other classes, or where no confidence
     holds the bound, the strictest threshold of the other classes is taken. None is below `floor`: where hardly anything
-    was wrong, the bound alone would let through what the model itself doubts. `others` leads to no AI node: `DOUBTFUL`.
+    was wrong, the bound alone would let through what the model itself doubts.
     """
     top, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     found: dict[str, float] = {}
@@ -64,7 +64,7 @@ def fit_thresholds(
         barrier = np.nextafter(wrong[allowed], 2.0) if allowed < len(wrong) else floor
         found[name] = float(np.clip(np.ceil(barrier * 1000) / 1000, floor, 0.999))
     strictest = max(found.values(), default=floor)
-    return {name: found.get(name, strictest) if name in ROUTED else DOUBTFUL for name in CLASSES}, borrowed
+    return {name: found.get(name, strictest) if name in ROUTED else OTHERS for name in CLASSES}, borrowed
 
 
 def fit_novelty(features: NDArray[np.float32], truth: Indices, *, shrinkage: float = 0.1) -> Novelty:
@@ -88,7 +88,7 @@ def fit_novelty(features: NDArray[np.float32], truth: Indices, *, shrinkage: flo
     return novelty
 
 
-def fit_limit(novelty: NDArray[np.floating], truth: Indices, share: float = 0.99) -> float:
+def fit_limit(novelty: NDArray[np.floating], truth: Indices, share: float) -> float:
     """The novelty that `share` of the images that belong to an AI node stay below."""
     known = novelty[np.isin(truth, [CLASSES.index(name) for name in ROUTED])]
     return float(np.quantile(known if len(known) else novelty, share))

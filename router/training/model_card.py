@@ -60,6 +60,7 @@ def _again(card: Card) -> str:
         ),
         "python -m router.training.ship runs/shipped --manifest SET.csv --folds runs/folds --failures FAILURES.md "
         "--licence LICENCE.txt",
+        "python -m router.training.quantise --model models/mobilenet_v1 --manifest SET.csv",
     ]
     return "## Again\n\n```\n" + "\n".join(lines) + "\n```"
 

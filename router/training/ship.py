@@ -133,7 +133,7 @@ def ship(
     test = [item for item in items if item.split == "test"]
     found, answers = evaluate(model, test, everything=items)
     figures = {"test": _test(found, note_look(run)), "borrowed_thresholds": borrowed,
-               "shortcuts": shortcuts(model, test), "phantoms": judged_phantoms(model)}  # fmt: skip
+               "shortcuts": shortcuts(model, test), "phantoms": at_an_ai_node(model)}  # fmt: skip
     if withheld:
         figures |= _unseen(withheld, calibration)
     card = save_model(network, out, size=size, half=True, calibration=calibration, trained=trained, figures=figures)
@@ -163,18 +163,17 @@ def _unseen(withheld: Folds, calibration: Calibration) -> dict[str, Any]:
     return {
         "folds": {kind: {key: withheld.figures[kind]["recipe"][key] for key in ("size", "epochs")} for kind in KINDS},
         "sources": {key: by_sources[key] for key in ("n", "macro_f1", "classes", "sources")}
-        | {"shipped_calibration": routes(named_by(calibration, sources), sources.truth)},
+        | {"shipped_calibration": routes(named_by(calibration, sources.logits, sources.novelty), sources.truth)},
         "patients": pooled(sources, patients),
         "parts": novelty(sources, patients, parts),
     }
 
 
-def judged_phantoms(model: Model) -> dict[str, Any]:
+def at_an_ai_node(model: Model) -> dict[str, Any]:
     """How many generated pictures, none of which took part in anything, would reach an AI node."""
     pictures = np.stack([prepare(grey, size=model.size)[0] for _, grey in phantoms()])
-    logits, novelties = model(pictures)
-    named = [p.class_name for p in model.calibration.predictions(logits, novelties, model.digest)]
-    return share(sum(name in ROUTED for name in named), len(named))
+    named = named_by(model.calibration, *model(pictures))
+    return share(int(np.isin(named, ROUTED).sum()), len(named))
 
 
 def _test(found: dict[str, Any], looks: int) -> dict[str, Any]:

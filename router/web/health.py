@@ -41,7 +41,9 @@ class NodeCollector(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         counts = self._view.counts()
         yield GaugeMetricFamily("dicom_router_undecided", "Instances without a decision", value=counts.undecided)
-        yield GaugeMetricFamily("dicom_router_spool_bytes", "Bytes of blobs in the spool", value=counts.bytes)
+        yield GaugeMetricFamily(
+            "dicom_router_spool_bytes", "Bytes of blobs and native copies in the spool", value=counts.bytes
+        )
         yield GaugeMetricFamily(
             "dicom_router_open_associations", "Open incoming associations", value=self._view.associations()
         )

@@ -14,7 +14,7 @@ from router.model.store import FILES
 from router.pixels.prepare import prepare
 from router.training.data import Item, read_manifest
 from router.training.evaluate import Model, answer, figures, read_model
-from router.training.phantoms import KINDS, phantoms
+from router.training.phantoms import phantoms
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "mobilenet_v1"
 CHESTS = {"adult_chest", "pediatric_chest"}
@@ -58,10 +58,9 @@ def predict(model: Model, grey: NDArray[np.uint8]) -> Prediction:
     return model.calibration.predictions(logits, novelty, model.digest)[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_radiograph_goes_to_no_ai_node(model: Model, kind: str) -> None:
-    pictures = [grey for name, grey in phantoms(3, seed=1) if name == kind]
-    assert {predict(model, grey).class_name for grey in pictures} <= {"others", "uncertain"}
+def test_what_is_no_radiograph_goes_to_no_ai_node(model: Model) -> None:
+    for kind, grey in phantoms(3, seed=1):
+        assert predict(model, grey).class_name in ("others", "uncertain"), kind
 
 
 @pytest.mark.shared
