@@ -79,7 +79,9 @@ class Acceptor:
             last, how = pdu.abort(error.reason), "protocol error"
             log.warning("protocol error", peer=self._peer, error=str(error))
         except PeerClosedError:
-            last, how = b"", "peer closed"
+            # `stop` wakes a rest by the same error; where the peer has gone, too, the abort reaches nobody.
+            stopped = self._stopping and self._messages is not None
+            last, how = (pdu.abort(None), "stopped") if stopped else (b"", "peer closed")
         except TimeoutError:
             # Before the association stands, ARTIM only closes (AA-2).
             last, how = pdu.abort(AbortReason.NOT_SPECIFIED) if self._messages else b"", "timed out"
@@ -167,10 +169,6 @@ class Acceptor:
             if resting and self._stopping:
                 return None, memoryview(b""), pace
             kind, length = self._stream.read_header(self._rest() if resting else pace.left())
-        except PeerClosedError:
-            if resting and self._stopping:
-                return None, memoryview(b""), pace
-            raise
         finally:
             self._resting = False
         pace.received += length

@@ -19,7 +19,8 @@ ANSWERED = "answered"
 WORKING = (OPEN, ANSWERED)
 HOLD = 300.0
 """Seconds that a claim holds; at a start of the one node on a spool it ends at once."""
-MOST_OPEN = 1000
+MOST_OPEN, MOST_OF_ONE = 1000, 250
+"""Requests that are open at once, of all callers and of one: it may not take the places of all others."""
 SAME_UID = 16
 """Instances with one UID that are looked at, on average: the newest."""
 
@@ -121,7 +122,9 @@ def add(
     )
     if (known := connection.execute(same).scalar()) is not None:
         return int(known)
-    if connection.execute(sa.select(sa.func.count()).where(is_open)).scalar_one() >= MOST_OPEN:
+    mine = sa.func.count().filter(commitment.c.calling_ae == caller.calling_ae)
+    everybody, own = connection.execute(sa.select(sa.func.count(), mine).where(is_open)).one()
+    if everybody >= MOST_OPEN or own >= MOST_OF_ONE:
         return None
     values = {
         "transaction_uid": transaction, "calling_ae": caller.calling_ae, "called_ae": caller.called_ae,

@@ -159,8 +159,10 @@ def _undo(connection: sa.Connection) -> None:
 def _refusal(error: BaseException) -> SpoolError:
     """Without the error itself as its cause: a traceback would show the statement's parameters."""
     code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & PRIMARY
+    fix = "; free some space there, and let spool.reserve keep more of it" if code == sqlite3.SQLITE_FULL else ""
     return SpoolError(
-        f"the spool's database did not take the change: {describe(error)}", may_come_back=code == sqlite3.SQLITE_IOERR
+        f"the spool's database did not take the change: {describe(error)}{fix}",
+        may_come_back=code == sqlite3.SQLITE_IOERR,
     )
 
 

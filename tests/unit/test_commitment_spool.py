@@ -48,6 +48,13 @@ def test_one_at_a_time_and_the_longest_due_first(spool: Spool) -> None:
     assert work.claim(()) is None
 
 
+def test_one_caller_leaves_places_for_others(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.spool.commitment_rows.MOST_OF_ONE", 2)
+    work = spool.commitments
+    assert [work.add(CALLER, f"1.{n}", [ONE], 60) is None for n in range(3)] == [False, False, True]
+    assert work.add(OTHER, "1.2", [ONE], 60) is not None
+
+
 def test_a_claim_ends_and_its_holder_can_then_change_nothing(spool: Spool) -> None:
     work = spool.commitments
     with turned_by_hand() as clock:

@@ -269,6 +269,14 @@ def test_what_can_be_asked_again_is_refused_at_once(spool: Spool, monkeypatch: p
     assert spool.claim_instances(1) == []
 
 
+def test_a_full_disk_is_said_with_its_fix(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    failing(monkeypatch, spool, full, 1)
+    with pytest.raises(SpoolError, match=r"disk is full; free some space there, and let spool\.reserve keep"):
+        spool.claim_instances(1)
+
+
 def test_a_statement_that_the_database_fails_on_is_everybodys(spool: Spool) -> None:
     """Not only at the commit: a disk that fails in the middle must not let half a job through."""
     accept(spool)
