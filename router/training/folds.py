@@ -95,13 +95,14 @@ def outputs(network: MobileNetV1, items: Sequence[Item], size: int, batch: int =
 
 
 def remove_groups(column: str, items: Sequence[Item], path: Path = FOLDS) -> dict[str, list[Item]]:
-    """Folds by `sources` or `parts`, as the file groups them. Raises DataError."""
+    """Folds by `parts`, or by sources (`sources`, `stress`), as the file groups them. Raises DataError."""
     groups = yaml.safe_load(path.read_text()).get(column)
     if not isinstance(groups, dict) or not all(isinstance(names, list) for names in groups.values()):
         raise DataError(f"{path}: {column} must map each fold's name to a list")
-    strangers = [item for item in items if column == "sources" or item.label == "others"]
+    by_part = column == "parts"
+    strangers = [item for item in items if not by_part or item.label == "others"]
     folds = {
-        str(fold): [item for item in strangers if (item.source if column == "sources" else item.part) in set(names)]
+        str(fold): [item for item in strangers if (item.part if by_part else item.source) in set(names)]
         for fold, names in groups.items()
     }
     for fold, removed in folds.items():
@@ -199,7 +200,7 @@ def figures(foreign: Withheld) -> dict[str, Any]:
 
 def main(
     manifest: Annotated[Path, typer.Option()],
-    by: Annotated[str, typer.Option(help="sources, parts or patients.")] = "sources",
+    by: Annotated[str, typer.Option(help="sources, parts, patients or stress.")] = "sources",
     root: Annotated[Path | None, typer.Option()] = None,
     out: Annotated[Path, typer.Option()] = Path("runs/sources"),
     weights: Annotated[Path | None, typer.Option()] = None,
