@@ -73,16 +73,15 @@ def _own() -> Path:
 def _dealt(items: list[Item], wanted: str | None, model: Path) -> list[Item]:
     """Items without splits get those of `train` where one is asked for, or where this model was trained on them."""
     from router.model.card import Card, CardError
-    from router.training.data import DataError, deal, digest_of
+    from router.training.data import DataError, deal, deal_as_trained, seed_of
 
     if wanted == "all" or any(item.split for item in items):
         return items
     try:
         trained = Card.read(model).trained
-        dealt = deal(items, trained.get("recipe", {}).get("seed", 0))
+        return deal(items, seed_of(trained)) if wanted else deal_as_trained(items, trained)
     except (DataError, CardError):  # too few for all splits; a missing card is told when the model is read
         return items
-    return dealt if wanted or digest_of(dealt) == trained.get("set") else items
 
 
 def _split(items: list[Item], wanted: str | None) -> tuple[list[Item], str]:

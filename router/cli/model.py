@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,13 +49,13 @@ def promote(
     with failing():
         name = _keep(store, folder)
         before = _serving(store, settings)
-        with _items(pinned, root) as items:
+        with _items(pinned, root, Card.read(store.folder / name).trained) as (items, left_out):
             device = settings.model.device
             answers = [answer(read_model(store.folder / one, device), items) for one in (before, name)]
         found = compare(answers[0], answers[1], allow=allow, allow_wrong=allow_wrong)
         tested = f"{found['n']} images {digest_of(items)[:12]}" if pinned else f"{found['n']} phantoms"
         digest = Card.read(store.folder / name).digest
-    result = {"model": name, "digest": digest, "before": before, "tested": tested} | found
+    result = {"model": name, "digest": digest, "before": before, "tested": tested, "left_out": left_out} | found
     if not as_json:
         _show_test(result, phantoms=pinned is None)
     if not found["refused"]:
@@ -181,13 +181,13 @@ def _digest(settings: Settings, store: ModelStore, name: str | None) -> str:
 
 
 @contextmanager
-def _items(pinned: Path | None, root: Path | None) -> Iterator[list[Item]]:
-    """The images to test on: those of the manifest, or the demonstration's phantoms."""
+def _items(pinned: Path | None, root: Path | None, trained: Mapping[str, Any]) -> Iterator[tuple[list[Item], int]]:
+    """The images to test on, those of the manifest or the demonstration's phantoms; and how many were left out."""
+    from router.training.candidate import pinned_images
     from router.training.data import Item, read_manifest
 
     if pinned is not None:
-        items = read_manifest(pinned, root or pinned.parent, any_split=True)
-        yield [item for item in items if item.split == "test"] or items
+        yield pinned_images(read_manifest(pinned, root or pinned.parent, any_split=True), trained)
         return
     from router.demo.phantoms import PARTS, radiograph
     from router.pixels.wrap import wrap_image
@@ -196,7 +196,7 @@ def _items(pinned: Path | None, root: Path | None) -> Iterator[list[Item]]:
         yield [
             Item(wrap_image(radiograph(part), Path(scratch, f"{n}.dcm")), label, patient=part)
             for n, (part, (_, label)) in enumerate(PARTS.items())
-        ]
+        ], 0
 
 
 def _order(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
@@ -242,6 +242,8 @@ def _show_test(result: dict[str, Any], *, phantoms: bool) -> None:
     table.add_row("macro F1", "", *(f"{value:.4f}" for value in result["f1"]), "", "")
     console = Console()
     console.print(table)
+    if result["left_out"]:
+        console.print(f"{result['left_out']} images of the splits train and val were left out: models learn from them")
     if result["skipped"]:
         console.print(f"{result['skipped']} unreadable images were skipped")
     for reason in result["refused"]:

@@ -6,18 +6,31 @@ Numbers only. What "reached" and "wrong" mean is what a rule on `class` would do
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from router.flow import CLASSES, UNCERTAIN
 from router.training import metrics
-from router.training.data import DataError
+from router.training.data import DataError, Item, deal_as_trained
 
 if TYPE_CHECKING:  # it needs torch, and `model compare` does not
     from router.training.evaluate import Answers
 
 NO_AI = ("others", UNCERTAIN)
 """Classes that go to people (the catch-all)."""
+
+
+def pinned_images(items: Sequence[Item], trained: Mapping[str, Any]) -> tuple[list[Item], int]:
+    """The images to judge a model by, and how many are left out because it learned from them, or chose by them.
+
+    Those of the split `test`, where there is one; never those of `train` and `val`, as they are written or as the
+    run that made the model dealt them. `trained` is what its card says of that run. Raises DataError if none is left.
+    """
+    dealt = deal_as_trained(items, trained)
+    unseen = [item for item in dealt if item.split not in ("train", "val")]
+    if not unseen:
+        raise DataError(f"all {len(items)} pinned images are of the splits train and val; give those of other patients")
+    return [item for item in unseen if item.split == "test"] or unseen, len(items) - len(unseen)
 
 
 def compare(old: Answers, new: Answers, *, allow: float, allow_wrong: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,24 @@ def deal(items: Sequence[Item], seed: int = 0) -> list[Item]:
     if absent:
         raise DataError(f"no training image of {', '.join(sorted(absent))}; add images of more patients")
     return dealt
+
+
+def deal_as_trained(items: Sequence[Item], trained: Mapping[str, Any]) -> list[Item]:
+    """Items without splits get those of the run that made a model, if it was trained on just these; else as they are.
+
+    `trained` is what the model's card says of that run.
+    """
+    if any(item.split for item in items):
+        return list(items)
+    try:
+        dealt = deal(items, seed_of(trained))
+    except DataError:  # too few for all splits
+        return list(items)
+    return dealt if digest_of(dealt) == trained.get("set") else list(items)
+
+
+def seed_of(trained: Mapping[str, Any]) -> int:
+    return int(trained.get("recipe", {}).get("seed", 0))
 
 
 def check_patients(items: Iterable[Item]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from router.config.settings import ModelSettings, NodeSettings, SpoolSettings
-from router.flow import Prediction, Seen
+from router.flow import CLASSES, Prediction, Seen
 from router.inference import Inference, InferenceError, Shadow
 from router.inference.shadow import MOST
 from router.model.calibration import Calibration
@@ -26,8 +26,8 @@ from router.observe.metrics import SHADOW_PREDICTIONS
 from router.pixels.wrap import wrap_image
 from router.serving import FIRST_PAUSE, LONGEST_PAUSE, Serving
 from router.spool import open_spool
-from router.training.candidate import compare, count_shadow
-from router.training.data import DataError, Item
+from router.training.candidate import compare, count_shadow, pinned_images
+from router.training.data import DataError, Item, deal, digest_of
 from router.training.evaluate import Answers
 from tests.unit.receiving import settings
 from tests.unit.stubborn import save_stubborn_model
@@ -313,6 +313,34 @@ def test_a_wrong_route_that_the_old_one_took_as_well_is_not_new() -> None:
 def test_other_images_cannot_be_compared() -> None:
     with pytest.raises(DataError):
         compare(answers(*GOOD), answers(*GOOD[1:]), allow=0, allow_wrong=0)
+
+
+def pinned(*splits: str) -> list[Item]:
+    """Twenty images of a class for each of these splits."""
+    return [
+        Item(Path(f"{name}{n}{split}.png"), name, patient=f"{name}{n}", split=split)
+        for split in splits
+        for name in CLASSES
+        for n in range(20)
+    ]
+
+
+def test_what_the_candidate_was_trained_on_does_not_judge_it() -> None:
+    items = pinned("")
+    dealt = deal(items, seed=3)
+    trained = {"recipe": {"seed": 3}, "set": digest_of(dealt)}
+    images, left_out = pinned_images(items, trained)
+    assert images == [item for item in dealt if item.split == "test"]
+    assert left_out == len(items) - len(images) > 0
+    assert pinned_images(items, trained | {"set": "of others"}) == (items, 0)
+
+
+def test_written_splits_say_what_does_not_judge_a_model() -> None:
+    test, new = pinned("test"), pinned("2027")
+    assert pinned_images([*pinned("train", "val"), *test, *new], {}) == (test, 200)
+    assert pinned_images([*pinned("train"), *new], {}) == (new, 100)
+    with pytest.raises(DataError, match="all 200 pinned images are of the splits train and val"):
+        pinned_images(pinned("train", "val"), {})
 
 
 def test_shadow_predictions_are_counted_for_each_pair_of_models() -> None:
