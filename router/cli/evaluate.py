@@ -36,12 +36,15 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
+    from router.cli.options import must_be_folder
     from router.cli.train import check_device, choose_items, failing
     from router.training.evaluate import evaluate, read_model, write_predictions
     from router.training.report import write_report
 
     with failing():
         check_device(device)
+        if model is not None:
+            must_be_folder("--model", model)
         directory = model or _own()
         everything = _dealt(choose_items(folder, manifest, root, any_split=True), split, directory)
         scored, which = _split(everything, split)
@@ -86,6 +89,7 @@ def _dealt(items: list[Item], wanted: str | None, model: Path) -> list[Item]:
 
 def _split(items: list[Item], wanted: str | None) -> tuple[list[Item], str]:
     """The images to score, and the name of their split."""
+    from router.cli.options import choose
     from router.training.data import DataError
 
     there = {item.split for item in items}
@@ -94,9 +98,9 @@ def _split(items: list[Item], wanted: str | None) -> tuple[list[Item], str]:
     if not wanted or wanted == "all":
         return items, "all"
     chosen = [item for item in items if item.split == wanted]
-    if not chosen:
-        names = ", ".join(sorted(name for name in there if name)) or "none at all"
-        raise DataError(f"no image is in split {wanted!r}; the manifest has {names}")
+    if not chosen and there == {""}:
+        raise DataError("the images have no splits, and are too few to be dealt; give more, or --split all")
+    choose("--split", wanted, sorted(name for name in there if name))
     return chosen, wanted
 
 

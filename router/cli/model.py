@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Config, Json, local_time, pages, spool_of, who
+from router.cli.options import Config, Json, local_time, must_be_file, must_be_folder, pages, spool_of, who
 
 if TYPE_CHECKING:
     from router.config import Settings
@@ -46,6 +46,11 @@ def promote(
     from router.training.evaluate import answer, read_model
 
     settings, store = _store(config)
+    must_be_folder("model", folder)
+    if pinned is not None:
+        must_be_file("--pinned", pinned)
+    if root is not None:
+        must_be_folder("--root", root)
     with failing():
         name = _keep(store, folder)
         before = _serving(store, settings)
@@ -86,6 +91,8 @@ def shadow(
 ) -> None:
     """Let a second model look at everything and record what it says. It decides nothing, and costs CPU."""
     settings, store = _store(config)
+    if folder != "off":
+        must_be_folder("model", Path(folder))
     name = None if folder == "off" else _keep(store, Path(folder))
     _order(settings, {"order": "shadow", "model": name})
     print(json.dumps({"shadow": name}) if as_json else f"{name} shadows" if name else "no model shadows")

@@ -37,6 +37,17 @@ def wrong(line: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+def must_be_folder(what: str, path: Path) -> None:
+    """It is wrong use where a person named a folder that is not there. `what`: the option, or the argument's name."""
+    if not path.is_dir():
+        wrong(f"{what} {path}: no such folder")
+
+
+def must_be_file(what: str, path: Path) -> None:
+    if not path.is_file():
+        wrong(f"{what} {path}: no such file")
+
+
 def choose(option: str, value: str, allowed: Collection[str]) -> None:
     """It is wrong use where the value is none of those allowed."""
     if value not in allowed:

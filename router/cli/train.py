@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import choose, wrong
+from router.cli.options import choose, must_be_file, must_be_folder, wrong
 
 if TYPE_CHECKING:
     from router.training.data import Item
@@ -26,7 +26,9 @@ def command(
     recipe: Annotated[str, typer.Option(help="paper or shipped.")] = "paper",
     size: Annotated[int | None, typer.Option(min=32, max=1024, help="Side of the picture in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    weights: Annotated[Path | None, typer.Option(help="ImageNet weights (safetensors) to start from.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="To start from: ImageNet weights, or the model.safetensors of any model folder.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run goes on from it.")] = Path(
         "runs/latest"
     ),
@@ -40,14 +42,15 @@ def command(
     console = Console(stderr=True)
     with failing():
         from router.training.data import DataError, deal
-        from router.training.networks import NAMES
+        from router.training.networks import NAMES, must_be_buildable
         from router.training.train import RECIPES, train, with_overrides
 
         choose("--recipe", recipe, RECIPES)
         choose("--network", network or NAMES[0], NAMES)
+        must_be_buildable(network or NAMES[0])
         check_device(device)
-        if weights and not weights.is_file():
-            wrong(f"--weights {weights}: no such file")
+        if weights:
+            must_be_file("--weights", weights)
         chosen = with_overrides(RECIPES[recipe], network=network, size=size, epochs=epochs, seed=seed)
         items = deal(choose_items(folder, manifest, root), seed=chosen.seed)
         if not any(item.split == "val" for item in items):
@@ -99,15 +102,23 @@ def choose_items(
     folder: Path | None, manifest: Path | None, root: Path | None, *, any_split: bool = False
 ) -> list[Item]:
     """The images that the options name: exactly one of a folder and a manifest."""
-    from router.training.data import read_folders, read_manifest
+    from router.training.data import names_in_two_classes, read_folders, read_manifest
 
     if (folder is None) == (manifest is None):
         wrong("give either --folder DIR or --manifest FILE.csv")
     if folder is not None:
         if root is not None:
             wrong("--root goes with --manifest")
-        return read_folders(folder)
+        must_be_folder("--folder", folder)
+        items = read_folders(folder)
+        if shared := names_in_two_classes(items):
+            line = f"{shared} subfolder names occur in more than one class: each is taken for one patient"
+            typer.echo(line, err=True)
+        return items
     assert manifest is not None
+    must_be_file("--manifest", manifest)
+    if root is not None:
+        must_be_folder("--root", root)
     return read_manifest(manifest, root or manifest.parent, any_split=any_split)
 
 

@@ -92,7 +92,7 @@ class Card:
                 trained=dict(raw.get("trained", {})),
             )
         except OSError as error:
-            raise CardError(f"{path}: {error.strerror}; model.path must name a folder with a card.json") from error
+            raise CardError(f"{path}: {error.strerror}; give a model's folder, one with a card.json") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CardError(f"{path}: not a model card ({type(error).__name__}); copy the folder again") from error
         if not (32 <= card.size <= 1024 and card.calibration.temperature > 0 and card.architecture in ARCHITECTURES):

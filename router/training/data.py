@@ -58,7 +58,10 @@ class Skipped:
 
 
 def read_folders(root: Path) -> list[Item]:
-    """A folder for each class under `root`; each image is a patient of its own unless it lies in a subfolder."""
+    """A folder for each class under `root`; each image is a patient of its own unless it lies in a subfolder.
+
+    Subfolders of one name are one patient, whichever class they lie in: `names_in_two_classes` counts them.
+    """
     items: list[Item] = []
     for label in CLASSES:
         folder = root / label
@@ -71,6 +74,14 @@ def read_folders(root: Path) -> list[Item]:
             inside = path.relative_to(folder)
             items.append(Item(path, label, patient=inside.parts[0] if len(inside.parts) > 1 else f"{label}/{inside}"))
     return items
+
+
+def names_in_two_classes(items: Iterable[Item]) -> int:
+    """How many patients have images of more than one class: meant, or the names of subfolders are not names of his."""
+    classes: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        classes[item.patient].add(item.label)
+    return sum(len(found) > 1 for found in classes.values())
 
 
 def read_manifest(manifest: Path, root: Path, *, any_split: bool = False) -> list[Item]:
@@ -87,7 +98,9 @@ def read_manifest(manifest: Path, root: Path, *, any_split: bool = False) -> lis
                     f"{manifest}:1: no column {' and '.join(sorted(missing))}; the header line must name it"
                 )
             items = [_item(row, manifest, line, root, any_split) for line, row in enumerate(reader, start=2)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{manifest}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{manifest}: not readable as CSV ({type(error).__name__}); save it as UTF-8 CSV") from error
     if not items:
         raise DataError(f"{manifest}: no images; add one line for each")

@@ -72,11 +72,22 @@ def build(name: str, weights: Path | None = None) -> tuple[Any, int]:
     return Borrowed(body, width), width
 
 
+def must_be_buildable(name: str) -> None:
+    """Raises NetworkError where torchvision is needed for it and is not there: before minutes are spent on images."""
+    if name != "mobilenet_v1":
+        _models(name)
+
+
 _schemas: list[torch.library.Library] = []
 
 
 def _torchvision(name: str) -> nn.Module:
-    """torchvision's model, also beside a torch built without its compiled operators (they serve detection only)."""
+    network: nn.Module = getattr(_models(name), name)(weights=None)
+    return network
+
+
+def _models(name: str) -> Any:
+    """torchvision's models, also beside a torch built without its compiled operators (they serve detection only)."""
     if not hasattr(torch.ops.torchvision, "nms") and not _schemas:
         library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
@@ -89,5 +100,4 @@ def _torchvision(name: str) -> nn.Module:
             f"{name} needs torchvision that fits torch {torch.__version__}: pip install 'dicom-router[train]' "
             f"({type(error).__name__})"
         ) from error
-    network: nn.Module = getattr(models, name)(weights=None)
-    return network
+    return models

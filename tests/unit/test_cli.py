@@ -155,6 +155,38 @@ def test_classify_resumes_a_csv(site: Path, tmp_path: Path) -> None:
     assert sum("b.png" in line for line in lines) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("promote", "nope"), "model nope: no such folder"),
+        (("shadow", "nope"), "model nope: no such folder"),
+        (("promote", "model", "--pinned", "nope.csv"), "--pinned nope.csv: no such file"),
+        (("promote", "model", "--pinned", "images/c.txt", "--root", "nope"), "--root nope: no such folder"),
+    ],
+)
+def test_a_model_or_set_that_is_not_there_is_wrong_use(
+    site: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], line: str
+) -> None:
+    monkeypatch.chdir(site)
+    done = CliRunner().invoke(app, ["model", *words])
+    assert (done.exit_code, done.output.strip()) == (2, line)
+
+
+def test_promote_says_how_many_pinned_images_it_left_out(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site)
+    save_random_model(site / "candidate", size=64, seed=1)
+    words = ["model", "promote", "candidate", "--pinned", "pinned.csv", "--allow", "1", "--allow-wrong", "9"]
+    lines = ["file,label,split", *(f"images/a.dcm,spine,{split}" for split in ("train", "val", "new"))]
+    (site / "pinned.csv").write_text("\n".join(lines[:3]))
+    refused = CliRunner().invoke(app, words)
+    assert (refused.exit_code, "all 2 pinned images are of the splits train and val" in refused.output) == (1, True)
+    (site / "pinned.csv").write_text("\n".join(lines))
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "1 pinned images" in done.output
+    assert "2 images of the splits train and val were left out" in done.output
+
+
 def test_init_writes_what_check_accepts(tmp_path: Path) -> None:
     out = tmp_path / "routing.yaml"
     made = run("init", out, "--ai", "spine=SPINE@127.0.0.1:104", "--catch-all", "PACS@127.0.0.1:105")

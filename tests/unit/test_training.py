@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
 import torch
 
+from router.cli.train import choose_items
 from router.model.card import Card, CardError
 from router.training.data import DataError, deal, read_folders, read_manifest
 from router.training.evaluate import Answers, answer, read_model
@@ -104,6 +106,17 @@ def test_folders_are_dealt_by_patient(tmp_path: Path) -> None:
     assert deal(read_folders(tmp_path)) == items
     share = sum(item.split == "train" for item in items) / len(items)
     assert 0.65 < share < 0.75
+
+
+def test_a_patient_of_two_classes_is_one_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_set(tmp_path, 4)
+    for name, patients in {"abdominal": ("0", "1"), "spine": ("0", "2")}.items():
+        for patient in patients:
+            (tmp_path / name / f"patient-{patient}").mkdir()
+            copy(tmp_path / name / "0.png", tmp_path / name / f"patient-{patient}" / "a.png")
+    dealt = deal(choose_items(tmp_path, None, None))
+    assert capsys.readouterr().err.startswith("1 subfolder names occur in more than one class")
+    assert len({item.split for item in dealt if item.patient == "patient-0"}) == 1
 
 
 def test_a_patient_in_two_splits_is_an_error_that_does_not_name_him(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,13 +186,18 @@ def test_what_it_was_trained_on_is_not_scored_where_nobody_wrote_splits(
     [
         (["train"], 2, "give either --folder DIR or --manifest"),
         (["train", "--folder", "x", "--root", "y"], 2, "--root goes with --manifest"),
-        (["train", "--folder", "nowhere"], 1, "no such folder"),
+        (["train", "--folder", "nowhere"], 2, "--folder nowhere: no such folder"),
+        (["train", "--manifest", "missing.csv"], 2, "--manifest missing.csv: no such file"),
+        (["train", "--manifest", __file__, "--root", "nowhere"], 2, "--root nowhere: no such folder"),
         (["train", "--folder", "x", "--recipe", "secret"], 2, "one of paper, shipped"),
         (["train", "--folder", "x", "--network", "vgg"], 2, "--network vgg: one of mobilenet_v1"),
         (["train", "--folder", "x", "--device", "tpu"], 2, "one of auto, cpu, cuda"),
         (["train", "--folder", "x", "--weights", "none"], 2, "--weights none: no such file"),
         (["evaluate", "--folder", "x", "--device", "tpu"], 2, "one of auto, cpu, cuda"),
-        (["evaluate", "--manifest", "missing.csv"], 1, "not readable as CSV"),
+        (["evaluate", "--folder", "nowhere"], 2, "--folder nowhere: no such folder"),
+        (["evaluate", "--manifest", "missing.csv"], 2, "--manifest missing.csv: no such file"),
+        (["evaluate", "--folder", "x", "--model", "nowhere"], 2, "--model nowhere: no such folder"),
+        (["evaluate", "--manifest", __file__], 1, "no column file and label"),
     ],
 )
 def test_wrong_use_is_one_line(run: Callable[..., Any], arguments: list[str], code: int, line: str) -> None:
@@ -199,6 +205,15 @@ def test_wrong_use_is_one_line(run: Callable[..., Any], arguments: list[str], co
     assert result.exit_code == code
     assert line in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+def test_without_torchvision_it_says_so_before_it_looks_at_an_image(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    result = run("train", "--folder", "nowhere", "--network", "resnet34")
+    assert (result.exit_code, result.output.startswith("resnet34 needs torchvision")) == (1, True)
+    assert len(result.output.splitlines()) == 1
 
 
 def test_weights_that_are_none_are_one_line(tmp_path: Path, run: Callable[..., Any]) -> None:
@@ -212,6 +227,6 @@ def test_weights_that_are_none_are_one_line(tmp_path: Path, run: Callable[..., A
 def test_evaluate_without_such_a_split_or_card(tmp_path: Path, run: Callable[..., Any]) -> None:
     manifest = make_set(tmp_path, 6)
     wrong_split = run("evaluate", "--model", tmp_path, "--manifest", manifest, "--split", "dev")
-    assert (wrong_split.exit_code, "no image is in split 'dev'" in wrong_split.output) == (1, True)
+    assert (wrong_split.exit_code, wrong_split.output.strip()) == (2, "--split dev: one of train")
     no_card = run("evaluate", "--model", tmp_path, "--manifest", manifest)
-    assert (no_card.exit_code, "model.path must name a folder with a card.json" in no_card.output) == (1, True)
+    assert (no_card.exit_code, "give a model's folder, one with a card.json" in no_card.output) == (1, True)
