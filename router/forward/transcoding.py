@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from router.flow import Instance
+from router.spool import NO_SPACE
 
 GROUP_LENGTH_AT = 132 + 8
 """Where the value of (0002,0000), File Meta Information Group Length, stands (PS3.10 §7.1)."""
@@ -63,6 +64,10 @@ class Copies:
             part.rename(target)
         except ValueError:
             raise
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise
+            raise ValueError(f"not transcoded ({error.strerror or type(error).__name__})") from error
         except Exception as error:  # inference is not there, or took too long
             raise ValueError(f"not transcoded ({type(error).__name__})") from error
         finally:

@@ -106,7 +106,8 @@ def _render(
             time.sleep(1.0)
             continue
         if request["op"] == "transcode":
-            answers.send({"id": request["id"], "error": message.get("error", "")})
+            found = {"error": message.get("error", ""), "errno": message.get("errno")}
+            answers.send({"id": request["id"]} | found)
         elif picture:
             rendered.put(Rendered(request["id"], message["seen"], picture))
         else:

@@ -186,5 +186,8 @@ def _settle(future: Future[Any], message: dict[str, Any]) -> None:
     if "failed" in message:
         future.set_exception(InferenceError(message["failed"]))
         return
+    if message.get("errno"):
+        future.set_exception(OSError(message["errno"], message["error"]))
+        return
     result = unpack(message["seen"]) if "seen" in message else message["error"]
     future.set_result(result)

@@ -95,7 +95,10 @@ class Inference:
         return self._ask({"op": "look", "path": str(path.absolute()), "tags": sorted(tags)})
 
     def transcode(self, path: Path, target: Path, syntax: str) -> Future[str]:
-        """Write a lossless native copy; the result is empty, or why it is not possible."""
+        """Write a lossless native copy; the result is empty, or why it is not possible.
+
+        The future fails with OSError where a file cannot be read or written, and with InferenceError as in `look`.
+        """
         paths = {"path": str(path.absolute()), "target": str(target.absolute())}
         return self._ask({"op": "transcode", "syntax": syntax} | paths)
 

@@ -46,7 +46,9 @@ def _transcode(request: dict[str, Any]) -> dict[str, Any]:
 
     try:
         transcode(Path(request["path"]), Path(request["target"]), request["syntax"])
-    except (ValueError, OSError, MemoryError) as error:
+    except OSError as error:
+        return {"error": error.strerror or type(error).__name__, "errno": error.errno}
+    except (ValueError, MemoryError) as error:
         return {"error": str(error) or type(error).__name__}
     return {"done": True}
 

@@ -6,7 +6,6 @@ Nothing is decoded: the first elements are held against the command set, and wha
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,9 +28,7 @@ from router.observe import log, safe
 from router.observe.metrics import MERGED, RECEIVED_BYTES
 from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
 from router.receive.part10 import file_meta
-from router.spool import Accepted, Blob, SpoolError
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+from router.spool import NO_SPACE, Accepted, Blob, SpoolError
 
 
 class Store(Protocol):

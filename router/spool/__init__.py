@@ -1,7 +1,7 @@
 """The spool: blobs and database. The only room that knows SQL or the paths of blobs; the stages meet only here."""
 
 from router.spool.blobs import Blob
-from router.spool.errors import SpoolError
+from router.spool.errors import NO_SPACE, SpoolError
 from router.spool.opening import open_spool, read_spool
 from router.spool.rows import Accepted, Claim, Counts, DestinationState
 from router.spool.schema import BURIED, DISCARDED, DONE, OPEN, SHADOW_PREDICTION, SKIPPED
@@ -14,6 +14,7 @@ __all__ = [
     "DONE",
     "FULL",
     "INSTANCES",
+    "NO_SPACE",
     "OPEN",
     "SHADOW_PREDICTION",
     "SKIPPED",

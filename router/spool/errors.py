@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""What an OSError says of a disk that is full: it waits for room, and is nobody's fault."""
+
 
 class SpoolError(Exception):
     """The spool could not do what was asked; the message is one line for a person.

@@ -149,6 +149,14 @@ def test_a_copy_without_room_is_not_begun(tmp_path: Path) -> None:
     assert transcoder.calls == []
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_while_a_copy_is_made_is_no_fault_of_the_instance(tmp_path: Path, number: int) -> None:
+    with pytest.raises(OSError, match="full") as caught:
+        Copies(Transcoder(error=OSError(number, "full")), enough).get(INSTANCE, tmp_path / "a.dcm", "1.2.840.10008.1.2")
+    assert caught.value.errno == number
+    assert files(tmp_path) == []
+
+
 def test_a_transcoder_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Never:
         def transcode(self, path: Path, target: Path, syntax: str) -> Future[str]:

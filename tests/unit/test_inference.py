@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -203,6 +204,18 @@ def test_a_worker_keeps_within_its_memory(tmp_path: Path) -> None:
         assert (message["seen"]["pixels"], picture) == ("undecodable", b"")
     finally:
         worker.stop()
+
+
+def test_a_full_disk_while_a_copy_is_made_comes_back_as_what_it_is(
+    running: Inference, dx: Path, tmp_path: Path
+) -> None:
+    """From the pixel worker through two processes; whoever asks tells it from pixels that cannot be had."""
+    wait_until_ready(running)
+    target = tmp_path / "copy"
+    target.symlink_to("/dev/full")  # what failed is unlinked
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        running.transcode(dx, target, "1.2.840.10008.1.2").result(60)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_seen_survives_the_way_between_processes(dx: Path) -> None:
