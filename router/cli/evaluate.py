@@ -150,9 +150,11 @@ def show(found: dict[str, Any], console: Console) -> None:
 
 
 def _show_rest(found: dict[str, Any], console: Console) -> None:
+    from router.training.report import right_of_answered
+
     routing, took = found["routing"], found["milliseconds"]
     console.print(
-        f"answered {routing['coverage']:.1%}, of which right {routing['precision']:.2%}; novel {routing['novel']}; "
+        f"answered {routing['coverage']:.1%}, of which right {right_of_answered(routing)}; novel {routing['novel']}; "
         f"calibration error {found['calibration']['error']:.4f}"
     )
     for name, row in routing["wrong_routes"].items():

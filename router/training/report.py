@@ -103,6 +103,11 @@ def _confusion(found: dict[str, Any]) -> str:
     return f"<h2>Confusion</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
+def right_of_answered(routing: dict[str, Any]) -> str:
+    """A share for people; a dash where nothing was answered, since 0 % would say that all was wrong."""
+    return f"{routing['precision']:.2%}" if routing["answered"] else "–"
+
+
 def _routing(found: dict[str, Any]) -> str:
     routing = found["routing"]
     rows = [
@@ -112,7 +117,7 @@ def _routing(found: dict[str, Any]) -> str:
     head = ("a rule on class", "wrongly takes", "of other images", "share", "95 % upper bound")
     text = (
         f"<p>With the thresholds of its card the model answers {routing['coverage']:.1%} of the images, and "
-        f"{routing['precision']:.2%} of these answers are right; {routing['novel']} are novel to it. The rest is "
+        f"{right_of_answered(routing)} of these answers are right; {routing['novel']} are novel to it. The rest is "
         "<em>uncertain</em> and goes to people.</p>"
     )
     return "<h2>What a rule on class would do</h2>" + text + _table(head, rows)

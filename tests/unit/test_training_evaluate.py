@@ -23,7 +23,7 @@ from router.model.card import save_random_model
 from router.training import metrics
 from router.training.data import Item, Skipped, read_manifest
 from router.training.evaluate import Answers, evaluate, figures, read_model, table1, with_age, worst, write_predictions
-from router.training.report import write_report
+from router.training.report import _routing, right_of_answered, write_report
 from tests.unit.training_set import make_set, read_rows, write_manifest
 
 
@@ -134,6 +134,13 @@ def test_the_report_is_private_escaped_and_can_leave_pictures_out(tmp_path: Path
     assert "http" not in page.replace("http-equiv", "")
     write_report(found, answers, 32, path, pictures=False)
     assert "data:image" not in path.read_text()
+
+
+@pytest.mark.parametrize(("sure", "share"), [(0.9, "50.00%"), (0.5, "–")])
+def test_the_share_of_what_was_answered_is_a_dash_where_nothing_was(sure: float, share: str) -> None:
+    routing = figures(answers_of([0, 1], [0, 2], [sure] * 2), resamples=100)["routing"]
+    assert right_of_answered(routing) == share
+    assert f"{share} of these answers are right" in _routing({"routing": routing})
 
 
 def test_predictions_as_csv(tmp_path: Path) -> None:
