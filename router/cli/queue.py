@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,8 +53,8 @@ def _held(spool: Spool, to: str | None) -> Iterator[str]:
         state = spool.destination_state(name)
         if state.paused:
             yield f"{name} is paused, {waiting[name]} wait: dicom-router queue resume {name}"
-        elif state.circuit_failures:
-            again = local_time(state.circuit_until)
+        elif state.circuit_until:
+            again = "now" if state.circuit_until <= time.time() else local_time(state.circuit_until)
             yield f"{name} does not take anything, {waiting[name]} wait, next try {again}: {state.circuit_reason}"
     if not waiting:
         yield "nothing is owed"

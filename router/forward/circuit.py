@@ -74,10 +74,16 @@ class Circuit:
                 self._prober = None
 
     def hurry(self) -> None:
-        """The destination's settings have changed: what was wrong may be right now."""
+        """The destination's settings have changed, or a person says so: what was wrong may be right now."""
         with self._lock:
             if self._until:
                 self._until, self._failures = time.time(), 0
+
+    def heed(self) -> None:
+        """What a person has ordered stands in the spool, whichever process took the order."""
+        with self._lock:
+            if self._until and self._spool.destination_state(self._name).try_ordered:
+                self.hurry()
 
     def hold(self, change: int) -> None:
         """One association more, or less."""
@@ -101,6 +107,7 @@ class Circuit:
         with self._lock:
             if self._until > time.time() and self._prober != threading.get_ident():
                 return  # another worker has noted the same failure just now
+            self.heed()  # ordered while this probe was under way: the next one is soon
             was_open = self.is_open
             seconds = circuit_after(self._failures, self._chance(), for_good=for_good)
             self._until, self._reason = time.time() + seconds, reason

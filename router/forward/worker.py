@@ -75,6 +75,7 @@ class Worker(threading.Thread):
         if destination is None or not destination.enabled or self._spool.destination_state(self._to).paused:
             self._pool.release()
             return None
+        self._circuit.heed()
         wait = max(self._circuit.wait(untried=True), self._rests_until - time.monotonic())
         if wait > 0:
             self._pool.abort()

@@ -38,6 +38,11 @@ class DestinationState:
     circuit_failures: int = 0
     circuit_reason: str = ""
 
+    @property
+    def try_ordered(self) -> bool:
+        """Whether a person wants an open circuit to be probed at once: what opens one counts at least one failure."""
+        return self.circuit_until > 0 and not self.circuit_failures
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:

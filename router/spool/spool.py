@@ -250,18 +250,21 @@ class Spool:
         self._set_paused(name, who, paused=True)
 
     def resume(self, name: str, who: str) -> None:
+        """No longer paused; and an open circuit is probed at once."""
         self._set_paused(name, who, paused=False)
 
     def _set_paused(self, name: str, who: str, *, paused: bool) -> None:
         def change(connection: sa.Connection) -> None:
             transactions.set_destination(connection, name, paused=paused)
+            if not paused:
+                transactions.order_try(connection, [name])
             transactions.add_event(connection, "paused" if paused else "resumed", to=name, who=who)
 
         self._run(change)
         self.signals.set(name)
 
     def retry_now(self, deliveries: Sequence[int], who: str) -> int:
-        """Buried or waiting deliveries are owed at once; returns how many."""
+        """Buried or waiting deliveries are owed at once, and their destinations tried; returns how many."""
         changed = 0
         for part in parts(deliveries):
             destinations = self._run(partial(transactions.retry_now, deliveries=part, who=who))

@@ -254,6 +254,13 @@ def set_destination(connection: Connection, name: str, **changes: Any) -> None:
     connection.execute(destination.update().where(destination.c.name == name).values(**changes))
 
 
+def order_try(connection: Connection, names: Sequence[str]) -> None:
+    """Whoever orders something of these destinations wants it tried now: an open circuit is probed at once."""
+    is_open = destination.c.name.in_(names) & (destination.c.circuit_until > 0)
+    at_once = {"circuit_until": clock.now(connection), "circuit_failures": 0}
+    connection.execute(destination.update().where(is_open).values(at_once))
+
+
 def clock_was_set(connection: Connection, seconds: float) -> None:
     """The clock was put forward by so many seconds, or back: what waits goes on waiting for as long as it would have.
 
@@ -277,7 +284,10 @@ def _free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
 
 
 def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> list[str]:
-    """Buried or waiting deliveries are owed at once, with their counters at zero; returns their destinations."""
+    """Buried or waiting deliveries are owed at once, with their counters at zero, and their destinations tried.
+
+    Returns the destinations.
+    """
     now = clock.now(connection)
     still = _still_times(connection, now)
     rows = connection.execute(
@@ -291,6 +301,10 @@ def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> li
             delivery.update().where(delivery.c.id == row.id).values(stood_still=still.get(row.destination, 0.0))
         )
         add_event(connection, "retried by a person", row.instance_id, row.destination, who=who)
+    # Also for those that somebody holds: the try that is under way began before the order.
+    is_owed = delivery.c.id.in_(deliveries) & (delivery.c.state == schema.OPEN)
+    concerned = sa.select(delivery.c.destination).where(is_owed).distinct()
+    order_try(connection, connection.execute(concerned).scalars().all())
     return [row.destination for row in rows]
 
 

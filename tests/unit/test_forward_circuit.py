@@ -240,3 +240,21 @@ def test_changed_settings_are_tried_at_once(spool: Spool, clock: Clock) -> None:
     one.hurry()
     assert one.is_open
     assert one.wait() == 0.0
+
+
+def test_a_person_who_is_too_early_waits_for_the_first_time_only(spool: Spool, clock: Clock) -> None:
+    """Ordered while a probe is under way, which then fails: the pauses begin anew, and grow as ever."""
+    one = circuit(spool)
+    for _ in range(9):
+        one.failed("down")
+        clock.now += 600
+        assert one.wait() == 0.0
+    spool.resume("dest", "a person")
+    one.failed("down")
+    assert one.wait() == pytest.approx(2.0)
+    one.heed()  # an order is good for one time
+    assert one.wait() == pytest.approx(2.0)
+    clock.now += 2
+    assert one.wait() == 0.0
+    one.failed("down")
+    assert one.wait() == pytest.approx(4.0)

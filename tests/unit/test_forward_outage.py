@@ -14,7 +14,7 @@ from router.flow import Caller
 from router.forward.backoff import FEW_WHILE_OPEN
 from router.forward.circuit import BY_INSTANCES
 from router.forward.outcomes import outcome_of
-from router.spool import schema
+from router.spool import DestinationState, Spool, schema
 from tests.unit.forwarding import Stage, forwarding, quick, slow
 from tests.unit.peer import Peer, Stored, Talk, aborting_on, rejecting, wait_for
 
@@ -322,3 +322,50 @@ def test_one_delivery_is_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         wait_for(lambda: [row["token"] for row in stage.rows()] == [0] * 9)
         assert len(peer.stored) == 1
         assert sorted(row["tries"] for row in stage.rows()) == [0] * 8 + [1]
+
+
+# -- a person's word -------------------------------------------------------------------------------------------------
+
+
+def order(spool: Spool, do: str) -> None:
+    if do == "retry":
+        assert spool.retry_now([row["id"] for row in spool.deliveries()], "a person")
+    else:
+        spool.pause("dest", "a person")
+        spool.resume("dest", "a person")
+
+
+@pytest.mark.parametrize("do", ["retry", "resume"])
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("echo", [True, False])
+def test_a_person_has_what_is_back_tried_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do: str, running: bool, echo: bool
+) -> None:
+    slow(monkeypatch)
+    with Peer() as peer, forwarding(tmp_path, peer, echo=echo, start=False) as stage:
+        peer.scripts.append(rejecting(1, 1, 3))
+        stage.start()
+        stage.owe("dest")
+        wait_for(lambda: stage.is_open() and not any(row["token"] for row in stage.rows()))
+        if running:
+            order(stage.spool, do)
+        else:
+            stage.stop()
+            order(stage.spool, do)
+            stage.start()
+        stage.until("done")
+        assert not stage.is_open()
+        assert stage.spool.destination_state("dest") == DestinationState()
+
+
+def test_a_person_has_what_was_refused_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where instances opened the circuit; with two workers, of which one probes."""
+    slow(monkeypatch)
+    peer = Peer(status=lambda _: 0xA700)
+    with peer, forwarding(tmp_path, peer, associations=2, start=False) as stage:
+        stage.owe("dest", count=4)
+        stage.start()
+        wait_for(lambda: stage.is_open() and not any(row["token"] for row in stage.rows()))
+        peer.status = lambda _: 0
+        order(stage.spool, "retry")
+        stage.until("done", 4)

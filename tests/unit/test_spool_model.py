@@ -230,7 +230,14 @@ class SpoolMachine(RuleBasedStateMachine):
     def pause_or_resume(self, name: str, paused: bool) -> None:
         (self.spool.pause if paused else self.spool.resume)(name, "a person")
         self.doors[name].paused = paused
+        if not paused:
+            self._order_try(name)
         self.doors[name].changed(self.clock.at)
+
+    def _order_try(self, name: str) -> None:
+        """An open circuit is to be probed now; it goes on standing still."""
+        if self.doors[name].circuit:
+            self.doors[name].circuit = self.clock.at
 
     @rule(data=st.data())
     def retry_now(self, data: st.DataObject) -> None:
@@ -240,6 +247,9 @@ class SpoolMachine(RuleBasedStateMachine):
         for key in free:
             o = self.owed[key]
             self.owed[key] = replace(o, state=OPEN, ready_at=0.0, tries=0, buriable=0, owed_since=self.clock.at)
+        for o in (self.owed[key] for key in chosen if key in self.owed):
+            if o.state == OPEN:
+                self._order_try(o.destination)
 
     @rule(data=st.data())
     def discard(self, data: st.DataObject) -> None:

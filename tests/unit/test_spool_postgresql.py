@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
+from router.forward.circuit import Circuit
 from router.spool import DONE, Spool, SpoolError, clock, open_spool, read_spool
 from router.spool.schema import FINISHED, delivery, instance
 from router.spool.transactions import LEASE
@@ -249,6 +250,22 @@ def test_a_person_frees_what_a_dead_holder_left(settings: SpoolSettings) -> None
         assert not dead.close_delivery(held, DONE).result()
         dead.close()
         node.close()
+
+
+@pytest.mark.parametrize("do", ["retry", "resume"])
+def test_what_a_person_orders_of_one_node_the_circuit_of_another_heeds(nodes: tuple[Spool, Spool], do: str) -> None:
+    one, other = nodes
+    owed_to_ai(one, 1)
+    circuit = Circuit("ai", one, lambda: 0.5)
+    circuit.failed("no answer", for_good=True)
+    circuit.heed()
+    assert circuit.wait() > 200
+    if do == "retry":
+        assert other.retry_now([row["id"] for row in other.deliveries()], "a person") == 1
+    else:
+        other.resume("ai", "a person")
+    circuit.heed()
+    assert circuit.wait() == 0.0
 
 
 def test_renewing_happens_by_itself(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
