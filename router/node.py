@@ -32,7 +32,7 @@ SWEEP_EVERY = 60.0
 
 
 class Node:
-    """One running node. `start` raises ConfigError, SpoolError, InferenceError or OSError: one line with the fix."""
+    """One running node. `start` raises AddressError, SpoolError, InferenceError or OSError: one line with the fix."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = self._started_with = settings

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 
-from router.config import ConfigError, Problem
+
+class AddressError(Exception):
+    """An address cannot be had, as the machine is now: one line with the fix. The configuration may be right."""
 
 
 def bind(address: str, port: int, setting: str) -> socket.socket:
     """A socket that has the address; connections are refused until `listen`.
 
-    Raises ConfigError, naming the `setting` that the port comes from.
+    Raises AddressError, naming the `setting` that the port comes from.
     """
     six = ":" in address
     sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET)
@@ -27,7 +29,7 @@ def bind(address: str, port: int, setting: str) -> socket.socket:
 
 
 def listen(sock: socket.socket, backlog: int, setting: str) -> None:
-    """Raises ConfigError: two may have bound an address of which neither listened yet."""
+    """Raises AddressError: two may have bound an address of which neither listened yet."""
     try:
         sock.listen(backlog)
     except OSError as error:
@@ -35,7 +37,7 @@ def listen(sock: socket.socket, backlog: int, setting: str) -> None:
         raise _refused(address, port, setting, error) from error
 
 
-def _refused(address: str, port: int, setting: str, error: OSError) -> ConfigError:
+def _refused(address: str, port: int, setting: str, error: OSError) -> AddressError:
     why = os.strerror(error.errno) if error.errno else str(error)
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    return ConfigError([Problem(where, 0, why, f"end what listens there, or set another {setting}")])
+    return AddressError(f"{where}: {why} (end what listens there, or set another {setting})")

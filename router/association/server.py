@@ -95,7 +95,7 @@ class AssociationServer:
         return self._places.associations
 
     def bind(self) -> None:
-        """Take the addresses; nobody is answered yet. Raises OSError (certificate), ConfigError (address)."""
+        """Take the addresses; nobody is answered yet. Raises OSError (certificate), AddressError."""
         node = self._settings().node
         if node.tls:
             self._certificates.context(node.tls)

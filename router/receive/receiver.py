@@ -64,7 +64,7 @@ class Receiver:
         self._server = AssociationServer(settings, self, commitment)
 
     def bind(self) -> None:
-        """Take the port, and answer nobody yet. Raises ConfigError (address in use), OSError (certificate)."""
+        """Take the port, and answer nobody yet. Raises AddressError, OSError (certificate)."""
         self._server.bind()
 
     def start(self) -> int:

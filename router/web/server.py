@@ -52,7 +52,7 @@ class WebServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
-        """Open the port and return it. Raises ConfigError."""
+        """Open the port and return it. Raises AddressError."""
         self._socket = bind(self._settings.address, self._settings.port, PORT)
         listen(self._socket, 64, PORT)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)

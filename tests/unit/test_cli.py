@@ -105,13 +105,13 @@ def test_serve_says_in_one_line_why_it_cannot(site: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("key", ["port", "web"])
-def test_an_address_that_cannot_be_had_is_one_line_and_two(site: Path, key: str) -> None:
+def test_an_address_that_cannot_be_had_is_one_line_and_one(site: Path, key: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         ports = {"port": free_port(), "web": free_port(), key: port}
         (site / "used.yaml").write_text(GOOD.format(**ports))
         done = run("serve", "--config", site / "used.yaml")
-    assert done.returncode == 2
+    assert done.returncode == 1  # the file may be right
     assert done.stderr.splitlines()[-1].startswith(f"127.0.0.1:{port}: Address already in use ("), done.stderr
     assert "inference" not in done.stderr
 

@@ -1,4 +1,4 @@
-"""What the container is made of, as far as it can be tested without an engine: files, settings, users, ports."""
+"""What container and service are made of, as far as it can be tested without an engine: files, settings, users, ports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from router.config import load, shipped
+from router.config import ConfigError, load, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,3 +44,8 @@ def test_dockerfile_copies_what_exists_and_does_not_run_as_root() -> None:
     assert user
     assert user[-1] != "0"
     assert "HEALTHCHECK" in text
+
+
+def test_the_service_is_not_started_again_and_again_with_a_mistake_in_routing_yaml() -> None:
+    unit = (ROOT / "packaging" / "dicom-router.service").read_text().splitlines()
+    assert {"Restart=always", f"RestartPreventExitStatus={ConfigError.exit_code}"} <= set(unit)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from router.association.listening import AddressError
 from router.config import ConfigError, load
 from router.control import NoNodeError, ask
 from router.demo.network import Downstream, send
@@ -216,7 +217,7 @@ def test_a_port_in_use_is_known_before_inference_starts_and_leaves_nothing_behin
     (tmp_path / "routing.yaml").write_text(TEXT.format(here=running.here.port, rules="[]", **ports))
     (tmp_path / "model").mkdir()  # with no model in it: inference could not start
     node = Node(load(tmp_path / "routing.yaml", {}))
-    with pytest.raises(ConfigError, match=f"{running.port}: Address already in use"):
+    with pytest.raises(AddressError, match=f"{running.port}: Address already in use"):
         node.start()
     open_spool(node.settings().spool).close()
 
