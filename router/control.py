@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,7 +133,13 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
             raise NoAnswerError("the node ended before it answered; see dicom-router events") from error
 
 
-def carry_out(spool: Spool, request: dict[str, Any], destinations: Container[str]) -> dict[str, Any]:
+def known(spool: Spool, destinations: Iterable[str]) -> list[str]:
+    """The destinations that there are: those of the settings, and those that are gone and still owed something."""
+    counts = spool.counts()
+    return sorted({*destinations, *counts.open, *counts.buried})
+
+
+def carry_out(spool: Spool, request: dict[str, Any], destinations: Iterable[str]) -> dict[str, Any]:
     """One change of the queue. Whoever works on the spool makes it: the node, or without one the command line."""
     who = str(request.get("who", ""))[:64]
     match request.get("do"):
@@ -147,8 +153,8 @@ def carry_out(spool: Spool, request: dict[str, Any], destinations: Container[str
             return {"error": "no such instance, or its blob is gone"}
         case "pause" | "resume" as do:
             destination = str(request["destination"])
-            if destination not in destinations:
-                return {"error": "no such destination"}
+            if destination not in (names := known(spool, destinations)):
+                return {"error": f"no destination {destination[:64]}: one of {', '.join(names)}", "exit_code": 2}
             (spool.pause if do == "pause" else spool.resume)(destination, who)
             return {"done": True}
         case "wipe":

@@ -156,7 +156,7 @@ def test_a_change_is_the_same_with_a_node_and_without(tmp_path: Path, with_node:
         return done.exit_code, done.output
 
     with working(settings) if with_node else nullcontext():
-        assert queue("pause", "nowhere") == (1, "no such destination\n")
+        assert queue("pause", "nowhere") == (2, "no destination nowhere: one of here\n")
         assert queue("pause", "here") == (0, "here is paused\n")
         assert queue("resume", "here", "--json") == (0, '{"done": true}\n')
         assert queue("decide-again", "0" * 32) == (1, "no such instance, or its blob is gone\n")
