@@ -1,4 +1,4 @@
-"""What container and service are made of, as far as it can be tested without an engine: files, settings, users, ports."""
+"""What container and service are made of, as far as it can be tested without them: files, settings, users, ports."""
 
 from __future__ import annotations
 
