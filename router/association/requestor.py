@@ -21,7 +21,7 @@ from typing import Literal
 
 from router.association import dimse, pdu
 from router.association.negotiation import VERIFICATION, ProposedContext
-from router.association.pdu import Kind, Pace, ProtocolError
+from router.association.pdu import AbortReason, Kind, Pace, ProtocolError
 from router.association.proposing import NATIVE, associate_rq, parse_accept, proposals
 from router.association.tls import client_context
 from router.config.settings import DestinationSettings
@@ -30,6 +30,7 @@ DRAIN, RELEASE = 2.0, 5.0
 """Seconds that an end may take: for a peer to close after our A-ABORT, and to answer our A-RELEASE."""
 NETWORK_ERRORS = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 """What a socket can raise that Python calls no ConnectionError; any other OSError while sending is the file's."""
+NO_DICOM = "it answers, but not in DICOM: check host and port, and whether tls is wanted there"
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -341,7 +342,9 @@ def associate(
         raise ConnectError("aborted", "the peer closed the connection during association") from error
     except ProtocolError as error:
         sock.close()
-        raise ConnectError("protocol", f"the peer broke the protocol: {error}") from error
+        strange = error.reason is AbortReason.UNRECOGNIZED_PDU
+        words = NO_DICOM if strange else f"the peer broke the protocol: {error}"
+        raise ConnectError("protocol", words) from error
     except ConnectError:
         sock.close()
         raise

@@ -122,6 +122,13 @@ def test_no_association(script: Script, kind: str) -> None:
         assert refused(peer, connect_timeout=0.3).kind == kind
 
 
+@pytest.mark.parametrize("words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH\r\n", b"\x15\3\1\0\2\2\x46"])
+def test_another_protocol_is_named_as_what_it_is(words: bytes) -> None:
+    """A web server, SSH, and an alert of TLS."""
+    with Peer(babbling(words)) as peer:
+        assert "answers, but not in DICOM: check host and port" in str(refused(peer))
+
+
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
