@@ -128,6 +128,8 @@ class Serving:
 
     def _carry_out(self, plan: State, order: dict[str, Any]) -> None:
         old = self._store.state()
+        if plan == old:
+            return  # a shadow to be ended where there is none: nobody has changed anything
         if plan.serving != old.serving:
             self.inference.swap(self._store.path(plan.serving), lambda: self._store.write(plan))
         if plan.shadow != old.shadow:

@@ -93,9 +93,10 @@ def shadow(
     settings, store = _store(config)
     if folder != "off":
         must_be_folder("model", Path(folder))
-    name = None if folder == "off" else _keep(store, Path(folder))
+    name, old = None if folder == "off" else _keep(store, Path(folder)), store.state().shadow
     _order(settings, {"order": "shadow", "model": name})
-    print(json.dumps({"shadow": name}) if as_json else f"{name} shadows" if name else "no model shadows")
+    ended = f"{old.name} shadows no longer" if old else "there was no shadow"
+    print(json.dumps({"shadow": name}) if as_json else f"{name} shadows" if name else ended)
 
 
 @app.command()
@@ -223,8 +224,9 @@ def _order(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
         spool = open_spool(settings.spool)
         try:
             plan = store.plan(order)
-            store.write(plan)
-            write_down(spool, plan, order)
+            if plan != store.state():
+                store.write(plan)
+                write_down(spool, plan, order)
         finally:
             spool.close()
         return asdict(plan)

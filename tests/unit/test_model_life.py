@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from router.cli import app
 from router.config.settings import ModelSettings, NodeSettings, SpoolSettings
 from router.flow import CLASSES, Prediction, Seen
 from router.inference import Inference, InferenceError, Shadow
@@ -468,6 +470,39 @@ def test_a_person_who_ends_a_shadow_that_does_not_start_is_not_overruled(relucta
     tried = Reluctant.tried
     time.sleep(0.2)
     assert (Reluctant.tried, reluctant.report()["shadow"]) == (tried, None)
+
+
+def test_a_shadow_is_ended_once(reluctant: Serving) -> None:
+    """By the running node: where there is none, nothing has changed and nothing is recorded."""
+    end = {"order": "shadow", "model": None, "who": "a test"}
+    for _ in range(2):
+        wait_for(lambda: ordered(reluctant, end))
+        wait_for(lambda: not reluctant.report()["busy"])
+    reluctant._spool.event("flush")
+    wait_for(lambda: [event["kind"] for event in reluctant._spool.events()] == ["shadow changed", "flush"])
+
+
+def test_a_shadow_is_ended_once_without_a_node(tmp_path: Path, models: dict[str, Path]) -> None:
+    (tmp_path / "routing.yaml").write_text(f"""
+spool: {{path: spool, reserve: 1 MB}}
+model: {{path: {models["old"]}}}
+destinations: {{here: {{ae_title: HERE, host: 127.0.0.1, port: 1}}}}
+rules: []
+otherwise: {{send: here}}
+""")
+
+    def shadow(what: str) -> str:
+        done = CliRunner().invoke(app, ["model", "shadow", what, "--config", str(tmp_path / "routing.yaml")])
+        assert done.exit_code == 0, done.output
+        return done.stdout.splitlines()[-1]
+
+    assert shadow("off") == "there was no shadow"
+    name = shadow(str(models["new"])).removesuffix(" shadows")
+    assert shadow("off") == f"{name} shadows no longer"
+    assert shadow("off") == "there was no shadow"
+    spool = open_spool(SpoolSettings(path=tmp_path / "spool", reserve=0))
+    assert [event["kind"] for event in spool.events()] == ["shadow changed"] * 2
+    spool.close()
 
 
 def ordered(serving: Serving, order: dict[str, Any]) -> bool:
