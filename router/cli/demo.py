@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.cli.options import wrong
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -56,7 +58,7 @@ def command(
         for line in refused:
             console.print(f"not sent: {line}", markup=False)
         if not pictures:
-            raise typer.BadParameter("nothing to send")
+            wrong("nothing to send")
         with ExitStack() as running:
             with console.status("starting the node (the model warms up) and its downstream nodes"):
                 on = running.enter_context(run.stage(settings, folder))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from router.cli.options import parsed, wrong
+from router.cli.options import wrong
 
 if TYPE_CHECKING:
     from router.config.generate import Endpoint
+
+T = TypeVar("T")
 
 
 def command(
@@ -50,13 +54,30 @@ def _on_terminal() -> bool:
 def _from_options(example: str, ais: list[str], catch_all: str | None) -> str:
     from router.config.generate import ai, endpoint, generated
 
+    mistakes: list[str] = []
+    named = [_tried(ai, text, "--ai", mistakes) for text in ais]
+    chosen = dict(one for one in named if one is not None)
+    if not mistakes and len(chosen) != len(named):
+        mistakes.append("--ai names a class twice; docs/routing.md shows how to send to several")
+    rest = None
     if catch_all is None:
-        wrong("--catch-all AE@HOST:PORT is missing: what no AI must have has to go to people")
-    named = [parsed(ai, text, "--ai") for text in ais]
-    chosen = dict(named)
-    if len(chosen) != len(named):
-        wrong("--ai names a class twice; docs/routing.md shows how to send to several")
-    return generated(example, chosen, parsed(endpoint, catch_all, "--catch-all"))
+        mistakes.append("--catch-all AE@HOST:PORT is missing: what no AI must have has to go to people")
+    else:
+        rest = _tried(endpoint, catch_all, "--catch-all", mistakes)
+    if rest is None or mistakes:
+        wrong("\n".join(mistakes))
+    return generated(example, chosen, rest)
+
+
+def _tried(parse: Callable[[str], T], text: str, option: str, mistakes: list[str]) -> T | None:
+    """The value of an option; or None, and one mistake more, so that a person sees all of them at once."""
+    from router.config.values import WrongError
+
+    try:
+        return parse(text)
+    except WrongError as error:
+        mistakes.append(f"{option}: {error.message} ({error.fix})")
+        return None
 
 
 def _from_answers(example: str) -> str:
@@ -92,6 +113,8 @@ def _write(path: Path, text: str) -> None:
 
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+    except FileNotFoundError:
+        wrong(f"{path} cannot be written: make its folder first: mkdir -p {shlex.quote(str(path.parent))}")
     except OSError as error:
         wrong(f"{path} cannot be written: {os.strerror(error.errno or 0)}")
     draft = Path(name)

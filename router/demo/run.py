@@ -141,8 +141,10 @@ def own_files(paths: Sequence[Path], folder: Path) -> tuple[list[Picture], list[
     for n, path in enumerate(files(paths)):
         try:
             pictures.append(picture(as_instance(path, folder / f"{n}.dcm"), path.name))
-        except (OSError, ValueError) as error:
-            refused.append(f"{path.name}: {error}")
+        except OSError as error:
+            refused.append(f"{path}: {error.strerror or type(error).__name__}")
+        except ValueError as error:
+            refused.append(f"{path}: {error}")
     return pictures, refused
 
 

@@ -116,6 +116,12 @@ def test_an_address_that_cannot_be_had_is_one_line_and_one(site: Path, key: str)
     assert "inference" not in done.stderr
 
 
+def test_a_demonstration_of_nothing_is_wrong_use(site: Path) -> None:
+    done = run("demo", site / "none")
+    assert (done.returncode, done.stderr) == (2, "nothing to send\n")
+    assert "".join(done.stdout.split()).endswith("none:Nosuchfileordirectory")  # a line may be broken anywhere
+
+
 def test_check_names_what_is_not_ready(site: Path) -> None:
     done = run("check", site / "routing.yaml", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]

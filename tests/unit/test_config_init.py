@@ -92,9 +92,15 @@ def test_a_wrong_option_writes_nothing(arguments: list[str], said: str, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_every_wrong_option_is_named_at_once(tmp_path: Path) -> None:
+    code, output = run(str(tmp_path / "routing.yaml"), "--ai", "spin=A@h:104", "--ai", "spine")
+    assert code == 2
+    assert [line.split(":")[0] for line in output.splitlines()] == ["--ai", "--ai", "--catch-all AE@HOST"]
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     file = tmp_path / "no" / "routing.yaml"
-    assert run(str(file)) == (2, f"{file} cannot be written: No such file or directory\n")
+    assert run(str(file)) == (2, f"{file} cannot be written: make its folder first: mkdir -p {file.parent}\n")
 
 
 def test_on_a_terminal_it_asks_until_the_answers_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
