@@ -41,6 +41,7 @@ def command(
 
     console = Console(stderr=True)
     with failing():
+        from router.observe import to_install
         from router.training.data import DataError, deal
         from router.training.networks import NAMES, must_be_buildable
         from router.training.train import RECIPES, train, with_overrides
@@ -64,7 +65,7 @@ def command(
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )  # fmt: skip
         if not curves(out):
-            console.print("no curves: matplotlib is missing (pip install 'dicom-router[train]')", markup=False)
+            console.print(f"no curves: matplotlib is missing ({to_install('train')})", markup=False)
     print(best)
 
 

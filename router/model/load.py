@@ -17,6 +17,7 @@ from router.model.card import WEIGHTS, Card, CardError
 from router.model.engines import EngineError, Run
 from router.model.int8 import Int8
 from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.observe import to_install
 
 INT8, REFERENCE = "openvino int8", "torch"
 ENGINES = {INT8: "openvino_int8", "openvino": "openvino_cpu", "torch bf16": "torch_bf16", REFERENCE: "torch_cpu"}
@@ -83,7 +84,7 @@ def _choose(
         except EngineError as error:
             passed_over.append(f"{name}: {error}")
         except ImportError:
-            passed_over.append(f"{name.split()[0]} is not installed (pip install 'dicom-router[fast]')")
+            passed_over.append(f"{name.split()[0]} is not installed ({to_install('fast')})")
         except RuntimeError as error:
             passed_over.append(f"{name} failed ({type(error).__name__})")
         else:

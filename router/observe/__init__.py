@@ -13,6 +13,11 @@ structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 log: Any = structlog.get_logger("router")
 
 
+def to_install(extra: str) -> str:
+    """How to get what an extra of ours brings, for a message: from a clone, as there is no index that has us."""
+    return f"pip install '.[{extra}]' in a clone of dicom-router"
+
+
 def safe(text: str, limit: int = 64) -> str:
     """Received text made safe for a log line: printable ASCII, at most `limit` characters."""
     shown = "".join(c if " " <= c <= "~" else "?" for c in text[: limit + 1])

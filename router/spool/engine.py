@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from router.observe import to_install
 from router.spool.errors import SpoolError
 from router.spool.writer import describe
 
@@ -143,7 +144,7 @@ def _postgresql(database: str, **options: Any) -> sa.Engine:
         engine = sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **options)
     except ModuleNotFoundError as error:
         raise SpoolError(
-            "spool.database is PostgreSQL, but its driver is not installed: pip install 'dicom-router[postgres]'"
+            f"spool.database is PostgreSQL, but its driver is not installed: {to_install('postgres')}"
         ) from error
 
     @sa.event.listens_for(engine, "connect")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from router.flow import CLASSES
 from router.model.mobilenet_v1 import WIDTH, MobileNetV1
+from router.observe import to_install
 
 NAMES = (
     "mobilenet_v1", "mobilenet_v2", "resnet18", "resnet34", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2",
@@ -97,7 +98,7 @@ def _models(name: str) -> Any:
         from torchvision import models
     except (ImportError, RuntimeError) as error:
         raise NetworkError(
-            f"{name} needs torchvision that fits torch {torch.__version__}: pip install 'dicom-router[train]' "
+            f"{name} needs torchvision that fits torch {torch.__version__}: {to_install('train')} "
             f"({type(error).__name__})"
         ) from error
     return models

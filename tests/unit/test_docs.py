@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,12 @@ def test_the_project_speaks_of_itself_alone() -> None:
     ]:
         text = path.read_text()
         assert not re.search(r"/work/|/root/|/home/[a-z]+/|\bpypi-|\.internal\b", text), path
+
+
+def test_nobody_is_sent_to_an_index_that_does_not_have_us() -> None:
+    """Until a release is on one; and what messages advise to install is there."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    texts = [path.read_text() for folder in ("router", "docs") for path in (ROOT / folder).rglob("*.[mp][dy]")]
+    assert not [text for text in texts if re.search(r"pip install ['\"]?dicom-router", text)]
+    advised = {extra for text in texts for extra in re.findall(r"to_install\('(\w+)'\)", text)}
+    assert advised == {"fast", "postgres", "train"} & set(extras)
