@@ -161,7 +161,8 @@ def test_a_reload_that_orphans_deliveries_is_refused_with_their_count(running: R
 
 
 def test_paused_waits_and_resumed_goes_on(running: Running, dx: Path) -> None:
-    assert running.ask(do="pause", destination="nowhere") == {"error": "no such destination"}
+    refused = running.ask(do="pause", destination="nowhere")
+    assert (refused["error"].startswith("no destination nowhere: one of "), refused["exit_code"]) == (True, 2)
     running.ask(do="pause", destination="here")
     running.send(dx)
     row = wait_for(lambda: latest(running) if latest(running)["decided_at"] else None)
