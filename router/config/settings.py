@@ -100,7 +100,7 @@ class ModelSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "torch", "openvino"] = "auto"
     threads: int = 0
-    """Threads of the CPU engine; 0: as many as cores that this process may use."""
+    """Threads of the CPU engine; 0: half as many as cores that this process may use."""
     workers: int = 0
     """Pixel workers; 0: as many as cores that this process may use, at most 4."""
     pixel_timeout: float = 20.0

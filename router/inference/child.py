@@ -75,9 +75,11 @@ class Child:
 
     def _options(self) -> dict[str, Any]:
         cores, settings = len(os.sched_getaffinity(0)), self._settings
+        # Receive, forward and the pixel workers keep the other half of the cores busy (docs/architecture.md).
+        threads = settings.threads or max(1, cores // 2)
         return {
             "path": str(settings.path.resolve()) if settings.path else "", "device": settings.device,
-            "engine": settings.engine, "threads": settings.threads or cores,
+            "engine": settings.engine, "threads": threads,
             "workers": settings.workers or min(cores, 4), "timeout": settings.pixel_timeout,
             "memory": settings.pixel_memory, "nice": self._nice,
         }  # fmt: skip

@@ -51,7 +51,7 @@ def page(table: Mapping[str, Any]) -> str:
     """Table 2 as Markdown, with the paper's figures beside it and what must be known to read it."""
     recipe, test = table["recipe"], table["test"]
     scale = (
-        "a ranking of networks that had little time, and no reproduction of the paper's figures"
+        "a ranking of how fast they learn, and no reproduction of the paper's figures"
         if recipe["size"] < 512 or recipe["epochs"] < 30
         else "at the paper's size"
     )
