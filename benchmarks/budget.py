@@ -1,4 +1,4 @@
-"""Where the CPU milliseconds of one instance go on its whole way, by process.
+"""Where the CPU milliseconds of one instance go on its whole way, by step.
 
     python -m benchmarks.budget --load dx --json budget.json
 
@@ -8,6 +8,7 @@ The machine can spend 1000 × cores / rate milliseconds of CPU on an instance; s
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import tempfile
@@ -15,26 +16,51 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from xxhash import xxh3_128
+
+from benchmarks import accounted
+from benchmarks.accounted import ACCOUNT, EVERY
 from benchmarks.measure import TICK, Spread, report, tree
 from benchmarks.route import LOADS, Sink, radiographs, send
 from benchmarks.routers import ours
 
+STEPS = {"forward": ("forward",), "spool": ("spool",), "decide": ("classify", "inference")}
+"""Steps of the node by the names of their threads; what is left is receive, and next to nothing of web and control."""
 
-def by_process(pid: int) -> dict[str, float]:
-    """CPU seconds so far of the node's process, of inference (the model) and of the pixel workers."""
+
+def by_step(pid: int, folder: Path) -> dict[str, float]:
+    """CPU seconds so far of the node's steps, of inference (the model) and of the pixel workers."""
     found: dict[str, float] = defaultdict(float)
     for process in tree(pid):
         command = Path(f"/proc/{process}/cmdline").read_bytes()
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        spent = (int(fields[11]) + int(fields[12])) / TICK
+        spent = process_seconds(process)
         if process == pid:
-            name = "node: receive, digest, spool, decide, forward"
+            threads = json.loads((folder / ACCOUNT).read_text())
+            for step, names in STEPS.items():
+                found[step] = sum(value for name, value in threads.items() if name.startswith(names))
+            found["receive, with digest"] = spent - sum(found[step] for step in STEPS) - threads["account"]
         elif b"router.inference" in command and b"pixel" not in command:
-            name = "inference: the model"
+            found["model"] += spent
         else:
-            name = "pixel workers: read, decode, prepare"
-        found[name] += spent
+            found["pixels"] += spent
     return found
+
+
+def process_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def digest_ms(path: Path) -> float:
+    """Of it, the digest alone: the best of some."""
+    content = path.read_bytes()
+
+    def once() -> float:
+        began = time.perf_counter()
+        xxh3_128(content).digest()
+        return 1000 * (time.perf_counter() - began)
+
+    return min(once() for _ in range(20))
 
 
 def children_seconds() -> float:
@@ -43,23 +69,34 @@ def children_seconds() -> float:
 
 
 def one_round(paths: list[Path]) -> dict[str, float]:
-    """CPU milliseconds an instance of each process, and of the whole."""
-    with tempfile.TemporaryDirectory() as name, Sink().running() as sink, ours(Path(name), sink.port) as (port, pid):
+    """CPU milliseconds an instance of each step, and of the whole."""
+    program = (accounted.__file__,)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Sink().running() as sink,
+        ours(Path(name), sink.port, program=program) as (port, pid),
+    ):
         sink_pid = next(p for p in tree(os.getpid()) if b"storescp" in Path(f"/proc/{p}/cmdline").read_bytes())
         send(port, paths[:5], 1)
         sink.wait(5, 60)
-        before, sinks, senders = by_process(pid), by_process(sink_pid), children_seconds()
+        time.sleep(2 * EVERY)
+        before, sinks, senders = by_step(pid, Path(name)), process_seconds(sink_pid), children_seconds()
         began = time.monotonic()
         send(port, paths, 1)
         sink.wait(5 + len(paths), 120)
         seconds = time.monotonic() - began
-        after = by_process(pid)
+        time.sleep(2 * EVERY)
+        after = by_step(pid, Path(name))
         spent = {key: after[key] - before.get(key, 0.0) for key in after}
-        spent["sink: storescp"] = sum(by_process(sink_pid).values()) - sum(sinks.values())
+        spent["sink: storescp"] = process_seconds(sink_pid) - sinks
         spent["sender: dcmsend"] = children_seconds() - senders
         each = {key: 1000 * value / len(paths) for key, value in spent.items()}
         cores = len(os.sched_getaffinity(0))
-        return each | {"all": sum(each.values()), "available at this rate": 1000 * cores * seconds / len(paths)}
+        return each | {
+            "all": sum(each.values()),
+            "available at this rate": 1000 * cores * seconds / len(paths),
+            "of receive, the digest alone": digest_ms(paths[0]),
+        }
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,8 +48,9 @@ ae.start_server(("127.0.0.1", port), evt_handlers=[(evt.EVT_C_STORE, store)])
 
 @contextmanager
 def ours(
-    folder: Path, sink: int, *, engine: str = "auto", threads: int = 0, workers: int = 0, per_peer: int = 64
-) -> Iterator[tuple[int, int]]:
+    folder: Path, sink: int, *, engine: str = "auto", threads: int = 0, workers: int = 0, per_peer: int = 64,
+    program: Sequence[str] = ("-m", "router"),
+) -> Iterator[tuple[int, int]]:  # fmt: skip
     """This node, as `dicom-router serve`, durable and classifying; every class goes to the sink."""
     port, web = free_port(), free_port()
     (folder / "routing.yaml").write_text(
@@ -62,7 +63,7 @@ def ours(
         "rules:\n  - {name: spine, when: {class: spine}, send: sink}\n"
         "otherwise: {send: sink}\n"
     )
-    command = [sys.executable, "-m", "router", "serve", "--config", folder / "routing.yaml"]
+    command = [sys.executable, *program, "serve", "--config", folder / "routing.yaml"]
     with process(command, port, folder / "node.log", cwd=folder, seconds=180) as child:
         yield port, child.pid
 
