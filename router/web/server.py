@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from contextlib import suppress
+from email.utils import formatdate
 
 import uvicorn
 from starlette.applications import Starlette
@@ -29,12 +31,33 @@ class OneRequest(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.began, self.peer = self.loop.time(), self.client[0] if self.client else ""
+        date = (b"date", formatdate(usegmt=True).encode())
+        self.server_state.default_headers = [date, *self.config.encoded_headers]
         self.loop.call_later(SECONDS, transport.abort)
         same = [one for one in self.connections if isinstance(one, OneRequest) and one.peer == self.peer]
         if len(same) > PER_PEER:
             oldest = min(same, key=lambda one: one.began)
             self.connections.discard(oldest)
             oldest.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """Waits for its end, where uvicorn looks ten times a second whether it has come, and for the time of day."""
+
+    _end: asyncio.Event | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        self._end, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._end.wait()
+
+    def end(self) -> None:
+        """From another thread."""
+        self.should_exit = True
+        if self._end is not None and self._loop is not None:
+            with suppress(RuntimeError):  # it has ended by itself just now
+                self._loop.call_soon_threadsafe(self._end.set)
 
 
 class WebServer:
@@ -46,7 +69,7 @@ class WebServer:
             app, http=OneRequest, headers=[("connection", "close")], log_config=None, access_log=False, lifespan="off",
             ws="none", limit_concurrency=64, h11_max_incomplete_event_size=16384, timeout_graceful_shutdown=1,
         )  # fmt: skip
-        self._server = uvicorn.Server(config)
+        self._server = Server(config)
         self._settings = settings
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -60,7 +83,7 @@ class WebServer:
         return int(self._socket.getsockname()[1])
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        self._server.end()
         if self._thread is not None:
             self._thread.join(3.0)
         if self._socket is not None:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -83,3 +84,18 @@ def test_a_connection_has_a_deadline_and_one_request(monkeypatch: pytest.MonkeyP
 def test_a_disk_that_does_not_answer_has_no_room() -> None:
     with serving() as port:
         assert status(port, "/readyz") == 503
+
+
+def test_it_waits_without_looking_and_knows_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks: list[int] = []
+
+    async def tick(_: Any, counter: int) -> bool:
+        ticks.append(counter)
+        return False
+
+    monkeypatch.setattr("uvicorn.Server.on_tick", tick)
+    with serving() as port, urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
+        said = parsedate_to_datetime(answer.headers["date"]).timestamp()
+        time.sleep(0.3)
+    assert abs(said - time.time()) < 10
+    assert not ticks
