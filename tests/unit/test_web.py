@@ -96,6 +96,5 @@ def test_it_waits_without_looking_and_knows_the_time(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("uvicorn.Server.on_tick", tick)
     with serving() as port, urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
         said = parsedate_to_datetime(answer.headers["date"]).timestamp()
-        time.sleep(0.3)
     assert abs(said - time.time()) < 10
     assert not ticks
