@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import select
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Self
 
 from router.association import dimse, pdu
 from router.association.dimse import Command
 from router.association.messages import response
 from router.association.negotiation import COMMITMENT, ProposedContext, role
-from router.association.pdu import Kind, ProtocolError
-from router.association.reports import MOST_BYTES, action_command, report_command
-from router.association.requestor import AssociationLostError, ConnectError, Requestor, associate
+from router.association.pdu import ProtocolError
+from router.association.reports import action_command, report_command
+from router.association.requestor import ConnectError, Requestor, associate
 from router.config.settings import DestinationSettings
 from router.encoding import EXPLICIT, IMPLICIT
 
@@ -45,7 +43,6 @@ class CommitmentAssociation(Requestor):
         roles = role(scu=False, scp=True) if take_report is None else b""
         super().__init__(destination, *associate(destination, calling_ae, contexts, roles))
         self._take_report = take_report
-        self._fragments: deque[pdu.Pdv] = deque()
         self._syntaxes = {number: syntax for (_, syntax), number in sorted(self._contexts.items())}
         if not self._syntaxes:
             self.release()
@@ -70,7 +67,7 @@ class CommitmentAssociation(Requestor):
     def await_report(self, seconds: float, is_over: Callable[[], bool]) -> None:
         """Take the peer's report if it comes within so many seconds, before `is_over`. Raises AssociationLostError."""
         deadline = time.monotonic() + seconds
-        while not (self._fragments or self.lost()):
+        while not self.lost():
             if is_over() or time.monotonic() >= deadline:
                 return
             select.select([self._stream.sock], [], [], LOOK_EVERY)
@@ -88,33 +85,6 @@ class CommitmentAssociation(Requestor):
                 if answer.field == expected:
                     return self._status(answer, expected)
                 self._take(answer, reported, context_id)
-
-    def _message(self, deadline: float) -> tuple[Command, bytes, int]:
-        """The next whole message: command set, data set where it has one, and their presentation context."""
-        self._fill(deadline)
-        context_id = self._fragments[0].context_id
-        command = dimse.decode_command(self._part(context_id, deadline, dimse.MAX_COMMAND, command=True))
-        data_set = self._part(context_id, deadline, MOST_BYTES, command=False) if command.has_data_set else b""
-        return command, data_set, context_id
-
-    def _part(self, context_id: int, deadline: float, most: int, *, command: bool) -> bytes:
-        part = bytearray()
-        while True:
-            self._fill(deadline)
-            value = self._fragments.popleft()
-            part += value.fragment
-            if (value.context_id, value.is_command) != (context_id, command) or len(part) > most:
-                raise ProtocolError("a message out of order or too long")
-            if value.is_last:
-                return bytes(part)
-
-    def _fill(self, deadline: float) -> None:
-        """At least one fragment more; all of a PDU are kept, for the next message may begin in it."""
-        while not self._fragments:
-            kind, body = self._read(deadline)
-            if kind is not Kind.P_DATA:
-                raise AssociationLostError(f"the peer sent {kind.name} instead of an answer")
-            self._fragments += [replace(one, fragment=memoryview(bytes(one.fragment))) for one in pdu.pdvs(body)]
 
     def _take(self, command: Command, data_set: bytes, context_id: int) -> None:
         if command.field != dimse.N_EVENT_REPORT_RQ or self._take_report is None or context_id not in self._syntaxes:

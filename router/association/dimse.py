@@ -40,6 +40,8 @@ A_DATA_SET = 0x0001
 """Any Data Set Type but `NO_DATA_SET` announces a data set; this is the one that everybody sends."""
 
 MAX_COMMAND = 64 * 1024
+MOST_ELEMENTS = 256
+"""PS3.7 annex E defines fewer than a hundred."""
 
 _ELEMENT = Struct("<HHI")
 _US = Struct("<H")
@@ -105,14 +107,16 @@ def decode_command(data: bytes | bytearray | memoryview) -> Command:
     if len(data) > MAX_COMMAND:
         raise CommandError("the command set is longer than 64 KiB")
     elements: dict[int, bytes] = {}
-    at, end = 0, len(data)
+    at, end, count = 0, len(data), 0
     while end - at >= _ELEMENT.size:
         group, element, length = _ELEMENT.unpack_from(data, at)
         at += _ELEMENT.size
         if group or length > end - at:
             raise CommandError("an element is not of group 0000 or longer than the command set")
         elements.setdefault(element, bytes(data[at : at + length]))
-        at += length
+        at, count = at + length, count + 1
+        if count > MOST_ELEMENTS:
+            raise CommandError("the command set has countless elements")
     if any(data[at:]):
         raise CommandError("bytes are left over after the last element")
     return Command(MappingProxyType(elements))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from router.association import dimse
+from router.association import dimse, pdu
 from router.association.dimse import Command
 from router.association.negotiation import COMMITMENT, VERIFICATION, AgreedContext, is_uid
 from router.association.pdu import Pdv, ProtocolError
@@ -28,6 +28,9 @@ OUT_OF_RESOURCES = 0xA700
 NO_MATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 """Statuses of PS3.7 annex C and PS3.4 §B.2.3."""
+
+
+MOST_UNANSWERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class _Message:
     sink: Sink | None = None
     status: int = SUCCESS
     size: int = 0
+    fragments: int = 0
 
 
 class _Collected:
@@ -120,6 +124,8 @@ class Messages:
         self._send = send
         self._commitment = commitment
         self._message: _Message | None = None
+        self._unanswered = 0
+        """Messages in a row that need no answer: their sender waits for nothing, so their number is bounded."""
 
     @property
     def under_way(self) -> bool:
@@ -138,6 +144,7 @@ class Messages:
         elif message is None or message.request is None:
             raise ProtocolError("a data set without a command", None)
         else:
+            self._count(message, message.size + len(pdv.fragment))
             self._take_data(message, message.request, pdv)
 
     def abandon(self) -> None:
@@ -152,6 +159,7 @@ class Messages:
         if len(message.command) + len(pdv.fragment) > dimse.MAX_COMMAND:
             raise ProtocolError("the command set is longer than 64 KiB", None)
         message.command += pdv.fragment
+        self._count(message, len(message.command))
         self._message = message
         if pdv.is_last:
             message.request = request = dimse.decode_command(message.command)
@@ -213,6 +221,11 @@ class Messages:
             outbox,
         ))  # fmt: skip
 
+    @staticmethod
+    def _count(message: _Message, size: int) -> None:
+        message.fragments += 1
+        pdu.check_fragments(message.fragments, size)
+
     def _take_data(self, message: _Message, request: Command, pdv: Pdv) -> None:
         message.size += len(pdv.fragment)
         if message.size > self._limit:
@@ -237,7 +250,12 @@ class Messages:
                 message.status = self._failed(error)
         if request.field == dimse.N_EVENT_REPORT_RSP and self._commitment:
             self._commitment[1].answered(_status_of_response(request))
-        elif request.field != dimse.C_CANCEL_RQ:
+        elif request.field == dimse.C_CANCEL_RQ:
+            self._unanswered += 1
+            if self._unanswered > MOST_UNANSWERED:
+                raise ProtocolError("C-CANCEL after C-CANCEL, and nothing to cancel", None)
+        else:
+            self._unanswered = 0
             if request.field == dimse.C_STORE_RQ:
                 RECEIVED.labels(f"{message.status:04x}").inc()
             if message.status != SUCCESS:

@@ -30,6 +30,10 @@ ACCEPTED, UNKNOWN_CLASS, UNKNOWN_SYNTAXES = 0, 3, 4
 FIXED = 68
 """Bytes of an A-ASSOCIATE body before its items: version, titles, reserved (PS3.8 table 9-11)."""
 MOST_CONTEXTS = 128
+MOST_ITEMS = 1024
+"""In what contains them: contexts of a request, transfer syntaxes of a context, sub-items of user information."""
+MOST_SYNTAXES = 16384
+"""Transfer syntaxes of all contexts together; PS3.5 has about sixty for each."""
 LEAST_MAX_PDU = 7
 """A P-DATA-TF body below this holds no byte of a message."""
 
@@ -92,11 +96,11 @@ class Proposal:
 
     @property
     def called_ae(self) -> str:
-        return text(self.titles[:16])
+        return title(self.titles[:16])
 
     @property
     def calling_ae(self) -> str:
-        return text(self.titles[16:32])
+        return title(self.titles[16:32])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +119,18 @@ def parse_request(body: memoryview) -> Proposal:
         raise ProtocolError("an A-ASSOCIATE-RQ is cut")
     application_context = ""
     contexts: list[ProposedContext] = []
+    syntaxes = 0
     user: dict[int, bytes] = {}
     for kind, value in items(body[FIXED:]):
         if kind == 0x10:
             application_context = application_context or text(value)
         elif kind == 0x20:
             contexts.append(_proposed_context(value))
+            if len(contexts) > MOST_CONTEXTS:
+                raise ProtocolError("more than 128 presentation contexts")
+            syntaxes += len(contexts[-1].transfer_syntaxes)
+            if syntaxes > MOST_SYNTAXES:
+                raise ProtocolError("countless transfer syntaxes")
         elif kind == 0x50:
             for sub_kind, sub_value in items(value):
                 if sub_kind in (0x51, 0x52, 0x53, 0x55) or (sub_kind == 0x54 and sub_value[:-2] == _COMMITMENT_ROLE):
@@ -218,13 +228,16 @@ def _proposed_context(value: memoryview) -> ProposedContext:
 
 def _check_ids(contexts: list[ProposedContext]) -> None:
     ids = [context.id for context in contexts]
-    if len(ids) > MOST_CONTEXTS or len(set(ids)) < len(ids) or not all(number % 2 for number in ids):
+    if len(set(ids)) < len(ids) or not all(number % 2 for number in ids):
         raise ProtocolError("presentation context IDs are not odd and different")
 
 
 def items(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    at, end = 0, len(data)
+    at, end, count = 0, len(data), 0
     while at < end:
+        count += 1
+        if count > MOST_ITEMS:
+            raise ProtocolError("countless items")
         if end - at < _ITEM.size:
             raise ProtocolError("an item header is cut")
         kind, length = _ITEM.unpack_from(data, at)
@@ -250,6 +263,11 @@ def _number(user: dict[int, bytes], kind: int, size: int, absent: int) -> int:
 
 def text(value: bytes | memoryview) -> str:
     return bytes(value).decode("ascii", "replace").strip("\0 ")
+
+
+def title(value: bytes) -> str:
+    """An AE title without its padding; a NUL ends it, since some peers send what a buffer of theirs held behind one."""
+    return text(value.lstrip(b"\0 ").partition(b"\0")[0])
 
 
 def _uid(value: memoryview) -> str:

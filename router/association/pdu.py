@@ -16,12 +16,17 @@ from struct import Struct
 
 MAX_PDU = 131072
 """What we announce, and the most that the body of a P-DATA-TF may have (PS3.8 annex D.1)."""
-MAX_ASSOCIATE = 1024 * 1024
+MAX_ASSOCIATE = 512 * 1024
+"""Bytes of an A-ASSOCIATE body: 128 contexts that each offer every transfer syntax of PS3.5 need half of that."""
 DEFAULT_MAX_PDU = 16384
 """What a peer can take that announced nothing."""
 
 LONG = 4096
 """A body of so many bytes is part of a data set, and the next header is read with it: one system call less."""
+
+FREE_FRAGMENTS, LEAST_FRAGMENT = 2560, 128
+"""A message may have so many fragments, and one more for each so many bytes. Peers send fragments of kilobytes; what
+comes in empty ones or byte by byte costs a thousand times as much work as its bytes would."""
 
 HEADER = Struct(">BxI")
 PDV_HEADER = Struct(">IBB")
@@ -41,6 +46,10 @@ class Kind(IntEnum):
 
 
 KINDS = {int(kind): kind for kind in Kind}
+
+
+PROVIDER = 2
+"""Source of an A-ABORT by the service provider; 0 is the service user, who gives no reason."""
 
 
 class AbortReason(IntEnum):
@@ -200,6 +209,12 @@ class Stream:
         return count
 
 
+def check_fragments(count: int, size: int) -> None:
+    """Raise ProtocolError where a message of `size` bytes so far came in more fragments than it may."""
+    if count > FREE_FRAGMENTS + size // LEAST_FRAGMENT:
+        raise ProtocolError("a message in countless tiny fragments", None)
+
+
 def pdvs(body: memoryview) -> Iterator[Pdv]:
     """The PDVs of a P-DATA-TF body (PS3.8 §9.3.5, annex E.2); reserved bits of the control header are ignored."""
     at, end = 0, len(body)
@@ -252,7 +267,15 @@ def release_rp() -> bytes:
     return HEADER.pack(Kind.RELEASE_RP, 4) + bytes(4)
 
 
+def abort_words(body: bytes | memoryview) -> str:
+    """What an A-ABORT says, for people (PS3.8 table 9-26)."""
+    if body[2] != PROVIDER:
+        return "without a reason"
+    reason = next((one for one in AbortReason if one == body[3]), AbortReason.NOT_SPECIFIED)
+    return "reason: " + reason.name.lower().replace("_", " ").replace("pdu", "PDU")
+
+
 def abort(reason: AbortReason | None) -> bytes:
     """A-ABORT by the service provider for `reason`, or by the service user where that is None."""
-    source_and_reason = bytes((0, 0)) if reason is None else bytes((2, reason))
+    source_and_reason = bytes((0, 0)) if reason is None else bytes((PROVIDER, reason))
     return HEADER.pack(Kind.ABORT, 4) + bytes(2) + source_and_reason

@@ -76,9 +76,8 @@ def parse_accept(body: memoryview) -> tuple[dict[int, str], int]:
                 raise ProtocolError("a presentation context is cut")
             if value[2] == 0:
                 syntaxes = [text(uid[:65]) for sub, uid in items(value[4:]) if sub == 0x40]
-                if len(syntaxes) != 1:
-                    raise ProtocolError("an accepted presentation context without one transfer syntax")
-                accepted[value[0]] = syntaxes[0]
+                if len(syntaxes) == 1:  # else nobody knows what was accepted, and the others are still of use
+                    accepted[value[0]] = syntaxes[0]
         elif kind == 0x50:
             for sub, length in items(value):
                 if sub == 0x51 and len(length) == 4:

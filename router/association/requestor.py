@@ -15,14 +15,19 @@ import socket
 import ssl
 import struct
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from router.association import dimse, pdu
+from router.association.dimse import Command
+from router.association.messages import SUCCESS, UNRECOGNIZED_OPERATION, response
 from router.association.negotiation import VERIFICATION, ProposedContext
 from router.association.pdu import AbortReason, Kind, Pace, ProtocolError
 from router.association.proposing import NATIVE, associate_rq, parse_accept, proposals
+from router.association.reports import MOST_BYTES
 from router.association.tls import client_context
 from router.config.settings import DestinationSettings
 
@@ -32,6 +37,8 @@ NETWORK_ERRORS = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDO
 """What a socket can raise that Python calls no ConnectionError; any other OSError while sending is the file's."""
 NO_DICOM = "it answers, but not in DICOM: check host and port, and whether tls is wanted there"
 RESET = struct.pack("ii", 1, 0)
+MOST_REQUESTS = 16
+"""So many requests may a peer send before it answers ours."""
 
 
 class ConnectError(Exception):
@@ -81,7 +88,11 @@ class Requestor:
         room = min(peer_max_pdu or pdu.MAX_PDU, pdu.MAX_PDU) - pdu.PDV_HEADER.size
         self._fragment = max(1, room - room % 2)
         self._peer_max_pdu = peer_max_pdu or pdu.MAX_PDU
+        self._accepted = frozenset(accepted)
         self._message_id = 0
+        self._fragments: deque[pdu.Pdv] = deque()
+        self._declined = 0
+        """Requests of the peer that were answered here."""
         self._inside_pdu = False
         """Whether part of a PDU was sent: the peer would take what follows for the rest of it."""
 
@@ -118,9 +129,9 @@ class Requestor:
         }
         with path.open("rb") as file, self._losing():
             self._send(pdu.command_pdus(context_id, dimse.encode_command(command), self._peer_max_pdu), self._limit)
-            early = self._send_data_set(file.fileno(), offset, size, context_id)
-            status = self._answer(dimse.C_STORE_RSP, context_id)
-            if early and _claims_to_have_it(status):
+            early, declined = self._send_data_set(file.fileno(), offset, size, context_id), self._declined
+            status = self._answer(dimse.C_STORE_RSP)
+            if early and declined == self._declined and _claims_to_have_it(status):
                 raise ProtocolError("it answered before the data set was complete")
         self.idle_since = time.monotonic()
         return status
@@ -138,12 +149,12 @@ class Requestor:
         context_id = next(number for (sop_class, _), number in self._contexts.items() if sop_class == VERIFICATION)
         with self._losing():
             self._send(pdu.command_pdus(context_id, dimse.encode_command(command), self._peer_max_pdu), self._limit)
-            return self._answer(dimse.C_ECHO_RSP, context_id)
+            return self._answer(dimse.C_ECHO_RSP)
 
     def lost(self) -> bool:
         """Whether the peer has closed or spoken while nothing was asked of it: then the association is of no use."""
         sock = self._stream.sock
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        if self._fragments or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
             return True
         poll = select.poll()
         poll.register(sock, select.POLLIN)
@@ -154,10 +165,12 @@ class Requestor:
         deadline = time.monotonic() + RELEASE
         with contextlib.suppress(OSError, ProtocolError, pdu.PeerClosedError):
             self._stream.send(pdu.release_rq(), DRAIN)
-            if self._read(deadline)[0] is Kind.RELEASE_RQ:
-                # A collision: as the requestor we answer first, and then get our own answer (PS3.8 §7.2.2.7).
-                self._stream.send(pdu.release_rp(), DRAIN)
-                self._read(deadline)
+            while (kind := self._read(deadline)[0]) not in (Kind.RELEASE_RP, Kind.ABORT):
+                if kind is Kind.RELEASE_RQ:
+                    # A collision: as the requestor we answer first, and then get our own answer (PS3.8 §7.2.2.7).
+                    self._stream.send(pdu.release_rp(), DRAIN)
+                elif kind is not Kind.P_DATA:  # what the peer sent before it knew of the release
+                    break
         self._stream.sock.close()
 
     def abort(self) -> None:
@@ -246,26 +259,63 @@ class Requestor:
         kind, length = self._stream.read_header(deadline - time.monotonic())
         return kind, self._stream.read_body(length, deadline - time.monotonic())
 
-    def _answer(self, expected: int, context_id: int) -> int:
-        """The status of the answer to the one message that is outstanding."""
+    def _answer(self, expected: int) -> int:
+        """The status of the answer to the one message that is outstanding, on whichever accepted context it comes.
+
+        Some peers answer on another context of the same SOP class: the message ID says what is answered (PS3.7 §6.3).
+        """
         deadline = time.monotonic() + self._limit
-        command = bytearray()
+        for _ in range(MOST_REQUESTS + 1):
+            command, _, context_id = self._message(deadline)
+            if command.field & dimse.RESPONSE:
+                return self._status(command, expected)
+            self._decline(command, context_id)
+        raise ProtocolError("request after request instead of an answer")
+
+    def _decline(self, request: Command, context_id: int) -> None:
+        """Answer a request that the peer sends while it owes us an answer: a C-ECHO is fine, nothing else is done."""
+        self._declined += 1
+        if request.field != dimse.C_CANCEL_RQ:
+            status = SUCCESS if request.field == dimse.C_ECHO_RQ else UNRECOGNIZED_OPERATION
+            self._send(pdu.command_pdus(context_id, response(request, status), self._peer_max_pdu), self._limit)
+
+    def _message(self, deadline: float) -> tuple[Command, bytes, int]:
+        """The next whole message: command set, data set where it has one, and their presentation context."""
+        self._fill(deadline)
+        context_id = self._fragments[0].context_id
+        if context_id not in self._accepted:
+            raise ProtocolError("a message in a presentation context that was not accepted")
+        command = dimse.decode_command(self._part(context_id, deadline, dimse.MAX_COMMAND, command=True))
+        if command.field in (dimse.C_STORE_RSP, dimse.C_ECHO_RSP):
+            return command, b"", context_id  # these have none, whatever their Data Set Type says
+        data_set = self._part(context_id, deadline, MOST_BYTES, command=False) if command.has_data_set else b""
+        return command, data_set, context_id
+
+    def _part(self, context_id: int, deadline: float, most: int, *, command: bool) -> bytes:
+        part, count = bytearray(), 0
         while True:
+            self._fill(deadline)
+            value, count = self._fragments.popleft(), count + 1
+            part += value.fragment
+            pdu.check_fragments(count, len(part))
+            if (value.context_id, value.is_command) != (context_id, command):
+                raise ProtocolError("a message whose command set and data set are out of order or mixed with another")
+            if len(part) > most:
+                raise ProtocolError("a message that is too long")
+            if value.is_last:
+                return bytes(part)
+
+    def _fill(self, deadline: float) -> None:
+        """At least one fragment more; all of a PDU are kept, for the next message may begin in it."""
+        while not self._fragments:
             kind, body = self._read(deadline)
             if kind is Kind.ABORT:
-                raise AssociationLostError("the peer aborted")
+                raise AssociationLostError(f"the peer aborted ({pdu.abort_words(body)})")
             if kind is not Kind.P_DATA:
                 raise AssociationLostError(f"the peer sent {kind.name} instead of an answer")
-            for value in pdu.pdvs(body):
-                if not value.is_command or value.context_id != context_id:
-                    raise ProtocolError("an answer with a data set or in another presentation context")
-                command += value.fragment
-                if len(command) > dimse.MAX_COMMAND:
-                    raise ProtocolError("the answer's command set is too long")
-                if value.is_last:
-                    return self._status(dimse.decode_command(command), expected)
+            self._fragments += [replace(one, fragment=memoryview(bytes(one.fragment))) for one in pdu.pdvs(body)]
 
-    def _status(self, answer: dimse.Command, expected: int) -> int:
+    def _status(self, answer: Command, expected: int) -> int:
         status = answer.number(dimse.STATUS)
         if answer.field != expected or status is None:
             raise ProtocolError("an answer to something that was not asked")

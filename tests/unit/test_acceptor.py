@@ -58,6 +58,11 @@ BEFORE = {  # Sta2
     "Evt19 TLS on the plain port": (bytes.fromhex("16030100a5010000a10303") + bytes(160), [UNRECOGNIZED, "CLOSED"]),
     "request of 4 GB": (pdu(1, request()[6:], 0xFFFFFFFF), [INVALID, "CLOSED"]),
     "request beyond 1 MiB": (pdu(1, b"", 1024 * 1024 + 1), [INVALID, "CLOSED"]),
+    "countless transfer syntaxes": (
+        request(b"".join(context(2 * i + 1, VERIFICATION, *["1"] * 900) for i in range(32))), [INVALID, "CLOSED"],
+    ),
+    "countless items": (request(context(1) + item(0x99, b"") * 2000), [INVALID, "CLOSED"]),
+    "countless sub-items": (request(user=item(0x50, item(0x99, b"") * 2000)), [INVALID, "CLOSED"]),
     "request without its fixed part": (pdu(1, bytes(67)), [INVALID, "CLOSED"]),
     "release of 400 bytes": (pdu(5, bytes(400)), [INVALID, "CLOSED"]),
 }
@@ -96,6 +101,12 @@ ESTABLISHED = {  # Sta6
     "command of another group": (p_data(pdv(1, 3, element(8, 0x16, DX))), [BY_USER, "CLOSED"]),
     "command element of 4 GB": (p_data(pdv(1, 3, struct.pack("<HHI", 0, 2, 0xFFFFFFFE) + b"1.2")), [BY_USER, "CLOSED"]),
     "command without message ID": (p_data(pdv(1, 3, command(0x30, message_id=0))), [BY_USER, "CLOSED"]),
+    "countless empty PDVs": (STORE + p_data(pdv(3, 0, b"") * 4000), [BY_USER, "CLOSED"]),
+    "countless PDVs of one byte": (STORE + p_data(pdv(3, 0, b"x") * 4000), [BY_USER, "CLOSED"]),
+    "countless PDUs of one byte": (STORE + p_data(pdv(3, 0, b"x")) * 4000, [BY_USER, "CLOSED"]),
+    "a command in countless empty PDVs": (p_data(pdv(1, 1, b"") * 4000), [BY_USER, "CLOSED"]),
+    "a command of countless elements": (p_data(pdv(1, 3, element(0, 2, b"") * 300)), [BY_USER, "CLOSED"]),
+    "C-CANCEL for ever": (p_data(pdv(1, 3, command(0x0FFF))) * 100, [BY_USER, "CLOSED"]),
     "response unasked": (p_data(pdv(1, 3, command(0x8030))), [BY_USER, "CLOSED"]),
 }
 
@@ -264,6 +275,7 @@ TOLERATED = {
     "version ffff": request(version=0xFFFF),
     "reserved bytes set": request(reserved=b"\xff" * 32),
     "titles of control characters": request(called=b"\x1b[2J\r\nX".ljust(16), calling=b"A\nB\x07".ljust(16)),
+    "a title with what a buffer held": request(called=b"ROUTER\0rubbish".ljust(16), calling=b"A\0B".ljust(16)),
     "titles beyond ASCII": request(called=b"\xff" * 16, calling=b"\xd0\x9f" * 8),
     "no user information": request(user=b""),
     "unknown item": request(CONTEXTS + item(0x99, b"abc")),

@@ -27,6 +27,7 @@ from router.association.negotiation import (
     is_storage,
     is_uid,
     parse_request,
+    title,
 )
 from router.association.pdu import AbortReason, Kind, Pace, PeerClosedError, ProtocolError, Stream, pdvs
 from tests.unit.receiving import (
@@ -299,6 +300,11 @@ def test_any_bytes_are_a_request_or_a_protocol_error(noise: bytes) -> None:
             assert len(associate_ac(proposal, answer(proposal, unknown_sop_classes=True))) > 74
         except ProtocolError:
             pass
+
+
+@pytest.mark.parametrize("came", [b"ROUTER", b"  ROUTER ", b"ROUTER\0\0", b"\0ROUTER", b"ROUTER\0rubbish"])
+def test_a_title_is_what_stands_before_its_padding(came: bytes) -> None:
+    assert title(came.ljust(16)) == "ROUTER"
 
 
 def test_uids() -> None:
