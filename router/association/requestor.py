@@ -1,8 +1,9 @@
 """The requesting side of an association (PS3.8 §7): connect, C-STORE blobs from disk, C-ECHO, release.
 
 A data set goes from the file to the socket by sendfile, each fragment's header before it with MSG_MORE, so that no
-byte of it passes through this program (with TLS: through one buffer). A peer that takes nothing for as long as it may
-take to answer is silent, and so is one that falls below its least rate.
+byte of it passes through this program (with TLS: through one buffer). Behind one of odd length goes a NUL: fragments
+must be even (PS3.8 annex E), and DCMTK and Orthanc refuse one that is not. A peer that takes nothing for as long as it
+may take to answer is silent, and so is one that falls below its least rate.
 """
 
 from __future__ import annotations
@@ -204,22 +205,19 @@ class Requestor:
             count = min(self._fragment, end - offset)
             last = offset + count == end
             early = last and self.lost()
-            send(fd, offset, count, pdu.p_data_header(context_id, count, command=False, last=last), pace)
+            pad = b"\0" * (size % 2) if last and self._fragment > 1 else b""
+            header = pdu.p_data_header(context_id, count + len(pad), command=False, last=last)
+            send(fd, offset, count, header, pad, pace)
             pace.received += count
             offset += count
             if last:
                 return early
 
-    def _send_fragment(self, fd: int, offset: int, count: int, header: bytes, pace: Pace) -> None:
+    def _send_fragment(self, fd: int, offset: int, count: int, header: bytes, pad: bytes, pace: Pace) -> None:
         sock, stop = self._stream.sock, offset + count
         sock.setblocking(False)
         self._inside_pdu = True
-        view = memoryview(header)
-        while view:
-            try:
-                view = view[sock.send(view, socket.MSG_MORE if count else 0) :]
-            except BlockingIOError:
-                self._wait_writable(pace)
+        self._send_bytes(header, pace, socket.MSG_MORE if count else 0)
         while offset < stop:
             try:
                 sent = os.sendfile(sock.fileno(), fd, offset, stop - offset)
@@ -229,12 +227,21 @@ class Requestor:
             if sent == 0:
                 raise OSError(f"the blob is shorter than its row says (at byte {offset})")
             offset += sent
+        self._send_bytes(pad, pace)
         self._inside_pdu = False
 
-    def _copy_fragment(self, fd: int, offset: int, count: int, header: bytes, pace: Pace) -> None:
-        data = bytearray(len(header) + count)
+    def _send_bytes(self, data: bytes, pace: Pace, flags: int = 0) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._stream.sock.send(view, flags) :]
+            except BlockingIOError:
+                self._wait_writable(pace)
+
+    def _copy_fragment(self, fd: int, offset: int, count: int, header: bytes, pad: bytes, pace: Pace) -> None:
+        data = bytearray(len(header) + count + len(pad))
         data[: len(header)] = header
-        if os.preadv(fd, [memoryview(data)[len(header) :]], offset) != count:
+        if os.preadv(fd, [memoryview(data)[len(header) : len(header) + count]], offset) != count:
             raise OSError(f"the blob is shorter than its row says (at byte {offset})")
         started = time.monotonic()
         self._send(data, self._patience(pace))

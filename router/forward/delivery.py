@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,14 +14,15 @@ from xxhash import xxh3_128
 
 from router.association.requestor import Requestor, connect
 from router.config.settings import DestinationSettings
+from router.encoding import DEFLATED, OWN_SYNTAX
 from router.flow import Delivery, Instance
 from router.forward.outcomes import DUPLICATE, Fate, Outcome, outcome_of
 
 CHUNK = 128 * 1024
 """Bytes read at a time: a buffer that the processor's cache holds, and that the C library has at hand."""
 Transcode = Callable[[Instance, Path, str], tuple[Path, int, int]]
-"""Instance, its blob and a native transfer syntax to (path, offset, size) of a lossless copy. Raises ValueError,
-and OSError where there is no room for one."""
+"""Instance, its blob and a native transfer syntax (or OWN_SYNTAX: padded) to (path, offset, size) of a lossless copy.
+Raises ValueError, and OSError where there is no room for one."""
 
 
 class Pool:
@@ -96,6 +97,17 @@ def is_sound(path: Path, instance: Instance) -> bool:
     return bool(digest.hexdigest() == instance.digest)
 
 
+@dataclass(frozen=True, slots=True)
+class _Sendable:
+    """The data set that is sent for an instance: `size` bytes at `offset` of a file, and what was done to it."""
+
+    path: Path
+    offset: int
+    size: int
+    syntax: str
+    notes: tuple[str, ...] = ()
+
+
 def attempt(
     delivery: Delivery,
     association: Requestor,
@@ -104,28 +116,19 @@ def attempt(
 ) -> Outcome:
     """Send one data set. Raises AssociationLostError when what became of it is not known."""
     instance = delivery.instance
-    path, offset, size, syntax = delivery.path, instance.offset, instance.size, instance.transfer_syntax
     try:
-        if not is_sound(path, instance):
+        if not is_sound(delivery.path, instance):
             return Outcome(Fate.BURY, "the blob has changed on disk since it was received (digest)", sign="ours")
     except OSError as error:
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign="ours")
-    if not association.accepts(instance.sop_class, syntax):
-        native = association.fallback(instance.sop_class)
-        if native is None:
-            return Outcome(Fate.FEW, f"no acceptable presentation context for {instance.sop_class} in {syntax}")
-        try:
-            path, offset, size = transcode(instance, path, native)
-        except ValueError as error:
-            refused = f"only {native} was accepted and not {syntax}; transcoding is not possible: {error}"
-            return Outcome(Fate.FEW, refused, sign="ours")
-        except OSError as error:
-            return Outcome(Fate.LATER, error.strerror or "a native copy cannot be made", sign="ours")
-        syntax = native
+    one = _sendable(delivery, association, transcode)
+    if isinstance(one, Outcome):
+        return one
     try:
         status = association.store(
-            path, offset, size, sop_class=instance.sop_class, sop_instance=instance.sop_instance, transfer_syntax=syntax
-        )
+            one.path, one.offset, one.size,
+            sop_class=instance.sop_class, sop_instance=instance.sop_instance, transfer_syntax=one.syntax,
+        )  # fmt: skip
     except OSError as error:
         # Part of a data set is on the wire; only an end of the association makes the peer forget it.
         association.abort()
@@ -133,7 +136,34 @@ def attempt(
     outcome = outcome_of(status)
     if status == DUPLICATE and known_digests() - {instance.digest}:
         return Outcome(Fate.BURY, "the destination holds another version under the same UID", status)
-    if outcome.fate is Fate.DONE and syntax != instance.transfer_syntax:
-        note = f"transcoded without loss to {syntax}"
-        return replace(outcome, reason=f"{outcome.reason}; {note}" if outcome.reason else note)
+    if outcome.fate is Fate.DONE:
+        return replace(outcome, reason="; ".join(filter(None, [outcome.reason, *one.notes])))
     return outcome
+
+
+def _sendable(delivery: Delivery, association: Requestor, transcode: Transcode) -> _Sendable | Outcome:
+    """The data set as it came; a native copy where the peer refuses its syntax; a padded one where its length is odd,
+    for no fragment may be odd (PS3.8 annex E). Without any of these the outcome."""
+    instance, syntax = delivery.instance, delivery.instance.transfer_syntax
+    one = _Sendable(delivery.path, instance.offset, instance.size, syntax)
+    if not association.accepts(instance.sop_class, syntax):
+        native = association.fallback(instance.sop_class)
+        if native is None:
+            return Outcome(Fate.FEW, f"no acceptable presentation context for {instance.sop_class} in {syntax}")
+        try:
+            copy = transcode(instance, delivery.path, native)
+        except ValueError as error:
+            refused = f"only {native} was accepted and not {syntax}; transcoding is not possible: {error}"
+            return Outcome(Fate.FEW, refused, sign="ours")
+        except OSError as error:
+            return Outcome(Fate.LATER, error.strerror or "a native copy cannot be made", sign="ours")
+        one = _Sendable(*copy, native, (f"transcoded without loss to {native}",))
+    elif one.size % 2 and syntax != DEFLATED:  # a deflated stream is padded behind its end (PS3.5 §A.5)
+        try:
+            one = _Sendable(*transcode(instance, delivery.path, OWN_SYNTAX), syntax, ("values of odd length padded",))
+        except ValueError:
+            pass  # nobody knows which of its values is odd
+        except OSError as error:
+            return Outcome(Fate.LATER, error.strerror or "a padded copy cannot be made", sign="ours")
+    padded = ("one NUL added behind a data set of odd length",) if one.size % 2 else ()
+    return replace(one, notes=one.notes + padded)

@@ -1,4 +1,7 @@
-"""Lossless native copies for destinations that refuse an instance's transfer syntax: made once, kept with the blob."""
+"""Lossless copies for what cannot be sent as it came: made once, kept with the blob.
+
+Native ones are for destinations that refuse an instance's transfer syntax, padded ones for a data set of odd length.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from router.encoding import OWN_SYNTAX
 from router.flow import Instance
 from router.spool import NO_SPACE
 
@@ -38,9 +42,9 @@ class Copies:
         self._making: dict[Path, threading.Lock] = {}
 
     def get(self, instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
-        """The copy of a blob in a native syntax. Raises ValueError when it cannot be made without loss, and
-        OSError where there is no room for it."""
-        target = blob.with_suffix(f".{syntax[-1]}.native")
+        """The copy of a blob in a native syntax, or with `OWN_SYNTAX` a padded one. Raises ValueError when it cannot be
+        made without loss, and OSError where there is no room for it."""
+        target = blob.with_suffix(f".{'even' if syntax == OWN_SYNTAX else syntax[-1]}.native")
         with self._lock:
             making = self._making.setdefault(target, threading.Lock())
         try:
@@ -67,9 +71,9 @@ class Copies:
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise
-            raise ValueError(f"not transcoded ({error.strerror or type(error).__name__})") from error
+            raise ValueError(f"no copy was made ({error.strerror or type(error).__name__})") from error
         except Exception as error:  # inference is not there, or took too long
-            raise ValueError(f"not transcoded ({type(error).__name__})") from error
+            raise ValueError(f"no copy was made ({type(error).__name__})") from error
         finally:
             part.unlink(missing_ok=True)
 

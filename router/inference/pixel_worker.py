@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from router.encoding import OWN_SYNTAX
 from router.inference.limits import at_most, live_and_die_with
 from router.inference.messages import pack, receive, send
 
@@ -42,10 +43,15 @@ def _answer(request: dict[str, Any], size: int) -> tuple[dict[str, Any], bytes]:
 
 
 def _transcode(request: dict[str, Any]) -> dict[str, Any]:
+    from router.pixels.even import even_out
     from router.pixels.transcode import transcode
 
+    path, target = Path(request["path"]), Path(request["target"])
     try:
-        transcode(Path(request["path"]), Path(request["target"]), request["syntax"])
+        if request["syntax"] == OWN_SYNTAX:
+            even_out(path, target)
+        else:
+            transcode(path, target, request["syntax"])
     except OSError as error:
         return {"error": error.strerror or type(error).__name__, "errno": error.errno}
     except (ValueError, MemoryError) as error:

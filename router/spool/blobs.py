@@ -17,8 +17,9 @@ from pathlib import Path
 from xxhash import xxh3_128
 
 PART, WHOLE = ".part", ".dcm"
-COPIES = (".1.native", ".2.native")
-"""Native copies that forwarding may have put beside a blob (Explicit and Implicit VR Little Endian)."""
+COPIES = (".1.native", ".2.native", ".even.native")
+"""Copies that forwarding may have put beside a blob: native ones (Explicit and Implicit VR Little Endian), and a padded
+one, for a data set of odd length."""
 
 
 WRITE_BEHIND = 2 << 20

@@ -27,14 +27,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_batch_goes_on_one_association_and_is_then_released(tmp_path: Path) -> None:
     with Peer() as peer, forwarding(tmp_path, peer, start=False) as stage:
-        instances = stage.owe("dest", data=b"x" * 40_001, count=20)
+        instances = stage.owe("dest", data=b"x" * 40_002, count=20)
         stage.start()
         stage.until("done", 20)
         wait_for(lambda: peer.ends)
         assert peer.ends == ["released"]
         assert peer.connections == 1
         assert [one.sop_instance for one in peer.stored] == [one.sop_instance for one in instances]
-        assert {one.data for one in peer.stored} == {b"x" * 40_001}
+        assert {one.data for one in peer.stored} == {b"x" * 40_002}
         assert all(row["tries"] == 1 and row["status"] == 0 for row in stage.rows())
         assert stage.spool.instance(instances[0].id)["state"] == "finished"  # type: ignore[index]
 
@@ -263,11 +263,11 @@ def test_a_blob_that_is_gone_is_no_failure_of_the_destination(tmp_path: Path) ->
 
 def test_a_duplicate_of_another_version_is_buried(tmp_path: Path) -> None:
     with Peer(status=statuses(0, 0x0111)) as peer, forwarding(tmp_path, peer) as stage:
-        stage.owe("dest", data=b"one", sop_instance="1.2.3")
+        stage.owe("dest", data=b"once", sop_instance="1.2.3")
         stage.until("done")
-        stage.owe("dest", data=b"one", sop_instance="1.2.3")
+        stage.owe("dest", data=b"once", sop_instance="1.2.3")
         stage.until("done", 2)  # equal bytes are there
-        stage.owe("dest", data=b"two", sop_instance="1.2.3")
+        stage.owe("dest", data=b"else", sop_instance="1.2.3")
         (row,) = stage.until("buried")
         assert row["status"] == 0x0111
         assert row["tries"] == 1
