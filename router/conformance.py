@@ -13,7 +13,6 @@ from router.association.negotiation import (
     IMPLEMENTATION_UID,
     IMPLEMENTATION_VERSION,
     KNOWN_SYNTAXES,
-    LOSSY,
     MOST_CONTEXTS,
     NEWER_SYNTAXES,
     STORAGE,
@@ -25,7 +24,7 @@ from router.commitment.data_set import MOST_REFERENCES
 from router.commitment.judge import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
 from router.config import Settings
 from router.config.settings import Accept, DestinationSettings
-from router.encoding import EXPLICIT, IMPLICIT
+from router.encoding import EXPLICIT, IMPLICIT, LOSSY
 from router.forward.outcomes import DONE, FEW, LATER
 
 WIDTH = 120

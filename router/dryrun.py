@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.config.settings import Settings
-from router.decide import decide, header_tags
+from router.decide import decide, header_tags, kept_from
 from router.flow import Caller, Decision, Instance, Seen
 from router.inference import Inference
 from router.spool.blobs import COPIES, PART
@@ -35,6 +35,8 @@ class Looked:
     seen: Seen | None = None
     decision: Decision | None = None
     error: str = ""
+    kept_from: tuple[str, ...] = ()
+    """The AIs of its class, where the rules send it to none of them."""
 
     @property
     def body_part(self) -> str:
@@ -98,7 +100,8 @@ def _answer(path: Path, asked: Future[Seen] | str, settings: Settings | None, ca
         return Looked(path, error=asked)
     seen = asked.result()
     decision = decide_for(path, seen, settings, caller) if settings else None
-    return Looked(path, seen, decision, error="" if seen.pixels == "decoded" else seen.reason or seen.pixels)
+    kept = kept_from(settings.rules, seen, decision) if settings and decision else ()
+    return Looked(path, seen, decision, "" if seen.pixels == "decoded" else seen.reason or seen.pixels, kept)
 
 
 def decide_for(path: Path, seen: Seen, settings: Settings, caller: Caller) -> Decision:

@@ -14,7 +14,7 @@ from pydicom._uid_dict import UID_dictionary
 from pynetdicom import AllStoragePresentationContexts
 
 from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
-from router.encoding import EXPLICIT, IMPLICIT
+from router.encoding import EXPLICIT, IMPLICIT, LOSSY
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -54,13 +54,6 @@ KNOWN_SYNTAXES = frozenset(NEWER_SYNTAXES) | frozenset(
     and uid not in {f"{IMPLICIT}.4.{n}" for n in (94, 95, 204, 205)}
     and not uid.startswith((f"{IMPLICIT}.6.", f"{IMPLICIT}.7."))
 )
-_LOSSY_JPEG = (*range(50, 57), *range(59, 65), 81, 91, 93, 111, 112, 203)
-LOSSY = frozenset(
-    uid
-    for uid in KNOWN_SYNTAXES
-    if uid in {f"{IMPLICIT}.4.{n}" for n in _LOSSY_JPEG} or uid.startswith(f"{IMPLICIT}.4.10")
-)
-"""Syntaxes whose pixels may have lost something; those that begin like the last are video."""
 STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts) | frozenset(
     uid for uid, entry in UID_dictionary.items() if uid.startswith("1.2.840.10008.5.1.4.1.1.") and "Storage" in entry[0]
 )

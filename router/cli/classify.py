@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,12 +59,33 @@ def command(
     inference.start()
     try:
         caller = Caller(calling_ae, settings.node.ae_title if settings else "", "127.0.0.1")
-        rows = (_row(looked, body_part=body_part) for looked in look(todo, inference, settings, caller))
+        kept: Counter[tuple[str, str, str]] = Counter()
+        seen = _counted(look(todo, inference, settings, caller), kept)
+        rows = (_row(looked, body_part=body_part) for looked in seen)
         failed = _write(rows, csv_file, as_json=as_json, rules=settings is not None)
     finally:
         inference.stop(2.0)
+    for line in summary(kept):
+        typer.echo(line, err=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _counted(looks: Iterable[Looked], kept: Counter[tuple[str, str, str]]) -> Iterator[Looked]:
+    """Count into `kept`, by class, AIs and rule, what the rules keep from the AI of its class."""
+    for looked in looks:
+        if looked.kept_from and looked.decision and looked.seen and looked.seen.prediction:
+            kept[looked.seen.prediction.class_name, ", ".join(looked.kept_from), looked.decision.rule] += 1
+        yield looked
+
+
+def summary(kept: Counter[tuple[str, str, str]]) -> list[str]:
+    """One line for each class and rule, the most images first."""
+    return [
+        f"{count} image{'' if count == 1 else 's'} of class {name} {'was' if count == 1 else 'were'} "
+        f"kept from {ais} by rule '{rule}'"
+        for (name, ais, rule), count in kept.most_common()
+    ]
 
 
 def _row(looked: Looked, *, body_part: bool) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """How old a patient was at the study, as far as the header can be believed.
 
 The standard lets PatientAge (0010,1010), PatientBirthDate (0010,0030) and the study's dates contradict each
-other, and equipment fills them with defaults. An age here is therefore a span, and anything implausible is
-unknown: an image must not reach an AI for children because a console wrote `000Y`.
+other, and equipment fills them with defaults. An age here is therefore a span. A value that is a default, or that no
+patient can have, says nothing: the other one counts. Two that are both sound and contradict each other leave the age
+unknown.
 """
 
 from __future__ import annotations
@@ -25,8 +26,14 @@ PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
 """How many of each unit of VR AS (PS3.5 §6.2) make a year."""
 
 OLDEST = 120.0
-_AGE = re.compile(r"([0-9]{1,3})([DWMY])")
-_DATE = re.compile(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})")
+NOT_ENTERED = frozenset({date(1900, 1, 1), date(1970, 1, 1)})
+"""Birth dates that software writes where none was entered. Who was really born on one has an age by PatientAge alone.
+Earlier defaults (0001-01-01, 1753-01-01, 1899-12-30) are beyond OLDEST anyway."""
+_AS = re.compile(r"[0-9]{3}[DWMY]")
+"""An age as VR AS wants it (PS3.5 §6.2)."""
+_LOOSE_AGE = re.compile(r"0*([0-9]{1,3}) *([DWMY])")
+"""An age that can only mean one thing: `12 Y`, `3y`, `0003Y`. A number without a unit can mean several."""
+_DATE = re.compile(r"([0-9]{4})([-./]?)([0-9]{2})\2([0-9]{2})")
 _ROUNDING = 1e-6
 _INSTANT = 1e-4
 """Width in years of an age that is known to the day."""
@@ -50,24 +57,14 @@ def age_at_study(header: Header) -> Age | None:
     """The age that PatientAge and birth date agree on, or None: absent, unreadable or implausible.
 
     Where the two agree the narrower span counts; within a year of each other, the span that covers both;
-    farther apart, neither is believed.
+    farther apart, neither is believed. A PatientAge that is not written as the standard wants counts only where the
+    birth date says nothing.
     """
-    readings: list[Age] = []
-    if _present(header, PATIENT_AGE):
-        stated = _stated(_single(header, PATIENT_AGE))
-        if stated is None:
-            return None
-        readings.append(stated)
-    if _present(header, BIRTH_DATE):
-        born = _date(_single(header, BIRTH_DATE))
-        if born is None:
-            return None
-        studied = _study_date(header)
-        if studied is not None:
-            if born > studied:
-                return None
-            readings.append(_between(born, studied))
-    return _agreed(readings)
+    text = (_single(header, PATIENT_AGE) or "").upper()
+    stated, born = _stated(text), _since_birth(header)
+    if born is not None and not _AS.fullmatch(text):
+        return born
+    return _agreed([reading for reading in (stated, born) if reading is not None])
 
 
 def _agreed(readings: list[Age]) -> Age | None:
@@ -78,15 +75,25 @@ def _agreed(readings: list[Age]) -> Age | None:
         return None
     if least >= below:
         least, below = min(r.least for r in readings), max(r.below for r in readings)
-    return Age(least, below) if least <= OLDEST else None
+    return Age(least, below)
 
 
-def _stated(text: str | None) -> Age | None:
-    match = _AGE.fullmatch(text.upper()) if text is not None else None
+def _stated(text: str) -> Age | None:
+    """The age that PatientAge says; None for zero, which consoles write where nothing was entered."""
+    match = _LOOSE_AGE.fullmatch(text)
     if match is None or int(match[1]) == 0:
         return None
     count, per_year = int(match[1]), PER_YEAR[match[2]]
-    return Age(count / per_year, (count + 1) / per_year)
+    return Age(count / per_year, (count + 1) / per_year) if count / per_year <= OLDEST else None
+
+
+def _since_birth(header: Header) -> Age | None:
+    """The age from birth date and study; None for a default, a birth after the study, and one too long before it."""
+    born, studied = _date(_single(header, BIRTH_DATE)), _study_date(header)
+    if born is None or studied is None or born in NOT_ENTERED or born > studied:
+        return None
+    age = _between(born, studied)
+    return age if age.least <= OLDEST else None
 
 
 def _study_date(header: Header) -> date | None:
@@ -119,14 +126,9 @@ def _plus_months(day: date, months: int) -> date:
 def _date(text: str | None) -> date | None:
     match = _DATE.fullmatch(text) if text is not None else None
     try:
-        return date(int(match[1]), int(match[2]), int(match[3])) if match else None
+        return date(int(match[1]), int(match[3]), int(match[4])) if match else None
     except ValueError:
         return None
-
-
-def _present(header: Header, tag: int) -> bool:
-    """An element that is there with something in it, readable or not."""
-    return header.get(tag, ()) != ()
 
 
 def _single(header: Header, tag: int) -> str | None:

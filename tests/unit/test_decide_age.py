@@ -57,32 +57,67 @@ def test_sixteen_begins_on_the_sixteenth_birthday(found: Header, child: bool | N
     [
         header(),
         header("000Y"),
-        header("000Y", "20080615"),
         header("000D"),
         header("121Y"),
         header("999Y"),
         header("45"),
         header("045X"),
-        header("0451Y"),
+        header("04510Y"),
         header("-45Y"),
         header("٠٤٥Y"),
         header(born="19030614"),
         header(born="20240616"),
-        header("045Y", "20240616"),
         header(born="19000000"),
-        header("045Y", "unknown"),
         header("045Y", "19900615"),
         header("005Y", "19790615"),
         header("010Y", "20120614"),
         header(born="19790615", studied=""),
         {PATIENT_AGE: None},
         {PATIENT_AGE: ("045Y", "046Y")},
-        {PATIENT_AGE: ("045Y",), BIRTH_DATE: None},
+        header(born="19000101", studied="20040615"),
+        header(born="19700101"),
+        header(born="00010101"),
+        header(born="2008-06.15"),
+        header(born="15.06.2008"),
+        header("45", "20240616"),
+        header("000Y", "19000101", studied="20040615"),
     ],
 )
-def test_an_implausible_age_is_unknown(found: Header) -> None:
+def test_what_no_reading_says_soundly_is_unknown(found: Header) -> None:
     assert age_at_study(found) is None
     assert holds(AgeIs(">=", 0, "Y"), found) is None
+
+
+BORN_3 = {"born": "20210101"}
+
+
+@pytest.mark.parametrize(
+    ("found", "years"),
+    [
+        # A default or a loose PatientAge beside a good birth date: the birth date counts.
+        *((header(age, **BORN_3), 3) for age in ("000Y", "000D", "999Y", "45", "045", "3", "12 Y", "0003Y", "ADULT", "")),
+        (header("000D", "20240615"), 0),
+        (header("000Y", "20240101"), 0),
+        ({PATIENT_AGE: None, BIRTH_DATE: ("20210101",), STUDY_DATE: ("20240615",)}, 3),
+        ({PATIENT_AGE: ("003Y", "004Y"), BIRTH_DATE: ("20210101",), STUDY_DATE: ("20240615",)}, 3),
+        # A default or unreadable birth date beside a good PatientAge: that counts.
+        *((header("045Y", born), 45) for born in ("19000101", "19700101", "00010101", "18991230", "20240616", "unknown")),
+        ({PATIENT_AGE: ("045Y",), BIRTH_DATE: None}, 45),
+        (header("045Y", "19790615", studied="19700101"), 45),
+        # Loose, but plain, and nothing else.
+        *((header(age), 12) for age in ("12 Y", "12y", "0012Y", " 012Y ")),
+        # Dates as forms write them.
+        *((header(born=born), 3) for born in ("2021-01-01", "2021.01.01", "2021/01/01")),
+    ],
+)
+def test_of_several_readings_the_sound_one_counts(found: Header, years: int) -> None:
+    age = age_at_study(found)
+    assert age is not None
+    assert age.completed("Y") == (years, years)
+
+
+def test_two_sound_readings_that_contradict_each_other_leave_the_age_unknown() -> None:
+    assert age_at_study(header("045Y", "20210101")) is None
 
 
 @pytest.mark.parametrize("tag", [ACQUISITION_DATE, CONTENT_DATE])

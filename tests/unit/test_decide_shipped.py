@@ -38,7 +38,7 @@ CASES: list[tuple[str, Prediction | None, dict[str, Any], str, str]] = [
     ("no modality", ADULT, {"Modality": ()}, "not a plain X-ray", "catch-all"),
     ("for processing", ADULT, {"Intent": ("FOR PROCESSING",)}, "raw image", "catch-all"),
     ("secondary", ADULT, {"ImageType": ("DERIVED", "SECONDARY")}, "secondary image", "catch-all"),
-    ("derived", ADULT, {"ImageType": ("DERIVED", "PRIMARY")}, "derived image", "catch-all"),
+    ("derived", ADULT, {"ImageType": ("DERIVED", "PRIMARY")}, "adult chest by pixels", "adult-chest-ai"),
     # Chests: pixels against header.
     ("adult, adult", ADULT, {"Age": ("045Y",)}, "adult by header", "adult-chest-ai"),
     ("adult, child", ADULT, {"Age": ("009Y",)}, "child by header", "pediatric-chest-ai"),

@@ -1,0 +1,42 @@
+"""Which images of an AI's class a rule has kept from that AI, so that an operator sees it before the clinic does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from router.decide.conditions import AllOf, AnyOf, ClassIs, Condition, TopIs
+from router.decide.table import RuleTable
+from router.flow import Decision, Seen
+
+
+def kept_from(table: RuleTable, seen: Seen, decision: Decision) -> tuple[str, ...]:
+    """The AIs of the image's class, in order, where the decision sends it to none of them; else nothing.
+
+    An AI of a class is a destination that some rule sends this class to and that `otherwise` does not name. An image
+    of an uncertain class belongs to no AI, so nothing keeps it from one.
+    """
+    if seen.prediction is None or decision.discard:
+        return ()
+    name = seen.prediction.class_name
+    certain, likely = _ais(table, name)
+    return () if set(decision.destinations) & {*certain, *likely} else certain
+
+
+def _ais(table: RuleTable, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The destinations of a class by rules that ask for `class`, and by those that ask for `top`."""
+    found: dict[type, dict[str, None]] = {ClassIs: {}, TopIs: {}}
+    for rule in table.rules:
+        for condition in _asked(rule.when):
+            if name in condition.names and not rule.shadow:
+                found[type(condition)].update(dict.fromkeys(rule.send))
+    certain, likely = (tuple(to for to in group if to not in table.otherwise.send) for group in found.values())
+    return certain, likely
+
+
+def _asked(condition: Condition) -> Iterator[ClassIs | TopIs]:
+    """The conditions on the class that must, or may, hold; what stands below a `not` is none of them."""
+    if isinstance(condition, ClassIs | TopIs):
+        yield condition
+    elif isinstance(condition, AllOf | AnyOf):
+        for part in condition.conditions:
+            yield from _asked(part)
