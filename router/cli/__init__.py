@@ -26,6 +26,7 @@ from router.cli import (
     serve,
     train,
 )
+from router.cli.options import asked_for_json, tell_failure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,17 +58,23 @@ def _version(wanted: bool) -> None:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
-    pass
+    asked_for_json(False)
 
 
 def main() -> NoReturn:
-    """The console script. Known failures become one line on standard error; nothing is shown as a traceback twice."""
+    """The console script. A known failure becomes one line on standard error, or one JSON object under `--json`."""
+    as_json = "--json" in sys.argv[1:]  # where the words themselves are wrong, no option is parsed
+    code: object = 0
     try:
-        app()
+        code = app(standalone_mode=not as_json)
     except Exception as error:
-        from router.cli.failures import explain
+        from router.cli.failures import details, explain
 
-        code, text = explain(error)
-        print(text, file=sys.stderr)
-        sys.exit(code)
-    sys.exit(0)
+        if callable(words := getattr(error, "format_message", None)):  # the parser's own: wrong use
+            code, text = getattr(error, "exit_code", 2), str(words())
+        elif isinstance(error, typer.Abort):
+            code, text = 1, "ended by the user"
+        else:
+            code, text = explain(error)
+        tell_failure(text, code, as_json=as_json, **details(error))
+    sys.exit(code if isinstance(code, int) else 0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from router.config import Settings
 
 
-def reload(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def reload(config: Config = None, as_json: Json = False) -> None:
     """Make the running node read its routing.yaml again. A file with a mistake changes nothing (exit code 2)."""
     from router.config import load
     from router.control import ask
@@ -24,7 +24,7 @@ def reload(config: Config = Path("routing.yaml"), as_json: Json = False) -> None
     print(json.dumps(answer) if as_json else f"reloaded; needs a restart: {waiting}" if waiting else "reloaded")
 
 
-def wipe(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def wipe(config: Config = None, as_json: Json = False) -> None:
     """Remove every blob that is no longer needed, before its time; says what is left and why."""
     from router.config import load
     from router.spool import read_spool

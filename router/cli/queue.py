@@ -30,7 +30,7 @@ Which = Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance by o
 
 @app.command("list")
 def list_(
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     to: To = None,
     buried: Annotated[bool, typer.Option("--buried", help="Only what was given up on.")] = False,
     as_json: Json = False,
@@ -81,7 +81,7 @@ def _held(spool: Spool, to: str | None) -> Iterator[str]:
 @app.command()
 def show(
     instance: Which,
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Everything known of one instance: who sent it, what was seen, which rule fired, where it went."""
@@ -137,7 +137,7 @@ def _words(name: str, value: Any) -> str:
 @app.command()
 def retry(
     ids: Ids = None,
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     to: To = None,
     every: Annotated[bool, typer.Option("--all", help="Everything buried.")] = False,
     as_json: Json = False,
@@ -149,7 +149,7 @@ def retry(
 @app.command()
 def discard(
     ids: Ids = None,
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     to: To = None,
     every: Annotated[bool, typer.Option("--all", help="Everything buried.")] = False,
     as_json: Json = False,
@@ -159,19 +159,19 @@ def discard(
 
 
 @app.command()
-def pause(destination: str, config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def pause(destination: str, config: Config = None, as_json: Json = False) -> None:
     """Send nothing to a destination until `resume`; deliveries wait."""
     _order(config, f"{destination} is paused", as_json, "pause", destination=destination)
 
 
 @app.command()
-def resume(destination: str, config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def resume(destination: str, config: Config = None, as_json: Json = False) -> None:
     """Send to a destination again, at once."""
     _order(config, f"{destination} is sent to again", as_json, "resume", destination=destination)
 
 
 @app.command("decide-again")
-def decide_again(instance: Which, config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def decide_again(instance: Which, config: Config = None, as_json: Json = False) -> None:
     """Order a new decision for an instance, by the rules in force now."""
     which = _instance(spool_of(config), instance)
     _order(config, "a new decision is ordered", as_json, "decide again", instance=which)
