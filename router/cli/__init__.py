@@ -64,17 +64,20 @@ def _options(
 def main() -> NoReturn:
     """The console script. A known failure becomes one line on standard error, or one JSON object under `--json`."""
     as_json = "--json" in sys.argv[1:]  # where the words themselves are wrong, no option is parsed
-    code: object = 0
     try:
         code = app(standalone_mode=not as_json)
     except Exception as error:
         from router.cli.failures import details, explain
 
-        if callable(words := getattr(error, "format_message", None)):  # the parser's own: wrong use
-            code, text = getattr(error, "exit_code", 2), str(words())
-        elif isinstance(error, typer.Abort):
-            code, text = 1, "ended by the user"
-        else:
-            code, text = explain(error)
-        tell_failure(text, code, as_json=as_json, **details(error))
+        number, text = _wrong_words(error) or explain(error)
+        tell_failure(text, number, as_json=as_json, **details(error))
+        sys.exit(number)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _wrong_words(error: Exception) -> tuple[int, str] | None:
+    """What the command line's parser says, where it is told not to print that itself."""
+    if isinstance(error, typer.Abort):
+        return 1, "ended by the user"
+    words = getattr(error, "format_message", None)
+    return (int(getattr(error, "exit_code", 2)), str(words())) if callable(words) else None

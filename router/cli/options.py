@@ -49,6 +49,7 @@ ConfigArgument = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", callback=asked_for_json, help="For programs: one JSON object a line, errors too.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 # -- the configuration -------------------------------------------------------------------------------------------------
@@ -63,13 +64,13 @@ def config_file(*named: Path | None) -> Path:
         return given[0]
     if variable := os.environ.get(VARIABLE):
         return Path(variable)
-    for place in PLACES:
-        if os.path.lexists(place):
-            return place
-    wrong(
-        f"no configuration: there is no {PLACES[0]} in this folder and no {PLACES[1]} "
-        f"(name one with --config or {VARIABLE}, or make one with 'dicom-router init')"
-    )
+    place = next((place for place in PLACES if os.path.lexists(place)), None)
+    if place is None:
+        wrong(
+            f"no configuration: there is no {PLACES[0]} in this folder and no {PLACES[1]} "
+            f"(name one with --config or {VARIABLE}, or make one with 'dicom-router init')"
+        )
+    return place
 
 
 def settings_of(config: Path | None) -> Settings:
@@ -134,6 +135,24 @@ def parsed(parse: Callable[[str], T], text: str, option: str) -> T:
         return parse(text)
     except WrongError as error:
         wrong(f"{option}: {error.message} ({error.fix})")
+
+
+def on_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def confirm(what: str, lines: list[str], *, yes: bool, as_json: bool) -> None:
+    """Say what will be taken and ask; away from a terminal, and under `--json`, only `--yes` lets the command go on."""
+    if not as_json:
+        for line in lines:
+            typer.echo(printable(line), err=True)
+    if yes:
+        return
+    if as_json or not on_terminal():
+        taken = "; ".join(lines)
+        wrong(f"nothing is changed: --yes is needed to {what}" + (f": {taken}" if as_json else ""))
+    if not typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
+        fail("nothing is changed")
 
 
 # -- a spool to look at ------------------------------------------------------------------------------------------------

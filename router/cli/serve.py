@@ -31,7 +31,7 @@ def command(
     try:
         while next_signal(signals) == signal.SIGHUP:
             try:
-                node.reload()
+                node.reload("SIGHUP")
             except ConfigError as error:
                 log.error("not reloaded", problems=[str(problem) for problem in error.problems])
             except SpoolError as error:
