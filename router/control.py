@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from router.config import ConfigError
 from router.observe import log, where
 
 if TYPE_CHECKING:
@@ -25,9 +28,13 @@ SOCKET = "control"
 LONGEST = 1 << 20
 SECONDS = 60.0
 REQUEST_SECONDS = 5.0
-"""For the whole of a request, so that whoever stays silent, or trickles, gives its place back soon."""
-PLACES = 16
-"""Connections that are looked after at once; the others wait."""
+"""For the whole of a request: a client that stays silent or trickles loses its connection then."""
+PLACES = 64
+"""Connections whose request has not come yet. One more costs the oldest silent one its connection, so that no client
+waits for silent ones."""
+ORDERS = 64
+"""Requests that have come and wait for their turn; one more is told to come back."""
+BUSY = "the node is busy with other requests; try again"
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -37,7 +44,7 @@ class NoNodeError(Exception):
 
 
 class NoAnswerError(Exception):
-    """A node is running, and has not said whether it did what it was asked: nobody else may do it in its place."""
+    """A node is running, and has not said whether it did what it was asked: no other process may do it instead."""
 
 
 class ControlServer:
@@ -47,7 +54,10 @@ class ControlServer:
         self._folder = folder
         self._handler = handler
         self._one_at_a_time = threading.Lock()
-        self._places = threading.Semaphore(PLACES)
+        self._orders = threading.BoundedSemaphore(ORDERS)
+        self._silent: dict[socket.socket, None] = {}
+        """Connections without a request yet, the oldest first."""
+        self._silent_lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -77,36 +87,61 @@ class ControlServer:
 
     def _run(self, server: socket.socket) -> None:
         while not self._stopping.is_set():
-            self._places.acquire()
             connection: socket.socket | None = None
             try:
                 connection, _ = server.accept()
+                self._make_place_for(connection)
                 threading.Thread(target=self._serve, args=(connection,), name="control", daemon=True).start()
             except (OSError, RuntimeError) as error:
-                # Out of descriptors, memory or threads: those who are served will give some back.
-                self._places.release()
+                # Out of descriptors, memory or threads: the clients that are served will give some back.
                 if connection is not None:
+                    self._has_spoken(connection)
                     connection.close()
                 if not self._stopping.wait(0.2):
                     log.error("accept failed", errno=getattr(error, "errno", None))
 
+    def _make_place_for(self, connection: socket.socket) -> None:
+        with self._silent_lock:
+            oldest = next((one for one in self._silent if not _has_bytes(one)), None)
+            if oldest is not None and len(self._silent) >= PLACES:
+                del self._silent[oldest]
+                with suppress(OSError):  # it has gone by itself
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+            self._silent[connection] = None
+
+    def _has_spoken(self, connection: socket.socket) -> None:
+        with self._silent_lock:
+            self._silent.pop(connection, None)
+
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection:
-                request = _read(connection, REQUEST_SECONDS)
-                with self._one_at_a_time:
-                    answer = self._answer(request)
+                try:
+                    request = _read(connection, REQUEST_SECONDS)
+                finally:
+                    self._has_spoken(connection)
+                answer = self._in_turn(request)
                 connection.settimeout(SECONDS)
                 _send(connection, answer)
-        except Exception as error:  # whatever came, it ends its own connection only
+        except Exception as error:  # it ends its own connection only
             log.warning("control request failed", error=where(error))
+
+    def _in_turn(self, request: dict[str, Any]) -> dict[str, Any]:
+        if not self._orders.acquire(blocking=False):
+            return {"error": BUSY}
+        try:
+            with self._one_at_a_time:
+                return self._answer(request)
         finally:
-            self._places.release()
+            self._orders.release()
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
             return self._handler(request)
-        except Exception as error:  # the asker shall see it, and the next asker be answered
+        except ConfigError as error:
+            problems = [asdict(problem) for problem in error.problems]
+            return {"error": str(error), "exit_code": error.exit_code, "problems": problems}
+        except Exception as error:  # the client must see it, and the next client must be answered
             return {"error": str(error) or type(error).__name__, "exit_code": getattr(error, "exit_code", 1)}
 
 
@@ -123,7 +158,7 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NoNodeError(f"no node is running on {folder}") from error
         except BlockingIOError as error:
-            raise NoAnswerError("the node is busy with others' requests; try again") from error
+            raise NoAnswerError(BUSY) from error
         try:
             _send(client, request)
             return _read(client, SECONDS)
@@ -140,7 +175,7 @@ def known(spool: Spool, destinations: Iterable[str]) -> list[str]:
 
 
 def carry_out(spool: Spool, request: dict[str, Any], destinations: Iterable[str]) -> dict[str, Any]:
-    """One change of the queue. Whoever works on the spool makes it: the node, or without one the command line."""
+    """One change of the queue. The process that works on the spool makes it: the node, or else the command line."""
     who = str(request.get("who", ""))[:64]
     match request.get("do"):
         case "retry":
@@ -158,8 +193,15 @@ def carry_out(spool: Spool, request: dict[str, Any], destinations: Iterable[str]
             (spool.pause if do == "pause" else spool.resume)(destination, who)
             return {"done": True}
         case "wipe":
-            return {"changed": spool.wipe()}
+            return {"changed": spool.wipe(who)}
     return {"error": "no such request"}
+
+
+def _has_bytes(connection: socket.socket) -> bool:
+    """Whether something has come that its thread has not read yet."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import threading
 import time
 from typing import Any
 
+from router.association.expiry import expiries
+from router.association.listening import listeners
 from router.classify import Classifier
 from router.commitment import Committer
 from router.config import ConfigError, Problem, Settings, load
@@ -29,6 +31,8 @@ DRAIN_SECONDS = 7.0
 LAST_WRITES = 1.0
 """Seconds for what still waits for the database, however late it is."""
 SWEEP_EVERY = 60.0
+PARTS = ("node", "spool", "model", "web", "destinations", "rules")
+"""The parts of the settings that a reload compares."""
 
 
 class Node:
@@ -99,31 +103,32 @@ class Node:
         else:
             log.error("stopped, but the spool's database did not take the last changes; their work begins again")
 
-    def reload(self) -> list[str]:
-        """Read routing.yaml again, and say what of it needs a restart; a file with a mistake changes nothing.
+    def reload(self, who: str = "") -> dict[str, Any]:
+        """Read routing.yaml again; a file with a mistake changes nothing. Raises ConfigError, SpoolError.
 
-        Raises ConfigError, SpoolError.
+        Says which file it was, which parts of it have changed since it was last read, and what needs a restart.
         """
         with self._reloading:  # a signal and the control socket may ask at once
-            return self._reload()
+            return self._reload(who)
 
-    def _reload(self) -> list[str]:
+    def _reload(self, who: str) -> dict[str, Any]:
         new = load(self._settings.file)
         self._refuse_orphaned_deliveries(new)
+        changed = [part for part in PARTS if getattr(self._settings, part) != getattr(new, part)]
         self._settings = new
         self._forwarder.apply_settings()
         waiting = _needing_a_restart(self._started_with, new)
         for part in waiting:
             log.warning("needs a restart", part=part)
-        log.info("reloaded", rules=len(new.rules.rules), destinations=len(new.destinations))
-        self._spool.event("reloaded")
-        return waiting
+        log.info("reloaded", changed=changed, rules=len(new.rules.rules), destinations=len(new.destinations))
+        self._spool.event("reloaded", who=who, changed=changed)
+        return {"file": str(new.file), "changed": changed, "needs_restart": waiting}
 
     def _refuse_orphaned_deliveries(self, new: Settings) -> None:
         problems = [
             Problem(
                 str(new.file), 0, f"destination {name} is gone, but {waiting} deliveries wait for it",
-                f"keep it until they are done, or: dicom-router queue discard --to {name}",
+                f"keep it until they are done, or: dicom-router queue discard --all --to {name}",
             )
             for name, waiting in self._orphaned(new).items()
         ]  # fmt: skip
@@ -142,7 +147,7 @@ class Node:
         for name, waiting in orphaned.items():
             if self._told.get(name) != waiting:
                 log.error("deliveries to a destination that is gone", destination=name, waiting=waiting,
-                          fix=f"put it back, or: dicom-router queue discard --to {name}")  # fmt: skip
+                          fix=f"put it back, or: dicom-router queue discard --all --to {name}")  # fmt: skip
         self._told = orphaned
 
     @property
@@ -167,6 +172,18 @@ class Node:
     def circuits(self) -> dict[str, bool]:
         return self._forwarder.open_circuits()
 
+    def destinations(self) -> dict[str, bool]:
+        """Each destination of the settings, and whether a person has paused it."""
+        states = self._spool.destination_states()
+        return {name: name in states and states[name].paused for name in self._settings.destinations}
+
+    def certificates(self) -> dict[str, float]:
+        return {where: times[0] for where, times in expiries(self._settings).items() if times}
+
+    def listens(self) -> list[list[Any]]:
+        """The addresses that this node took when it started."""
+        return [list(one) for one in listeners(self._started_with)]
+
     def models(self) -> dict[str, str]:
         return self._serving.digests()
 
@@ -174,13 +191,14 @@ class Node:
         """One request from the control socket."""
         match request.get("do"):
             case "reload":
-                return {"done": True, "needs_restart": self.reload()}
+                return {"done": True} | self.reload(str(request.get("who", ""))[:64])
             case "model":
                 return self._serving.order(request)
             case "models":
                 return self._serving.report()
             case "status":
-                return {"inference": self._inference.info(), "circuits": self.circuits(), **self.ready()}
+                about = {"inference": self._inference.info(), "circuits": self.circuits(), "listens": self.listens()}
+                return about | self.ready()
         return carry_out(self._spool, request, self._settings.destinations)
 
     # -- inside ----------------------------------------------------------------------------------------------------

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+from collections.abc import Iterator
+
+from router.config.settings import Settings
+
+WEB = "web.port"
+PRIVILEGED = 1024
+"""Ports below this one need a right that not every account has."""
 
 
 class AddressError(Exception):
     """An address cannot be had, as the machine is now: one line with the fix. The configuration may be right."""
+
+    def __init__(self, message: str, *, in_use: bool = False) -> None:
+        super().__init__(message)
+        self.in_use = in_use
+
+
+def listeners(settings: Settings) -> Iterator[tuple[str, str, int]]:
+    """(setting, address, port) of everything that a node listens on."""
+    node, web = settings.node, settings.web
+    yield "node.port", node.address, node.port
+    if node.tls is not None:
+        yield "node.tls.port", node.address, node.tls.port
+    yield WEB, web.address, web.port
 
 
 def bind(address: str, port: int, setting: str) -> socket.socket:
@@ -40,4 +61,17 @@ def listen(sock: socket.socket, backlog: int, setting: str) -> None:
 def _refused(address: str, port: int, setting: str, error: OSError) -> AddressError:
     why = os.strerror(error.errno) if error.errno else str(error)
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    return AddressError(f"{where}: {why} (end what listens there, or set another {setting})")
+    return AddressError(f"{where}: {why} ({_fix(port, setting, error.errno)})", in_use=error.errno == errno.EADDRINUSE)
+
+
+def _fix(port: int, setting: str, why: int | None) -> str:
+    if why in (errno.EACCES, errno.EPERM) and port < PRIVILEGED:
+        return (
+            f"ports below {PRIVILEGED} need rights: AmbientCapabilities=CAP_NET_BIND_SERVICE in the systemd unit, "
+            f"or sysctl net.ipv4.ip_unprivileged_port_start={port}; or set another {setting}"
+        )
+    if why == errno.EADDRNOTAVAIL:
+        return f"this machine has no such address; set another {setting.rpartition('.')[0].split('.')[0]}.address"
+    if why == errno.EADDRINUSE:
+        return f"end what listens there, or set another {setting}"
+    return f"set another {setting}"

@@ -26,6 +26,7 @@ from router.cli import (
     serve,
     train,
 )
+from router.cli.options import asked_for_json, tell_failure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,17 +58,26 @@ def _version(wanted: bool) -> None:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
-    pass
+    asked_for_json(False)
 
 
 def main() -> NoReturn:
-    """The console script. Known failures become one line on standard error; nothing is shown as a traceback twice."""
+    """The console script. A known failure becomes one line on standard error, or one JSON object under `--json`."""
+    as_json = "--json" in sys.argv[1:]  # where the words themselves are wrong, no option is parsed
     try:
-        app()
+        code = app(standalone_mode=not as_json)
     except Exception as error:
-        from router.cli.failures import explain
+        from router.cli.failures import details, explain
 
-        code, text = explain(error)
-        print(text, file=sys.stderr)
-        sys.exit(code)
-    sys.exit(0)
+        number, text = _wrong_words(error) or explain(error)
+        tell_failure(text, number, as_json=as_json, **details(error))
+        sys.exit(number)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _wrong_words(error: Exception) -> tuple[int, str] | None:
+    """What the command line's parser says, where it is told not to print that itself."""
+    if isinstance(error, typer.Abort):
+        return 1, "ended by the user"
+    words = getattr(error, "format_message", None)
+    return (int(getattr(error, "exit_code", 2)), str(words())) if callable(words) else None

@@ -1,32 +1,38 @@
-"""`dicom-router check`: will it run? Configuration, model, spool, destinations; nothing is changed, nothing is sent."""
+"""`dicom-router check`: will it run? File, model, spool, ports, certificates, destinations; changes nothing."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import Json
+from router.cli.options import Config, ConfigArgument, Json, config_file, local_time
 
 if TYPE_CHECKING:
     from router.config import Settings
 
+DAY = 86400.0
+SOON = 30 * DAY
+"""A certificate that expires within so many seconds is told of."""
+
 
 def command(
-    config: Annotated[Path, typer.Argument(help="The routing.yaml.")] = Path("routing.yaml"),
+    file: ConfigArgument = None,
+    config: Config = None,
     as_json: Json = False,
     offline: Annotated[bool, typer.Option(help="Leave the destinations alone.")] = False,
 ) -> None:
     """Check everything that `serve` needs. Exit code 2: a mistake in the file; 1: something else is not ready."""
     from router.config import load
 
-    settings = load(config)
+    settings = load(config_file(file, config))
     results = [("configuration", "ok", f"{len(settings.rules.rules)} rules, {len(settings.destinations)} destinations")]
     results += [("configuration", "warning", warning) for warning in settings.warnings]
-    results += [*_model(settings), *_spool(settings), *([] if offline else _destinations(settings))]
+    results += [*_model(settings), *_spool(settings), *_ports(settings), *_certificates(settings)]
+    results += [] if offline else _destinations(settings)
     for what, state, text in results:
         if as_json:
             print(json.dumps({"check": what, "state": state, "text": text}))
@@ -62,6 +68,61 @@ def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
     for state, text in inspect(settings.spool):
         yield "spool", state, text
+
+
+def _ports(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Whether the node could listen; the ports that the running node of this spool holds are as they should be."""
+    from router.association.listening import AddressError, bind, listeners
+
+    held: list[list[object]] | None = None
+    for setting, address, port in listeners(settings):
+        try:
+            bind(address, port, setting).close()
+        except AddressError as error:
+            if error.in_use and held is None:
+                held = _held_by_the_node(settings)
+            if error.in_use and [setting, address, port] in (held or []):
+                yield setting, "ok", f"{address}:{port} is held by the running node of this spool"
+            else:
+                yield setting, "failed", str(error)
+        else:
+            yield setting, "ok", f"{address}:{port} is free"
+
+
+def _held_by_the_node(settings: Settings) -> list[list[object]]:
+    from router.control import NoAnswerError, NoNodeError, ask
+
+    try:
+        return list(ask(settings.spool.path, {"do": "status"}).get("listens", []))
+    except (NoNodeError, NoAnswerError, OSError):
+        return []
+
+
+def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Whether the server's certificate fits its key, and which certificate of any use expires soon."""
+    from router.association.expiry import expiries
+    from router.association.tls import server_context
+
+    if settings.node.tls is not None:
+        try:
+            server_context(settings.node.tls)
+        except OSError as error:
+            words = getattr(error, "reason", None) or error.strerror or type(error).__name__
+            yield "node.tls", "failed", f"certificate, key and ca cannot be used together: {words}"
+    now = time.time()
+    for setting, times in expiries(settings).items():
+        if not times:
+            yield setting, "warning", "when it expires cannot be read: is it a certificate in PEM?"
+            continue
+        soonest, of = local_time(times[0]), f" (the first of {len(times)} in the file)" if len(times) > 1 else ""
+        if times[0] > now + SOON:
+            yield setting, "ok", f"expires {soonest}{of}"
+        elif times[0] > now:
+            yield setting, "warning", f"expires {soonest}{of}, in {(times[0] - now) / DAY:.0f} days: renew it"
+        else:
+            # Of several authorities an old one may have served its time.
+            state = "warning" if setting.endswith(".ca") and times[-1] > now else "failed"
+            yield setting, state, f"expired {soonest}{of}: renew it"
 
 
 def _destinations(settings: Settings) -> Iterator[tuple[str, str, str]]:

@@ -7,16 +7,19 @@ from typing import Annotated
 
 import typer
 
+from router.cli.options import Config, ConfigArgument, config_file
+
 
 def command(
-    config: Annotated[Path, typer.Argument(help="The routing.yaml.")] = Path("routing.yaml"),
+    file: ConfigArgument = None,
+    config: Config = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it here (Markdown).")] = None,
 ) -> None:
     """Print the conformance statement of this configuration, in Markdown."""
     from router.config import load
     from router.conformance import statement
 
-    text = statement(load(config))
+    text = statement(load(config_file(file, config)))
     if output is None:
         print(text, end="")
     else:

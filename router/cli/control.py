@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from router.cli.options import Config, Json, who
+from router.cli.options import (
+    Config,
+    Json,
+    Yes,
+    confirm,
+    fail,
+    local_time,
+    printable,
+    settings_of,
+    who,
+)
 
 if TYPE_CHECKING:
     from router.config import Settings
 
 
-def reload(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def reload(config: Config = None, as_json: Json = False) -> None:
     """Make the running node read its routing.yaml again. A file with a mistake changes nothing (exit code 2)."""
-    from router.config import load
     from router.control import ask
 
-    answer = _done(ask(load(config).spool.path, {"do": "reload", "who": who()}))
-    waiting = ", ".join(answer["needs_restart"])
-    print(json.dumps(answer) if as_json else f"reloaded; needs a restart: {waiting}" if waiting else "reloaded")
+    settings = settings_of(config)
+    answer = _done(ask(settings.spool.path, {"do": "reload", "who": who()}))
+    if as_json:
+        print(json.dumps(answer))
+        return
+    changed, waiting = ", ".join(answer["changed"]), ", ".join(answer["needs_restart"])
+    print(f"reloaded; needs a restart: {waiting}" if waiting else "reloaded")
+    unchanged = f"nothing has changed since {printable(answer['file'])} was read last"
+    typer.echo(f"changed: {changed}" if changed else unchanged, err=True)
 
 
-def wipe(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
-    """Remove every blob that is no longer needed, before its time; says what is left and why."""
-    from router.config import load
+def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None:
+    """Remove every blob that is no longer needed, before its time; says what is left and why. Asks first.
+
+    What is removed can no longer be decided again, sent again, or looked at.
+    """
+    from router.config.settings import GB
     from router.spool import read_spool
 
-    settings = load(config)
+    settings = settings_of(config)
+    spool = read_spool(settings.spool)
+    finished = spool.finished()
+    if finished.n:
+        line = f"{finished.n} blobs of finished instances, {finished.bytes / GB:.2f} GB, the oldest finished "
+        confirm("remove them for good", [line + local_time(finished.oldest)], yes=yes, as_json=as_json)
     removed = change(settings, "wipe")["changed"]
-    counts = read_spool(settings.spool).counts()
+    counts = spool.counts()
     left = {"removed": removed, "undecided": counts.undecided, "open": sum(counts.open.values()),
             "buried": sum(counts.buried.values())}  # fmt: skip
     if as_json:
@@ -60,6 +82,6 @@ def change(settings: Settings, do: str, **about: Any) -> dict[str, Any]:
 def _done(answer: dict[str, Any]) -> dict[str, Any]:
     """The answer; or the end of the command, where it is an error."""
     if "error" in answer:
-        typer.echo(answer["error"], err=True)
-        raise typer.Exit(answer.get("exit_code", 1))
+        more = {name: value for name, value in answer.items() if name not in ("error", "exit_code")}
+        fail(str(answer["error"]), int(answer.get("exit_code", 1)), **more)
     return answer

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.cli.options import asked_for_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,7 +27,9 @@ def command(
         str | None,
         typer.Option(help="Score this split; left out, `test` where there is one or it was trained on these; else all.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Every figure as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=asked_for_json, help="Every figure as JSON, errors too.")
+    ] = False,
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV line for each image here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here, readable by you only.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="The worst mistakes as pictures.")] = True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from router.cli.options import Config, Json, local_time, pages, printable, spool
 
 
 def command(
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing new ones.")] = False,
     as_json: Json = False,
 ) -> None:

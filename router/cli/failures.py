@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 
 def explain(error: Exception) -> tuple[int, str]:
     """(exit code, text for standard error). Raises the error again when it is a fault of the program.
@@ -15,3 +18,11 @@ def explain(error: Exception) -> tuple[int, str]:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror or error}"
     raise error
+
+
+def details(error: Exception) -> dict[str, Any]:
+    """What a program may want beside the text: each mistake of a configuration by itself."""
+    problems = getattr(error, "problems", ())
+    if not problems:
+        return {}
+    return {"problems": [asdict(problem) for problem in problems]}

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Config, Json, local_time, must_be_file, must_be_folder, pages, spool_of, who
+from router.cli.options import (
+    Config,
+    Json,
+    fail,
+    local_time,
+    must_be_file,
+    must_be_folder,
+    pages,
+    settings_of,
+    spool_of,
+    who,
+)
 
 if TYPE_CHECKING:
     from router.config import Settings
@@ -27,7 +38,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder: c
 @app.command()
 def promote(
     folder: Folder,
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     pinned: Annotated[Path | None, typer.Option(help="A CSV of labelled images: file, label.")] = None,
     root: Annotated[Path | None, typer.Option(help="Where its files are; left out, beside it.")] = None,
     allow: Annotated[float, typer.Option(min=0, max=1, help="So far may a share of the table fall.")] = 0.01,
@@ -75,7 +86,7 @@ def promote(
 
 
 @app.command()
-def rollback(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def rollback(config: Config = None, as_json: Json = False) -> None:
     """Let the model serve that served before. A second time undoes the first."""
     settings, _ = _store(config)
     state = _order(settings, {"order": "rollback"})
@@ -86,7 +97,7 @@ def rollback(config: Config = Path("routing.yaml"), as_json: Json = False) -> No
 @app.command()
 def shadow(
     folder: Annotated[str, typer.Argument(metavar="DIR|off", help="A model's folder; `off` ends it.")],
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Let a second model look at everything and record what it says. It decides nothing, and costs CPU."""
@@ -100,7 +111,7 @@ def shadow(
 
 
 @app.command()
-def show(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def show(config: Config = None, as_json: Json = False) -> None:
     """Which model serves, which served before, which shadows; digests, since when, and by whom."""
     from dataclasses import asdict
 
@@ -137,7 +148,7 @@ def show(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
 
 
 @app.command("compare")
-def compare_(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def compare_(config: Config = None, as_json: Json = False) -> None:
     """Count where the shadow's predictions agree with those that decided, by class; a pair of models at a time."""
     from router.spool import SHADOW_PREDICTION
     from router.training.candidate import count_shadow
@@ -152,11 +163,10 @@ def compare_(config: Config = Path("routing.yaml"), as_json: Json = False) -> No
 # -- inside ------------------------------------------------------------------------------------------------------------
 
 
-def _store(config: Path) -> tuple[Settings, ModelStore]:
-    from router.config import load
+def _store(config: Path | None) -> tuple[Settings, ModelStore]:
     from router.model.store import ModelStore
 
-    settings = load(config)
+    settings = settings_of(config)
     return settings, ModelStore(settings.spool.path, settings.model.path)
 
 
@@ -234,8 +244,7 @@ def _order(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
         while (answer := ask(folder, {"do": "models"}))["busy"]:
             time.sleep(0.2)
     if answer["error"]:
-        typer.echo(f"nothing has changed: {answer['error']}", err=True)
-        raise typer.Exit(1)
+        fail(f"nothing has changed: {answer['error']}", int(answer.get("exit_code", 1)))
     return answer
 
 

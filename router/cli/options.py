@@ -1,9 +1,11 @@
-"""What several commands share: options, how wrong use is told, and reading a spool."""
+"""What several commands share: options, finding the configuration, how failures are told, and reading a spool."""
 
 from __future__ import annotations
 
 import getpass
+import json
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,12 +14,70 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from router.config import Settings
     from router.spool import Spool
 
 T = TypeVar("T")
-Config = Annotated[Path, typer.Option("--config", "-c", help="The routing.yaml.")]
-Json = Annotated[bool, typer.Option("--json", help="For programs: one JSON object a line.")]
 PAGE = 500
+VARIABLE = "DICOM_ROUTER_CONFIG"
+PLACES = (Path("routing.yaml"), Path("/etc/dicom-router/routing.yaml"))
+"""Where a configuration is looked for when neither an option nor the variable names one."""
+
+
+class _Output:
+    """Whether the command that runs was asked for JSON."""
+
+    as_json = False
+
+
+def asked_for_json(value: bool) -> bool:
+    """The callback of `--json`, so that a failure anywhere in the command is told as JSON as well."""
+    _Output.as_json = value
+    return value
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help=f"The routing.yaml. Left out: ${VARIABLE}, ./routing.yaml or {PLACES[1]}.",
+        show_default=False,
+    ),
+]  # fmt: skip
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG]", help="The routing.yaml; the same as --config.", show_default=False)
+]
+Json = Annotated[
+    bool, typer.Option("--json", callback=asked_for_json, help="For programs: one JSON object a line, errors too.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+# -- the configuration -------------------------------------------------------------------------------------------------
+
+
+def config_file(*named: Path | None) -> Path:
+    """The configuration that was named, else that of the environment, else the first of `PLACES` that is there."""
+    given = list(dict.fromkeys(path for path in named if path is not None))
+    if len(given) > 1:
+        wrong(f"two configurations are named: {given[0]} and {given[1]}; name one")
+    if given:
+        return given[0]
+    if variable := os.environ.get(VARIABLE):
+        return Path(variable)
+    place = next((place for place in PLACES if os.path.lexists(place)), None)
+    if place is None:
+        wrong(
+            f"no configuration: there is no {PLACES[0]} in this folder and no {PLACES[1]} "
+            f"(name one with --config or {VARIABLE}, or make one with 'dicom-router init')"
+        )
+    return place
+
+
+def settings_of(config: Path | None) -> Settings:
+    """The settings of the configuration that `config_file` finds. Raises ConfigError."""
+    from router.config import load
+
+    return load(config_file(config))
 
 
 def who() -> str:
@@ -28,13 +88,26 @@ def who() -> str:
         return f"uid {os.getuid()}"
 
 
-# -- wrong use ---------------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 def wrong(line: str) -> NoReturn:
     """End the command with one line and code 2."""
-    typer.echo(line, err=True)
-    raise typer.Exit(2)
+    fail(line, 2)
+
+
+def fail(line: str, code: int = 1, **more: Any) -> NoReturn:
+    """End the command: with a line on standard error, or with one JSON object on standard output under `--json`."""
+    tell_failure(line, code, as_json=_Output.as_json, **more)
+    raise typer.Exit(code)
+
+
+def tell_failure(line: str, code: int, *, as_json: bool, **more: Any) -> None:
+    """`more` is what a program may want to know beside the line."""
+    if as_json:
+        print(json.dumps({"error": line, "exit_code": code} | more), flush=True)
+    else:
+        print(line, file=sys.stderr)
 
 
 def must_be_folder(what: str, path: Path) -> None:
@@ -64,15 +137,32 @@ def parsed(parse: Callable[[str], T], text: str, option: str) -> T:
         wrong(f"{option}: {error.message} ({error.fix})")
 
 
+def on_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def confirm(what: str, lines: list[str], *, yes: bool, as_json: bool) -> None:
+    """Say what will be taken and ask; away from a terminal, and under `--json`, only `--yes` lets the command go on."""
+    if not as_json:
+        for line in lines:
+            typer.echo(printable(line), err=True)
+    if yes:
+        return
+    if as_json or not on_terminal():
+        taken = "; ".join(lines)
+        wrong(f"nothing is changed: --yes is needed to {what}" + (f": {taken}" if as_json else ""))
+    if not typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
+        fail("nothing is changed")
+
+
 # -- a spool to look at ------------------------------------------------------------------------------------------------
 
 
-def spool_of(config: Path) -> Spool:
+def spool_of(config: Path | None) -> Spool:
     """The spool of a configuration, for reading."""
-    from router.config import load
     from router.spool import read_spool
 
-    return read_spool(load(config).spool)
+    return read_spool(settings_of(config).spool)
 
 
 def pages(ask: Callable[..., list[dict[str, Any]]], after: int = 0, **choice: Any) -> Iterator[dict[str, Any]]:

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli.control import change
-from router.cli.options import PAGE, Config, Json, choose, local_time, pages, printable, spool_of, wrong
+from router.cli.options import (
+    PAGE,
+    Config,
+    Json,
+    Yes,
+    choose,
+    confirm,
+    fail,
+    local_time,
+    pages,
+    printable,
+    settings_of,
+    spool_of,
+    wrong,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
-    from router.spool import Spool
+    from router.config import Settings
+    from router.spool import DestinationState, Spool
 
 app = typer.Typer(no_args_is_help=True, help="Deliveries that are owed or buried: list, show, retry, discard.")
 
@@ -30,66 +45,82 @@ Which = Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance by o
 
 @app.command("list")
 def list_(
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     to: To = None,
     buried: Annotated[bool, typer.Option("--buried", help="Only what was given up on.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Open and buried deliveries, oldest first. Which destination is not sent to now goes to standard error."""
-    from router.config import load
-    from router.spool import read_spool
+    """Open and buried deliveries, oldest first, and whether their destination is paused or does not take anything.
 
-    settings = load(config)
-    spool = read_spool(settings.spool)
-    _check(spool, to, settings.destinations)
+    What to do about such a destination goes to standard error.
+    """
+    _, spool = _open(config, to)
+    states = spool.destination_states()
     if not as_json:
-        for line in _held(spool, to):
+        for line in _held(spool, states, to):
             typer.echo(printable(line), err=True)
     for row in _deliveries(spool, to, ("buried",) if buried else ("open", "buried")):
+        state = states.get(row["destination"])
         if as_json:
-            print(json.dumps(row))
-        else:
-            held = " (being sent)" if row["token"] else ""
-            print(printable(
-                f"{row['id']:>8}  {row['state']:7s} {row['destination']:20s} instance {row['instance_id']}  "
-                f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{held}"
-            ))  # fmt: skip
+            print(json.dumps(row | {
+                "paused": bool(state and state.paused), "circuit_open": bool(state and state.circuit_until),
+                "next_try_at": state and (state.circuit_until or None),
+                "circuit_reason": state and (state.circuit_reason or None),
+            }))  # fmt: skip
+            continue
+        print(printable(
+            f"{row['id']:>8}  {row['state']:7s} {row['destination']:20s} instance {row['instance_id']}  "
+            f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{_hold(row, state)}"
+        ))  # fmt: skip
 
 
-def _check(spool: Spool, to: str | None, destinations: Iterable[str]) -> None:
-    """A destination that nobody knows is wrong use, not one to which nothing is owed."""
+def _hold(row: dict[str, Any], state: DestinationState | None) -> str:
+    """Why a delivery is not tried now, or that it is being sent."""
+    if row["token"]:
+        return " (being sent)"
+    if row["state"] != "open" or state is None:
+        return ""
+    return " (paused)" if state.paused else " (circuit open)" if state.circuit_until else ""
+
+
+def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
+    """Settings and spool, once it is certain that `to` is a destination: one that is unknown is wrong use."""
     from router.control import known
+    from router.spool import read_spool
 
+    settings = settings_of(config)
+    spool = read_spool(settings.spool)
     if to is not None:
-        choose("--to", to, known(spool, destinations))
+        choose("--to", to, known(spool, settings.destinations))
+    return settings, spool
 
 
-def _held(spool: Spool, to: str | None) -> Iterator[str]:
-    """A line for each destination for which something waits and to which nothing is sent now."""
+def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) -> Iterator[str]:
+    """A line for each destination that is paused, and for each with an open circuit for which something waits."""
     waiting = spool.counts().open
-    for name in sorted(waiting if to is None else {to} & set(waiting)):
-        state = spool.destination_state(name)
+    for name, state in sorted(states.items()):
+        if to not in (None, name):
+            continue
         if state.paused:
-            yield f"{name} is paused, {waiting[name]} wait: dicom-router queue resume {name}"
-        elif state.circuit_until:
+            yield f"{name} is paused, {waiting.get(name, 0)} wait: dicom-router queue resume {name}"
+        elif state.circuit_until and name in waiting:
             again = "now" if state.circuit_until <= time.time() else local_time(state.circuit_until)
             yield f"{name} does not take anything, {waiting[name]} wait, next try {again}: {state.circuit_reason}"
     if not waiting:
-        yield "nothing is owed"
+        yield "nothing waits to be sent"
 
 
 @app.command()
 def show(
     instance: Which,
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Everything known of one instance: who sent it, what was seen, which rule fired, where it went."""
     spool = spool_of(config)
     row = spool.instance(_instance(spool, instance))
     if row is None:
-        typer.echo(f"no instance or delivery {instance[:40]!r}; queue list shows them", err=True)
-        raise typer.Exit(1)
+        fail(f"no instance or delivery {printable(instance)!r}; queue list shows them")
     row["deliveries"] = spool.deliveries(instance_id=row["id"], limit=PAGE)
     row["events"] = spool.events(instance_id=row["id"], limit=PAGE)
     if as_json:
@@ -137,83 +168,119 @@ def _words(name: str, value: Any) -> str:
 @app.command()
 def retry(
     ids: Ids = None,
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     to: To = None,
     every: Annotated[bool, typer.Option("--all", help="Everything buried.")] = False,
     as_json: Json = False,
 ) -> None:
     """Owe buried (or waiting) deliveries again, and try their destinations at once. The time to give up begins anew."""
-    _change(config, "retry", ids, to, every, as_json)
+    # --to takes what waits and what is buried there; --all only what is buried.
+    states = ("buried",) if every and to is None else ("open", "buried")
+    settings, spool = _open(config, to)
+    chosen = _chosen(spool, ids, to, every, states)
+    _change(settings, "retry", chosen, as_json)
+    if states == ("buried",) and not ids:
+        _tell_waiting(spool, "--to DESTINATION takes these, too")
 
 
 @app.command()
 def discard(
     ids: Ids = None,
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     to: To = None,
-    every: Annotated[bool, typer.Option("--all", help="Everything buried.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Everything buried; with --to, also what waits for that destination.")
+    ] = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="With --to: what waits there, not the buried.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Drop deliveries for good. It is recorded who did it."""
-    _change(config, "discard", ids, to, every, as_json)
+    """Drop deliveries for good: with --to, what is buried there. Asks first. It is recorded who did it."""
+    if waiting and (to is None or every):
+        wrong("--waiting goes with --to DESTINATION, and without --all")
+    states = ("open",) if waiting else ("open", "buried") if every and to is not None else ("buried",)
+    settings, spool = _open(config, to)
+    chosen = _chosen(spool, ids, to, every, states)
+    if any(row is not None for row in chosen.values()):
+        confirm("drop for good", list(_summary(chosen.values())), yes=yes, as_json=as_json)
+    _change(settings, "discard", chosen, as_json)
+    if "open" not in states and not ids:
+        _tell_waiting(spool, "--waiting or --all takes these" if to else "--to DESTINATION --all takes these, too", to)
+
+
+def _summary(rows: Iterable[dict[str, Any] | None]) -> Iterator[str]:
+    """For each destination how many deliveries there are, and since when the oldest is owed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row is not None:
+            found.setdefault(row["destination"], []).append(row)
+    for name, owed in sorted(found.items()):
+        buried = sum(row["state"] == "buried" for row in owed)
+        oldest = local_time(min(row["owed_since"] for row in owed))
+        yield f"{name}: {len(owed)} deliveries ({buried} buried, {len(owed) - buried} waiting), oldest since {oldest}"
+
+
+def _tell_waiting(spool: Spool, hint: str, to: str | None = None) -> None:
+    counts = spool.counts().open
+    waiting = sum(counts.values()) if to is None else counts.get(to, 0)
+    if waiting:
+        typer.echo(f"{waiting} wait and are not buried; {hint}", err=True)
 
 
 @app.command()
-def pause(destination: str, config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def pause(destination: str, config: Config = None, as_json: Json = False) -> None:
     """Send nothing to a destination until `resume`; deliveries wait."""
     _order(config, f"{destination} is paused", as_json, "pause", destination=destination)
 
 
 @app.command()
-def resume(destination: str, config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def resume(destination: str, config: Config = None, as_json: Json = False) -> None:
     """Send to a destination again, at once."""
     _order(config, f"{destination} is sent to again", as_json, "resume", destination=destination)
 
 
 @app.command("decide-again")
-def decide_again(instance: Which, config: Config = Path("routing.yaml"), as_json: Json = False) -> None:
+def decide_again(instance: Which, config: Config = None, as_json: Json = False) -> None:
     """Order a new decision for an instance, by the rules in force now."""
     which = _instance(spool_of(config), instance)
     _order(config, "a new decision is ordered", as_json, "decide again", instance=which)
 
 
-def _order(config: Path, told: str, as_json: bool, do: str, **about: str) -> None:
-    from router.config import load
-
-    answer = change(load(config), do, **about)
+def _order(config: Path | None, told: str, as_json: bool, do: str, **about: str) -> None:
+    answer = change(settings_of(config), do, **about)
     print(json.dumps(answer) if as_json else told)
 
 
-def _change(config: Path, do: str, ids: list[int] | None, to: str | None, every: bool, as_json: bool) -> None:
-    from router.config import load
-    from router.spool import read_spool
-
-    if not ids and not every and to is None:
+def _chosen(
+    spool: Spool, ids: list[int] | None, to: str | None, every: bool, states: tuple[str, ...]
+) -> dict[int, dict[str, Any] | None]:
+    """The deliveries that the options name, by number; None for a number that is none."""
+    if ids and (to is not None or every):
+        wrong("name deliveries by number, or by --to and --all, not both")
+    if ids:
+        return {number: _delivery(spool, number) for number in ids}
+    if not every and to is None:
         wrong("name deliveries, or --to DESTINATION, or --all")
-    settings = load(config)
-    spool = read_spool(settings.spool)
-    _check(spool, to, settings.destinations)
-    # --to takes what is owed and what is buried there; --all only what is buried.
-    states = ("buried",) if every and to is None else ("open", "buried")
-    chosen = list(ids) if ids else [row["id"] for row in _deliveries(spool, to, states)]
-    hindered = list(_hindered(spool, chosen)) if ids else []
-    waiting = sum(spool.counts().open.values()) if states == ("buried",) and not ids else 0
-    changed = 0
-    for start in range(0, len(chosen), PAGE):
-        changed += int(change(settings, do, deliveries=chosen[start : start + PAGE])["changed"])
-    print(json.dumps({"changed": changed}) if as_json else f"{changed} of {len(chosen)} changed")
-    if waiting:
-        typer.echo(f"{waiting} wait and are not buried; --to DESTINATION takes these, too", err=True)
-    if changed < len(chosen):
-        for line in hindered:
-            typer.echo(line, err=True)
-        raise typer.Exit(1)
+    return {row["id"]: row for row in _deliveries(spool, to, states)}
 
 
-def _hindered(spool: Spool, numbers: list[int]) -> Iterator[str]:
+def _change(settings: Settings, do: str, chosen: Mapping[int, dict[str, Any] | None], as_json: bool) -> None:
+    """Have the change made; exit code 1, with the reasons, where not all could be changed."""
+    numbers, changed = list(chosen), 0
+    hindered = list(_hindered(chosen))
+    for start in range(0, len(numbers), PAGE):
+        changed += int(change(settings, do, deliveries=numbers[start : start + PAGE])["changed"])
+    if changed < len(numbers):
+        reasons = "\n".join(hindered) or "some of them ended, or are being sent now"
+        if not as_json:
+            print(f"{changed} of {len(numbers)} changed")
+        fail(reasons, changed=changed, chosen=len(numbers))
+    print(json.dumps({"changed": changed}) if as_json else f"{changed} of {len(numbers)} changed")
+
+
+def _hindered(chosen: Mapping[int, dict[str, Any] | None]) -> Iterator[str]:
     """Why deliveries cannot be changed, a line for each."""
-    for number in numbers:
-        row = _delivery(spool, number)
+    for number, row in chosen.items():
         if row is None:
             yield f"{number}: no such delivery"
         elif row["state"] not in ("open", "buried"):

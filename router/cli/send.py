@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import Json, choose, parsed, printable
+from router.cli.options import Config, Json, choose, parsed, printable, settings_of
 
 if TYPE_CHECKING:
     from router.config.settings import DestinationSettings
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def command(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.")],
     to: Annotated[str, typer.Option("--to", help="A destination of routing.yaml, or AE@HOST:PORT.")],
-    config: Annotated[Path, typer.Option("--config", "-c", help="The routing.yaml.")] = Path("routing.yaml"),
+    config: Config = None,
     calling_ae: Annotated[str, typer.Option(help="Our AE title.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -47,8 +47,8 @@ def command(
         raise typer.Exit(1)
 
 
-def _destination(to: str, config: Path, calling_ae: str) -> tuple[DestinationSettings, str]:
-    from router.config import load, values
+def _destination(to: str, config: Path | None, calling_ae: str) -> tuple[DestinationSettings, str]:
+    from router.config import values
     from router.config.generate import endpoint
     from router.config.settings import DestinationSettings, NodeSettings
 
@@ -56,6 +56,6 @@ def _destination(to: str, config: Path, calling_ae: str) -> tuple[DestinationSet
     if any(mark in to for mark in "@:/"):  # no destination's name has them
         end = parsed(endpoint, to, "--to")
         return DestinationSettings("command line", end.ae_title, end.host, end.port), ours or NodeSettings().ae_title
-    settings = load(config)
+    settings = settings_of(config)
     choose("--to", to, settings.destinations)
     return settings.destinations[to], ours or settings.calling_ae(settings.destinations[to])

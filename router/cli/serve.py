@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from router.cli.options import Config, choose
+from router.cli.options import Config, choose, settings_of
 
 
 def command(
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the node until it is told to stop. Exit code 2: configuration; 1: it could not start."""
-    from router.config import ConfigError, load
+    from router.config import ConfigError
     from router.node import Node
     from router.observe import log, where
     from router.observe.logging import set_up
     from router.spool import SpoolError
 
     choose("--log-level", log_level, ("debug", "info", "warning", "error"))
-    settings = load(config)
+    settings = settings_of(config)
     set_up(settings.node.log, log_level)
     signals = signal_pipe()
     node = Node(settings)
@@ -32,7 +31,7 @@ def command(
     try:
         while next_signal(signals) == signal.SIGHUP:
             try:
-                node.reload()
+                node.reload("SIGHUP")
             except ConfigError as error:
                 log.error("not reloaded", problems=[str(problem) for problem in error.problems])
             except SpoolError as error:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import choose, must_be_file, must_be_folder, wrong
+from router.cli.options import choose, fail, must_be_file, must_be_folder, wrong
 
 if TYPE_CHECKING:
     from router.training.data import Item
@@ -74,20 +74,20 @@ def failing() -> Iterator[None]:
     """Errors that a person can mend, those that torch words among them, end the command in one line."""
     from safetensors import SafetensorError
 
-    from router.cli.failures import explain
+    from router.cli.failures import details, explain
 
+    more: dict[str, Any] = {}
     try:
         yield
-    except typer.Exit:  # a RuntimeError, too
+    except (typer.Exit, typer.Abort):  # RuntimeErrors, too
         raise
     except (RuntimeError, SafetensorError) as error:
         code, line = 1, next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
     except Exception as error:
-        code, line = explain(error)
+        (code, line), more = explain(error), details(error)
     else:
         return
-    typer.echo(line, err=True)
-    raise typer.Exit(code)
+    fail(line, code, **more)
 
 
 def check_device(device: str) -> None:

@@ -1,8 +1,15 @@
-"""What can be counted, for Prometheus. Labels are classes, rules, destinations and statuses, never a received value."""
+"""What can be counted, for Prometheus. Labels are classes, rules, destinations, statuses, and calling AE titles.
+
+A calling AE title is received, so it is made printable, and only the first `MOST_CALLERS` have labels of their own.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+import threading
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from router.observe import safe
 
 REGISTRY = CollectorRegistry()
 
@@ -11,6 +18,13 @@ RECEIVED = Counter(
 )  # fmt: skip
 RECEIVED_BYTES = Counter("dicom_router_received_bytes_total", "Bytes of data sets stored", registry=REGISTRY)
 MERGED = Counter("dicom_router_merged_total", "Instances that came again while still open", registry=REGISTRY)
+STORED = Counter(
+    "dicom_router_stored_total", "Instances stored, by calling AE title", ["calling_ae"], registry=REGISTRY
+)
+LAST_STORED = Gauge(
+    "dicom_router_last_stored_timestamp_seconds", "Unix time of the last instance stored, by calling AE title",
+    ["calling_ae"], registry=REGISTRY,
+)  # fmt: skip
 ASSOCIATIONS = Counter(
     "dicom_router_associations_total", "Association requests, by outcome", ["outcome"], registry=REGISTRY
 )  # fmt: skip
@@ -33,3 +47,33 @@ SHADOW_PREDICTIONS = Counter(
     "Shadow predictions: agreed or differed in class, dropped (too many wait) or failed", ["outcome"],
     registry=REGISTRY,
 )  # fmt: skip
+
+MOST_CALLERS = 64
+OTHER_CALLERS = "other"
+AE_LENGTH = 16
+
+
+class Callers:
+    """The label of each calling AE title: itself for the first `MOST_CALLERS`, one for all the others."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._lock = threading.Lock()
+
+    def label(self, calling_ae: str) -> str:
+        name = safe(calling_ae.strip(), AE_LENGTH)
+        with self._lock:
+            if name not in self._known and len(self._known) >= MOST_CALLERS:
+                return OTHER_CALLERS
+            self._known.add(name)
+        return name
+
+
+CALLERS = Callers()
+
+
+def stored(calling_ae: str, at: float) -> None:
+    """Count an instance of a caller; `at` is Unix time."""
+    label = CALLERS.label(calling_ae)
+    STORED.labels(label).inc()
+    LAST_STORED.labels(label).set(at)

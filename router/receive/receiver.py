@@ -25,7 +25,7 @@ from router.association.server import AssociationServer
 from router.config.settings import Settings
 from router.flow import Instance
 from router.observe import log, safe
-from router.observe.metrics import MERGED, RECEIVED_BYTES
+from router.observe.metrics import MERGED, RECEIVED_BYTES, stored
 from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
 from router.receive.part10 import file_meta
 from router.spool import NO_SPACE, Accepted, Blob, SpoolError
@@ -149,6 +149,7 @@ class BlobSink:
         RECEIVED_BYTES.inc(blob.size)
         MERGED.inc(int(accepted.merged))
         caller = request.caller
+        stored(caller.calling_ae, instance.received_at)
         known = {"peer": caller.peer, "calling_ae": safe(caller.calling_ae), "merged": accepted.merged}
         log.info("stored", instance=accepted.instance_id, bytes=blob.size, syntax=request.transfer_syntax, **known)
         return SUCCESS

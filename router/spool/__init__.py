@@ -3,7 +3,7 @@
 from router.spool.blobs import Blob
 from router.spool.errors import NO_SPACE, SpoolError
 from router.spool.opening import open_spool, read_spool
-from router.spool.rows import Accepted, Claim, Counts, DestinationState
+from router.spool.rows import Accepted, Claim, Counts, DestinationState, Finished
 from router.spool.schema import BURIED, DISCARDED, DONE, OPEN, SHADOW_PREDICTION, SKIPPED
 from router.spool.signals import Signal
 from router.spool.spool import FULL, INSTANCES, Spool
@@ -23,6 +23,7 @@ __all__ = [
     "Claim",
     "Counts",
     "DestinationState",
+    "Finished",
     "Signal",
     "Spool",
     "SpoolError",

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.spool import schema, statements
-from router.spool.rows import Counts, DestinationState
+from router.spool.rows import Counts, DestinationState, Finished
 
 instance, delivery, destination, event = schema.instance, schema.delivery, schema.destination, schema.event
 Connection = sa.Connection
@@ -47,6 +47,22 @@ def destination_state(connection: Connection, name: str) -> DestinationState:
     if row is None:
         return DestinationState()
     return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason)
+
+
+def destination_states(connection: Connection) -> dict[str, DestinationState]:
+    """Of every destination that has ever been paused or had an open circuit."""
+    return {
+        row.name: DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason)
+        for row in connection.execute(sa.select(destination))
+    }
+
+
+def finished(connection: Connection) -> Finished:
+    query = sa.select(
+        sa.func.count(), sa.func.coalesce(sa.func.sum(instance.c.size), 0), sa.func.min(instance.c.finished_at)
+    ).where(instance.c.state == schema.FINISHED)
+    n, size, oldest = connection.execute(query).one()
+    return Finished(n, int(size), oldest or 0.0)
 
 
 def counts(connection: Connection) -> Counts:

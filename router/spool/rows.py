@@ -56,6 +56,15 @@ class Counts:
     bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Instances with nothing open or buried whose blobs are still there; `oldest`: when the first of them ended."""
+
+    n: int
+    bytes: int
+    oldest: float
+
+
 def instance_of(row: Any) -> Instance:
     return Instance(
         id=row.id,

@@ -27,7 +27,7 @@ from router.spool.copies import CopySizes, native_size
 from router.spool.doubts import Doubts
 from router.spool.errors import SpoolError
 from router.spool.leases import Leases
-from router.spool.rows import Accepted, Claim, Counts, DestinationState, instance_of
+from router.spool.rows import Accepted, Claim, Counts, DestinationState, Finished, instance_of
 from router.spool.schema import BATCH, parts
 from router.spool.signals import Signal, Signals
 from router.spool.writer import Writer
@@ -239,6 +239,13 @@ class Spool:
     def destination_state(self, name: str) -> DestinationState:
         return self._ask(lambda c: queries.destination_state(c, name))
 
+    def destination_states(self) -> dict[str, DestinationState]:
+        return self._ask(queries.destination_states)
+
+    def finished(self) -> Finished:
+        """What `wipe` would take."""
+        return self._ask(queries.finished)
+
     def set_circuit(self, name: str, until: float, failures: int, reason: str) -> None:
         """Open (until > 0) or close (0) a destination's circuit."""
         changes = {"circuit_until": until, "circuit_failures": failures, "circuit_reason": reason}
@@ -330,12 +337,12 @@ class Spool:
             self._run(lambda c: transactions.clock_was_set(c, seconds))
             self.signals.set_all()
 
-    def wipe(self) -> int:
+    def wipe(self, who: str = "") -> int:
         """Remove every blob that no open or buried delivery needs, whatever `keep` says; returns how many."""
         removed = 0
         while count := self._drop_finished(math.inf, BATCH):
             removed += count
-        self.event("wiped", removed=removed)
+        self.event("wiped", removed=removed, who=who)
         return removed
 
     def _drop_finished(self, before: float, limit: int) -> int:

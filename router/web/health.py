@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from prometheus_client import generate_latest
@@ -29,6 +29,10 @@ class View(Protocol):
 
     def circuits(self) -> dict[str, bool]: ...
 
+    def destinations(self) -> dict[str, bool]: ...
+
+    def certificates(self) -> dict[str, float]: ...
+
     def models(self) -> dict[str, str]: ...
 
 
@@ -51,19 +55,30 @@ class NodeCollector(Collector):
         for role, digest in self._view.models().items():
             models.add_metric([role, digest], 1.0)
         yield models
-        yield _family("dicom_router_queue", "Open deliveries", counts.open)
-        yield _family("dicom_router_buried", "Buried deliveries that wait for a person", counts.buried)
-        yield _family("dicom_router_oldest_owed_seconds", "Unix time since when the oldest is owed", counts.oldest)
-        yield _family("dicom_router_circuit_open", "1 while a destination's circuit is open", self._view.circuits())
+        paused = self._view.destinations()
+        none = dict.fromkeys(paused, 0)  # a series that vanishes at zero cannot be watched
+        yield _family("dicom_router_queue", "Open deliveries", {**none, **counts.open})
+        yield _family("dicom_router_buried", "Buried deliveries that wait for a person", {**none, **counts.buried})
+        yield _family(
+            "dicom_router_oldest_owed_timestamp_seconds", "Unix time since when the oldest is owed", counts.oldest
+        )
+        yield _family("dicom_router_paused", "1 while a person has paused a destination", paused)
+        yield _family(
+            "dicom_router_circuit_open", "1 while a destination's circuit is open", {**none, **self._view.circuits()}
+        )
+        yield _family(
+            "dicom_router_certificate_expiry_timestamp_seconds", "Unix time when the first certificate of a file ends",
+            self._view.certificates(), label="setting",
+        )  # fmt: skip
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         return ()
 
 
-def _family(name: str, words: str, values: Any) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, words, labels=["destination"])
-    for destination, value in values.items():
-        family.add_metric([destination], float(value))
+def _family(name: str, words: str, values: Mapping[str, float], label: str = "destination") -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, words, labels=[label])
+    for labelled, value in values.items():
+        family.add_metric([labelled], float(value))
     return family
 
 

@@ -12,12 +12,9 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from router.association.listening import bind, listen
+from router.association.listening import WEB, bind, listen
 from router.config.settings import WebSettings
 from router.web.health import View, routes
-
-PORT = "web.port"
-
 
 SECONDS = 10.0
 """For a connection: all of its request and of the answer."""
@@ -76,8 +73,8 @@ class WebServer:
 
     def start(self) -> int:
         """Open the port and return it. Raises AddressError."""
-        self._socket = bind(self._settings.address, self._settings.port, PORT)
-        listen(self._socket, 64, PORT)
+        self._socket = bind(self._settings.address, self._settings.port, WEB)
+        listen(self._socket, 64, WEB)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)
         self._thread.start()
         return int(self._socket.getsockname()[1])

@@ -107,10 +107,10 @@ def test_the_command_line_of_a_running_node(site: Site, dx: Path) -> None:
     dcmsend(site.node.port, dx)
     wait_for(lambda: '"destination": "dead"' in router("queue", "list", "--json").stdout, 30, "a waiting delivery")
     assert router("queue", "pause", "dead").returncode == 0
-    assert router("queue", "discard", "--to", "dead").returncode == 0
+    assert router("queue", "discard", "--to", "dead", "--all", "--yes").returncode == 0
     assert router("queue", "list").stdout == ""
     assert "discarded by a person" in router("events").stdout
-    assert router("wipe", "--json").returncode == 0
+    assert router("wipe", "--yes", "--json").returncode == 0
     site.node.config.write_text("nonsense: true\n")
     assert router("reload").returncode == 2
     site.node.config.write_text(good)

@@ -164,7 +164,7 @@ def test_what_cannot_be_transcoded_is_tried_again_visibly_and_then_buried(copies
 
 
 def test_copies_go_with_their_blob(copies: Copies) -> None:
-    command = [sys.executable, "-m", "router", "wipe", "--config", str(copies.node.config)]
+    command = [sys.executable, "-m", "router", "wipe", "--yes", "--config", str(copies.node.config)]
     subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     left = [path.name for path in (copies.node.folder / "spool" / "blobs").glob("*/*")]
     assert left == [f"{copies.impossible}.dcm"]

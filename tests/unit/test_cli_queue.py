@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.spool import open_spool
+from router.spool import BURIED, open_spool, read_spool
 from tests.unit.spooling import accept, decide, settings_of
 
 CONFIG = """
@@ -50,6 +51,13 @@ def test_one_destination_alone(config: Path) -> None:
     assert (done.stderr, len(done.stdout.splitlines())) == ("", 1)
 
 
+def bury(config: Path, destination: str) -> None:
+    spool = open_spool(settings_of(config.parent / "spool"))
+    (one,) = spool.claim_deliveries(destination, 1)
+    assert spool.close_delivery(one, BURIED, "refused").result()
+    spool.close()
+
+
 def queue(config: Path, *words: str) -> tuple[int, str]:
     done = CliRunner().invoke(app, ["queue", *words, "--config", str(config)])
     return done.exit_code, done.stdout + done.stderr
@@ -73,11 +81,62 @@ def test_a_destination_that_nobody_knows_is_wrong_use_and_one_that_is_gone_is_kn
 def test_all_says_that_what_waits_is_not_among_it(config: Path) -> None:
     words = "3 wait and are not buried; --to DESTINATION takes these, too\n"
     assert queue(config, "retry", "--all") == (0, "0 of 0 changed\n" + words)
-    assert queue(config, "discard", "--to", "down", "--all") == (0, "1 of 1 changed\n")
+    told = "3 wait and are not buried; --to DESTINATION --all takes these, too\n"
+    assert queue(config, "discard", "--all", "--yes") == (0, "0 of 0 changed\n" + told)
+
+
+def test_discard_takes_what_is_buried_unless_told_otherwise(config: Path) -> None:
+    bury(config, "down")
+    assert queue(config, "discard", "--to", "still", "--yes") == (
+        0, "0 of 0 changed\n1 wait and are not buried; --waiting or --all takes these\n",
+    )  # fmt: skip
+    for choice, taken in (("--waiting", "still"), ("--all", "fine"), ("--to", "down")):
+        words = ["--to", taken, *([choice] if choice != "--to" else []), "--yes"]
+        code, told = queue(config, "discard", *words)
+        assert (code, told.splitlines()[0]) == (0, "1 of 1 changed"), told
+    spool = read_spool(settings_of(config.parent / "spool"))
+    dropped = [event for event in spool.events() if event["kind"] == "discarded by a person"]
+    assert [event["destination"] for event in dropped] == ["still", "fine", "down"]
+    assert all(event["detail"]["who"] for event in dropped)
+
+
+def test_what_cannot_be_undone_says_what_it_takes_and_asks(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bury(config, "down")
+    takes = "down: 1 deliveries (1 buried, 0 waiting), oldest since "
+    code, told = queue(config, "discard", "--all")
+    assert (code, told.startswith(takes)) == (2, True)
+    assert told.endswith("nothing is changed: --yes is needed to drop for good\n")
+    as_json = json.loads(queue(config, "discard", "--all", "--json")[1])
+    assert (as_json["exit_code"], takes in as_json["error"]) == (2, True)
+    monkeypatch.setattr("router.cli.options.on_terminal", lambda: True)
+    for answer, code, left in (("n", 1, ["buried"]), ("y", 0, [])):
+        done = CliRunner().invoke(app, ["queue", "discard", "--all", "--config", str(config)], input=answer + "\n")
+        assert (done.exit_code, takes in done.stderr) == (code, True)
+        spool = read_spool(settings_of(config.parent / "spool"))
+        assert [row["state"] for row in spool.deliveries(states=["buried"])] == left
+
+
+def test_wipe_says_what_it_takes_and_asks_and_records_who(config: Path) -> None:
+    assert queue(config, "discard", "1", "2", "3", "--yes")[0] == 0
+    for words, code in (([], 2), (["--yes"], 0)):
+        done = CliRunner().invoke(app, ["wipe", *words, "--config", str(config)])
+        assert (done.exit_code, "1 blobs of finished instances, 0.00 GB, the oldest" in done.stderr) == (code, True)
+    (wiped,) = read_spool(settings_of(config.parent / "spool")).events(kind="wiped")
+    assert wiped["detail"]["removed"] == 1
+    assert wiped["detail"]["who"]
+
+
+def test_the_list_says_for_each_delivery_what_its_destination_does(config: Path) -> None:
+    lines = CliRunner().invoke(app, ["queue", "list", "--config", str(config)]).stdout.splitlines()
+    assert [line.rpartition("tries 0")[2].strip() for line in lines] == ["(circuit open)", "(paused)", ""]
+    done = CliRunner().invoke(app, ["queue", "list", "--json", "--config", str(config)])
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["paused"], row["circuit_open"]) for row in rows] == [(False, True), (True, False), (False, False)]
+    assert (rows[0]["circuit_reason"], rows[0]["next_try_at"] > time.time()) == ("Connection refused", True)
 
 
 def test_numbers_that_cannot_be_changed_are_told_why(config: Path) -> None:
-    assert queue(config, "discard", "1")[0] == 0
+    assert queue(config, "discard", "1", "--yes")[0] == 0
     assert queue(config, "retry", "1", "2", "999") == (
         1, "1 of 3 changed\n1: discarded already\n999: no such delivery\n",
     )  # fmt: skip

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,8 @@ def test_whatever_comes_ends_its_own_connection_only(tmp_path: Path) -> None:
 def test_silent_and_trickling_clients_hold_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "REQUEST_SECONDS", 0.5)
     with serving(tmp_path, lambda request: request), ExitStack() as stack:
-        silent = [stack.enter_context(connected(tmp_path)) for _ in range(control.PLACES)]
-        assert ask(tmp_path, {"do": "it"}) == {"do": "it"}  # their places are free again after a moment
-        assert silent[0].recv(1) == b""
+        silent = stack.enter_context(connected(tmp_path))
+        assert silent.recv(1) == b""
         trickling = stack.enter_context(connected(tmp_path))
         begin = time.monotonic()
         with suppress(OSError):  # broken pipe, when its time is over
@@ -114,6 +114,46 @@ def test_silent_and_trickling_clients_hold_nobody(tmp_path: Path, monkeypatch: p
                 trickling.sendall(b" ")
                 time.sleep(0.05)
         assert time.monotonic() < begin + 9
+
+
+def test_a_client_does_not_wait_for_silent_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "REQUEST_SECONDS", 60.0)
+    monkeypatch.setattr(control, "SECONDS", 10.0)
+    monkeypatch.setattr(control, "PLACES", 4)
+    with serving(tmp_path, lambda request: request), ExitStack() as stack:
+        silent = [stack.enter_context(connected(tmp_path)) for _ in range(12)]
+        assert ask(tmp_path, {"do": "it"}) == {"do": "it"}
+        assert silent[0].recv(1) == b""  # the oldest has lost its place
+
+
+def test_many_clients_at_once_are_answered_one_after_another(tmp_path: Path) -> None:
+    inside = threading.Semaphore()
+
+    def alone(request: dict[str, Any]) -> dict[str, Any]:
+        assert inside.acquire(blocking=False)
+        inside.release()
+        return request
+
+    with serving(tmp_path, alone), ThreadPoolExecutor(16) as pool:
+        asked = [{"do": n} for n in range(32)]
+        assert list(pool.map(lambda request: ask(tmp_path, request), asked)) == asked
+
+
+def test_more_orders_than_can_wait_are_told_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ORDERS", 1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(request: dict[str, Any]) -> dict[str, Any]:
+        begun.set()
+        go_on.wait(10)
+        return request
+
+    with serving(tmp_path, slow), ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, tmp_path, {"do": "first"})
+        assert begun.wait(10)
+        assert ask(tmp_path, {"do": "second"}) == {"error": control.BUSY}
+        go_on.set()
+        assert first.result() == {"do": "first"}
 
 
 class Refusing(socket.socket):
