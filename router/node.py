@@ -179,6 +179,8 @@ class Node:
                 return self._serving.order(request)
             case "models":
                 return self._serving.report()
+            case "health":
+                return {**self.alive()}
             case "status":
                 return {"inference": self._inference.info(), "circuits": self.circuits(), **self.ready()}
         return carry_out(self._spool, request, self._settings.destinations)
