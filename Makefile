@@ -3,14 +3,19 @@
 
 PYTHON ?= python3
 TORCH  ?= cpu
+# Tests side by side. More than there are cores: most of a test is waiting.
+WORKERS ?= 4
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint unit clean bundle benchmark fuzz chaos help
+.PHONY: demo test quick lint unit container lock clean bundle benchmark fuzz chaos help
 
 help:
 	@echo "make demo       start the node, five downstream nodes, send X-rays, show what arrived where"
-	@echo "make test       lint, types, architecture, documentation, all tests"
+	@echo "make test       lint, types, architecture, documentation, all tests, the container"
+	@echo "make quick      the same without slow tests and the container, in about a minute"
+	@echo "make container  build the image, run it, and check it (root; Debian 12)"
+	@echo "make lock       write the container's lock files anew"
 	@echo "make bundle     wheels and model in one archive, for a machine without internet"
 	@echo "make benchmark  this node beside other routers (minutes; needs DCMTK and Orthanc)"
 	@echo "make fuzz       malformed PDUs, commands, data sets and pixels for MINUTES=120; findings in runs/fuzz"
@@ -22,16 +27,27 @@ help:
 demo: $(VENV)/.serve
 	$(BIN)/dicom-router demo $(ARGS)
 
-test: lint unit
+test: lint unit container
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check router tests benchmarks
+	$(BIN)/ruff format --check -q router tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
 	@tools/system-packages.sh dcmtk orthanc postgresql strace gcc libc6-dev
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest -q -n $(WORKERS) $(ARGS)
+
+# What needs a system package that is not there is skipped.
+quick: lint
+	$(BIN)/pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
+
+container: $(VENV)/.dev
+	@tools/container-check.sh $(BIN)/python
+
+lock:
+	@PYTHON=$(PYTHON) tools/lock.sh $(ARGS)
 
 $(VENV)/.serve: pyproject.toml
 	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) ""

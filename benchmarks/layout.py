@@ -1,6 +1,6 @@
 """What the number of pixel workers and of the model's threads does to the whole way, taking turns.
 
-    python -m benchmarks.layout --rounds 5 --json layout.json
+python -m benchmarks.layout --rounds 5 --json layout.json
 """
 
 from __future__ import annotations

@@ -196,6 +196,8 @@ class Node:
                 return self._serving.order(request)
             case "models":
                 return self._serving.report()
+            case "health":
+                return {**self.alive()}
             case "status":
                 about = {"inference": self._inference.info(), "circuits": self.circuits(), "listens": self.listens()}
                 return about | self.ready()

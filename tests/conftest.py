@@ -17,12 +17,16 @@ SHARED = Path(os.environ.get("DICOM_ROUTER_TEST_DATA", ROOT.parent / "shared")).
 NEEDS = {
     "shared": (lambda: (SHARED / "data").is_dir(), f"no test data at {SHARED} (set DICOM_ROUTER_TEST_DATA)"),
     "dcmtk": (lambda: Path("/usr/bin/dcmsend").exists(), "DCMTK is not installed (apt-get install dcmtk)"),
-    "orthanc": (lambda: shutil.which("Orthanc", path="/usr/sbin:/usr/bin") is not None,
-                "Orthanc is not installed (apt-get install orthanc)"),
+    "orthanc": (
+        lambda: shutil.which("Orthanc", path="/usr/sbin:/usr/bin") is not None,
+        "Orthanc is not installed (apt-get install orthanc)",
+    ),
     "postgresql": (lambda: postgres.programs() is not None, "PostgreSQL is not installed (apt-get install postgresql)"),
     "strace": (lambda: shutil.which("strace") is not None, "strace is not installed (apt-get install strace)"),
-    "compiler": (lambda: shutil.which("cc") is not None and Path("/usr/include/stdio.h").exists(),
-                 "there is no C compiler (apt-get install gcc libc6-dev)"),
+    "compiler": (
+        lambda: shutil.which("cc") is not None and Path("/usr/include/stdio.h").exists(),
+        "there is no C compiler (apt-get install gcc libc6-dev)",
+    ),
 }
 
 

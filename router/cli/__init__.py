@@ -19,6 +19,7 @@ from router.cli import (
     demo,
     evaluate,
     events,
+    health,
     init,
     model,
     queue,
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
-    ("events", events), ("conformance", conformance), ("benchmark", benchmark), ("train", train),
+    ("events", events), ("health", health), ("conformance", conformance), ("benchmark", benchmark), ("train", train),
     ("evaluate", evaluate),
 ):  # fmt: skip
     app.command(name)(module.command)

@@ -25,7 +25,9 @@ def command(
     root: Annotated[Path | None, typer.Option(help="Where the manifest's files are; left out, beside it.")] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="Score this split; left out, `test` where there is one or it was trained on these; else all.")
+        typer.Option(
+            help="Score this split; left out, `test` where there is one or it was trained on these; else all."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", callback=asked_for_json, help="Every figure as JSON, errors too.")

@@ -211,10 +211,13 @@ def _items(pinned: Path | None, root: Path | None, trained: Mapping[str, Any]) -
     from router.pixels.wrap import wrap_image
 
     with tempfile.TemporaryDirectory(prefix="dicom-router-") as scratch:
-        yield [
-            Item(wrap_image(radiograph(part), Path(scratch, f"{n}.dcm")), label, patient=part)
-            for n, (part, (_, label)) in enumerate(PARTS.items())
-        ], 0
+        yield (
+            [
+                Item(wrap_image(radiograph(part), Path(scratch, f"{n}.dcm")), label, patient=part)
+                for n, (part, (_, label)) in enumerate(PARTS.items())
+            ],
+            0,
+        )
 
 
 def _order(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:

@@ -226,6 +226,12 @@ def test_an_address_that_is_none_is_not_sent_to(site: Path, to: str, ours: str, 
     assert told in done.stderr
 
 
+def test_health_without_a_node_is_one(site: Path) -> None:
+    done = run("health", "--config", site / "routing.yaml")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no node is running" in done.stderr
+
+
 def test_queue_of_a_spool_that_never_ran(site: Path) -> None:
     config = site / "new.yaml"
     config.write_text((site / "routing.yaml").read_text().replace("path: spool", "path: new"))

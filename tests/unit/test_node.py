@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from router.association.listening import AddressError
+from router.cli import app
 from router.config import ConfigError, load
 from router.control import NoNodeError, ask
 from router.demo.network import Downstream, send
@@ -121,6 +123,21 @@ def test_health_readiness_and_metrics(running: Running, dx: Path) -> None:
         value = next(x for x in metrics.splitlines() if x.startswith(line)).rsplit(" ", 1)[1]
         assert float(value) >= 1
     assert 'rule="otherwise"' in metrics
+
+
+def test_the_health_command_asks_the_node_itself(running: Running) -> None:
+    """Over the control socket, so that it needs neither the page nor its port."""
+    config = str(running.folder / "routing.yaml")
+    works = CliRunner().invoke(app, ["health", "--config", config])
+    assert (works.exit_code, works.output) == (0, "works\n")
+    parts = json.loads(CliRunner().invoke(app, ["health", "--config", config, "--json"]).output)
+    assert parts == running.node.alive()
+
+
+def test_the_health_command_names_what_does_not_work(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running.node, "alive", lambda: {"spool": True, "classify": False, "control": True})
+    done = CliRunner().invoke(app, ["health", "--config", str(running.folder / "routing.yaml")])
+    assert (done.exit_code, done.output) == (1, "does not work: classify\n")
 
 
 def test_a_reload_counts_from_the_next_instance_and_a_bad_file_changes_nothing(running: Running, dx: Path) -> None:
