@@ -66,7 +66,10 @@ def _check(spool: Spool, to: str | None, destinations: Iterable[str]) -> None:
 
 def _held(spool: Spool, to: str | None) -> Iterator[str]:
     """A line for each destination for which something waits and to which nothing is sent now."""
-    waiting = spool.counts().open
+    counts = spool.counts()
+    waiting = counts.open
+    if counts.set_aside and to is None:
+        yield f"{counts.set_aside} blobs are set aside: see 'Blobs set aside' in docs/operations.md"
     for name in sorted(waiting if to is None else {to} & set(waiting)):
         state = spool.destination_state(name)
         if state.paused:

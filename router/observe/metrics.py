@@ -11,6 +11,9 @@ RECEIVED = Counter(
 )  # fmt: skip
 RECEIVED_BYTES = Counter("dicom_router_received_bytes_total", "Bytes of data sets stored", registry=REGISTRY)
 MERGED = Counter("dicom_router_merged_total", "Instances that came again while still open", registry=REGISTRY)
+TAKEN_IN_AGAIN = Counter(
+    "dicom_router_taken_in_again_total", "Blobs without a row at the start, taken in again", registry=REGISTRY
+)  # fmt: skip
 ASSOCIATIONS = Counter(
     "dicom_router_associations_total", "Association requests, by outcome", ["outcome"], registry=REGISTRY
 )  # fmt: skip
