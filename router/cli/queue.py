@@ -97,7 +97,10 @@ def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
 
 def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) -> Iterator[str]:
     """A line for each destination that is paused, and for each with an open circuit for which something waits."""
-    waiting = spool.counts().open
+    counts = spool.counts()
+    waiting = counts.open
+    if counts.set_aside and to is None:
+        yield f"{counts.set_aside} blobs are set aside: see 'Blobs set aside' in docs/operations.md"
     for name, state in sorted(states.items()):
         if to not in (None, name):
             continue

@@ -25,6 +25,9 @@ LAST_STORED = Gauge(
     "dicom_router_last_stored_timestamp_seconds", "Unix time of the last instance stored, by calling AE title",
     ["calling_ae"], registry=REGISTRY,
 )  # fmt: skip
+TAKEN_IN_AGAIN = Counter(
+    "dicom_router_taken_in_again_total", "Blobs without a row at the start, taken in again", registry=REGISTRY
+)  # fmt: skip
 ASSOCIATIONS = Counter(
     "dicom_router_associations_total", "Association requests, by outcome", ["outcome"], registry=REGISTRY
 )  # fmt: skip

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from router.association.negotiation import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
+from router.flow import Caller
+from router.spool.notes import CREATOR_UID, NOTE_ROOM
+
+TITLE = re.compile(r"[ -\[\]-~]{1,16}")
+"""What may stand as an AE title in a file (PS3.5 §6.2): printable ASCII without the backslash."""
 
 
-def file_meta(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
-    """Everything before the data set of a Part 10 file; the three UIDs must be ASCII and were checked before."""
+def file_meta(sop_class: str, sop_instance: str, transfer_syntax: str, caller: Caller) -> bytes:
+    """Everything before the data set of a Part 10 file, with room for the spool's note at its end.
+
+    The three UIDs must be ASCII and were checked before. A title that no file may hold is left out; the note has it.
+    """
     group = b"".join(
         (
             b"\x02\0\x01\0OB\0\0\x02\0\0\0\0\x01",
@@ -15,6 +25,10 @@ def file_meta(sop_class: str, sop_instance: str, transfer_syntax: str) -> bytes:
             _short(0x10, b"UI", transfer_syntax, b"\0"),
             _short(0x12, b"UI", IMPLEMENTATION_UID, b"\0"),
             _short(0x13, b"SH", IMPLEMENTATION_VERSION, b" "),
+            _title(0x17, caller.calling_ae),
+            _title(0x18, caller.called_ae),
+            _short(0x100, b"UI", CREATOR_UID, b"\0"),
+            b"\x02\0\x02\x01OB\0\0" + NOTE_ROOM.to_bytes(4, "little") + b" " * NOTE_ROOM,
         )
     )
     return bytes(128) + b"DICM" + b"\x02\0\0\0UL\x04\0" + len(group).to_bytes(4, "little") + group
@@ -24,3 +38,7 @@ def _short(element: int, vr: bytes, text: str, padding: bytes) -> bytes:
     value = text.encode("ascii")
     value += padding * (len(value) % 2)
     return b"\x02\0" + element.to_bytes(2, "little") + vr + len(value).to_bytes(2, "little") + value
+
+
+def _title(element: int, text: str) -> bytes:
+    return _short(element, b"AE", text, b" ") if TITLE.fullmatch(text) else b""

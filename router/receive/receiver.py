@@ -29,6 +29,7 @@ from router.observe.metrics import MERGED, RECEIVED_BYTES, stored
 from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
 from router.receive.part10 import file_meta
 from router.spool import NO_SPACE, Accepted, Blob, SpoolError
+from router.spool.notes import note_for
 
 
 class Store(Protocol):
@@ -87,7 +88,7 @@ class Receiver:
         """A sink into a new blob; 0xA900 for what is no UID, 0xA700 where the spool cannot take it."""
         if not (is_uid(request.sop_class) and is_uid(request.sop_instance)):
             return NO_MATCH
-        header = file_meta(request.sop_class, request.sop_instance, request.transfer_syntax)
+        header = file_meta(request.sop_class, request.sop_instance, request.transfer_syntax, request.caller)
         try:
             with making_room(self._spool):
                 return BlobSink(self._spool, self._spool.begin(header), request)
@@ -128,8 +129,6 @@ class BlobSink:
 
     def _store(self, blob: Blob) -> int:
         """Where `seal` or `accept` fails it has removed the blob; once accepted, nothing here may."""
-        with making_room(self._spool):
-            blob.seal()
         request = self._request
         instance = Instance(
             id=blob.id,
@@ -142,6 +141,8 @@ class BlobSink:
             size=blob.size,
             digest=blob.digest(),
         )
+        with making_room(self._spool):
+            blob.seal(note_for(blob.header, instance))
         try:
             accepted = self._spool.accept(blob, instance)
         except SpoolError:

@@ -12,16 +12,20 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from xxhash import xxh3_128
 
-PART, WHOLE = ".part", ".dcm"
-COPIES = (".1.native", ".2.native", ".even.native")
+PART, WHOLE, DOUBTED = ".part", ".dcm", ".doubted"
+"""Endings of a blob that is still coming, of one that is whole, and of one that was refused and may yet get a row."""
+NATIVE, EVEN = ".native", ".even"
+COPIES = (".1" + NATIVE, ".2" + NATIVE, EVEN + NATIVE)
 """Copies that forwarding may have put beside a blob: native ones (Explicit and Implicit VR Little Endian), and a padded
 one, for a data set of odd length."""
 
 
+PLENTY = 1 << 40
 WRITE_BEHIND = 2 << 20
 """Bytes after which the disk is told to begin: it writes while we receive, and the last sync finds little left."""
 _SYNC_FILE_RANGE_WRITE = 2
@@ -38,6 +42,7 @@ class Blob:
         self.path = folder / (blob_id + WHOLE)
         self.offset = len(header)
         self.size = 0
+        self.header = header
         self._begun = 0
         self._part = folder / (blob_id + PART)
         self._digest = xxh3_128()
@@ -67,9 +72,13 @@ class Blob:
             file.seek(self.offset)
             return file.read(count)
 
-    def seal(self) -> None:
-        """Sync the file, name it, sync the folder: from here on it is durable. Raises OSError, after discarding it."""
+    def seal(self, note: bytes = b"") -> None:
+        """Sync the file, name it, sync the folder: from here on it is durable. Raises OSError, after discarding it.
+
+        `note` takes the place of the end of the header.
+        """
         try:
+            _write_at(self._fd, memoryview(note), self.offset - len(note))
             os.fsync(self._fd)
             os.close(self._fd)
             self._fd = -1
@@ -79,13 +88,18 @@ class Blob:
             self.discard()
             raise
 
+    def doubt(self) -> None:
+        """Call it by a name that says that it was refused. The next start asks whether it has a row all the same."""
+        with suppress(OSError):  # then the next start takes it in, and a destination may get it twice
+            os.rename(self.path, self.path.with_suffix(DOUBTED))
+
     def discard(self) -> None:
-        """Remove whatever is there, under either name."""
+        """Remove whatever is there, under any name."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._part.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        for path in (self._part, self.path, self.path.with_suffix(DOUBTED)):
+            path.unlink(missing_ok=True)
 
 
 class BlobStore:
@@ -131,6 +145,16 @@ class BlobStore:
         """Bytes that the file system still offers."""
         return shutil.disk_usage(self.root).free
 
+    def free_inodes(self) -> int:
+        """How many files the file system can still take."""
+        return free_inodes(self.root)
+
+
+def free_inodes(folder: Path) -> int:
+    """How many files the file system can still take; plenty where it does not count them (btrfs)."""
+    space = os.statvfs(folder)
+    return space.f_favail if space.f_files else PLENTY
+
 
 def new_id() -> str:
     """32 hex digits, in order of time: nanoseconds, then chance."""
@@ -170,6 +194,12 @@ def sync_folder(folder: Path) -> None:
 def _write(fd: int, view: memoryview) -> None:
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _write_at(fd: int, view: memoryview, at: int) -> None:
+    while view:
+        count = os.pwrite(fd, view, at)
+        view, at = view[count:], at + count
 
 
 def _begin_writing(fd: int, offset: int, count: int) -> None:

@@ -27,24 +27,38 @@ class Doubts:
     def __init__(self, existing: Callable[[Sequence[str]], set[str]], insist: Callable[[Job], Future[Any]]) -> None:
         self._existing, self._insist = existing, insist
         self._blobs: list[Blob] = []
+        self._unasked: list[tuple[Blob, Exception]] = []
         self._lock = threading.Lock()
 
     def discard(self, blob: Blob, error: Exception) -> None:
-        """A commit that failed with `error` may have happened, or happen yet. What cannot be told is left to the next
-        start, which removes blobs without a row."""
+        """A commit that failed with `error` may have happened, or happen yet. What cannot be told is asked again later.
+
+        Where the node ends before it can be told the next start takes the blob in: its sender was refused and sends it
+        again, so that a destination may get it twice. To delete one that was acknowledged would be worse.
+        """
         try:
             if self._existing([blob.id]):
                 return
         except SpoolError:
+            with self._lock:
+                self._unasked.append((blob, error))
             return
         if not (isinstance(error, SpoolError) and error.may_come_back):
             blob.discard()
             return
+        blob.doubt()
         with self._lock:
             self._blobs.append(blob)
             is_first = len(self._blobs) == 1
         if is_first:
             self._write_over()
+
+    def ask_again(self) -> None:
+        """Of what could not be told: now the database may answer."""
+        with self._lock:
+            unasked, self._unasked = self._unasked, []
+        for blob, error in unasked:
+            self.discard(blob, error)
 
     def _write_over(self) -> None:
         with suppress(SpoolError):  # closed

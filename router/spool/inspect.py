@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from router.config.settings import GB, SpoolSettings
+from router.spool.blobs import free_inodes
 from router.spool.engine import DATABASE
+from router.spool.orphans import SET_ASIDE, count_in
+from router.spool.room import LEAST_INODES
 
 UNSOUND = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph", "fuse.glusterfs"})
 FORGETFUL = frozenset({"tmpfs", "ramfs"})
@@ -43,6 +46,12 @@ def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
         yield "failed", f"{free / GB:.1f} GB free, less than spool.reserve; nothing would be accepted"
     elif free < settings.limit:
         yield "warning", f"{free / GB:.1f} GB free, less than spool.limit ({settings.limit / GB:.0f} GB)"
+    inodes = free_inodes(existing)
+    if inodes < LEAST_INODES:
+        yield "failed", f"the file system of {folder} can take {inodes} files more (df -i); nothing would be accepted"
+    aside = count_in(folder / SET_ASIDE)
+    if aside:
+        yield "warning", f"{aside} blobs are set aside in {folder / SET_ASIDE}; see 'Blobs set aside' in docs/operations.md"
     state = "in use before" if (folder / DATABASE).exists() else "new"
     yield "ok", f"{folder} on {kind or 'an unknown file system'}, {state}, {free / GB:.1f} GB free"
 

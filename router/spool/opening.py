@@ -11,7 +11,9 @@ from router.config.settings import SpoolSettings
 from router.spool import engine
 from router.spool.blobs import BlobStore, make_folder, sync_folder
 from router.spool.errors import SpoolError
+from router.spool.room import Ballast
 from router.spool.spool import Spool
+from router.spool.taking_in import remove_halves
 
 
 def open_spool(settings: SpoolSettings) -> Spool:
@@ -27,6 +29,9 @@ def open_spool(settings: SpoolSettings) -> Spool:
             undo.callback(lock.close)
             blobs = BlobStore(folder / "blobs")
             blobs.prepare()
+            if alone:
+                remove_halves(blobs)
+                Ballast(folder, settings.reserve).throw_off_if_short()
             if is_sqlite:
                 _make_private(folder / engine.DATABASE)
             sync_folder(folder)

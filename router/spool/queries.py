@@ -92,6 +92,18 @@ def bytes_kept(connection: Connection) -> int:
     return int(connection.execute(query).scalar_one())
 
 
+def states(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """The state of each of the ids that has a row."""
+    query = sa.select(instance.c.id, instance.c.state).where(instance.c.id.in_(ids))
+    return {row.id: row.state for row in connection.execute(query)}
+
+
+def finished(connection: Connection, limit: int) -> list[str]:
+    """Ids of instances that are delivered and whose blob is still kept, the oldest first."""
+    query = sa.select(instance.c.id).where(instance.c.state == schema.FINISHED)
+    return list(connection.execute(query.order_by(instance.c.finished_at).limit(limit)).scalars())
+
+
 def existing(connection: Connection, ids: Sequence[str]) -> set[str]:
     """Those of the ids whose blob must be there."""
     query = sa.select(instance.c.id).where(instance.c.id.in_(ids), instance.c.state != schema.GONE)

@@ -54,6 +54,8 @@ class Counts:
     oldest: Mapping[str, float] = field(default_factory=dict)
     """Unix time since when the oldest open delivery has been owed."""
     bytes: int = 0
+    set_aside: int = 0
+    """Blobs that could not be verified and wait for a person."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,14 +27,19 @@ from router.spool.copies import CopySizes, native_size
 from router.spool.doubts import Doubts
 from router.spool.errors import SpoolError
 from router.spool.leases import Leases
+from router.spool.orphans import SET_ASIDE, count_in
+from router.spool.room import Ballast, Room, relieve
 from router.spool.rows import Accepted, Claim, Counts, DestinationState, Finished, instance_of
 from router.spool.schema import BATCH, parts
 from router.spool.signals import Signal, Signals
+from router.spool.taking_in import TakingIn
 from router.spool.writer import Writer
 
 T = TypeVar("T")
 INSTANCES = "instances"
 """The topic that is signalled when an instance waits for its decision."""
+EARLY = 64
+"""Finished blobs that go at once when there is no room."""
 FULL = "the disk is full"
 """The topic that is signalled when finished blobs should go before their time."""
 
@@ -57,6 +62,8 @@ class Spool:
         self._copies = CopySizes()
         self._copying = threading.Lock()
         self._pressure = threading.Lock()
+        self._room = Room(settings, blobs, lambda: self._held, lambda: self._copies.unwritten)
+        self._ballast = Ballast(settings.path, settings.reserve)
         self._doubts = Doubts(self._existing, lambda job: self._writing().submit(job, insist=True))
         self.commitments = Commitments(self._run, self._ask, self.signals, self._token)
 
@@ -65,18 +72,19 @@ class Spool:
     def begin(self, header: bytes) -> Blob:
         """A new blob that starts with `header`. Raises SpoolError without room, OSError when the disk fails."""
         if not self.room():
-            raise SpoolError("the spool is full: spool.limit or spool.reserve is reached")
+            raise SpoolError(f"the spool is full: {self._room.lack()}")
         return self._blobs.begin(header)
 
     def room(self, more: int = 0) -> bool:
-        """Whether there is room for (so much) more, after finished blobs have made way."""
-        if self._has_room(more):
-            return True
-        with self._pressure:
-            while not self._has_room(more):
-                if not self.sweep_early():
-                    return False
-        return True
+        """Whether there is room for (so much) more, after finished blobs have made way. What lacks is logged."""
+        lack = self._room.lack(more)
+        if lack:
+            with self._pressure:
+                while (lack := self._room.lack(more)) and self.sweep_early():
+                    pass
+        if not more:
+            self._room.tell(lack)
+        return not lack
 
     def make_room(self) -> None:
         """The disk is full, whatever was reckoned: ask whoever sweeps that finished blobs go before their time.
@@ -87,11 +95,18 @@ class Spool:
 
     def sweep_early(self) -> int:
         """Remove some finished blobs, whatever `keep` says; returns how many."""
-        return self._drop_finished(math.inf, 64)
+        try:
+            return self._drop_finished(math.inf, EARLY)
+        except SpoolError:
+            # On a full disk the database may have no room to say so first. Nobody needs these blobs any more.
+            for instance_id in self._ask(lambda c: queries.finished(c, EARLY)):
+                self._blobs.remove(instance_id)
+            return self._drop_finished(math.inf, EARLY)
 
-    def _has_room(self, more: int) -> bool:
-        free = self._blobs.free() - self._copies.unwritten - more
-        return self._held + more < self.settings.limit and free > self.settings.reserve
+    def _is_full(self) -> None:
+        """The database found no room. What it must note makes room: the end of a delivery frees a blob."""
+        self._ballast.throw_off()
+        self.make_room()
 
     @property
     def _held(self) -> int:
@@ -104,6 +119,10 @@ class Spool:
             known = self._ask(lambda c: queries.same_uid(c, new.sop_instance))
             equal = next((row.id for row in known if self._is_equal(row, blob, new)), None)
             first = known[0].id if known else None
+        except Exception:
+            blob.discard()  # nothing was asked for that could give it a row
+            raise
+        try:
             merged_into = self._run(lambda c: transactions.accept(c, new, first, equal))
         except Exception as error:
             self._doubts.discard(blob, error)
@@ -300,7 +319,8 @@ class Spool:
     # -- questions -------------------------------------------------------------------------------------------------
 
     def counts(self) -> Counts:
-        return replace(self._ask(queries.counts), bytes=self._held)
+        set_aside = count_in(self.settings.path / SET_ASIDE)
+        return replace(self._ask(queries.counts), bytes=self._held, set_aside=set_aside)
 
     def deliveries(self, **choice: Any) -> list[dict[str, Any]]:
         """See `queries.deliveries`."""
@@ -329,6 +349,8 @@ class Spool:
         if not self._is_sqlite:  # others add and remove as well
             self._bytes = self._ask(queries.bytes_kept)
             self._copies.forget(one for one in self._copies.instances() if not self._blobs.path(one).exists())
+        self._doubts.ask_again()
+        self._ballast.lay()
         return removed + self._run(lambda c: transactions.forget_records(c, now - self.settings.keep_records, BATCH))
 
     def clock_was_set(self, seconds: float) -> None:
@@ -359,17 +381,10 @@ class Spool:
         if self._leases:
             self._leases.renew()
 
-    def remove_orphans(self) -> int:
-        """Remove files that a crash left without a row. Only before anything is received."""
-        removed = 0
-        files = self._blobs.files()
-        while batch := list(itertools.islice(files, BATCH)):
-            kept = self._existing([path.stem for path in batch])
-            for path in batch:
-                if path.suffix != ".dcm" or path.stem not in kept:
-                    path.unlink(missing_ok=True)
-                    removed += 1
-        return removed
+    def take_in_orphans(self) -> None:
+        """Make blobs and rows agree after a crash, or after an older database was put back. Only before anything is
+        received. Raises OSError, SpoolError."""
+        TakingIn(self._blobs, self._ask, self._run).look_through()
 
     def _existing(self, ids: Sequence[str]) -> set[str]:
         return self._ask(lambda c: queries.existing(c, ids))
@@ -395,12 +410,14 @@ class Spool:
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
         """Become the node that works on this spool; or, on PostgreSQL, one of several."""
         self._lock, self._write_engine = lock, write
+        relieve(write, self._is_full)
         self._writer = Writer(write)
         start = self._run(partial(transactions.new_start, alone=alone))
         self._tokens = itertools.count((start << 32) + 1)
-        self._bytes = self._ask(queries.bytes_kept)
         if alone:
-            self.remove_orphans()
+            self.take_in_orphans()
+        self._bytes = self._ask(queries.bytes_kept)
+        self._ballast.lay()
         if not self._is_sqlite:
             engine.share(lock)
             self._leases = Leases(self._run)

@@ -22,6 +22,8 @@ CIRCLING_COPIES, CIRCLING_WITHIN = 100, 86400.0
 """So many earlier copies of a data set from one caller within so many seconds are a loop. Four times as many of one UID
 are looked at, so that loops through a few callers do not hide each other."""
 CIRCLING = f"the same data set has come from the same caller {CIRCLING_COPIES} times within a day: a loop"
+TAKEN_IN_AGAIN, SET_ASIDE = "taken in again", "set aside"
+"""Events of blobs that had no row when the node started."""
 FULL = "the destination's own limit of open deliveries was reached"
 
 LEASE = 60.0
@@ -62,6 +64,13 @@ def accept(connection: Connection, new: Instance, first: str | None, equal: str 
     if first is not None:
         add_event(connection, "same UID again", new.id, first=first, merged=False)
     return None
+
+
+def take_in_again(connection: Connection, found: Sequence[Instance]) -> None:
+    """Rows for blobs that had none; each is decided anew. What an older database still owes them stays owed."""
+    for one in found:
+        connection.execute(statements.INSERT_INSTANCE, values_of(one) | {"state": schema.NEW})
+        add_event(connection, TAKEN_IN_AGAIN, one.id, caller_known=bool(one.caller.peer))
 
 
 def _has_open_work(connection: Connection, instance_id: str) -> bool:

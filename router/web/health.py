@@ -49,6 +49,9 @@ class NodeCollector(Collector):
             "dicom_router_spool_bytes", "Bytes of blobs and native copies in the spool", value=counts.bytes
         )
         yield GaugeMetricFamily(
+            "dicom_router_set_aside", "Blobs that could not be verified and wait for a person", value=counts.set_aside
+        )
+        yield GaugeMetricFamily(
             "dicom_router_open_associations", "Open incoming associations", value=self._view.associations()
         )
         models = GaugeMetricFamily("dicom_router_model", "1 for the weights that answer", labels=["role", "digest"])

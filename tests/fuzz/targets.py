@@ -86,7 +86,7 @@ class MemoryBlob:
     """What a `Blob` is to a receiver, without a disk."""
 
     def __init__(self, header: bytes) -> None:
-        self.id, self.offset, self.size, self.end = "0" * 32, len(header), 0, ""
+        self.id, self.header, self.offset, self.size, self.end = "0" * 32, header, len(header), 0, ""
 
     def write(self, fragment: memoryview) -> None:
         self._open()
@@ -98,7 +98,7 @@ class MemoryBlob:
     def read(self, count: int) -> bytes:
         return b""
 
-    def seal(self) -> None:
+    def seal(self, note: bytes = b"") -> None:
         self._open()
         self.end = "sealed"
 

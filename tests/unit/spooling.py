@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from router.config.settings import SpoolSettings
+from router.encoding import EXPLICIT
 from router.flow import Caller, Decision, Instance, Seen
+from router.receive.part10 import file_meta
 from router.spool import OPEN, Accepted, Blob, Claim, Spool, clock
+from router.spool.notes import note_for
 from router.spool.schema import NEW
 
 HEADER = b"a header of ours;"
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.1.1"
 SEEN = Seen("none", reason="no pixel data")
 CALLERS = (Caller("XRAY_1", "ROUTER", "10.0.0.1"), Caller("XRAY_2", "ROUTER", "10.0.0.2"))
 
@@ -38,6 +42,22 @@ def instance_for(blob: Blob, uid: str = "1.2.3", caller: Caller = CALLERS[0], at
         id=blob.id, received_at=at, caller=caller, sop_class="1.2.840.10008.5.1.4.1.1.1.1", sop_instance=uid,
         transfer_syntax="1.2.840.10008.1.2.1", offset=blob.offset, size=blob.size, digest=blob.digest(),
     )  # fmt: skip
+
+
+def received(spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0], pixels: bytes = b"\1\0" * 8) -> Instance:
+    """A whole blob as receiving writes it, without a row."""
+    pixel_data = b"\xe0\x7f\x10\0OW\0\0" + len(pixels).to_bytes(4, "little") + pixels
+    data_set = _uid(0x16, SOP_CLASS) + _uid(0x18, uid) + b"\x28\0\x10\0US\2\0\1\0" + pixel_data
+    blob = spool.begin(file_meta(SOP_CLASS, uid, EXPLICIT, caller))
+    blob.write(memoryview(data_set))
+    instance = replace(instance_for(blob, uid, caller), sop_class=SOP_CLASS)
+    blob.seal(note_for(blob.header, instance))
+    return instance
+
+
+def _uid(element: int, uid: str) -> bytes:
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    return b"\x08\0" + bytes([element]) + b"\0UI" + len(value).to_bytes(2, "little") + value
 
 
 def accept(spool: Spool, data: bytes = b"pixels", uid: str = "1.2.3", caller: Caller = CALLERS[0]) -> Accepted:

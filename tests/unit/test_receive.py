@@ -51,6 +51,7 @@ from tests.unit.receiving import (
 )
 
 UIDS = SopUids(DX, INSTANCE)
+CALLER = Caller("XRAY_1", "ROUTER", "10.0.0.1")
 
 
 @dataclass
@@ -90,7 +91,7 @@ class FakeSpool:
         return list(self.store.files())
 
     def _fail(self, blob: Blob):  # type: ignore[no-untyped-def]
-        def seal() -> None:
+        def seal(note: bytes) -> None:
             blob.discard()
             raise self.error
 
@@ -150,7 +151,7 @@ STATUSES = {
     "empty data set": ({"data": b""}, "c000"),
     "garbage": ({"data": bytes(i * 57 + 3 & 255 for i in range(3000))}, "c000"),
     "cut before the UID": ({"data": DATA_SET[:40]}, "c000"),
-    "a Part 10 file": ({"data": file_meta(DX, INSTANCE, IMPLICIT) + DATA_SET}, "c000"),
+    "a Part 10 file": ({"data": file_meta(DX, INSTANCE, IMPLICIT, CALLER) + DATA_SET}, "c000"),
     "no SOP Instance UID": ({"data": element(8, 0x16, DX) + element(8, 0x20, "20200101")}, "c000"),
     "explicit where implicit was agreed": ({"data": b"\x08\0\x16\0UI\x04\x001.2\0" + bytes(100)}, "c000"),
 }
@@ -325,7 +326,7 @@ def test_whatever_comes_is_uids_or_unreadable(noise: bytes, syntax: str, keep: i
 
 @pytest.mark.parametrize("instance", ["1.2", "1.2.3"])
 def test_file_meta_is_part_10(instance: str) -> None:
-    meta = file_meta(DX, instance, EXPLICIT)
+    meta = file_meta(DX, instance, EXPLICIT, CALLER)
     read = pydicom.dcmread(io.BytesIO(meta))
     assert not len(read)
     assert read.file_meta.MediaStorageSOPClassUID == DX

@@ -47,12 +47,12 @@ def spool(settings: SpoolSettings) -> Iterator[Spool]:
 
 
 def refused(spool: Spool, count: int = 1) -> set[str]:
-    """The names of blobs whose instances the database did not take."""
+    """The names that blobs have whose instances the database did not take."""
     blobs = [sealed(spool, b"data %d" % number) for number in range(count)]
     for blob in blobs:
         with pytest.raises(SpoolError, match="did not take"):
             spool.accept(blob, instance_for(blob))
-    return {blob.path.name for blob in blobs}
+    return {blob.path.with_suffix(".doubted").name for blob in blobs}
 
 
 def test_a_blob_waits_for_a_change_that_is_written_over_its_row(
@@ -67,6 +67,61 @@ def test_a_blob_waits_for_a_change_that_is_written_over_its_row(
         spool.set_circuit("nobody", 0.0, 0, "")  # returns after a commit, and the next is not far
     assert sum(event["detail"]["count"] for event in spool.events() if event["kind"] == REFUSED) == 3
     assert len(files(settings.path)) == 1
+
+
+def test_a_row_that_a_crash_brings_back_finds_its_blob(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(spool, monkeypatch, sqlite3.SQLITE_IOERR_FSYNC)
+    (name,) = refused(spool)
+    spool.close()
+    monkeypatch.undo()
+    spool = open_spool(settings)
+    blob = sealed(spool, b"the log held it")
+    doubted = blob.path.with_suffix(".doubted")
+    spool.accept(blob, instance_for(blob))
+    blob.path.rename(doubted)  # as if the row had come back with the log
+    spool.close()
+    spool = open_spool(settings)
+    assert files(settings.path) == {blob.path.name}
+    assert name not in files(settings.path)
+    spool.close()
+
+
+def test_what_cannot_be_asked_is_asked_again(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database went in the middle of a commit: the blob stays until it can say whether there is a row."""
+    Disk(spool, monkeypatch, sqlite3.SQLITE_FULL)
+    blobs = [sealed(spool, b"data %d" % number) for number in range(2)]
+    existing = spool._doubts._existing
+
+    def away(ids: Any) -> set[str]:
+        raise SpoolError("does not answer")
+
+    monkeypatch.setattr(spool._doubts, "_existing", away)
+    for blob in blobs:
+        with pytest.raises(SpoolError, match="did not take"):
+            spool.accept(blob, instance_for(blob))
+    spool._doubts.ask_again()
+    assert files(settings.path) == {blob.path.name for blob in blobs}
+    monkeypatch.undo()
+    monkeypatch.setattr(spool._doubts, "_existing", lambda ids: existing(ids) | ({blobs[0].id} & set(ids)))
+    spool.sweep(0.0)
+    assert files(settings.path) == {blobs[0].path.name}
+
+
+def test_what_was_never_asked_for_leaves_no_blob(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise SpoolError("does not answer")
+
+    blob = sealed(spool, b"data")
+    monkeypatch.setattr(spool, "_ask", away)
+    with pytest.raises(SpoolError, match="does not answer"):
+        spool.accept(blob, instance_for(blob))
+    assert files(settings.path) == set()
 
 
 def test_a_full_disk_is_not_filled_with_what_was_refused(

@@ -255,17 +255,16 @@ def test_a_refused_start_lets_the_folder_go(settings: SpoolSettings) -> None:
 # -- orphans
 
 
-def test_what_a_crash_left_without_a_row_goes_at_start(settings: SpoolSettings) -> None:
+def test_what_a_crash_left_half_made_goes_at_start(settings: SpoolSettings) -> None:
     spool = open_spool(settings)
     kept = accept(spool).instance_id
-    orphan = sealed(spool, b"sealed, and then the power went")
-    half = spool.begin(HEADER)
-    spool.blob(kept).with_suffix(".1.native").write_bytes(b"a copy whose maker is gone")
+    spool.begin(HEADER)
+    for ending in (".1.native", f".2.{'0' * 16}.part"):
+        spool.blob(kept).with_suffix(ending).write_bytes(b"a copy whose maker is gone")
     spool.close()
     assert len(files(settings.path)) == 4
     spool = open_spool(settings)
     assert files(settings.path) == {kept + ".dcm"}
-    assert orphan.id != half.id
     spool.close()
 
 
@@ -275,8 +274,9 @@ def test_what_others_put_beside_blobs_is_left_alone(settings: SpoolSettings) -> 
     (blobs / "notes.txt").write_text("mine")
     (blobs / "lost+found" / "below").mkdir(parents=True)
     (blobs / "00" / "a folder").mkdir()
+    (blobs / "00" / "half.part").write_text("a person's download")
     spool = open_spool(settings)
-    assert files(settings.path) == {kept + ".dcm", "notes.txt"}
+    assert files(settings.path) == {kept + ".dcm", "notes.txt", "half.part"}
     spool.close()
 
 

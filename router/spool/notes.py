@@ -1,0 +1,62 @@
+"""What a blob says of itself: the end of its header holds what its row knows, so that a blob without a row can get one.
+
+A note has a fixed length, since its room is kept before the data set comes and it is written when the digest is known:
+a checksum of the whole header, then JSON, then spaces. It is the Private Information (0002,0102) of a Part 10 file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from xxhash import xxh3_64_hexdigest
+
+from router.flow import Caller, Instance
+
+CREATOR_UID = "2.25.214750816791657535726158664562455049671"
+"""(0002,0100) of files whose Private Information is such a note."""
+NOTE_ROOM = 512
+"""Bytes of a note. An even number, as PS3.5 §7.1.1 wants."""
+MOST_TITLE, MOST_PEER = 16, 45
+"""Characters of an AE title (PS3.5 §6.2), and of an address as text."""
+CHECKSUM = 16
+"""Hex digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What cannot be read from the data set itself."""
+
+    instance_id: str
+    received_at: float
+    caller: Caller
+    size: int
+    digest: str
+
+
+def note_for(header: bytes, instance: Instance) -> bytes:
+    """The note of an instance, for the room at the end of this header."""
+    caller = instance.caller
+    about = {
+        "id": instance.id, "received_at": instance.received_at, "size": instance.size, "digest": instance.digest,
+        "calling_ae": caller.calling_ae[:MOST_TITLE], "called_ae": caller.called_ae[:MOST_TITLE],
+        "peer": caller.peer[:MOST_PEER],
+    }  # fmt: skip
+    text = json.dumps(about, separators=(",", ":")).encode("ascii").ljust(NOTE_ROOM - CHECKSUM)
+    return _checksum(header, text) + text
+
+
+def read_note(header: bytes) -> Note | None:
+    """The note at the end of a header; None where none was written, or where a bit of the header has changed."""
+    note = header[-NOTE_ROOM:]
+    text = note[CHECKSUM:]
+    if len(note) < NOTE_ROOM or note[:CHECKSUM] != _checksum(header, text):
+        return None
+    about: dict[str, Any] = json.loads(text)
+    caller = Caller(about["calling_ae"], about["called_ae"], about["peer"])
+    return Note(about["id"], float(about["received_at"]), caller, int(about["size"]), about["digest"])
+
+
+def _checksum(header: bytes, text: bytes) -> bytes:
+    return xxh3_64_hexdigest(header[:-NOTE_ROOM] + text).encode("ascii")

@@ -1,0 +1,202 @@
+"""Blobs without a row, at the start of a node: a crash leaves them, and so does a database older than its blobs.
+
+Nothing that may have been acknowledged is deleted. What is whole becomes an instance again, by what the file says of
+itself (`notes`); what cannot be verified is set aside, where a person finds it. What was never whole, and copies that
+can be made again, go.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from xxhash import xxh3_128
+
+from router.encoding import DEFLATED, LONG_VRS
+from router.flow import Caller, Instance
+from router.spool.blobs import DOUBTED, NATIVE, PART, WHOLE, sync_folder
+from router.spool.notes import CREATOR_UID, NOTE_ROOM, read_note
+from router.spool.schema import GONE
+
+SET_ASIDE = "set-aside"
+"""The folder, in the spool's."""
+REPLACEABLE = (PART, NATIVE)
+"""Endings of files that were never acknowledged, or are made again."""
+ID = re.compile(r"[0-9a-f]{32}")
+UID = re.compile(r"[0-9.]{1,64}")
+MOST_HEADER = 64 * 1024
+"""Bytes of file meta information that are looked through."""
+PIECE = 1 << 20
+"""Bytes that are read at once."""
+PREAMBLE = 132
+SOP_CLASS, SOP_INSTANCE, SYNTAX, CREATOR = 0x0002, 0x0003, 0x0010, 0x0100
+"""Elements of group 0002."""
+
+
+class UnverifiedError(ValueError):
+    """Why a blob cannot become an instance again: a few words of our own, never received text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the start has to do with a file among the blobs, by the state of the row that its name has, if any."""
+
+    path: Path
+    state: str | None
+
+    @property
+    def instance_id(self) -> str:
+        return self.path.name.partition(".")[0]
+
+    @property
+    def may_go(self) -> bool:
+        """It was never whole, can be made again, was refused, or is the blob of a row that needs it no more."""
+        if not ID.fullmatch(self.instance_id):
+            return False
+        if self.path.suffix in REPLACEABLE:
+            return True
+        return self.state == GONE if self._is_whole else self.path.suffix == DOUBTED and self.state in (None, GONE)
+
+    @property
+    def came_back(self) -> bool:
+        """It was refused, and a crash has brought its row back all the same."""
+        return self.path.suffix == DOUBTED and not self.may_go
+
+    @property
+    def is_orphan(self) -> bool:
+        """It is whole, and no row speaks of it."""
+        return self.path.suffix == WHOLE and (self.state is None or not self._is_whole)
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.path.name == self.instance_id + WHOLE
+
+
+def read_back(path: Path) -> Instance:
+    """The instance that a blob was, verified. Raises UnverifiedError, and OSError where it cannot be read."""
+    if not ID.fullmatch(path.stem):
+        raise UnverifiedError("its name is not one that the spool gives")
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UnverifiedError("it is not a file")
+        head = file.read(MOST_HEADER)
+        meta, offset = _file_meta(head)
+        if meta.get(CREATOR) == CREATOR_UID:
+            return _by_note(path.stem, file, head[:offset], status.st_size, meta)
+        return _by_data_set(path, file, offset, status.st_size, meta)
+
+
+def _by_note(instance_id: str, file: BinaryIO, header: bytes, file_size: int, meta: dict[int, str]) -> Instance:
+    note = read_note(header)
+    if note is None:
+        raise UnverifiedError("its header has changed, or was never finished")
+    if note.instance_id != instance_id:
+        raise UnverifiedError("it is another instance than its name says")
+    if note.size != file_size - len(header):
+        raise UnverifiedError("it is shorter or longer than what was received")
+    if _digest(file, len(header)) != note.digest:
+        raise UnverifiedError("its bytes have changed since they were received")
+    return Instance(
+        id=instance_id, received_at=note.received_at, caller=note.caller, sop_class=meta[SOP_CLASS],
+        sop_instance=meta[SOP_INSTANCE], transfer_syntax=meta[SYNTAX], offset=len(header), size=note.size,
+        digest=note.digest,
+    )  # fmt: skip
+
+
+def _by_data_set(path: Path, file: BinaryIO, offset: int, file_size: int, meta: dict[int, str]) -> Instance:
+    """A blob of an earlier version has no note: it is taken where its data set reads to its end. Nobody knows who sent
+    it."""
+    if not all(UID.fullmatch(meta.get(element, "")) for element in (SOP_CLASS, SOP_INSTANCE, SYNTAX)):
+        raise UnverifiedError("it is not a file of this spool")
+    if meta[SYNTAX] == DEFLATED:
+        raise UnverifiedError("an earlier version wrote it, and what is deflated cannot be verified")
+    _read_to_the_end(path, file_size, meta)
+    return Instance(
+        id=path.stem, received_at=int(path.stem[:16], 16) / 1e9, caller=Caller("", "", ""),
+        sop_class=meta[SOP_CLASS], sop_instance=meta[SOP_INSTANCE], transfer_syntax=meta[SYNTAX], offset=offset,
+        size=file_size - offset, digest=_digest(file, offset),
+    )  # fmt: skip
+
+
+def _read_to_the_end(path: Path, file_size: int, meta: dict[int, str]) -> None:
+    from router.pixels.elements import UnparseableError, open_data_set
+
+    try:
+        data_set = open_data_set(path)
+    except UnparseableError as error:
+        raise UnverifiedError(str(error)) from None
+    try:
+        uids = [data_set.value(data_set.elements[tag], 64).decode("latin-1") for tag in (0x00080016, 0x00080018)]
+        if [uid.strip("\0 ") for uid in uids] != [meta[SOP_CLASS], meta[SOP_INSTANCE]]:
+            raise UnverifiedError("its data set is another instance than its header says")
+        if data_set.broken:
+            raise UnverifiedError(data_set.broken)
+        if max(element.offset + element.length for element in data_set.elements.values()) > file_size:
+            raise UnverifiedError("the data set ends within an element")
+    except KeyError:
+        raise UnverifiedError("its data set has no SOP UIDs") from None
+    finally:
+        data_set.close()
+
+
+def _file_meta(head: bytes) -> tuple[dict[int, str], int]:
+    """The text of the elements of group 0002, and where the data set begins (PS3.10 §7.1)."""
+    if head[128:PREAMBLE] != b"DICM":
+        raise UnverifiedError("it is not a file of this spool")
+    found: dict[int, str] = {}
+    at = PREAMBLE
+    while head[at : at + 2] == b"\x02\0":
+        if head[at + 4 : at + 6] in LONG_VRS:
+            begin, length = at + 12, int.from_bytes(head[at + 8 : at + 12], "little")
+        else:
+            begin, length = at + 8, int.from_bytes(head[at + 6 : at + 8], "little")
+        if begin + length > len(head):
+            raise UnverifiedError("its header is cut, or too long")
+        element = int.from_bytes(head[at + 2 : at + 4], "little")
+        found[element] = head[begin : begin + min(length, NOTE_ROOM)].decode("latin-1").strip("\0 ")
+        at = begin + length
+    return found, at
+
+
+def _digest(file: BinaryIO, offset: int) -> str:
+    digest = xxh3_128()
+    file.seek(offset)
+    while piece := file.read(PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def set_aside(path: Path, folder: Path) -> Path:
+    """Move a file out of the blobs, durably, and never over another one. Returns where it is now."""
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700)
+        sync_folder(folder.parent)
+    target = next(one for one in _names(folder, path) if not os.path.lexists(one))
+    os.rename(path, target)
+    sync_folder(folder)
+    sync_folder(path.parent)
+    return target
+
+
+def _names(folder: Path, path: Path) -> Iterator[Path]:
+    yield folder / path.name
+    number = 1
+    while True:
+        number += 1
+        yield folder / f"{path.stem}-{number}{path.suffix}"
+
+
+def count_in(folder: Path) -> int:
+    """How many files are set aside."""
+    try:
+        with os.scandir(folder) as entries:
+            return sum(not entry.is_dir(follow_symlinks=False) for entry in entries)
+    except FileNotFoundError:
+        return 0
+

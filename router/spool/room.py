@@ -1,0 +1,150 @@
+"""What is left of the spool's file system, and a ballast that is thrown off when nothing is.
+
+On a full disk a node must still start and note what it has delivered, since that is what makes room. Both need a few
+new blocks and files (SQLite's log and its index, the control socket), so some are kept in hand.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.config.settings import GB, SpoolSettings
+from router.observe import log
+from router.spool.blobs import BlobStore
+
+LEAST_INODES = 64
+"""Files that the file system must still be able to take."""
+BALLAST = "ballast"
+PIECES, PIECE_BYTES = 8, 512 * 1024
+"""Files of the ballast, and bytes of each."""
+SHARE = 64
+"""Of what is free on a small file system one file takes so small a part."""
+BLOCK = 4096
+TELL_EVERY = 60.0
+"""Seconds between lines of the log while there is no room."""
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN)
+"""What SQLite says where it may not find a block or a file for its log."""
+
+
+class Room:
+    """Says what is lacking, in words. `held`: bytes of blobs; `promised`: those that are still to be written."""
+
+    def __init__(
+        self, settings: SpoolSettings, blobs: BlobStore, held: Callable[[], int], promised: Callable[[], int]
+    ) -> None:
+        self._settings, self._blobs, self._held, self._promised = settings, blobs, held, promised
+        self._told: float | None = None
+        self._telling = threading.Lock()
+
+    def lack(self, more: int = 0) -> str:
+        """Why there is no room for so many bytes more; empty where there is. Raises OSError."""
+        limit, reserve = self._settings.limit, self._settings.reserve
+        free = self._blobs.free() - self._promised() - more
+        if self._held() + more >= limit:
+            return f"limit: the spool holds {self._held() / GB:.1f} GB, and spool.limit is {limit / GB:.1f} GB"
+        if free <= reserve:
+            return f"disk: {max(0, free) / GB:.1f} GB are free, and spool.reserve is {reserve / GB:.1f} GB"
+        inodes = self._blobs.free_inodes()
+        if inodes < LEAST_INODES:
+            return f"inodes: the file system can take {inodes} files more, and {LEAST_INODES} are kept (df -i)"
+        return ""
+
+    def tell(self, lack: str) -> None:
+        """Log that there is no room and why, when that begins and once a minute; and when it ends."""
+        with self._telling:
+            if lack and (self._told is None or time.monotonic() - self._told > TELL_EVERY):
+                self._told = time.monotonic()
+                log.warning("no room", why=lack)
+            elif not lack and self._told is not None:
+                self._told = None
+                log.info("room again")
+
+
+class Ballast:
+    """Files of no use that hold blocks and inodes."""
+
+    def __init__(self, spool: Path, reserve: int) -> None:
+        self._spool, self._reserve = spool, reserve
+        self._folder = spool / BALLAST
+
+    def lay(self) -> None:
+        """Make what is missing of it, where there is room to spare."""
+        with suppress(OSError):  # the next time
+            missing = [path for path in self._pieces() if not path.exists()]
+            space = os.statvfs(self._spool)
+            size = min(PIECE_BYTES, (space.f_bavail * space.f_frsize - self._reserve) // SHARE // BLOCK * BLOCK)
+            if not missing or size <= 0 or (space.f_files and space.f_favail < LEAST_INODES + PIECES):
+                return
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            for path in missing:
+                _fill(path, size)
+
+    def throw_off(self) -> bool:
+        """Give its blocks and inodes back; whether there were any."""
+        laid = [path for path in self._pieces() if path.exists()]
+        for path in laid:
+            path.unlink(missing_ok=True)
+        return bool(laid)
+
+    def throw_off_if_short(self) -> None:
+        """Give it back where a start may find no room without it."""
+        space = os.statvfs(self._spool)
+        short = space.f_bavail * space.f_frsize < PIECES * PIECE_BYTES
+        if short or (space.f_files and space.f_favail < LEAST_INODES):
+            self.throw_off()
+
+    def _pieces(self) -> list[Path]:
+        return [self._folder / str(number) for number in range(PIECES)]
+
+
+def _fill(path: Path, size: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(fd)
+
+
+def relieve(engine: sa.Engine, on_full: Callable[[], object]) -> None:
+    """Where SQLite finds no room for a change: call `on_full`, and fold its log into the database before the next.
+
+    A log that was folded begins again at its start and needs no room to grow. On PostgreSQL the disk is the server's.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    is_full = threading.Event()
+
+    @sa.event.listens_for(engine, "handle_error")
+    def _failed(context: sa.engine.ExceptionContext) -> None:
+        code = getattr(context.original_exception, "sqlite_errorcode", 0)
+        if code in NO_ROOM or code & 0xFF in NO_ROOM[:2]:
+            is_full.set()
+            on_full()
+
+    @sa.event.listens_for(engine, "begin", insert=True)
+    def _begin(connection: sa.Connection) -> None:
+        if is_full.is_set():
+            is_full.clear()
+            fold_log(connection)
+
+
+def fold_log(connection: sa.Connection) -> None:
+    """Write SQLite's log into the database and cut it to nothing, as far as readers and the disk allow.
+
+    Said to the driver itself: where this fails SQLAlchemy would end the transaction that is about to begin.
+    """
+    driver: Any = connection.connection.driver_connection
+    with suppress(sqlite3.Error):  # the change that follows says what is wrong
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

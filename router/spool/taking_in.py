@@ -1,0 +1,100 @@
+"""Goes through the blobs when a node starts: see `orphans` for what becomes of each."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.flow import Instance
+from router.observe import log
+from router.observe.metrics import TAKEN_IN_AGAIN
+from router.spool import queries, transactions
+from router.spool.blobs import WHOLE, BlobStore
+from router.spool.orphans import ID, REPLACEABLE, SET_ASIDE, Found, UnverifiedError, read_back, set_aside
+from router.spool.schema import BATCH
+
+TELL_EVERY = 10.0
+"""Seconds between lines of the log while many blobs are read."""
+
+Ask = Callable[[Callable[[sa.Connection], dict[str, str]]], dict[str, str]]
+Run = Callable[[Callable[[sa.Connection], None]], Any]
+
+
+@dataclass(slots=True)
+class TakingIn:
+    """One look through the blobs of a spool that nothing is received into meanwhile."""
+
+    blobs: BlobStore
+    ask: Ask
+    run: Run
+    taken_in: int = 0
+    set_aside: int = 0
+    _waiting: list[Instance] = field(default_factory=list)
+    _told: float = field(default_factory=time.monotonic)
+
+    def look_through(self) -> None:
+        """Make files and rows agree. Raises OSError, SpoolError."""
+        for found in self._found():
+            if found.may_go:
+                found.path.unlink(missing_ok=True)
+            elif found.came_back:
+                os.rename(found.path, found.path.with_suffix(WHOLE))
+            elif found.is_orphan:
+                self._take_in(found.path)
+        self._commit()
+        if self.taken_in or self.set_aside:
+            log.warning("blobs without a row", taken_in_again=self.taken_in, set_aside=self.set_aside)
+
+    def _found(self) -> Iterator[Found]:
+        files = self.blobs.files()
+        while batch := list(itertools.islice(files, BATCH)):
+            ids = sorted({path.name.partition(".")[0] for path in batch})
+            known = self.ask(partial(_states, ids=ids))
+            yield from (Found(path, known.get(path.name.partition(".")[0])) for path in batch)
+
+    def _take_in(self, path: Path) -> None:
+        try:
+            self._waiting.append(read_back(path))
+        except UnverifiedError as error:
+            self._set_aside(path, str(error))
+        except OSError as error:
+            self._set_aside(path, f"it cannot be read ({error.strerror})")
+        if len(self._waiting) >= BATCH:
+            self._commit()
+        if time.monotonic() - self._told > TELL_EVERY:
+            self._told = time.monotonic()
+            log.info("reading blobs without a row", so_far=self.taken_in + len(self._waiting) + self.set_aside)
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        target = set_aside(path, self.blobs.root.parent / SET_ASIDE)
+        self.set_aside += 1
+        # What others put there may be named by anything.
+        detail = {"file": target.name if ID.match(target.name) else "not named by the spool", "reason": reason}
+        log.error("set aside", **detail)
+        self.run(lambda c: transactions.add_event(c, transactions.SET_ASIDE, None, None, **detail))
+
+    def _commit(self) -> None:
+        found, self._waiting = self._waiting, []
+        if found:
+            self.run(lambda c: transactions.take_in_again(c, found))
+            self.taken_in += len(found)
+            TAKEN_IN_AGAIN.inc(len(found))
+
+
+def _states(connection: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
+    return queries.states(connection, ids)
+
+
+def remove_halves(blobs: BlobStore) -> None:
+    """Remove what was never whole and what is made again. Needs no database: it makes room for one on a full disk."""
+    for path in blobs.files():
+        if path.suffix in REPLACEABLE and Found(path, None).may_go:
+            path.unlink(missing_ok=True)

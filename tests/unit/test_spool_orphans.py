@@ -1,0 +1,277 @@
+"""A database older than its blobs: nothing that was acknowledged is deleted, and what cannot be verified is shown."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from router.config.settings import SpoolSettings
+from router.encoding import EXPLICIT
+from router.flow import Caller
+from router.receive.part10 import file_meta
+from router.spool import Spool, open_spool
+from router.spool.inspect import inspect
+from router.spool.notes import CREATOR_UID, NOTE_ROOM, note_for, read_note
+from router.spool.orphans import SET_ASIDE, UnverifiedError, read_back
+from router.spool.schema import GONE, NEW
+from tests.unit.spooling import (
+    CALLERS,
+    HEADER,
+    SOP_CLASS,
+    accept,
+    decide,
+    files,
+    instance_for,
+    received,
+    sealed,
+    settings_of,
+)
+
+ODD = Caller('\\"\u0000\ufffd' * 4, "\ufffd" * 16, "2001:db8:ffff:ffff:ffff:ffff:255.255.255.255")
+"""What no file may hold as an AE title, and what takes the most room in a note."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> SpoolSettings:
+    return settings_of(tmp_path / "spool")
+
+
+@pytest.fixture
+def spool(settings: SpoolSettings) -> Iterator[Spool]:
+    spool = open_spool(settings)
+    yield spool
+    spool.close()
+
+
+def restarted(spool: Spool) -> Spool:
+    spool.close()
+    return open_spool(spool.settings)
+
+
+def aside(settings: SpoolSettings) -> set[str]:
+    return {path.name for path in (settings.path / SET_ASIDE).glob("*")}
+
+
+# -- an older database
+
+
+def test_what_an_older_database_does_not_know_is_owed_again(settings: SpoolSettings) -> None:
+    """A backup of the night is put back: what came since is decided anew, with all that its row knew."""
+    spool = open_spool(settings)
+    accept(spool, uid="1.1")
+    spool.close()
+    shutil.copy(settings.path / "node.db", settings.path.parent / "backup.db")
+    spool = open_spool(settings)
+    came = [received(spool, f"1.2.{number}", caller) for number, caller in enumerate((*CALLERS, ODD))]
+    for one in came:
+        assert one.id == spool.accept(_blob(spool, one.id), one).instance_id
+    spool.close()
+    before = files(settings.path)
+    shutil.copy(settings.path.parent / "backup.db", settings.path / "node.db")
+    spool = open_spool(settings)
+    try:
+        assert files(settings.path) == before
+        claimed = {claim.instance.id: claim.instance for claim in spool.claim_instances(9)}
+        assert [claimed[one.id] for one in came] == came
+        assert spool.counts().bytes == len(b"pixels") + sum(one.size for one in came)
+        events = [event for event in spool.events() if event["kind"] == "taken in again"]
+        assert sorted(event["instance_id"] for event in events) == sorted(one.id for one in came)
+    finally:
+        spool.close()
+
+
+def _blob(spool: Spool, blob_id: str):  # type: ignore[no-untyped-def]
+    """A blob that is sealed already, for `accept`."""
+    blob = spool.begin(HEADER)
+    blob.discard()
+    blob.id, blob.path = blob_id, spool.blob(blob_id)
+    return blob
+
+
+def test_the_blob_of_a_row_that_needs_it_no_more_goes(spool: Spool, settings: SpoolSettings) -> None:
+    gone = accept(spool).instance_id
+    decide(spool)
+    whole = spool.blob(gone).read_bytes()
+    assert spool.wipe() == 1
+    spool.blob(gone).write_bytes(whole)  # as if the power went between the change and the removal
+    spool = restarted(spool)
+    assert files(settings.path) == set()
+    assert [row["state"] for row in spool.instances()] == [GONE]
+    spool.close()
+
+
+def test_many_blobs_are_taken_in(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts, since one change may touch only so many rows."""
+    monkeypatch.setattr("router.spool.taking_in.BATCH", 3)
+    ids = {received(spool, f"1.{number}").id for number in range(7)}
+    spool = restarted(spool)
+    assert {row["id"] for row in spool.instances()} == ids
+    spool.close()
+
+
+def test_what_a_damaged_database_still_owes_stays_owed(spool: Spool, settings: SpoolSettings) -> None:
+    """The row of an instance is lost, its delivery is not: both belong together again, and it is owed once."""
+    one = received(spool)
+    spool.accept(_blob(spool, one.id), one)
+    decide(spool, "ai")
+    spool.close()
+    with closing(sqlite3.connect(settings.path / "node.db")) as database, database:
+        database.execute("DELETE FROM instance")
+    spool = open_spool(settings)
+    decide(spool, "ai", "pacs")
+    assert [(row["destination"], row["instance_id"]) for row in spool.deliveries()] == [("ai", one.id), ("pacs", one.id)]
+    spool.close()
+
+
+# -- what is set aside
+
+
+def cut(content: bytearray) -> None:
+    del content[-1]
+
+
+def longer(content: bytearray) -> None:
+    content += b"\0"
+
+
+def flip(at: int) -> Callable[[bytearray], None]:
+    def change(content: bytearray) -> None:
+        content[at] ^= 1
+
+    return change
+
+
+def empty(content: bytearray) -> None:
+    content.clear()
+
+
+DAMAGES = {
+    "cut by a byte": (cut, "shorter or longer"),
+    "longer by a byte": (longer, "shorter or longer"),
+    "a bit of the pixels": (flip(-1), "bytes have changed"),
+    "a bit of the UID in the header": (flip(190), "header has changed"),
+    "a bit of the note": (flip(-120), "header has changed"),
+    "nothing is left": (empty, "not a file of this spool"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_damaged_is_set_aside_and_shown(spool: Spool, settings: SpoolSettings, name: str) -> None:
+    damage, reason = DAMAGES[name]
+    path = spool.blob(received(spool).id)
+    content = bytearray(path.read_bytes())
+    damage(content)
+    path.write_bytes(content)
+    spool = restarted(spool)
+    assert files(settings.path) == set()
+    assert (settings.path / SET_ASIDE / path.name).read_bytes() == content
+    assert spool.counts().set_aside == 1
+    (event,) = [event for event in spool.events() if event["kind"] == "set aside"]
+    assert event["detail"]["file"] == path.name
+    assert reason in event["detail"]["reason"]
+    assert any(state == "warning" and "set aside" in text for state, text in inspect(settings))
+    assert spool.instances() == []
+    spool = restarted(spool)
+    assert spool.counts().set_aside == 1
+    spool.close()
+
+
+def test_what_is_set_aside_takes_nothings_place(spool: Spool, settings: SpoolSettings) -> None:
+    (settings.path / SET_ASIDE).mkdir()
+    path = sealed(spool, b"no Part 10 file").path
+    (settings.path / SET_ASIDE / path.name).write_text("an older one")
+    (settings.path / "blobs" / "00" / "somebody's.dcm").write_text("not ours")
+    spool = restarted(spool)
+    assert aside(settings) == {path.name, f"{path.stem}-2.dcm", "somebody's.dcm"}
+    assert (settings.path / SET_ASIDE / path.name).read_text() == "an older one"
+    spool.close()
+
+
+def test_another_instance_in_its_place_and_a_link_are_set_aside(spool: Spool, settings: SpoolSettings) -> None:
+    one, other, third = (received(spool, f"1.{number}") for number in range(3))
+    shutil.copy(spool.blob(one.id), spool.blob(other.id))
+    spool.blob(third.id).rename(settings.path.parent / "elsewhere")
+    spool.blob(third.id).symlink_to(settings.path.parent / "elsewhere")
+    spool = restarted(spool)
+    assert [row["id"] for row in spool.instances()] == [one.id]
+    assert aside(settings) == {f"{other.id}.dcm", f"{third.id}.dcm"}
+    spool.close()
+
+
+# -- blobs of an earlier version, which say less of themselves
+
+
+def without_note(spool: Spool, uid: str = "1.2.3") -> Path:
+    path = spool.blob(received(spool, uid).id)
+    content = path.read_bytes()
+    begin = content.index(b"\2\0\0\1UI")
+    path.write_bytes(content[:begin] + content[content.index(b"\2\0\2\1OB") + 12 + NOTE_ROOM :])
+    return path
+
+
+def test_a_blob_of_an_earlier_version_is_taken_in_where_it_reads_to_its_end(
+    spool: Spool, settings: SpoolSettings
+) -> None:
+    path = without_note(spool)
+    cut_one = without_note(spool, "1.2.4")
+    cut_one.write_bytes(cut_one.read_bytes()[:-1])
+    other = without_note(spool, "1.2.5")
+    other.write_bytes(other.read_bytes().replace(b"1.2.5", b"1.2.6", 1))
+    spool = restarted(spool)
+    (claim,) = spool.claim_instances(9)
+    one = claim.instance
+    assert (one.id, one.sop_instance, one.sop_class, one.transfer_syntax) == (path.stem, "1.2.3", SOP_CLASS, EXPLICIT)
+    assert one.caller == Caller("", "", "")
+    assert one.offset + one.size == path.stat().st_size
+    assert pydicom.dcmread(io.BytesIO(path.read_bytes())).SOPInstanceUID == "1.2.3"
+    assert abs(one.received_at - path.stat().st_mtime) < 60
+    assert aside(settings) == {cut_one.name, other.name}
+    spool.close()
+
+
+# -- what the file says
+
+
+@pytest.mark.parametrize("caller", [*CALLERS, ODD, Caller("x" * 500, "y" * 500, "z" * 500)])
+def test_a_note_has_its_room_whoever_sent_it(spool: Spool, caller: Caller) -> None:
+    header = file_meta(SOP_CLASS, "1.2.3", EXPLICIT, caller)
+    blob = spool.begin(header)
+    note = note_for(header, instance_for(blob, caller=caller))
+    blob.discard()
+    assert len(note) == NOTE_ROOM
+    assert read_note(header) is None
+    found = read_note(header[:-NOTE_ROOM] + note)
+    assert found is not None
+    assert found.caller == Caller(caller.calling_ae[:16], caller.called_ae[:16], caller.peer[:45])
+
+
+def test_other_readers_find_who_sent_it(spool: Spool) -> None:
+    meta = pydicom.dcmread(spool.blob(received(spool).id)).file_meta
+    assert (meta.SendingApplicationEntityTitle, meta.ReceivingApplicationEntityTitle) == ("XRAY_1", "ROUTER")
+    assert meta.PrivateInformationCreatorUID == CREATOR_UID
+    meta = pydicom.dcmread(spool.blob(received(spool, caller=ODD).id)).file_meta
+    assert "SendingApplicationEntityTitle" not in meta
+
+
+def test_a_note_is_read_back_as_it_was_written(spool: Spool) -> None:
+    one = received(spool, caller=ODD)
+    assert read_back(spool.blob(one.id)) == one
+    path = spool.blob(one.id)
+    with pytest.raises(UnverifiedError, match="not one that the spool gives"):
+        read_back(path.rename(path.with_name("x.dcm")))
+    assert replace(one, id="") != one
+
+
+def test_the_state_after_a_start_is_that_of_new_work(spool: Spool) -> None:
+    received(spool)
+    spool = restarted(spool)
+    assert [row["state"] for row in spool.instances()] == [NEW]
+    assert [row["state"] for row in restarted(spool).instances()] == [NEW]
