@@ -98,7 +98,7 @@ def states(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
     return {row.id: row.state for row in connection.execute(query)}
 
 
-def finished(connection: Connection, limit: int) -> list[str]:
+def finished_ids(connection: Connection, limit: int) -> list[str]:
     """Ids of instances that are delivered and whose blob is still kept, the oldest first."""
     query = sa.select(instance.c.id).where(instance.c.state == schema.FINISHED)
     return list(connection.execute(query.order_by(instance.c.finished_at).limit(limit)).scalars())

@@ -99,7 +99,7 @@ class Spool:
             return self._drop_finished(math.inf, EARLY)
         except SpoolError:
             # On a full disk the database may have no room to say so first. Nobody needs these blobs any more.
-            for instance_id in self._ask(lambda c: queries.finished(c, EARLY)):
+            for instance_id in self._ask(lambda c: queries.finished_ids(c, EARLY)):
                 self._blobs.remove(instance_id)
             return self._drop_finished(math.inf, EARLY)
 
