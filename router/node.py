@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from router.association.tls import client_context, server_context, unusable
 from router.classify import Classifier
 from router.commitment import Committer
 from router.config import ConfigError, Problem, Settings, load
@@ -29,6 +33,17 @@ DRAIN_SECONDS = 7.0
 LAST_WRITES = 1.0
 """Seconds for what still waits for the database, however late it is."""
 SWEEP_EVERY = 60.0
+
+
+TLS_FIX = "mend the file, or name another"
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did: whether the settings differ from those before, and what of them needs a restart."""
+
+    changed: bool
+    needs_restart: list[str]
 
 
 class Node:
@@ -99,25 +114,42 @@ class Node:
         else:
             log.error("stopped, but the spool's database did not take the last changes; their work begins again")
 
-    def reload(self) -> list[str]:
-        """Read routing.yaml again, and say what of it needs a restart; a file with a mistake changes nothing.
+    def reload(self) -> Reloaded:
+        """Read routing.yaml again: all of it is in force afterwards, or, where something fails, nothing of it.
 
-        Raises ConfigError, SpoolError.
+        Raises ConfigError, SpoolError, NoWorkerError: then the old settings go on, and the next reload starts anew.
         """
         with self._reloading:  # a signal and the control socket may ask at once
             return self._reload()
 
-    def _reload(self) -> list[str]:
-        new = load(self._settings.file)
+    def _reload(self) -> Reloaded:
+        new, old = load(self._settings.file), self._settings
         self._refuse_orphaned_deliveries(new)
+        self._refuse_bad_certificates(new)
+        prepared = self._forwarder.prepare(new.destinations)
         self._settings = new
-        self._forwarder.apply_settings()
-        waiting = _needing_a_restart(self._started_with, new)
-        for part in waiting:
+        self._forwarder.take(prepared)
+        done = Reloaded(new != old, _needing_a_restart(self._started_with, new))
+        for part in done.needs_restart:
             log.warning("needs a restart", part=part)
-        log.info("reloaded", rules=len(new.rules.rules), destinations=len(new.destinations))
-        self._spool.event("reloaded")
-        return waiting
+        log.info("reloaded", changed=done.changed, rules=len(new.rules.rules), destinations=len(new.destinations))
+        try:
+            self._spool.event("reloaded", changed=done.changed)
+        except SpoolError as error:  # the record is poorer, and the settings are in force all the same
+            log.error("spool", stage="reload", reason=str(error))
+        return done
+
+    def _refuse_bad_certificates(self, new: Settings) -> None:
+        """A file of TLS that cannot be used is a mistake in the file that names it; what goes on has good ones."""
+        makers: dict[str, Callable[[], object]] = {}
+        if new.node.tls is not None:
+            makers["node"] = partial(server_context, new.node.tls)
+        for name, destination in new.destinations.items():
+            if destination.tls is not None and destination != self._settings.destinations.get(name):
+                makers[f"destinations.{name}"] = partial(client_context, destination.tls)
+        found = {of: words for of, make in makers.items() if (words := unusable(make))}
+        if found:
+            raise ConfigError([Problem(str(new.file), 0, f"{of}.tls: {words}", TLS_FIX) for of, words in found.items()])
 
     def _refuse_orphaned_deliveries(self, new: Settings) -> None:
         problems = [
@@ -156,7 +188,7 @@ class Node:
         return {"spool": working, "classify": deciding, "control": answering}
 
     def ready(self) -> dict[str, bool]:
-        return {"inference": self._inference.is_ready, "room": self._spool.room(), "open": not self._stopped.is_set()}
+        return {"inference": self._inference.is_ready, "room": self._spool.room(), "open": self._receiver.is_open}
 
     def counts(self) -> Counts:
         return self._spool.counts()
@@ -174,7 +206,8 @@ class Node:
         """One request from the control socket."""
         match request.get("do"):
             case "reload":
-                return {"done": True, "needs_restart": self.reload()}
+                done = self.reload()
+                return {"done": True, "changed": done.changed, "needs_restart": done.needs_restart}
             case "model":
                 return self._serving.order(request)
             case "models":

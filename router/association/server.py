@@ -94,6 +94,12 @@ class AssociationServer:
         """How many associations are open now."""
         return self._places.associations
 
+    @property
+    def is_open(self) -> bool:
+        """Whether connections to every port are taken."""
+        listening = bool(self._accepting) and len(self._accepting) == len(self._listeners)
+        return listening and not self._stopping.is_set() and all(thread.is_alive() for thread in self._accepting)
+
     def bind(self) -> None:
         """Take the addresses; nobody is answered yet. Raises OSError (certificate), AddressError."""
         node = self._settings().node

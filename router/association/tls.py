@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 
 from router.config.settings import ClientTls, ServerTls
 from router.observe import log
@@ -57,6 +58,17 @@ def client_context(settings: ClientTls) -> ssl.SSLContext:
     if settings.certificate is not None:
         context.load_cert_chain(settings.certificate, settings.key)
     return context
+
+
+def unusable(make: Callable[[], object]) -> str:
+    """Why a TLS context cannot be made of its files; empty where it can."""
+    try:
+        make()
+    except ssl.SSLError as error:
+        return f"certificate, key or ca cannot be used ({error.reason or 'not in PEM'})"
+    except (OSError, ValueError) as error:
+        return f"certificate, key or ca cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
+    return ""
 
 
 def _harden(context: ssl.SSLContext) -> None:

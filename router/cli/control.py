@@ -21,7 +21,8 @@ def reload(config: Config = Path("routing.yaml"), as_json: Json = False) -> None
 
     answer = _done(ask(load(config).spool.path, {"do": "reload", "who": who()}))
     waiting = ", ".join(answer["needs_restart"])
-    print(json.dumps(answer) if as_json else f"reloaded; needs a restart: {waiting}" if waiting else "reloaded")
+    said = "reloaded" if answer["changed"] else "reloaded: nothing has changed"
+    print(json.dumps(answer) if as_json else f"{said}; needs a restart: {waiting}" if waiting else said)
 
 
 def wipe(config: Config = Path("routing.yaml"), as_json: Json = False) -> None:

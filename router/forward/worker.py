@@ -47,6 +47,11 @@ class Worker(threading.Thread):
         self._stopping = threading.Event()
         self._signal = spool.signal(name)
 
+    @property
+    def to(self) -> str:
+        """The destination's name."""
+        return self._to
+
     def ask_to_stop(self) -> None:
         self._stopping.set()
         self._signal.set()

@@ -76,6 +76,11 @@ class Receiver:
         self._server.stop(deadline)
 
     @property
+    def is_open(self) -> bool:
+        """Whether connections to every port are taken."""
+        return self._server.is_open
+
+    @property
     def associations(self) -> int:
         """How many associations are open now."""
         return self._server.associations
