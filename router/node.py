@@ -147,7 +147,12 @@ class Node:
         for name, destination in new.destinations.items():
             if destination.tls is not None and destination != self._settings.destinations.get(name):
                 makers[f"destinations.{name}"] = partial(client_context, destination.tls)
-        found = {of: words for of, make in makers.items() if (words := unusable(make))}
+        found: dict[str, str] = {}
+        for of, make in makers.items():
+            try:
+                make()
+            except (OSError, ValueError) as error:
+                found[of] = unusable(error)
         if found:
             raise ConfigError([Problem(str(new.file), 0, f"{of}.tls: {words}", TLS_FIX) for of, words in found.items()])
 

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from router.association.own_limits import own_limit
 from router.config.settings import DestinationSettings, Settings
 from router.forward.circuit import Circuit
 from router.forward.delivery import Transcode
 from router.forward.worker import Worker
 from router.spool import Spool
-
-MORE_THREADS = "raise TasksMax= of the service, or the container's pids limit"
 
 
 class NoWorkerError(Exception):
@@ -66,7 +65,7 @@ class Forwarder:
                     prepared.workers.append(worker)
         except RuntimeError as error:
             self.discard(prepared)
-            raise NoWorkerError(f"no thread for destination {name}: {error} ({MORE_THREADS})") from error
+            raise NoWorkerError(f"no thread for destination {name}: {own_limit(error) or error}") from error
         except BaseException:
             self.discard(prepared)
             raise
