@@ -131,7 +131,9 @@ def _destinations(settings: Settings) -> Iterator[str]:
     yield from ("### 2.4 Destinations (Storage SCU)", "")
     yield from _paragraph(
         f"For each SOP class: one context with the instance's own transfer syntax, and one with {native}. Only where a "
-        "destination refuses the instance's own is it transcoded, without loss, to one of these."
+        "destination refuses the instance's own is it transcoded, without loss, to one of these. A data set of odd "
+        "length is sent with its odd values padded (PS3.5 §6.2), or, where it cannot be read or is deflated, with one "
+        "NUL behind its end, since no fragment may be odd (PS3.8 annex E)."
     )
     yield from (
         "",

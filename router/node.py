@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from router.association.expiry import expiries
 from router.association.listening import listeners
+from router.association.tls import client_context, server_context, unusable
 from router.classify import Classifier
 from router.commitment import Committer
 from router.config import ConfigError, Problem, Settings, load
@@ -33,6 +37,18 @@ LAST_WRITES = 1.0
 SWEEP_EVERY = 60.0
 PARTS = ("node", "spool", "model", "web", "destinations", "rules")
 """The parts of the settings that a reload compares."""
+
+
+TLS_FIX = "mend the file, or name another"
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did: the file, which parts of it differ from before, and what of them needs a restart."""
+
+    file: str
+    changed: list[str]
+    needs_restart: list[str]
 
 
 class Node:
@@ -103,26 +119,48 @@ class Node:
         else:
             log.error("stopped, but the spool's database did not take the last changes; their work begins again")
 
-    def reload(self, who: str = "") -> dict[str, Any]:
-        """Read routing.yaml again; a file with a mistake changes nothing. Raises ConfigError, SpoolError.
+    def reload(self, who: str = "") -> Reloaded:
+        """Read routing.yaml again: all of it is in force afterwards, or, where something fails, nothing of it.
 
-        Says which file it was, which parts of it have changed since it was last read, and what needs a restart.
+        Raises ConfigError, SpoolError, NoWorkerError: then the old settings go on, and the next reload starts anew.
         """
         with self._reloading:  # a signal and the control socket may ask at once
             return self._reload(who)
 
-    def _reload(self, who: str) -> dict[str, Any]:
-        new = load(self._settings.file)
+    def _reload(self, who: str) -> Reloaded:
+        new, old = load(self._settings.file), self._settings
         self._refuse_orphaned_deliveries(new)
-        changed = [part for part in PARTS if getattr(self._settings, part) != getattr(new, part)]
+        self._refuse_bad_certificates(new)
+        prepared = self._forwarder.prepare(new.destinations)
         self._settings = new
-        self._forwarder.apply_settings()
-        waiting = _needing_a_restart(self._started_with, new)
-        for part in waiting:
+        self._forwarder.take(prepared)
+        changed = [part for part in PARTS if getattr(old, part) != getattr(new, part)]
+        done = Reloaded(str(new.file), changed, _needing_a_restart(self._started_with, new))
+        for part in done.needs_restart:
             log.warning("needs a restart", part=part)
-        log.info("reloaded", changed=changed, rules=len(new.rules.rules), destinations=len(new.destinations))
-        self._spool.event("reloaded", who=who, changed=changed)
-        return {"file": str(new.file), "changed": changed, "needs_restart": waiting}
+        log.info("reloaded", changed=done.changed, rules=len(new.rules.rules), destinations=len(new.destinations))
+        try:
+            self._spool.event("reloaded", who=who, changed=done.changed)
+        except SpoolError as error:  # the record is poorer, and the settings are in force all the same
+            log.error("spool", stage="reload", reason=str(error))
+        return done
+
+    def _refuse_bad_certificates(self, new: Settings) -> None:
+        """A file of TLS that cannot be used is a mistake in the file that names it; what goes on has good ones."""
+        makers: dict[str, Callable[[], object]] = {}
+        if new.node.tls is not None:
+            makers["node"] = partial(server_context, new.node.tls)
+        for name, destination in new.destinations.items():
+            if destination.tls is not None and destination != self._settings.destinations.get(name):
+                makers[f"destinations.{name}"] = partial(client_context, destination.tls)
+        found: dict[str, str] = {}
+        for of, make in makers.items():
+            try:
+                make()
+            except (OSError, ValueError) as error:
+                found[of] = unusable(error)
+        if found:
+            raise ConfigError([Problem(str(new.file), 0, f"{of}.tls: {words}", TLS_FIX) for of, words in found.items()])
 
     def _refuse_orphaned_deliveries(self, new: Settings) -> None:
         problems = [
@@ -161,7 +199,7 @@ class Node:
         return {"spool": working, "classify": deciding, "control": answering}
 
     def ready(self) -> dict[str, bool]:
-        return {"inference": self._inference.is_ready, "room": self._spool.room(), "open": not self._stopped.is_set()}
+        return {"inference": self._inference.is_ready, "room": self._spool.room(), "open": self._receiver.is_open}
 
     def counts(self) -> Counts:
         return self._spool.counts()
@@ -191,7 +229,7 @@ class Node:
         """One request from the control socket."""
         match request.get("do"):
             case "reload":
-                return {"done": True} | self.reload(str(request.get("who", ""))[:64])
+                return {"done": True} | asdict(self.reload(str(request.get("who", ""))[:64]))
             case "model":
                 return self._serving.order(request)
             case "models":

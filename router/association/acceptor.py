@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import cycle
 
@@ -22,6 +23,8 @@ from router.association.negotiation import (
     accepted,
     answer,
     associate_ac,
+    choose_syntax,
+    name_of,
     parse_request,
 )
 from router.association.pdu import AbortReason, Kind, Pace, PeerClosedError, ProtocolError, Stream
@@ -30,16 +33,36 @@ from router.config.settings import Accept, NodeSettings
 from router.flow import Caller
 from router.observe import log, safe, where
 
-Refusal = tuple[int, int, int]
-"""Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
 
-NO_REASON: Refusal = (1, 1, 1)
-APPLICATION_CONTEXT_UNKNOWN: Refusal = (1, 1, 2)
-CALLING_UNKNOWN: Refusal = (1, 1, 3)
-CALLED_UNKNOWN: Refusal = (1, 1, 7)
-VERSION_UNKNOWN: Refusal = (1, 2, 2)
-LIMIT_EXCEEDED: Refusal = (2, 3, 2)
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An A-ASSOCIATE-RJ: result, source and reason (PS3.8 table 9-21), and why, for the people who run this node."""
 
+    result: int
+    source: int
+    reason: int
+    why: str
+
+    @property
+    def pdu(self) -> bytes:
+        return pdu.associate_rj(self.result, self.source, self.reason)
+
+
+APPLICATION_CONTEXT_UNKNOWN = Refusal(1, 1, 2, "application context not supported: it is not DICOM's")
+VERSION_UNKNOWN = Refusal(1, 2, 2, "protocol version not supported: it is not 1")
+NO_CONTEXTS = Refusal(1, 1, 1, "no presentation context was proposed")
+TINY_PDU = Refusal(1, 1, 1, "its maximum PDU length has no room for a byte of a message")
+CALLING_UNKNOWN = Refusal(1, 1, 3, "calling AE title not recognised: no line of node.accept has it")
+ADDRESS_UNKNOWN = Refusal(1, 1, 3, "address not recognised: node.accept has this calling AE title from elsewhere only")
+CALLED_UNKNOWN = Refusal(1, 1, 7, "called AE title not recognised: node.require_called_ae is set, and it is not ours")
+CALLED_EMPTY = Refusal(1, 1, 7, "called AE title not recognised: it is empty")
+NO_ROOM = Refusal(2, 3, 2, "local limit exceeded for now: the spool has no room, or its disk does not answer")
+TOO_MANY = Refusal(
+    2, 3, 2, "local limit exceeded for now: node.associations or node.associations_per_peer are open already"
+)
+
+MOST_NAMED = 8
+"""Refused contexts, and syntaxes of one, that a log line names."""
 LINGER = 2.0
 """Seconds that a peer may take to close after our last PDU."""
 
@@ -106,8 +129,10 @@ class Acceptor:
             return b"", "aborted by peer"
         refused = refusal(proposal, self._node, self._peer) or self._transient_refusal()
         if refused:
-            log.warning("association refused", peer=self._peer, calling_ae=safe(proposal.calling_ae), why=refused)
-            return pdu.associate_rj(*refused), "refused"
+            titles = {"calling_ae": safe(proposal.calling_ae), "called_ae": safe(proposal.called_ae)}
+            log.warning("association refused", peer=self._peer, why=refused.why, **titles)
+            self._handler.refused(self._peer, refused.why, **titles)
+            return refused.pdu, "refused"
         caller = Caller(proposal.calling_ae, proposal.called_ae, self._peer)
         commits = self._commitment is not None and self._commitment.allows(caller)
         agreed = answer(proposal, self._node.unknown_sop_classes, commitment=commits)
@@ -130,7 +155,9 @@ class Acceptor:
         except Exception as error:  # a disk that does not answer has no room, and the peer shall come back
             log.error("storing failed", peer=self._peer, error=where(error), errno=getattr(error, "errno", None))
             full = True
-        return LIMIT_EXCEEDED if full or not self._admit() else None
+        if full:
+            return NO_ROOM
+        return None if self._admit() else TOO_MANY
 
     def _established(
         self, proposal: Proposal, caller: Caller, contexts: Mapping[int, AgreedContext]
@@ -142,6 +169,12 @@ class Acceptor:
             self._prepare_commitment(contexts, max_pdu),
         )  # fmt: skip
         log.info("association", peer=self._peer, calling_ae=safe(caller.calling_ae), contexts=len(contexts))
+        if refused := refused_contexts(proposal, contexts):
+            about = {"peer": self._peer, "calling_ae": safe(caller.calling_ae), "contexts": refused}
+            if contexts:
+                log.info("contexts refused", **about)
+            else:
+                log.warning("contexts refused", **about)
         pace: Pace | None = None
         while True:
             kind, body, pace = self._next_pdu(pace)
@@ -223,6 +256,22 @@ class Acceptor:
         self._stream.drain(min(LINGER, self._node.artim))
 
 
+def refused_contexts(proposal: Proposal, accepted: Mapping[int, AgreedContext]) -> list[str]:
+    """What was refused, by class and syntax; some of it where it is much."""
+    words: list[str] = []
+    for context in proposal.contexts:
+        if context.id in accepted:
+            continue
+        if choose_syntax(context.transfer_syntaxes) is None:
+            syntaxes = ", ".join(name_of(uid) for uid in context.transfer_syntaxes[:MOST_NAMED])
+            words.append(f"{name_of(context.abstract_syntax)}: transfer syntax not supported: {syntaxes}")
+        else:
+            words.append(f"{name_of(context.abstract_syntax)}: SOP class not stored here")
+    words = list(dict.fromkeys(words))
+    more = len(words) - MOST_NAMED
+    return [*words[:MOST_NAMED], f"and {more} more"] if more > 0 else words
+
+
 def refusal(proposal: Proposal, node: NodeSettings, peer: str) -> Refusal | None:
     """Why an association is refused for good, or None. Pure: `peer` is an address."""
     if not proposal.version & 1:
@@ -230,12 +279,15 @@ def refusal(proposal: Proposal, node: NodeSettings, peer: str) -> Refusal | None
     if proposal.application_context != APPLICATION_CONTEXT:
         return APPLICATION_CONTEXT_UNKNOWN
     if node.accept is not None and not any(matches(line, proposal.calling_ae, peer) for line in node.accept):
-        return CALLING_UNKNOWN
-    if not proposal.called_ae or (node.require_called_ae and proposal.called_ae != node.ae_title):
+        from_elsewhere = any(line.ae_title in (None, proposal.calling_ae) for line in node.accept)
+        return ADDRESS_UNKNOWN if from_elsewhere else CALLING_UNKNOWN
+    if not proposal.called_ae:
+        return CALLED_EMPTY
+    if node.require_called_ae and proposal.called_ae != node.ae_title:
         return CALLED_UNKNOWN
-    if not proposal.contexts or 0 < proposal.max_pdu < LEAST_MAX_PDU:
-        return NO_REASON
-    return None
+    if not proposal.contexts:
+        return NO_CONTEXTS
+    return TINY_PDU if 0 < proposal.max_pdu < LEAST_MAX_PDU else None
 
 
 def matches(line: Accept, calling_ae: str, peer: str) -> bool:

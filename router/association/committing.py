@@ -17,7 +17,7 @@ from router.association.messages import response
 from router.association.negotiation import COMMITMENT, ProposedContext, role
 from router.association.pdu import ProtocolError
 from router.association.reports import action_command, report_command
-from router.association.requestor import ConnectError, Requestor, associate
+from router.association.requestor import ConnectError, ConnectKind, Requestor, associate
 from router.config.settings import DestinationSettings
 from router.encoding import EXPLICIT, IMPLICIT
 
@@ -46,7 +46,7 @@ class CommitmentAssociation(Requestor):
         self._syntaxes = {number: syntax for (_, syntax), number in sorted(self._contexts.items())}
         if not self._syntaxes:
             self.release()
-            raise ConnectError("refused", "the peer refused the presentation context for Storage Commitment")
+            raise ConnectError(ConnectKind.REFUSED, "the peer refused the presentation context for Storage Commitment")
         self._context_id, self.transfer_syntax = next(iter(self._syntaxes.items()))
 
     def __enter__(self) -> Self:

@@ -14,6 +14,7 @@ from typing import Protocol
 from router.association import dimse, pdu
 from router.association.dimse import Command
 from router.association.negotiation import COMMITMENT, VERIFICATION, AgreedContext, is_uid
+from router.association.own_limits import own_limit
 from router.association.pdu import Pdv, ProtocolError
 from router.association.reports import MOST_BYTES, CommitmentHandler, NormalizedRequest, Outbox
 from router.flow import Caller
@@ -62,6 +63,9 @@ class StoreHandler(Protocol):
 
     def refuse_association(self) -> bool:
         """True where new associations must come back later (disk full, draining)."""
+
+    def refused(self, peer: str, why: str, **about: str) -> None:
+        """A connection or association was refused; it is in the log already."""
 
     def begin(self, request: StoreRequest) -> Sink | int:
         """A sink for the data set that follows, or the status to answer once it has been swallowed."""
@@ -272,7 +276,8 @@ class Messages:
 
     def _say(self, error: Exception) -> None:
         """The failure is ours."""
-        log.error("storing failed", error=where(error), errno=getattr(error, "errno", None), **self._who())
+        errno, lacking = getattr(error, "errno", None), own_limit(error) or None
+        log.error("storing failed", error=where(error), errno=errno, reason=lacking, **self._who())
 
     def _failed(self, error: Exception) -> int:
         """Say it, and answer with this status."""

@@ -15,6 +15,7 @@ from pynetdicom import AllStoragePresentationContexts
 
 from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
 from router.encoding import EXPLICIT, IMPLICIT, LOSSY
+from router.observe import safe
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -161,6 +162,12 @@ def is_storage(sop_class: str, unknown_too: bool = False) -> bool:
     What the standard knows as something other than storage is never accepted.
     """
     return sop_class in STORAGE or (unknown_too and is_uid(sop_class) and sop_class not in UID_dictionary)
+
+
+def name_of(uid: str) -> str:
+    """The name that PS3.6 gives to a UID, for people; the UID itself, made printable, where it gives none."""
+    entry = UID_dictionary.get(uid)
+    return NEWER_SYNTAXES.get(uid) or (entry[0] if entry else safe(uid))
 
 
 def is_uid(text: str) -> bool:

@@ -45,6 +45,14 @@ class Kind(IntEnum):
     ABORT = 7
 
 
+STRANGERS = {
+    0x15: "it answers in TLS (set tls for this peer)",
+    0x16: "it speaks TLS on a port without TLS (node.tls.port has it)",
+    ord("G"): "it speaks HTTP",
+    ord("H"): "it speaks HTTP",
+    ord("P"): "it speaks HTTP",
+}
+"""What the first byte of other protocols says: alert and handshake of TLS, GET, HEAD or HTTP, POST or PUT."""
 KINDS = {int(kind): kind for kind in Kind}
 
 
@@ -114,6 +122,8 @@ class Stream:
         self._max_pdu = max_pdu
         self._buffer = memoryview(bytearray(max_pdu + HEADER.size))
         self._header = memoryview(bytearray(HEADER.size))
+        self.failure: OSError | None = None
+        """What broke the connection, where it did not just end."""
         self._ahead = 0
         """Bytes of the next PDU's header that came along with a long body."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -126,7 +136,8 @@ class Stream:
         code, length = HEADER.unpack(self._header)
         kind = KINDS.get(code)
         if kind is None:
-            raise ProtocolError(f"a PDU of unknown type {code:#04x}", AbortReason.UNRECOGNIZED_PDU)
+            words = STRANGERS.get(code, f"a PDU of unknown type {code:#04x}")
+            raise ProtocolError(words, AbortReason.UNRECOGNIZED_PDU)
         return kind, self._bounded(kind, length)
 
     def read_body(self, length: int, seconds: float) -> memoryview:
@@ -149,6 +160,7 @@ class Stream:
         except TimeoutError:
             raise
         except OSError as error:
+            self.failure = error
             raise PeerClosedError from error
 
     def wake(self) -> None:
@@ -204,7 +216,8 @@ class Stream:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         except (TimeoutError, ssl.SSLWantReadError):
             raise TimeoutError from None
-        except OSError:
+        except OSError as error:
+            self.failure = error
             return 0
         return count
 

@@ -23,32 +23,25 @@ from pathlib import Path
 from typing import Literal
 
 from router.association import dimse, pdu
+from router.association.connecting import ConnectError, ConnectKind, associate
 from router.association.dimse import Command
 from router.association.messages import SUCCESS, UNRECOGNIZED_OPERATION, response
 from router.association.negotiation import VERIFICATION, ProposedContext
-from router.association.pdu import AbortReason, Kind, Pace, ProtocolError
-from router.association.proposing import NATIVE, associate_rq, parse_accept, proposals
+from router.association.pdu import Kind, Pace, ProtocolError
+from router.association.proposing import NATIVE, proposals
 from router.association.reports import MOST_BYTES
-from router.association.tls import client_context
 from router.config.settings import DestinationSettings
 
 DRAIN, RELEASE = 2.0, 5.0
 """Seconds that an end may take: for a peer to close after our A-ABORT, and to answer our A-RELEASE."""
 NETWORK_ERRORS = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 """What a socket can raise that Python calls no ConnectionError; any other OSError while sending is the file's."""
-NO_DICOM = "it answers, but not in DICOM: check host and port, and whether tls is wanted there"
 RESET = struct.pack("ii", 1, 0)
 MOST_REQUESTS = 16
 """So many requests may a peer send before it answers ours."""
 
 
-class ConnectError(Exception):
-    """No association. `kind`: connect, tls, rejected, rejected for good, silent, aborted, protocol."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
-        self.reason = reason
+__all__ = ["AssociationLostError", "ConnectError", "ConnectKind", "Requestor", "associate", "connect", "proposals"]
 
 
 class AssociationLostError(Exception):
@@ -357,79 +350,6 @@ def connect(
     allowed = destination.syntaxes
     excluded = frozenset(pair for pair in wanted if allowed is not None and pair[1] not in allowed)
     return Requestor(destination, *associate(destination, calling_ae, contexts), excluded)
-
-
-def associate(
-    destination: DestinationSettings,
-    calling_ae: str,
-    contexts: Sequence[ProposedContext],
-    commitment_role: bytes = b"",
-) -> tuple[pdu.Stream, Sequence[ProposedContext], dict[int, str], int]:
-    """The stream, contexts proposed and accepted, and maximum PDU length of an association. Raises ConnectError."""
-    limit = destination.connect_timeout
-    try:
-        tls = client_context(destination.tls) if destination.tls else None
-    except (OSError, ValueError) as error:
-        raise ConnectError("tls", f"certificate, key or ca cannot be used ({type(error).__name__})") from error
-    try:
-        sock = socket.create_connection((destination.host, destination.port), timeout=limit)
-    except OSError as error:
-        raise ConnectError("connect", f"cannot connect: {error.strerror or 'timed out or unknown host'}") from error
-    except UnicodeError as error:
-        raise ConnectError("connect", "cannot connect: the host is no name and no address") from error
-    try:
-        if tls is not None:
-            sock = tls.wrap_socket(sock, server_hostname=destination.host)
-        stream = pdu.Stream(sock)
-        stream.send(associate_rq(calling_ae, destination.ae_title, contexts, commitment_role), limit)
-        deadline = time.monotonic() + limit
-        kind, length = stream.read_header(limit)
-        body = stream.read_body(length, deadline - time.monotonic())
-        if kind is Kind.ASSOCIATE_AC:
-            return (stream, contexts, *parse_accept(body))
-        raise _refusal(kind, body)
-    except ssl.SSLError as error:
-        sock.close()
-        raise ConnectError("tls", f"the TLS handshake failed ({error.reason or 'no reason given'})") from error
-    except TimeoutError as error:
-        sock.close()
-        raise ConnectError("silent", "connected, but no answer to the association request in time") from error
-    except (OSError, pdu.PeerClosedError) as error:
-        sock.close()
-        raise ConnectError("aborted", "the peer closed the connection during association") from error
-    except ProtocolError as error:
-        sock.close()
-        strange = error.reason is AbortReason.UNRECOGNIZED_PDU
-        words = NO_DICOM if strange else f"the peer broke the protocol: {error}"
-        raise ConnectError("protocol", words) from error
-    except ConnectError:
-        sock.close()
-        raise
-
-
-def _refusal(kind: Kind, body: memoryview) -> ConnectError:
-    if kind is Kind.ASSOCIATE_RJ:
-        result, source, reason = body[1], body[2], body[3]
-        words = REJECTED.get((source, reason), f"source {source}, reason {reason}")
-        if result == 1:
-            return ConnectError("rejected for good", f"association rejected: {words}")
-        return ConnectError("rejected", f"association rejected for now: {words}")
-    if kind is Kind.ABORT:
-        return ConnectError("aborted", "the peer aborted the association request")
-    return ConnectError("protocol", f"the peer answered an association request with {kind.name}")
-
-
-REJECTED = {
-    (1, 1): "no reason given",
-    (1, 2): "application context not supported",
-    (1, 3): "calling AE title not recognised there; enter ours in the peer, or set calling_ae_title",
-    (1, 7): "called AE title not recognised there; check ae_title",
-    (2, 1): "no reason given",
-    (2, 2): "protocol version not supported",
-    (3, 1): "temporary congestion",
-    (3, 2): "local limit exceeded",
-}
-"""PS3.8 table 9-21, with the fix where we know one."""
 
 
 def _claims_to_have_it(status: int) -> bool:

@@ -6,20 +6,22 @@ until its socket is closed. So the number of threads is bounded whatever connect
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from router.association import pdu
-from router.association.acceptor import LIMIT_EXCEEDED, Acceptor
+from router.association.acceptor import Acceptor, Refusal
 from router.association.listening import bind, listen
 from router.association.messages import StoreHandler
+from router.association.own_limits import THREADS, own_limit
 from router.association.pdu import Stream
 from router.association.reports import CommitmentHandler
-from router.association.tls import Certificates
+from router.association.tls import Certificates, tls_words
 from router.config.settings import NodeSettings, ServerTls, Settings
 from router.observe import log, where
 from router.observe.metrics import ASSOCIATIONS
@@ -27,6 +29,11 @@ from router.observe.metrics import ASSOCIATIONS
 PORT, TLS_PORT = "node.port", "node.tls.port"
 BACKLOG = 1024
 """Connections that wait for the accept loop. Beyond, Linux drops the request, and who is in a burst waits a second."""
+TOO_MANY_UNSPOKEN = Refusal(
+    2, 3, 2, "local limit exceeded for now: node.unspoken_connections are open that asked for no association yet"
+)
+LAST_WORD = 0.2
+"""Seconds that the accept loop gives, without a descriptor to spare, to a caller that it turns away."""
 TURNED_AWAY = 64
 """Sockets kept open for a moment after a refusal without a word, so that no reset overtakes it."""
 LATE_SECONDS = 0.5
@@ -86,6 +93,7 @@ class AssociationServer:
         self._listeners: list[tuple[socket.socket, ServerTls | None]] = []
         self._accepting: list[threading.Thread] = []
         self._turned_away: deque[socket.socket] = deque()
+        self._reserve = _Reserve()
         self._stopping = threading.Event()
         self.tls_port: int | None = None
 
@@ -93,6 +101,12 @@ class AssociationServer:
     def associations(self) -> int:
         """How many associations are open now."""
         return self._places.associations
+
+    @property
+    def is_open(self) -> bool:
+        """Whether connections to every port are taken."""
+        listening = bool(self._accepting) and len(self._accepting) == len(self._listeners)
+        return listening and not self._stopping.is_set() and all(thread.is_alive() for thread in self._accepting)
 
     def bind(self) -> None:
         """Take the addresses; nobody is answered yet. Raises OSError (certificate), AddressError."""
@@ -127,6 +141,7 @@ class AssociationServer:
             listener.close()
         while self._turned_away:
             self._turned_away.popleft().close()
+        self._reserve.close()
         with self._lock:
             connections = dict(self._connections)
         for sock, acceptor in connections.values():
@@ -150,13 +165,12 @@ class AssociationServer:
             try:
                 sock, address = listener.accept()
             except OSError as error:
-                # Out of descriptors or memory: those who are served will give some back.
-                if not self._stopping.wait(0.2):
-                    log.error("accept failed", errno=error.errno)
+                if not self._stopping.is_set():
+                    self._turn_away_for_want(listener, error, is_tls=tls is not None)
                 continue
             node, peer = self._settings().node, _peer(address[0])
             if not self._places.enter(peer, node):
-                self._turn_away(sock, peer, tls is not None)
+                self._turn_away(sock, peer, TOO_MANY_UNSPOKEN, is_tls=tls is not None)
                 continue
             tls = tls and (node.tls or tls)
             context = self._certificates.context(tls) if tls else None
@@ -168,7 +182,9 @@ class AssociationServer:
                 thread.start()
             except RuntimeError:
                 self._places.leave(peer, admitted=False)
-                self._forget(thread, sock)
+                with self._lock:
+                    self._connections.pop(thread)
+                self._turn_away(sock, peer, _for_want(THREADS), is_tls=tls is not None)
 
     def _serve(
         self, sock: socket.socket, peer: str, node: NodeSettings, tls: ssl.SSLContext | None, deadline: float
@@ -195,7 +211,9 @@ class AssociationServer:
             if admitted:
                 log.info("association ended", peer=peer, how=how)
         except OSError as error:
-            log.warning("connection failed", peer=peer, error=type(error).__name__)
+            words = own_limit(error) or (tls_words(error) if tls else "the connection broke")
+            log.warning("connection failed", peer=peer, why=words)
+            self._handler.refused(peer, words)
         except Exception as error:
             log.error("association failed", peer=peer, error=where(error))
         finally:
@@ -214,14 +232,38 @@ class AssociationServer:
             raise
         return secure
 
-    def _turn_away(self, sock: socket.socket, peer: str, is_tls: bool) -> None:
-        """Refuse for now without reading, without waiting, and without a thread."""
-        log.warning("association refused", peer=peer, why=LIMIT_EXCEEDED)
+    def _turn_away_for_want(self, listener: socket.socket, error: OSError, *, is_tls: bool) -> None:
+        """There is no descriptor for whoever calls: with the one in reserve it hears so, and may come back."""
+        lacking = own_limit(error)
+        log.error("accept failed", errno=error.errno, reason=lacking)
+        while self._turned_away:
+            self._turned_away.popleft().close()
+        try:
+            with self._reserve.lent():
+                listener.settimeout(LAST_WORD)
+                sock, address = listener.accept()
+                with sock:
+                    self._turn_away(sock, _peer(address[0]), _for_want(lacking), is_tls=is_tls, at_once=True)
+        except OSError:
+            self._stopping.wait(LAST_WORD)  # those who are served will give some back
+        finally:
+            listener.settimeout(None)
+
+    def _turn_away(
+        self, sock: socket.socket, peer: str, refusal: Refusal, *, is_tls: bool, at_once: bool = False
+    ) -> None:
+        """Refuse for now without reading, without waiting (but `at_once`), and without a thread."""
+        log.warning("association refused", peer=peer, why=refusal.why)
+        self._handler.refused(peer, refusal.why)
         ASSOCIATIONS.labels("refused").inc()
+        if at_once:
+            if not is_tls:
+                _last_word(sock, refusal.pdu)
+            return
         try:
             sock.setblocking(False)
             if not is_tls:
-                sock.send(pdu.associate_rj(*LIMIT_EXCEEDED))
+                sock.send(refusal.pdu)
                 sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass
@@ -233,6 +275,51 @@ class AssociationServer:
         sock.close()
         with self._lock:
             self._connections.pop(thread, None)
+
+
+class _Reserve:
+    """A descriptor that is kept for the moment in which there is no other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fd = -1
+        self._take_back()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            try:
+                yield
+            finally:
+                self._take_back()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _take_back(self) -> None:
+        with suppress(OSError):
+            self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _for_want(lacking: str) -> Refusal:
+    return Refusal(2, 3, 2, f"local limit exceeded for now: {lacking or 'the system gives no connection'}")
+
+
+def _last_word(sock: socket.socket, last: bytes) -> None:
+    """Say it, and let the other side close: what it sent is read, so that no reset overtakes our word."""
+    with suppress(OSError):
+        sock.settimeout(LAST_WORD)
+        sock.sendall(last)
+        sock.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + LAST_WORD
+        while time.monotonic() < deadline and sock.recv(1 << 16):
+            pass
 
 
 def _peer(address: str) -> str:

@@ -45,7 +45,7 @@ class Certificates:
         except OSError as error:
             if self._context is None:
                 raise
-            log.error("certificate not read", file=settings.certificate.name, error=type(error).__name__)
+            log.error("certificate not read", file=settings.certificate.name, reason=unusable(error))
         return self._context
 
 
@@ -57,6 +57,61 @@ def client_context(settings: ClientTls) -> ssl.SSLContext:
     if settings.certificate is not None:
         context.load_cert_chain(settings.certificate, settings.key)
     return context
+
+
+def unusable(error: Exception) -> str:
+    """Why no TLS context can be made of its files."""
+    if isinstance(error, ssl.SSLError):
+        return f"certificate, key or ca cannot be used ({error.reason or 'not in PEM'})"
+    return f"certificate, key or ca cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
+
+
+ALERTS = {
+    "UNKNOWN_CA": "the other side does not know the authority of our certificate",
+    "CERTIFICATE_EXPIRED": "the other side says that our certificate has expired",
+    "CERTIFICATE_REQUIRED": "the other side demands a certificate of ours",
+    "BAD_CERTIFICATE": "the other side does not take our certificate",
+    "CERTIFICATE_UNKNOWN": "the other side does not take our certificate",
+    "UNSUPPORTED_CERTIFICATE": "the other side does not take our certificate",
+    "HANDSHAKE_FAILURE": "the other side found no common cipher, or demands a certificate of ours",
+    "PROTOCOL_VERSION": "no common version of TLS: 1.2 or newer is spoken here",
+}
+"""Ends of OpenSSL's reasons for an alert that the other side sent."""
+REASONS = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate, and one is demanded",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS: plain DICOM, or another port",
+    "HTTP_REQUEST": "it does not speak TLS, but HTTP",
+    "HTTPS_PROXY_REQUEST": "it does not speak TLS, but HTTP",
+    "UNEXPECTED_EOF_WHILE_READING": "it closed the connection during the handshake",
+    "UNSUPPORTED_PROTOCOL": "no common version of TLS: 1.2 or newer is spoken here",
+    "NO_PROTOCOLS_AVAILABLE": "no common version of TLS: 1.2 or newer is spoken here",
+    "WRONG_SSL_VERSION": "no common version of TLS: 1.2 or newer is spoken here",
+    "NO_SHARED_CIPHER": "no common cipher",
+}
+VERIFIED = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    18: "its certificate is signed by itself, and is not in ca",
+    19: "the authority of its certificate is not in ca",
+    20: "the authority of its certificate is not in ca",
+    21: "the authority of its certificate is not in ca",
+    62: "its certificate is for another name (set host to that name, or verify_host: false)",
+    64: "its certificate is for another address (set host to its name, or verify_host: false)",
+}
+"""X509_V_ERR of OpenSSL, and what to do."""
+
+
+def tls_words(error: OSError) -> str:
+    """Why TLS failed, for people; nothing that the other side sent is quoted."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return VERIFIED.get(error.verify_code, f"its certificate was not accepted (X.509 error {error.verify_code})")
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or ""
+        alert = next((words for end, words in ALERTS.items() if "ALERT" in reason and reason.endswith(end)), None)
+        return alert or REASONS.get(reason, reason.lower().replace("_", " ") or "it closed without a word")
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    return "it closed the connection during the handshake"
 
 
 def _harden(context: ssl.SSLContext) -> None:

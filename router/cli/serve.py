@@ -17,6 +17,7 @@ def command(
 ) -> None:
     """Run the node until it is told to stop. Exit code 2: configuration; 1: it could not start."""
     from router.config import ConfigError
+    from router.forward import NoWorkerError
     from router.node import Node
     from router.observe import log, where
     from router.observe.logging import set_up
@@ -34,7 +35,7 @@ def command(
                 node.reload("SIGHUP")
             except ConfigError as error:
                 log.error("not reloaded", problems=[str(problem) for problem in error.problems])
-            except SpoolError as error:
+            except (SpoolError, NoWorkerError) as error:
                 log.error("not reloaded", reason=str(error))
             except Exception as error:  # a reload that fails must not end the node
                 log.error("not reloaded", error=where(error))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from xxhash import xxh3_128
 
+from router.association.own_limits import OwnLimitError, own_limit
 from router.association.requestor import Requestor, connect
 from router.config.settings import DestinationSettings
 from router.encoding import DEFLATED, OWN_SYNTAX
@@ -114,12 +115,13 @@ def attempt(
     transcode: Transcode,
     known_digests: Callable[[], frozenset[str]],
 ) -> Outcome:
-    """Send one data set. Raises AssociationLostError when what became of it is not known."""
+    """Send one data set. Raises AssociationLostError when what became of it is not known, and OwnLimitError."""
     instance = delivery.instance
     try:
         if not is_sound(delivery.path, instance):
             return Outcome(Fate.BURY, "the blob has changed on disk since it was received (digest)", sign="ours")
     except OSError as error:
+        _raise_own_limit(error)
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign="ours")
     one = _sendable(delivery, association, transcode)
     if isinstance(one, Outcome):
@@ -132,6 +134,7 @@ def attempt(
     except OSError as error:
         # Part of a data set is on the wire; only an end of the association makes the peer forget it.
         association.abort()
+        _raise_own_limit(error)
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror or error})", sign="ours")
     outcome = outcome_of(status)
     if status == DUPLICATE and known_digests() - {instance.digest}:
@@ -139,6 +142,12 @@ def attempt(
     if outcome.fate is Fate.DONE:
         return replace(outcome, reason="; ".join(filter(None, [outcome.reason, *one.notes])))
     return outcome
+
+
+def _raise_own_limit(error: OSError) -> None:
+    """Raise OwnLimitError where this machine lacks something: then this was no try."""
+    if lacking := own_limit(error):
+        raise OwnLimitError(lacking) from error
 
 
 def _sendable(delivery: Delivery, association: Requestor, transcode: Transcode) -> _Sendable | Outcome:
@@ -156,6 +165,7 @@ def _sendable(delivery: Delivery, association: Requestor, transcode: Transcode) 
             refused = f"only {native} was accepted and not {syntax}; transcoding is not possible: {error}"
             return Outcome(Fate.FEW, refused, sign="ours")
         except OSError as error:
+            _raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a native copy cannot be made", sign="ours")
         one = _Sendable(*copy, native, (f"transcoded without loss to {native}",))
     elif one.size % 2 and syntax != DEFLATED:  # a deflated stream is padded behind its end (PS3.5 §A.5)
@@ -164,6 +174,7 @@ def _sendable(delivery: Delivery, association: Requestor, transcode: Transcode) 
         except ValueError:
             pass  # nobody knows which of its values is odd
         except OSError as error:
+            _raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a padded copy cannot be made", sign="ours")
     padded = ("one NUL added behind a data set of odd length",) if one.size % 2 else ()
     return replace(one, notes=one.notes + padded)

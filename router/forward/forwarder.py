@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from router.association.own_limits import own_limit
 from router.config.settings import DestinationSettings, Settings
 from router.forward.circuit import Circuit
 from router.forward.delivery import Transcode
 from router.forward.worker import Worker
 from router.spool import Spool
+
+
+class NoWorkerError(Exception):
+    """The system gives no thread for a destination: one line with the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What new settings need and the forwarder does not have yet."""
+
+    destinations: dict[str, DestinationSettings]
+    circuits: dict[str, Circuit] = field(default_factory=dict)
+    workers: list[Worker] = field(default_factory=list)
 
 
 class Forwarder:
@@ -26,36 +41,60 @@ class Forwarder:
         self._known: dict[str, DestinationSettings] = {}
 
     def start(self) -> None:
+        """Raises SpoolError, NoWorkerError."""
         self.apply_settings()
 
     def apply_settings(self) -> None:
-        """After start or reload: workers for new destinations, none for those that went, as many as configured."""
-        wanted = dict(self._settings().destinations)
-        for name in self._workers:
-            self._let_go(name, wanted[name].associations if name in wanted else 0)
+        """Match the workers to the settings that are in force now."""
+        self.take(self.prepare(self._settings().destinations))
+
+    def prepare(self, wanted: Mapping[str, DestinationSettings]) -> Prepared:
+        """The workers that these destinations need more, started; they rest until the settings know their destination.
+
+        Raises SpoolError, NoWorkerError; then nothing has changed.
+        """
+        prepared = Prepared(dict(wanted))
+        try:
+            for name, destination in wanted.items():
+                if name not in self._circuits:
+                    prepared.circuits[name] = Circuit(name, self._spool, random.random)
+                for _ in range(destination.associations - len(self._workers.get(name, ()))):
+                    circuit = prepared.circuits.get(name) or self._circuits[name]
+                    worker = Worker(name, self._spool, self._settings, circuit, self._transcode)
+                    worker.start()
+                    prepared.workers.append(worker)
+        except RuntimeError as error:
+            self.discard(prepared)
+            raise NoWorkerError(f"no thread for destination {name}: {own_limit(error) or error}") from error
+        except BaseException:
+            self.discard(prepared)
+            raise
+        return prepared
+
+    def discard(self, prepared: Prepared) -> None:
+        """What was prepared is not wanted after all."""
+        self._leave(prepared.workers)
+
+    def take(self, prepared: Prepared) -> None:
+        """Once the settings say the same: workers for new destinations, none for those that went. Cannot fail."""
+        wanted = prepared.destinations
+        for name, workers in self._workers.items():
+            keep = wanted[name].associations if name in wanted else 0
+            self._leave(workers[keep:])  # they finish what they have in hand
+            del workers[keep:]
         for name, destination in wanted.items():
             if name in self._circuits and destination != self._known[name]:
                 self._circuits[name].hurry()
-            workers = self._workers.setdefault(name, [])
-            while len(workers) < destination.associations:
-                workers.append(self._hire(name))
+        self._circuits |= prepared.circuits
+        for worker in prepared.workers:
+            self._workers.setdefault(worker.to, []).append(worker)
         self._known |= wanted
         self._spool.signals.set_many(wanted)
 
-    def _let_go(self, name: str, but: int) -> None:
-        """All workers of a destination but so many; they finish what they have in hand."""
-        workers = self._workers[name]
-        self._leaving = [worker for worker in self._leaving if worker.is_alive()] + workers[but:]
-        for worker in workers[but:]:
+    def _leave(self, workers: list[Worker]) -> None:
+        self._leaving = [worker for worker in self._leaving if worker.is_alive()] + workers
+        for worker in workers:
             worker.ask_to_stop()
-        del workers[but:]
-
-    def _hire(self, name: str) -> Worker:
-        if name not in self._circuits:
-            self._circuits[name] = Circuit(name, self._spool, random.random)
-        worker = Worker(name, self._spool, self._settings, self._circuits[name], self._transcode)
-        worker.start()
-        return worker
 
     def open_circuits(self) -> dict[str, bool]:
         """Whether each destination's circuit is open."""

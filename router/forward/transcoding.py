@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from router.association.own_limits import own_limit
 from router.encoding import OWN_SYNTAX
 from router.flow import Instance
 from router.spool import NO_SPACE
@@ -69,7 +70,7 @@ class Copies:
         except ValueError:
             raise
         except OSError as error:
-            if error.errno in NO_SPACE:
+            if error.errno in NO_SPACE or own_limit(error):
                 raise
             raise ValueError(f"no copy was made ({error.strerror or type(error).__name__})") from error
         except Exception as error:  # inference is not there, or took too long

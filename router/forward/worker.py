@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from router.association.requestor import AssociationLostError, ConnectError, connect
+from router.association.own_limits import OwnLimitError
+from router.association.requestor import AssociationLostError, ConnectError, ConnectKind, connect
 from router.config.settings import DestinationSettings, Settings
 from router.flow import Delivery
 from router.forward.backoff import FEW_WHILE_OPEN, few_retry_after, retry_after
@@ -21,6 +22,8 @@ from router.spool import BURIED as STATE_BURIED
 from router.spool import DONE, SKIPPED, Spool, SpoolError
 
 BATCH = 8
+OWN_LIMIT = 5.0
+"""Seconds that a worker rests for which this machine had no descriptor or memory: no try, and no fault of the peer."""
 TOO_MANY = 30.0
 """Seconds that a worker rests whose association a peer refused for now while it serves others of ours."""
 
@@ -46,6 +49,11 @@ class Worker(threading.Thread):
         self._rests_until = 0.0
         self._stopping = threading.Event()
         self._signal = spool.signal(name)
+
+    @property
+    def to(self) -> str:
+        """The destination's name."""
+        return self._to
 
     def ask_to_stop(self) -> None:
         self._stopping.set()
@@ -82,7 +90,7 @@ class Worker(threading.Thread):
             return wait
         if self._circuit.is_open and destination.echo and not self._circuit.by_instances:
             self._probe(destination)
-            if self._circuit.wait() > 0:
+            if self._circuit.wait() > 0 or self._rests_until > time.monotonic():
                 return 0.0
         wait = self._circuit.wait()
         deliveries = self._spool.claim_untried(self._to) if self._circuit.by_instances else []
@@ -115,7 +123,9 @@ class Worker(threading.Thread):
         try:
             association = connect(destination, self._settings().calling_ae(destination), (), echo=True)
         except ConnectError as error:
-            return self._circuit.failed(error.reason, for_good=error.kind == "rejected for good")
+            if error.kind is ConnectKind.OURS:
+                return self._rest_for_want(error.reason)
+            return self._circuit.failed(error.reason, for_good=error.kind is ConnectKind.REJECTED_FOR_GOOD)
         try:
             status = association.echo() if association.accepts_echo else None
         except AssociationLostError:
@@ -167,10 +177,12 @@ class Worker(threading.Thread):
         try:
             association = self._pool.get(destination, self._settings().calling_ae(destination), wanted)
         except ConnectError as error:
-            if error.kind == "rejected" and self._circuit.associations:
+            if error.kind is ConnectKind.OURS:
+                self._rest_for_want(error.reason)
+            elif error.kind is ConnectKind.REJECTED and self._circuit.associations:
                 self._rests_until = time.monotonic() + TOO_MANY
             else:
-                self._circuit.failed(error.reason, for_good=error.kind == "rejected for good")
+                self._circuit.failed(error.reason, for_good=error.kind is ConnectKind.REJECTED_FOR_GOOD)
             return False
         started = time.monotonic()
         try:
@@ -181,6 +193,9 @@ class Worker(threading.Thread):
         except AssociationLostError as error:
             self._pool.abort()
             outcome = Outcome(Fate.LATER, str(error), sign=error.kind)
+        except OwnLimitError as error:
+            self._rest_for_want(str(error))
+            return False
         except SpoolError:
             raise
         except Exception as error:  # nobody foresaw it, so it must not come back for ever
@@ -191,6 +206,12 @@ class Worker(threading.Thread):
             self._pool.abort()
         written.append(self._note(destination, delivery, outcome, time.monotonic() - started))
         return True
+
+    def _rest_for_want(self, lacking: str) -> None:
+        """This machine lacks something: what is owed waits, and says nothing of the destination."""
+        log.error("out of resources", destination=self._to, reason=lacking)
+        self._pool.abort()
+        self._rests_until = time.monotonic() + OWN_LIMIT
 
     def _note(
         self, destination: DestinationSettings, delivery: Delivery, outcome: Outcome, seconds: float

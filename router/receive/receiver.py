@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
 
 from router.association.messages import (
     CANNOT_UNDERSTAND,
@@ -28,6 +28,7 @@ from router.observe import log, safe
 from router.observe.metrics import MERGED, RECEIVED_BYTES, stored
 from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
 from router.receive.part10 import file_meta
+from router.receive.seldom import Seldom
 from router.spool import NO_SPACE, Accepted, Blob, SpoolError
 from router.spool.notes import note_for
 
@@ -42,6 +43,8 @@ class Store(Protocol):
     def room(self) -> bool: ...
 
     def make_room(self) -> None: ...
+
+    def event(self, kind: str, **detail: Any) -> None: ...
 
 
 @contextmanager
@@ -62,6 +65,7 @@ class Receiver:
         self, settings: Callable[[], Settings], spool: Store, commitment: CommitmentHandler | None = None
     ) -> None:
         self._spool = spool
+        self._seldom = Seldom()
         self._server = AssociationServer(settings, self, commitment)
 
     def bind(self) -> None:
@@ -77,6 +81,11 @@ class Receiver:
         self._server.stop(deadline)
 
     @property
+    def is_open(self) -> bool:
+        """Whether connections to every port are taken."""
+        return self._server.is_open
+
+    @property
     def associations(self) -> int:
         """How many associations are open now."""
         return self._server.associations
@@ -84,16 +93,30 @@ class Receiver:
     def refuse_association(self) -> bool:
         return not self._spool.room()
 
+    def refused(self, peer: str, why: str, **about: str) -> None:
+        """Into the record of events, but not as often as a caller likes."""
+        if (unsaid := self._seldom.may(peer, why)) is not None:
+            with suppress(SpoolError):  # the log has it
+                self._spool.event("refused", peer=peer, why=why, as_often_before=unsaid, **about)
+
     def begin(self, request: StoreRequest) -> Sink | int:
         """A sink into a new blob; 0xA900 for what is no UID, 0xA700 where the spool cannot take it."""
         if not (is_uid(request.sop_class) and is_uid(request.sop_instance)):
-            return NO_MATCH
+            return _refused(request, NO_MATCH, "the command's SOP Class or Instance UID is no UID")
         header = file_meta(request.sop_class, request.sop_instance, request.transfer_syntax, request.caller)
         try:
             with making_room(self._spool):
                 return BlobSink(self._spool, self._spool.begin(header), request)
-        except SpoolError:
-            return OUT_OF_RESOURCES
+        except SpoolError as error:
+            return _refused(request, OUT_OF_RESOURCES, str(error))
+
+
+def _refused(request: StoreRequest, status: int, reason: str) -> int:
+    """Say why an instance is not stored; the reason is in words of our own."""
+    caller = request.caller
+    known = {"peer": caller.peer, "calling_ae": safe(caller.calling_ae)}
+    log.warning("not stored", status=f"{status:04x}", reason=reason, syntax=request.transfer_syntax, **known)
+    return status
 
 
 class BlobSink:
@@ -145,8 +168,8 @@ class BlobSink:
             blob.seal(note_for(blob.header, instance))
         try:
             accepted = self._spool.accept(blob, instance)
-        except SpoolError:
-            return OUT_OF_RESOURCES
+        except SpoolError as error:
+            return _refused(request, OUT_OF_RESOURCES, str(error))
         RECEIVED_BYTES.inc(blob.size)
         MERGED.inc(int(accepted.merged))
         caller = request.caller
@@ -160,9 +183,9 @@ class BlobSink:
         self._head = None
         announced = SopUids(self._request.sop_class, self._request.sop_instance)
         try:
-            matches = sop_uids(head, self._request.transfer_syntax) == announced
-            self._status = SUCCESS if matches else NO_MATCH
-        except UnreadableError:
-            self._status = CANNOT_UNDERSTAND
+            if sop_uids(head, self._request.transfer_syntax) != announced:
+                self._status = _refused(self._request, NO_MATCH, "its SOP UIDs are not those of the command")
+        except UnreadableError as error:
+            self._status = _refused(self._request, CANNOT_UNDERSTAND, str(error))
         if self._status != SUCCESS:
             self.abandon()

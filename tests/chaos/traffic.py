@@ -115,6 +115,9 @@ class _Handler:
     place: str
     note: Note
 
+    def refused(self, peer: str, why: str, **about: str) -> None:
+        pass
+
     def refuse_association(self) -> bool:
         return False
 

@@ -142,6 +142,9 @@ class Watched:
         self._receiver = receiver
         self.raised: list[BaseException] = []
 
+    def refused(self, peer: str, why: str, **about: str) -> None:
+        pass
+
     def refuse_association(self) -> bool:
         return self._receiver.refuse_association()
 

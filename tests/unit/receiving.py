@@ -77,7 +77,11 @@ class MemoryHandler:
 
     make: Callable[[StoreRequest], Sink | int] = MemorySink
     full: bool = False
+    refusals: list[str] = field(default_factory=list)
     sinks: list[Sink | int] = field(default_factory=list)
+
+    def refused(self, peer: str, why: str, **about: str) -> None:
+        self.refusals.append(why)
 
     def refuse_association(self) -> bool:
         return self.full

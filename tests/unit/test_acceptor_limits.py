@@ -297,3 +297,13 @@ def eventually(condition, seconds: float = 5.0) -> bool:  # type: ignore[no-unty
             return False
         threading.Event().wait(0.01)
     return True
+
+
+def test_open_is_said_only_while_connections_are_taken() -> None:
+    server = AssociationServer(lambda: settings(node()), MemoryHandler())
+    server.bind()
+    assert not server.is_open
+    assert echoes(server.start())
+    assert server.is_open
+    server.stop(time.monotonic() + 5)
+    assert not server.is_open

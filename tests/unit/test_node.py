@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -179,6 +180,54 @@ def test_a_reload_that_orphans_deliveries_is_refused_with_their_count(running: R
     running.ask(do="reload")
 
 
+def test_a_reload_that_fails_half_way_changes_nothing_and_the_next_one_works(
+    running: Running, dx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (running.folder / "routing.yaml").read_text()
+    new = text.replace("rules:", f"  new: {{ae_title: HERE, host: 127.0.0.1, port: {running.here.port}}}\nrules:")
+    (running.folder / "routing.yaml").write_text(new.replace("otherwise: {send: here}", "otherwise: {send: new}"))
+    before, start = running.node.settings(), threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if thread.name == "forward new":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    for _ in range(2):
+        answer = running.ask(do="reload")
+        assert "no thread for destination new" in answer["error"]
+        assert "TasksMax" in answer["error"]
+        assert running.node.settings() is before
+        assert "new" not in running.node.circuits()
+    monkeypatch.undo()
+    assert running.ask(do="reload")["changed"]
+    running.send(dx)
+    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
+    done = running.node.spool.deliveries(instance_id=row["id"], states=("done",))
+    assert [one["destination"] for one in done] == ["new"]
+    running.write()
+    running.ask(do="reload")
+
+
+@pytest.mark.parametrize("of", ["node", "destinations.gone"])
+def test_a_reload_with_a_certificate_that_is_none_changes_nothing(running: Running, of: str) -> None:
+    text, before = (running.folder / "routing.yaml").read_text(), running.node.settings()
+    for name in ("a.crt", "a.key"):
+        (running.folder / name).write_text("a robot's mistake")
+    old, tls = {
+        "node": ("address: ", "tls: {certificate: a.crt, key: a.key, port: 2762}, address: "),
+        "destinations.gone": ("port: 1}", "port: 1, tls: {ca: a.crt}}"),
+    }[of]
+    (running.folder / "routing.yaml").write_text(text.replace(old, tls, 1))
+    answer = running.ask(do="reload")
+    assert f"{of}.tls: certificate, key or ca cannot be used" in answer["error"]
+    assert answer["exit_code"] == 2
+    assert running.node.settings() is before
+    running.write()
+    assert running.ask(do="reload") == {"done": True, "changed": False, "needs_restart": []}
+
+
 def test_paused_waits_and_resumed_goes_on(running: Running, dx: Path) -> None:
     refused = running.ask(do="pause", destination="nowhere")
     assert (refused["error"].startswith("no destination nowhere: one of "), refused["exit_code"]) == (True, 2)
@@ -257,6 +306,7 @@ def test_the_port_is_taken_and_answers_nobody_until_the_node_is_ready(
             other.bind((settings.node.address, port))
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((settings.node.address, port), 5)
+        assert node.ready()["open"] is False  # so /readyz says 503
         raise InferenceError("enough seen")
 
     monkeypatch.setattr(node._serving, "start", warm)

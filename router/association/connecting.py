@@ -1,0 +1,164 @@
+"""From nothing to an answered A-ASSOCIATE-RQ: connect, TLS, request; and why it failed, in words for people."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+
+from router.association import pdu
+from router.association.negotiation import ProposedContext
+from router.association.own_limits import lacks_descriptors, own_limit
+from router.association.pdu import AbortReason, Kind, ProtocolError
+from router.association.proposing import associate_rq, parse_accept
+from router.association.tls import client_context, tls_words, unusable
+from router.config.settings import DestinationSettings
+
+ALERT = 0.5
+"""Seconds to wait for the word that ends TLS; it was sent before the end that was seen."""
+NO_DICOM = "it answers, but not in DICOM: check host and port, and whether tls is wanted there"
+
+
+class ConnectKind(StrEnum):
+    """Why there is no association."""
+
+    CONNECT = "connect"
+    """No connection: nothing listens there, the network or the name does not lead there, or it took too long."""
+    TLS = "tls"
+    """A file for TLS cannot be used, or the peers did not agree on TLS."""
+    REJECTED = "rejected"
+    """A-ASSOCIATE-RJ, transient: the peer wants us to come back."""
+    REJECTED_FOR_GOOD = "rejected for good"
+    """A-ASSOCIATE-RJ, permanent: only a person can help."""
+    REFUSED = "refused"
+    """An association, but without the presentation context that it was for."""
+    SILENT = "silent"
+    """Connected, and no answer to the request in time."""
+    ABORTED = "aborted"
+    """The peer aborted or closed before it answered."""
+    PROTOCOL = "protocol"
+    """The peer answered what is no DICOM, or against PS3.8."""
+    OURS = "ours"
+    """This machine lacks descriptors or memory: it says nothing of the peer."""
+
+
+class ConnectError(Exception):
+    """No association; `kind` says why, and `reason` tells a person, with the fix where we know one."""
+
+    def __init__(self, kind: ConnectKind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+def associate(
+    destination: DestinationSettings,
+    calling_ae: str,
+    contexts: Sequence[ProposedContext],
+    commitment_role: bytes = b"",
+) -> tuple[pdu.Stream, Sequence[ProposedContext], dict[int, str], int]:
+    """The stream, contexts proposed and accepted, and maximum PDU length of an association. Raises ConnectError."""
+    try:
+        tls = client_context(destination.tls) if destination.tls else None
+    except (OSError, ValueError) as error:
+        raise _not_connected(ConnectKind.TLS, unusable(error), error) from error
+    sock = _connected(destination)
+    try:
+        if tls is not None:
+            sock = _secured(sock, tls, destination.host)
+        request = associate_rq(calling_ae, destination.ae_title, contexts, commitment_role)
+        stream = pdu.Stream(sock)
+        return stream, contexts, *_requested(stream, request, destination.connect_timeout)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _connected(destination: DestinationSettings) -> socket.socket:
+    try:
+        return socket.create_connection((destination.host, destination.port), timeout=destination.connect_timeout)
+    except OSError as error:
+        if isinstance(error, socket.gaierror) and (lacking := lacks_descriptors()):
+            raise ConnectError(ConnectKind.OURS, lacking) from error
+        words = f"cannot connect: {error.strerror or 'timed out or unknown host'}"
+        raise _not_connected(ConnectKind.CONNECT, words, error) from error
+    except UnicodeError as error:
+        raise ConnectError(ConnectKind.CONNECT, "cannot connect: the host is no name and no address") from error
+
+
+def _secured(sock: socket.socket, tls: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+    try:
+        return tls.wrap_socket(sock, server_hostname=host)
+    except OSError as error:
+        raise _not_connected(ConnectKind.TLS, f"the TLS handshake failed: {tls_words(error)}", error) from error
+
+
+def _requested(stream: pdu.Stream, request: bytes, limit: float) -> tuple[dict[int, str], int]:
+    """Send an A-ASSOCIATE-RQ and read the answer: accepted contexts and the peer's maximum PDU length."""
+    try:
+        stream.send(request, limit)
+        deadline = time.monotonic() + limit
+        kind, length = stream.read_header(limit)
+        body = stream.read_body(length, deadline - time.monotonic())
+        if kind is Kind.ASSOCIATE_AC:
+            return parse_accept(body)
+        raise _refusal(kind, body)
+    except TimeoutError as error:
+        words = "connected, but no answer to the association request in time"
+        raise ConnectError(ConnectKind.SILENT, words) from error
+    except pdu.PeerClosedError as error:
+        if failure := _tls_failure(stream):
+            raise ConnectError(ConnectKind.TLS, f"TLS was refused: {tls_words(failure)}") from error
+        raise ConnectError(ConnectKind.ABORTED, "the peer closed the connection during association") from error
+    except ProtocolError as error:
+        strange = error.reason is AbortReason.UNRECOGNIZED_PDU
+        words = NO_DICOM if strange else f"the peer broke the protocol: {error}"
+        raise ConnectError(ConnectKind.PROTOCOL, words) from error
+
+
+def _tls_failure(stream: pdu.Stream) -> ssl.SSLError | None:
+    """How TLS ended right after the handshake: with TLS 1.3 a certificate is only refused then. Where sending saw no
+    more than an end, the alert that says why can still be read."""
+    failure = stream.failure if isinstance(stream.failure, ssl.SSLError) else None
+    if isinstance(stream.sock, ssl.SSLSocket) and (failure is None or not failure.reason):
+        try:
+            stream.sock.settimeout(ALERT)
+            stream.sock.recv(1)
+        except ssl.SSLError as error:
+            return error if error.reason else failure
+        except OSError:
+            pass
+    return failure
+
+
+def _not_connected(kind: ConnectKind, words: str, error: BaseException) -> ConnectError:
+    """As this kind, unless this machine is at fault."""
+    lacking = own_limit(error)
+    return ConnectError(ConnectKind.OURS, lacking) if lacking else ConnectError(kind, words)
+
+
+def _refusal(kind: Kind, body: memoryview) -> ConnectError:
+    if kind is Kind.ASSOCIATE_RJ:
+        result, source, reason = body[1], body[2], body[3]
+        words = REJECTED.get((source, reason), f"source {source}, reason {reason}")
+        if result == 1:
+            return ConnectError(ConnectKind.REJECTED_FOR_GOOD, f"association rejected: {words}")
+        return ConnectError(ConnectKind.REJECTED, f"association rejected for now: {words}")
+    if kind is Kind.ABORT:
+        return ConnectError(ConnectKind.ABORTED, f"the peer aborted the association request ({pdu.abort_words(body)})")
+    return ConnectError(ConnectKind.PROTOCOL, f"the peer answered an association request with {kind.name}")
+
+
+REJECTED = {
+    (1, 1): "no reason given",
+    (1, 2): "application context not supported",
+    (1, 3): "calling AE title not recognised there; enter ours in the peer, or set calling_ae_title",
+    (1, 7): "called AE title not recognised there; check ae_title",
+    (2, 1): "no reason given",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
+}
+"""PS3.8 table 9-21, with the fix where we know one."""
