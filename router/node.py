@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from router.association.expiry import expiries
@@ -33,6 +34,14 @@ LAST_WRITES = 1.0
 SWEEP_EVERY = 60.0
 PARTS = ("node", "spool", "model", "web", "destinations", "rules")
 """The parts of the settings that a reload compares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did: the parts that differ from before, and those that need a restart."""
+
+    changed: list[str]
+    needs_restart: list[str]
 
 
 class Node:
@@ -103,15 +112,12 @@ class Node:
         else:
             log.error("stopped, but the spool's database did not take the last changes; their work begins again")
 
-    def reload(self, who: str = "") -> dict[str, Any]:
-        """Read routing.yaml again; a file with a mistake changes nothing. Raises ConfigError, SpoolError.
-
-        Says which file it was, which parts of it have changed since it was last read, and what needs a restart.
-        """
+    def reload(self, who: str = "") -> Reloaded:
+        """Read routing.yaml again; a file with a mistake changes nothing. Raises ConfigError, SpoolError."""
         with self._reloading:  # a signal and the control socket may ask at once
             return self._reload(who)
 
-    def _reload(self, who: str) -> dict[str, Any]:
+    def _reload(self, who: str) -> Reloaded:
         new = load(self._settings.file)
         self._refuse_orphaned_deliveries(new)
         changed = [part for part in PARTS if getattr(self._settings, part) != getattr(new, part)]
@@ -122,7 +128,7 @@ class Node:
             log.warning("needs a restart", part=part)
         log.info("reloaded", changed=changed, rules=len(new.rules.rules), destinations=len(new.destinations))
         self._spool.event("reloaded", who=who, changed=changed)
-        return {"file": str(new.file), "changed": changed, "needs_restart": waiting}
+        return Reloaded(changed, waiting)
 
     def _refuse_orphaned_deliveries(self, new: Settings) -> None:
         problems = [
@@ -191,7 +197,8 @@ class Node:
         """One request from the control socket."""
         match request.get("do"):
             case "reload":
-                return {"done": True} | self.reload(str(request.get("who", ""))[:64])
+                done = self.reload(str(request.get("who", ""))[:64])
+                return {"done": True, "changed": done.changed, "needs_restart": done.needs_restart}
             case "model":
                 return self._serving.order(request)
             case "models":
