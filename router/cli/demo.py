@@ -86,12 +86,12 @@ def _table(outcomes: Sequence[Outcome], *, drawn: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
     # Names stay whole on a terminal of 80 columns; what the rule is called may take several lines.
     table.add_column("drawn" if drawn else "sent", overflow="fold", max_width=16, min_width=5)
     table.add_column("seen", no_wrap=True)
     table.add_column("p", no_wrap=True)
-    table.add_column("rule", overflow="fold")
+    table.add_column("rule", overflow="fold", max_width=14)
     table.add_column("arrived at", overflow="fold", min_width=LONGEST_SHIPPED)
     table.add_column("same", no_wrap=True)
     table.add_column("ms", justify="right", no_wrap=True)
