@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.config import ConfigError
 from router.observe import log, where
+from router.spool.account import as_owner
 
 if TYPE_CHECKING:
     from router.spool import Spool
@@ -148,7 +149,7 @@ class ControlServer:
 def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Ask the node that works on a spool; an answer with `error` is the caller's to show.
 
-    Raises NoNodeError, NoAnswerError, and OSError where the socket may not be used.
+    Raises NoNodeError, and NoAnswerError also where this account may not use the socket.
     """
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(SECONDS)
@@ -157,6 +158,8 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
                 client.connect(path)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NoNodeError(f"no node is running on {folder}") from error
+        except PermissionError as error:
+            raise NoAnswerError(f"{folder}: {error.strerror}{as_owner(folder)}") from error
         except BlockingIOError as error:
             raise NoAnswerError(BUSY) from error
         try:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import printable
+from router.cli.csv_file import CsvFile, run_of
+from router.cli.options import VARIABLE, Json, printable, wrong
 
 if TYPE_CHECKING:
     from router.dryrun import Looked
+    from router.model.doubt import Limits
 
 
 def command(
     paths: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.")],
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Try the rules of this routing.yaml; without, only the model.")
+        Path | None,
+        typer.Option(
+            "--config", "-c", envvar=VARIABLE, help="Try the rules of this routing.yaml; without, only the model."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Json = False,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write CSV here; an interrupted run goes on where it stopped.")
     ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw the rows of the CSV away and begin anew.")] = False,
     body_part: Annotated[bool, typer.Option(help="Add BodyPartExamined from the header.")] = False,
     calling_ae: Annotated[str, typer.Option(help="Try the rules as if this calling AE title had sent the files.")] = "",
     model: Annotated[Path | None, typer.Option(help="Another model's folder.")] = None,
@@ -39,13 +44,17 @@ def command(
     from router.dryrun import files, look
     from router.flow import Caller
     from router.inference import Inference
+    from router.model.doubt import read_limits
+    from router.model.files import shipped_model
     from router.model.store import ModelStore
     from router.observe.logging import set_up
 
     set_up("console", "warning")
     missing = [path for path in paths if not path.exists()]
     if missing:
-        raise typer.BadParameter(f"{missing[0]}: no such file or folder")
+        wrong(f"{missing[0]}: no such file or folder")
+    if restart and not csv_file:
+        wrong("--restart goes with --csv")
     settings = load(config) if config else None
     model_settings = ModelSettings()
     if settings:
@@ -53,8 +62,15 @@ def command(
         model_settings = replace(settings.model, path=serving)
     if model:
         model_settings = replace(model_settings, path=model)
-    written = _written(csv_file) if csv_file else frozenset()
-    todo = (path for path in files(paths) if str(path) not in written)
+    into, written = None, {}
+    if csv_file:
+        into = CsvFile(csv_file, run_of(settings, model_settings, calling_ae=calling_ae, body_part=body_part))
+        if not restart and (refusal := into.refusal()):
+            wrong(refusal)
+        written = into.begin(restart=restart)
+    chosen = list(files(paths))
+    todo = [path for path in chosen if str(path) not in written]
+    failed = any(written.get(str(path), False) for path in chosen)
     inference = Inference(model_settings)
     inference.start()
     try:
@@ -62,7 +78,8 @@ def command(
         kept: Counter[tuple[str, str, str]] = Counter()
         seen = _counted(look(todo, inference, settings, caller), kept)
         rows = (_row(looked, body_part=body_part) for looked in seen)
-        failed = _write(rows, csv_file, as_json=as_json, rules=settings is not None)
+        limits = read_limits(model_settings.path or shipped_model())
+        failed |= _write(rows, into, limits, as_json=as_json, rules=settings is not None)
     finally:
         inference.stop(2.0)
     for line in summary(kept):
@@ -110,14 +127,9 @@ def _row(looked: Looked, *, body_part: bool) -> dict[str, Any]:
     return row
 
 
-def _written(path: Path) -> frozenset[str]:
-    if not path.exists():
-        return frozenset()
-    with path.open(newline="", encoding="utf-8") as lines:
-        return frozenset(row["path"] for row in csv.DictReader(lines) if row.get("path"))
-
-
-def _write(rows: Iterator[dict[str, Any]], csv_file: Path | None, *, as_json: bool, rules: bool) -> bool:
+def _write(
+    rows: Iterator[dict[str, Any]], into: CsvFile | None, limits: Limits | None, *, as_json: bool, rules: bool
+) -> bool:
     """Print or write each row as it comes; True if one of them was an error of the file itself."""
     failed = False
 
@@ -125,44 +137,31 @@ def _write(rows: Iterator[dict[str, Any]], csv_file: Path | None, *, as_json: bo
         nonlocal failed
         for row in rows:
             failed = failed or (row["top"] is None and row["rule"] is None)
+            if as_json:
+                print(json.dumps(row), flush=True)
             yield row
 
-    if as_json:
-        for row in watched():
-            print(json.dumps(row), flush=True)
-    elif csv_file:
-        _to_csv(watched(), csv_file)
+    if into:
+        from rich.console import Console
+        from rich.progress import track
+
+        into.write(track(watched(), description="looking", console=Console(stderr=True), total=None))
+    elif as_json:
+        deque(watched(), maxlen=0)
     else:
-        _to_terminal(watched(), rules=rules)
+        _to_terminal(watched(), limits, rules=rules)
     return failed
 
 
-def _to_csv(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    from rich.console import Console
-    from rich.progress import track
+def _to_terminal(rows: Iterable[dict[str, Any]], limits: Limits | None, *, rules: bool) -> None:
+    from router.flow import UNCERTAIN
 
-    fresh = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as out:
-        writer: csv.DictWriter[str] | None = None
-        for row in track(rows, description="looking", console=Console(stderr=True), total=None):
-            flat = {k: v for k, v in row.items() if k not in ("probabilities", "destinations")}
-            flat["destinations"] = " ".join(row["destinations"])
-            flat |= {f"p_{name}": p for name, p in (row["probabilities"] or {}).items()}
-            if writer is None:
-                from router.flow import CLASSES
-
-                names = [*(k for k in flat if not k.startswith("p_")), *(f"p_{c}" for c in CLASSES)]
-                writer = csv.DictWriter(out, fieldnames=names)
-                if fresh:
-                    writer.writeheader()
-            writer.writerow(flat)
-            out.flush()
-
-
-def _to_terminal(rows: Iterable[dict[str, Any]], *, rules: bool) -> None:
     for row in rows:
         chances = " ".join(f"{name} {p:.2f}" for name, p in (row["probabilities"] or {}).items())
         line = f"{row['path']}: {row['class'] or 'no prediction'}"
+        if row["class"] == UNCERTAIN and limits:
+            novel = row["confidence"] >= limits.thresholds[row["top"]]
+            line += f" ({limits.why(row['top'], row['confidence'], novel=novel)})"
         if chances:
             line += f"  ({chances})"
         if rules and row["rule"]:

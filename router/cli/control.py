@@ -14,7 +14,6 @@ from router.cli.options import (
     confirm,
     fail,
     local_time,
-    printable,
     settings_of,
     who,
 )
@@ -32,10 +31,11 @@ def reload(config: Config = None, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(answer))
         return
-    changed, waiting = ", ".join(answer["changed"]), ", ".join(answer["needs_restart"])
-    print(f"reloaded; needs a restart: {waiting}" if waiting else "reloaded")
-    unchanged = f"nothing has changed since {printable(answer['file'])} was read last"
-    typer.echo(f"changed: {changed}" if changed else unchanged, err=True)
+    said = "reloaded" if answer["changed"] else "reloaded: nothing has changed"
+    waiting = ", ".join(answer["needs_restart"])
+    print(f"{said}; needs a restart: {waiting}" if waiting else said)
+    if answer["changed"]:
+        typer.echo(f"changed: {', '.join(answer['changed'])}", err=True)
 
 
 def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None:

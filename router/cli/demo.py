@@ -24,6 +24,9 @@ PHANTOMS = (
     "nothing for novel; with your own files the model's limit holds: dicom-router demo PATH…"
 )
 
+LONGEST_SHIPPED = len("pediatric-chest-ai")
+"""Of the names of destinations in the shipped file."""
+
 
 def command(
     paths: Annotated[
@@ -83,10 +86,15 @@ def _table(outcomes: Sequence[Outcome], *, drawn: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("drawn" if drawn else "sent", "seen", "p", "rule", "arrived at", "identical"):
-        table.add_column(column)
-    table.add_column("ms", justify="right")
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
+    # Names stay whole on a terminal of 80 columns; what the rule is called may take several lines.
+    table.add_column("drawn" if drawn else "sent", overflow="fold", max_width=16, min_width=5)
+    table.add_column("seen", no_wrap=True)
+    table.add_column("p", no_wrap=True)
+    table.add_column("rule", overflow="fold", max_width=14)
+    table.add_column("arrived at", overflow="fold", min_width=LONGEST_SHIPPED)
+    table.add_column("same", no_wrap=True)
+    table.add_column("ms", justify="right", no_wrap=True)
     for outcome in outcomes:
         table.add_row(*(Text("".join(c if c.isprintable() else "?" for c in cell)) for cell in _cells(outcome)))
     return table

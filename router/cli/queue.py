@@ -120,7 +120,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Everything known of one instance: who sent it, what was seen, which rule fired, where it went."""
-    spool = spool_of(config)
+    settings, spool = _open(config, None)
     row = spool.instance(_instance(spool, instance))
     if row is None:
         fail(f"no instance or delivery {printable(instance)!r}; queue list shows them")
@@ -129,8 +129,21 @@ def show(
     if as_json:
         print(json.dumps(row))
         return
+    if row["class"] == "uncertain" and (why := _why_uncertain(settings, row)):
+        row["class"] = f"uncertain ({why})"
     for line in _lines(row):
         print(printable(line))
+
+
+def _why_uncertain(settings: Settings, row: dict[str, Any]) -> str:
+    """By the card of the model that answered; empty where that model is not here any more."""
+    from router.model.doubt import limits_of
+    from router.model.files import shipped_model
+
+    kept = sorted((settings.spool.path / "models").glob("*/"))
+    folders = [settings.model.path or shipped_model(), shipped_model(), *kept]
+    limits = limits_of(row["model"] or "", folders)
+    return limits.why(row["top"], row["confidence"], novel=bool(row["novel"])) if limits else ""
 
 
 def _instance(spool: Spool, which: str) -> str:

@@ -114,6 +114,8 @@ def unknown(
 ) -> None:
     """Report a key at its own line (its value may begin below), with the nearest right spelling unless `fix` says."""
     value = table.entries[key]
+    while isinstance(value, Table) and value.line == 0 and value.entries:  # made from the environment
+        value = next(iter(value.entries.values()))
     place = value if isinstance(value, Scalar) and value.origin else Scalar("", table.lines[key])
     context.wrong(place, message, nearest(key, known) if fix is None else fix)
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from router.config import values
 from router.config.problems import nearest
@@ -32,7 +33,19 @@ def endpoint(text: str) -> Endpoint:
     host, colon, port = rest.rpartition(":")
     if not (at and colon):
         raise WrongError(f"'{text}' is not AE@HOST:PORT", "write for instance CHEST_AI@10.1.0.21:104")
+    if _looks_swapped(title, host):
+        meant = f"{host}@[{title}]:{port}" if ":" in title else f"{host}@{title}:{port}"
+        raise WrongError(f"'{title}' is a host, and stands where the AE title belongs", f"write {meant}")
     return Endpoint(values.ae_title(title), values.host(host), values.port(port))
+
+
+def _looks_swapped(title: str, host: str) -> bool:
+    """Whether what stands before the @ is an address, or a name in a domain beside a host like an AE title."""
+    try:
+        ip_address(title.strip("[] "))
+    except ValueError:
+        return bool(re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", title)) and bool(re.fullmatch(r"[A-Z0-9_]+", host))
+    return True
 
 
 def ai(text: str) -> tuple[str, Endpoint]:

@@ -24,7 +24,6 @@ from router.model.mobilenet_v1 import MobileNetV1
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
 ARCHITECTURES = ("mobilenet_v1",)
-CARD_LIMIT = 1 << 20
 
 
 class CardError(Exception):
@@ -74,7 +73,7 @@ class Card:
     def _parse(cls, path: Path) -> Card:
         try:
             with path.open("rb") as file:
-                raw = json.loads(file.read(CARD_LIMIT))
+                raw = json.loads(file.read(files.CARD_LIMIT))
             calibration = raw["calibration"]
             limit = calibration["novelty_limit"]
             card = cls(

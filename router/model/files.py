@@ -6,6 +6,16 @@ import hashlib
 import os
 from pathlib import Path
 
+CARD_LIMIT = 1 << 20
+"""Bytes of a card that are read."""
+
+
+def shipped_model() -> Path:
+    """The folder of the model that came with the package (in a checkout: beside it)."""
+    package = Path(__file__).resolve().parent.parent
+    beside = package.parent / "models" / "mobilenet_v1"
+    return beside if (beside / "card.json").exists() else package / "models" / "mobilenet_v1"
+
 
 def replace(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Make `content` the file's, durably. Raises OSError: then the file is as it was."""

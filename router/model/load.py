@@ -15,6 +15,7 @@ from router.flow import Prediction
 from router.model.calibration import Calibration
 from router.model.card import WEIGHTS, Card, CardError
 from router.model.engines import EngineError, Run
+from router.model.files import shipped_model as shipped_model
 from router.model.int8 import Int8
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.observe import to_install
@@ -42,13 +43,6 @@ class Model:
         """Predictions for pictures (n, size, size) uint8, n at least 1."""
         logits, novelty = self.run(pictures)
         return self.card.calibration.predictions(logits, novelty, self.card.digest)
-
-
-def shipped_model() -> Path:
-    """The folder of the model that came with the package (in a checkout: beside it)."""
-    package = Path(__file__).resolve().parent.parent
-    beside = package.parent / "models" / "mobilenet_v1"
-    return beside if (beside / "card.json").exists() else package / "models" / "mobilenet_v1"
 
 
 def load(directory: Path | None, *, device: str = "auto", engine: str = "auto", threads: int = 0) -> Model:

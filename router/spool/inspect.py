@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from router.config.settings import GB, SpoolSettings
+from router.spool.account import as_owner
 from router.spool.blobs import free_inodes
 from router.spool.engine import DATABASE
 from router.spool.orphans import SET_ASIDE, count_in
@@ -20,7 +21,7 @@ FORGETFUL = frozenset({"tmpfs", "ramfs"})
 def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
     """(state, text) for each thing looked at; state is ok, warning or failed."""
     folder = settings.path
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if _is_there(path))
     if not existing.is_dir():
         yield "failed", f"{existing} is not a folder; spool.path must name one"
         return
@@ -30,7 +31,8 @@ def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
-        yield "failed", f"{existing}: {error.strerror}; spool.path must be a folder that this user may write"
+        fix = "spool.path must be a folder that this user may write"
+        yield "failed", f"{existing}: {error.strerror}; {fix}{as_owner(existing)}"
         return
     kind = file_system(existing)
     if kind in UNSOUND:
@@ -53,8 +55,16 @@ def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
     if aside:
         see = "see 'Blobs set aside' in docs/operations.md"
         yield "warning", f"{aside} blobs are set aside in {folder / SET_ASIDE}; {see}"
-    state = "in use before" if (folder / DATABASE).exists() else "new"
+    state = "in use before" if _is_there(folder / DATABASE) else "new"
     yield "ok", f"{folder} on {kind or 'an unknown file system'}, {state}, {free / GB:.1f} GB free"
+
+
+def _is_there(path: Path) -> bool:
+    """A folder in one that this account may not look into is taken for absent."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def file_system(folder: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from router.config.settings import SpoolSettings
 from router.spool import engine
+from router.spool.account import as_owner
 from router.spool.blobs import BlobStore, make_folder, sync_folder
 from router.spool.errors import SpoolError
 from router.spool.room import Ballast
@@ -43,7 +44,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
             spool.start_working(write, lock, alone=alone)
         except OSError as error:
             raise SpoolError(
-                f"{folder}: {error.strerror}; spool.path must be a folder that this user may write"
+                f"{folder}: {error.strerror}; spool.path must be a folder that this user may write{as_owner(folder)}"
             ) from error
         undo.pop_all()
     return spool
@@ -51,8 +52,11 @@ def open_spool(settings: SpoolSettings) -> Spool:
 
 def read_spool(settings: SpoolSettings) -> Spool:
     """Open a spool to look at it, also while a node works on it. Raises SpoolError when there is none."""
-    if settings.database == "sqlite" and not (settings.path / engine.DATABASE).exists():
-        raise SpoolError(f"{settings.path}: no spool here; start the node once, or name another routing.yaml")
+    try:
+        if settings.database == "sqlite" and not (settings.path / engine.DATABASE).exists():
+            raise SpoolError(f"{settings.path}: no spool here; start the node once, or name another routing.yaml")
+    except OSError as error:
+        raise SpoolError(f"{settings.path}: {error.strerror}{as_owner(settings.path)}") from error
     return Spool(settings, BlobStore(settings.path / "blobs"), engine.reading(settings.path, settings.database))
 
 

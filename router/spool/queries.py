@@ -44,17 +44,16 @@ def known_digests(connection: Connection, to: str, sop_instance: str) -> frozens
 
 def destination_state(connection: Connection, name: str) -> DestinationState:
     row = connection.execute(statements.DESTINATION, {"called": name}).one_or_none()
-    if row is None:
-        return DestinationState()
-    return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason)
+    return DestinationState() if row is None else _state(row)
 
 
 def destination_states(connection: Connection) -> dict[str, DestinationState]:
     """Of every destination that has ever been paused or had an open circuit."""
-    return {
-        row.name: DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason)
-        for row in connection.execute(sa.select(destination))
-    }
+    return {row.name: _state(row) for row in connection.execute(sa.select(destination))}
+
+
+def _state(row: Any) -> DestinationState:
+    return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason)
 
 
 def finished(connection: Connection) -> Finished:

@@ -11,6 +11,7 @@ import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from router.flow import CLASSES
 SPLITS = ("train", "val", "test")
 SHARES = (0.70, 0.15, 0.15)
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".ima", ""})
+PICTURES = (".png", ".jpg", ".jpeg")
 OLDEST = 120.0
 
 
@@ -129,6 +131,25 @@ def _item(row: dict[str, Any], manifest: Path, line: int, root: Path, any_split:
     )
 
 
+def with_header_age(item: Item) -> Item:
+    """The item with the age that the header of its DICOM file says, where the manifest gives none."""
+    from router.decide.age import TAGS, age_at_study
+    from router.pixels.elements import open_data_set
+    from router.pixels.header import values
+
+    if item.age is not None or item.path.suffix.lower() in PICTURES:
+        return item
+    try:
+        with closing(open_data_set(item.path, max(TAGS))) as data_set:
+            age = age_at_study(values(data_set, TAGS))
+    except Exception:  # any reader's error on a broken file: its age is not known
+        return item
+    if age is None:
+        return item
+    fewest, most = age.completed("Y")
+    return replace(item, age=age.least) if fewest == most else item
+
+
 def _age(text: str) -> float | None:
     try:
         age = float(text)
@@ -214,7 +235,7 @@ def digest_of(items: Iterable[Item]) -> str:
 
 def read_grey(path: Path) -> NDArray[np.uint8]:
     """A PNG, JPEG or DICOM as grey (height, width), bone white. Raises ValueError or OSError."""
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+    if path.suffix.lower() in PICTURES:
         with Image.open(path) as opened:
             image: Image.Image = opened
             if image.mode.startswith("I") or image.mode == "F":
@@ -243,6 +264,6 @@ def read_all(
         finally:
             progress(1)
         image.thumbnail((longest, longest), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        kept.append(item)
+        kept.append(with_header_age(item))
         images.append(image)
     return kept, images, skipped

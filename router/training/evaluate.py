@@ -27,7 +27,7 @@ from router.model.card import CARD, Card, CardError
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.pixels.prepare import prepare
 from router.training import metrics
-from router.training.data import DataError, Item, Skipped, read_grey
+from router.training.data import DataError, Item, Skipped, read_grey, with_header_age
 from router.training.networks import Learner
 
 ADULT = 16.0
@@ -132,7 +132,7 @@ def _batches(
     for item in items:
         try:
             pictures.append(picture_of(item.path, size))
-            chunk.append(item)
+            chunk.append(with_header_age(item))
         except UNREADABLE as error:
             skipped.append(Skipped(item.path, type(error).__name__))
         progress(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
 import sqlite3
 import threading
@@ -22,6 +23,7 @@ from router.cli.failures import explain
 from router.config import ConfigError, Problem, Settings, load
 from router.control import ControlServer, NoAnswerError, NoNodeError, ask, carry_out
 from router.flow import Caller
+from router.model.files import shipped_model
 from router.spool import SpoolError, open_spool, read_spool
 from tests.unit.spooling import accept
 
@@ -219,6 +221,32 @@ def test_an_instance_is_shown_in_words(tmp_path: Path) -> None:
     assert "rows 9\n" in done.output
 
 
+@pytest.mark.parametrize(
+    ("novel", "digest", "told"),
+    [
+        (0, "shipped", "uncertain (spine 0.31 is below its threshold "),
+        (1, "shipped", "uncertain (unlike what the model was trained on)"),
+        (0, "unknown", "uncertain\n"),
+    ],
+)
+def test_why_a_prediction_is_uncertain_is_shown(tmp_path: Path, novel: int, digest: str, told: str) -> None:
+    (tmp_path / "routing.yaml").write_text(TEXT)
+    settings = load(tmp_path / "routing.yaml", {})
+    spool = open_spool(settings.spool)
+    instance_id = accept(spool).instance_id
+    spool.close()
+    if digest == "shipped":
+        digest = json.loads((shipped_model() / "card.json").read_bytes())["digest"]
+    with sqlite3.connect(settings.spool.path / "node.db") as database:
+        database.execute(
+            "UPDATE instance SET class = 'uncertain', top = 'spine', confidence = 0.31, novel = ?, model = ?",
+            (novel, digest),
+        )
+    database.close()
+    done = CliRunner().invoke(app, ["queue", "show", instance_id, "--config", str(settings.file)])
+    assert told in done.output
+
+
 def test_what_is_shown_gives_no_orders_to_a_terminal_and_one_damaged_value_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "routing.yaml").write_text(TEXT)
     settings = load(tmp_path / "routing.yaml", {})
@@ -250,4 +278,7 @@ def test_a_reload_fails_with_the_code_of_what_failed(tmp_path: Path, error: Exce
 
     with serving(tmp_path / "spool", fail):
         done = CliRunner().invoke(app, ["reload", "--config", str(tmp_path / "routing.yaml")])
+        as_json = CliRunner().invoke(app, ["reload", "--json", "--config", str(tmp_path / "routing.yaml")])
     assert (done.exit_code, done.output) == (code, f"{error}\n")
+    told = json.loads(as_json.stdout)
+    assert (told["error"], told["exit_code"], "problems" in told) == (str(error), code, code == 2)

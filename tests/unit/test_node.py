@@ -124,6 +124,13 @@ def test_health_readiness_and_metrics(running: Running, dx: Path) -> None:
         value = next(x for x in metrics.splitlines() if x.startswith(line)).rsplit(" ", 1)[1]
         assert float(value) >= 1
     assert 'rule="otherwise"' in metrics
+    (own,) = [line for line in metrics.splitlines() if line.startswith("dicom_router_stored_total{")][:1]
+    assert own.startswith('dicom_router_stored_total{calling_ae="')
+    for line in ('dicom_router_queue{destination="gone"} 0.0', 'dicom_router_paused{destination="here"} 0.0'):
+        assert line in metrics
+    assert running.ask(do="status")["listens"] == [
+        ["node.port", "127.0.0.1", running.port], ["web.port", "127.0.0.1", running.web_port]
+    ]  # fmt: skip
 
 
 def test_the_health_command_asks_the_node_itself(running: Running) -> None:
@@ -152,6 +159,8 @@ def test_a_reload_counts_from_the_next_instance_and_a_bad_file_changes_nothing(r
     answer = running.ask(do="reload")
     assert (answer["done"], answer["changed"], answer["needs_restart"]) == (True, ["rules"], [])
     assert running.ask(do="reload")["changed"] == []
+    told = [{"who": "a test", "changed": parts} for parts in (["rules"], [])]
+    wait_for(lambda: [e["detail"] for e in running.node.spool.events(kind="reloaded", limit=500)][-2:] == told)
     running.send(dx)
     assert wait_for(lambda: latest(running)["rule"]) == "all"
     running.write()

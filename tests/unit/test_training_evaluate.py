@@ -20,9 +20,20 @@ from router.cli import train as train_command
 from router.flow import CLASSES
 from router.model.calibration import Calibration
 from router.model.card import save_random_model
+from router.pixels.wrap import wrap_image
 from router.training import metrics
-from router.training.data import Item, Skipped, read_manifest
-from router.training.evaluate import Answers, evaluate, figures, read_model, table1, with_age, worst, write_predictions
+from router.training.data import Item, Skipped, read_all, read_manifest, with_header_age
+from router.training.evaluate import (
+    Answers,
+    answer,
+    evaluate,
+    figures,
+    read_model,
+    table1,
+    with_age,
+    worst,
+    write_predictions,
+)
 from router.training.report import _routing, right_of_answered, write_report
 from tests.unit.training_set import make_set, read_rows, write_manifest
 
@@ -42,6 +53,34 @@ def run() -> Callable[..., Any]:
     app.command("train")(train_command.command)
     app.command("evaluate")(evaluate_command.command)
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("stated", "written", "known"),
+    [("006Y", None, 6.0), ("045Y", None, 45.0), (None, None, None), ("006Y", 50.0, 50.0)],
+)
+def test_the_age_is_that_of_the_manifest_else_of_the_header(
+    tmp_path: Path, stated: str | None, written: float | None, known: float | None
+) -> None:
+    path = wrap_image(np.zeros((40, 40), np.uint8), tmp_path / "a.dcm", age=stated)
+    item = with_header_age(Item(path, "adult_chest", "p", age=written))
+    assert item.age == (known if known is None else pytest.approx(known, abs=1.0))
+    kept, _, _ = read_all([Item(path, "adult_chest", "p", age=written)], 64)
+    assert kept == [item]
+
+
+def test_a_chest_of_a_folder_follows_the_age_of_its_header(tmp_path: Path) -> None:
+    save_random_model(tmp_path / "model", size=64)
+    path = wrap_image(np.zeros((40, 40), np.uint8), tmp_path / "a.dcm", age="006Y")
+    answers = answer(read_model(tmp_path / "model", "cpu"), [Item(path, "pediatric_chest", "p")])
+    assert figures(answers, resamples=100)["with_age"]["chests_with_age"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no DICOM" * 40])
+def test_a_header_that_cannot_be_read_says_no_age(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.dcm").write_bytes(content)
+    for name in ("a.dcm", "absent.dcm", "a.png"):
+        assert with_header_age(Item(tmp_path / name, "spine", "p")).age is None
 
 
 def answers_of(
