@@ -1,15 +1,22 @@
-"""Shared fixtures. Data beside the checkout is optional: without it, tests that need it skip and say so."""
+"""Shared fixtures, the order of tests, and how long an unmarked one may take.
+
+Data beside the checkout is optional: without it, tests that need it skip and say so.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import postgres
+
+for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before any of them is loaded; nodes inherit it
+    os.environ.setdefault(_library, "1")  # several tests run at once: threads that wait for each other would spin
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DICOM_ROUTER_TEST_DATA", ROOT.parent / "shared")).resolve()
@@ -30,6 +37,15 @@ NEEDS = {
 }
 
 
+SLOW_FOLDERS = ("acceptance", "chaos")
+"""Whose tests start whole nodes: all of them count as slow."""
+UNMARKED_SECONDS = 2.0
+"""A test without the mark `slow` takes at most 0.5 s alone. Beside others it may take this long before it is listed."""
+UNMARKED_SECONDS_IN_CI = 6.0
+"""Beyond this the run fails in CI."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = {name: reason for name, (there, reason) in NEEDS.items() if not there()}
     if missing and os.environ.get("CI"):
@@ -38,6 +54,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name, reason in missing.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))
+        if item.path.parent.name in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
+        if not item.get_closest_marker("xdist_group"):  # the tests of a file share its fixtures
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    # What is quick fails early. Of the rest, what takes longest begins first.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+_seconds: Counter[str] = Counter()
+"""Of each test without the mark `slow`, with its fixtures."""
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "slow" not in report.keywords:
+        _seconds[report.nodeid] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lasted = [(seconds, name) for name, seconds in _seconds.items() if seconds > UNMARKED_SECONDS]
+    if lasted:
+        terminalreporter.section(f"longer than {UNMARKED_SECONDS} s without the mark `slow`")
+    for seconds, name in sorted(lasted, reverse=True):
+        terminalreporter.line(f"{seconds:6.1f} s  {name}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("CI") and max(_seconds.values(), default=0) > UNMARKED_SECONDS_IN_CI and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

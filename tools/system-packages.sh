@@ -11,6 +11,7 @@ for package in "$@"; do
         postgresql) ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql" ;;
         libc6-dev) [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev" ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv" ;;
+        docker.io) [ -x /usr/bin/docker ] && [ -x /usr/sbin/dockerd ] || missing="$missing docker.io" ;;
         *) command -v "$package" >/dev/null 2>&1 || missing="$missing $package" ;;
     esac
 done

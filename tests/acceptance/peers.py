@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pydicom
@@ -27,10 +28,20 @@ CLASS_TO_DESTINATION = {
 }
 
 
+PORTS = range(10_000, 32_000)
+"""Below those that the kernel gives away by itself: nobody gets such a port between our look and its use."""
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, that this process has not got before, and other tests beside it hardly ever get."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -19,6 +19,8 @@ from router.model.card import save_random_model
 from router.pixels.wrap import wrap_image
 from tests.acceptance.peers import free_port
 
+pytestmark = pytest.mark.slow
+
 GOOD = """
 node: {{ae_title: ROUTER, address: 127.0.0.1, port: {port}}}
 web: {{address: 127.0.0.1, port: {web}}}

@@ -339,6 +339,7 @@ def test_an_archive_may_not_ask(modality: Modality, archive: Archive, tmp_path: 
         assert Modality("ARCHIVE").ask(node.port, TRANSACTION, "1.1") == 0x0124
 
 
+@pytest.mark.slow
 def test_requests_that_are_none(modality: Modality, archive: Archive, tmp_path: Path) -> None:
     nothing, no_uid = dataset(TRANSACTION, []), dataset(TRANSACTION, [(DX, "1.1")])
     del no_uid.ReferencedSOPSequence[0].ReferencedSOPInstanceUID

@@ -24,6 +24,8 @@ from router.pixels import render
 from router.pixels.wrap import wrap_image
 from tests.unit.peer import wait_for
 
+pytestmark = pytest.mark.slow
+
 MODALITY = 0x00080060
 
 

@@ -1,4 +1,4 @@
-"""The container's lock files against pyproject.toml's ranges, without an index: every need has one version and hashes."""
+"""The container's lock files against pyproject.toml, without an index: every need has one version and hashes."""
 
 from __future__ import annotations
 

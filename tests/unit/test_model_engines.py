@@ -71,6 +71,7 @@ def said(network: MobileNetV1) -> tuple[NDArray[np.float32], NDArray[np.float32]
     return logits.numpy(), novelty.numpy()
 
 
+@pytest.mark.slow
 def test_folded_layers_are_the_network(network: MobileNetV1) -> None:
     x = scale(torch.from_numpy(PICTURES))
     with torch.inference_mode():
@@ -80,6 +81,7 @@ def test_folded_layers_are_the_network(network: MobileNetV1) -> None:
     assert torch.allclose(x.mean(dim=(2, 3)), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_engine_says_what_the_network_says(network: MobileNetV1, int8: Int8, name: str) -> None:
     if name.startswith("openvino"):
@@ -135,6 +137,7 @@ def test_rounded_weights_are_within_half_a_step() -> None:
     assert (np.abs(integers * step - weights) <= 0.501 * step).all()
 
 
+@pytest.mark.slow
 def test_auto_takes_eight_bits_and_says_so(folder: Path) -> None:
     pytest.importorskip("openvino")
     model = load(folder, device="cpu", threads=1)
@@ -211,6 +214,7 @@ def test_it_survives_writing_and_reading(folder: Path, tmp_path: Path, int8: Int
     assert again.most["conv_pw_13"].min() == TOP, "the last layer is not stretched: its units are the features'"
 
 
+@pytest.mark.slow
 def test_an_engine_that_disagrees_is_passed_over(folder: Path, tmp_path: Path, int8: Int8) -> None:
     pytest.importorskip("openvino")
     copy(folder, tmp_path)
@@ -227,6 +231,7 @@ def test_what_is_shipped_answers_in_eight_bits_as_it_must() -> None:
     assert int8.figures["n"] > 3000
 
 
+@pytest.mark.slow
 def test_what_is_no_radiograph_goes_to_no_ai_node_in_eight_bits_either() -> None:
     pytest.importorskip("openvino")
     model = load(None, device="cpu", threads=1)

@@ -21,6 +21,8 @@ from router.training.quantise import agreement, measure, refusals
 from tests.unit.test_model_engines import SIZE, awake
 from tests.unit.training_set import make_set
 
+pytestmark = pytest.mark.slow
+
 APP = typer.Typer()
 APP.command()(quantise.main)
 

@@ -93,6 +93,7 @@ def answered_by(future: Future[Seen]) -> str:
 # -- the swap ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_swap_under_traffic_loses_nothing_and_nobody_waits_for_it(swap: Swap, dx: Path) -> None:
     inference, before = swap.inference, swap.inference.info()["pid"]
     asked: list[Future[Seen]] = []
@@ -121,6 +122,7 @@ def test_a_swap_under_traffic_loses_nothing_and_nobody_waits_for_it(swap: Swap, 
     wait_for(lambda: not Path(f"/proc/{before}").exists())
 
 
+@pytest.mark.slow
 def test_what_the_old_process_was_asked_it_answers(swap: Swap, dx: Path) -> None:
     inference, pid = swap.inference, swap.inference.info()["pid"]
     waiting: list[Future[Seen]] = []
@@ -136,6 +138,7 @@ def test_what_the_old_process_was_asked_it_answers(swap: Swap, dx: Path) -> None
     assert {answered_by(future) for future in waiting} == {swap.old}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["refused", "not written"])
 def test_a_swap_that_fails_changes_nothing(swap: Swap, models: dict[str, Path], dx: Path, why: str) -> None:
     def commit() -> None:
@@ -147,6 +150,7 @@ def test_a_swap_that_fails_changes_nothing(swap: Swap, models: dict[str, Path], 
     wait_for(lambda: len(swap.inference._all) == 1)
 
 
+@pytest.mark.slow
 def test_after_a_swap_it_is_the_new_model_that_is_restarted_however_early_it_dies(swap: Swap, dx: Path) -> None:
     inference = swap.inference
 

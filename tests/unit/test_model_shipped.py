@@ -58,11 +58,13 @@ def predict(model: Model, grey: NDArray[np.uint8]) -> Prediction:
     return model.calibration.predictions(logits, novelty, model.digest)[0]
 
 
+@pytest.mark.slow
 def test_what_is_no_radiograph_goes_to_no_ai_node(model: Model) -> None:
     for kind, grey in phantoms(3, seed=1):
         assert predict(model, grey).class_name in ("others", "uncertain"), kind
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("source", ["msk_ct_slab", "imagenet_samples", "rsna_boneage", "busi_us", "synthetic_docs"])
 def test_a_slice_a_dog_a_hand_is_no_confident_chest(model: Model, items: list[Item], source: str) -> None:

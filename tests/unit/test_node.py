@@ -29,6 +29,8 @@ from router.pixels.wrap import wrap_image
 from router.spool import SpoolError, open_spool, read_spool
 from tests.acceptance.peers import free_port
 
+pytestmark = pytest.mark.slow
+
 TEXT = """
 node: {{ae_title: ROUTER, address: 127.0.0.1, port: {port}}}
 web: {{address: 127.0.0.1, port: {web}}}

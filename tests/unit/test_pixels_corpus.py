@@ -20,7 +20,7 @@ import pytest
 
 from router.pixels import decode, render
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 ALL = bool(os.environ.get("DICOM_ROUTER_TEST_ALL"))
 MEMORY = 2_000_000_000
 SECONDS = 60

@@ -21,6 +21,7 @@ def model() -> Model:
     return load(None, device="cpu", engine="torch")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_model_sees_the_same_in_the_thinned_and_in_the_whole_image(
     shared: Path, model: Model, monkeypatch: pytest.MonkeyPatch

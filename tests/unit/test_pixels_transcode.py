@@ -99,6 +99,7 @@ def test_what_cannot_be_had_losslessly_is_refused_without_received_text(tmp_path
     assert not (tmp_path / "b.dcm").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_every_syntax_of_the_corpus_can_be_had_in_little_endian(shared: Path, tmp_path: Path) -> None:
     refused = {"deflated_image_frame_1bit_seg.dcm", "j2k_embedded_seqdelim.dcm", "no_meta_header.dcm",

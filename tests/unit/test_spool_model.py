@@ -378,6 +378,7 @@ class SpoolMachine(RuleBasedStateMachine):
             row.state, row.finished_at = FINISHED, self.clock.at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "examples"), [("sqlite", 20), pytest.param("postgresql", 6, marks=pytest.mark.postgresql)]
 )

@@ -111,6 +111,7 @@ def test_one_node_at_a_time(settings: SpoolSettings) -> None:
     open_spool(settings).close()
 
 
+@pytest.mark.slow
 def test_the_lock_ends_with_its_process(settings: SpoolSettings) -> None:
     script = (
         "import os, sys; from pathlib import Path; from tests.unit.spooling import *; from router.spool import *;"

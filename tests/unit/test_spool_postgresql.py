@@ -132,6 +132,7 @@ def test_a_deadlock_is_tried_again(nodes: tuple[Spool, Spool]) -> None:
     assert len(tries) == 3
 
 
+@pytest.mark.slow
 def test_a_second_node_leaves_what_the_first_is_receiving(settings: SpoolSettings) -> None:
     first = open_spool(settings)
     half = first.begin(HEADER)
@@ -290,6 +291,7 @@ def test_the_clock_is_the_servers(settings: SpoolSettings, monkeypatch: pytest.M
     spool.close()
 
 
+@pytest.mark.slow
 def test_after_a_crash_a_lone_node_goes_on_at_once(settings: SpoolSettings) -> None:
     script = (
         "import os, sys; from pathlib import Path; from tests.unit.spooling import *; from router.spool import *;"
@@ -315,6 +317,7 @@ def hang_up(spool: Spool, looker: Spool) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_costs_one_refusal(settings: SpoolSettings) -> None:
     spool, looker = open_spool(settings), read_spool(settings)
     hang_up(spool, looker)
@@ -338,6 +341,7 @@ def test_no_server(settings: SpoolSettings, tmp_path: Path) -> None:
         assert "secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_another_database_does_not_make_orphans_of_all_blobs(
     settings: SpoolSettings, postgresql: Callable[[], str]
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_destination_over_its_limit_is_buried_in_sight(spool: Spool) -> None:
     assert len(spool.claim_deliveries("slow-ai", 10)) == 3
 
 
+@pytest.mark.slow
 def test_more_than_a_database_takes_at_once(spool: Spool) -> None:
     accept(spool)
     decide(spool, "ai")

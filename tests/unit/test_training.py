@@ -42,16 +42,19 @@ def learn(root: Path, recipe: Recipe = TINY, *, shuffled: bool = False, each: in
     return best, answer(read_model(best, "cpu"), [item for item in items if item.split == "test"])
 
 
+@pytest.mark.slow
 def test_training_from_nothing_learns(tmp_path: Path) -> None:
     _, answers = learn(tmp_path)
     assert macro_f1(answers.truth, answers.predicted) > 0.8
 
 
+@pytest.mark.slow
 def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:
     _, answers = learn(tmp_path, shuffled=True)
     assert macro_f1(answers.truth, answers.predicted) < 0.5
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     manifest = make_set(tmp_path, 12)
     items = deal(read_manifest(manifest, tmp_path))
@@ -71,6 +74,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert figures[0] == figures[1]
 
 
+@pytest.mark.slow
 def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
     items = deal(read_manifest(make_set(tmp_path, 12), tmp_path))
     recipe = Recipe(size=32, epochs=2, batch=8, augmentation="none")
@@ -79,6 +83,7 @@ def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
         train(Recipe(size=32, epochs=2, batch=8, augmentation="none", seed=1), items, tmp_path / "run", say=quiet)
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_is_named_skipped_and_counted(tmp_path: Path) -> None:
     items = deal(read_manifest(make_set(tmp_path, 12), tmp_path))
     broken = next(item for item in items if item.split == "train")
@@ -153,6 +158,7 @@ def test_some_splits_and_not_all_are_an_error(tmp_path: Path) -> None:
         deal(read_manifest(write_manifest(manifest, rows), tmp_path))
 
 
+@pytest.mark.slow
 def test_a_card_of_other_weights_is_refused(tmp_path: Path) -> None:
     items = deal(read_manifest(make_set(tmp_path, 12), tmp_path))
     best = train(

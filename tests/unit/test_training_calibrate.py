@@ -120,6 +120,7 @@ def test_folds_by_group_take_what_the_file_says(tmp_path: Path) -> None:
         remove_groups("parts", items, groups)
 
 
+@pytest.mark.slow
 def test_folds_judge_what_they_did_not_see_and_never_the_test_split(tmp_path: Path) -> None:
     items = deal(read_manifest(make_set(tmp_path, 12), tmp_path))
     found = run(by_source(items), items, SMALL, tmp_path / "folds", say=quiet)
@@ -132,6 +133,7 @@ def test_folds_judge_what_they_did_not_see_and_never_the_test_split(tmp_path: Pa
     assert said == []
 
 
+@pytest.mark.slow
 def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> None:
     manifest = make_set(tmp_path, 12)
     items = deal(read_manifest(manifest, tmp_path))
@@ -194,6 +196,7 @@ def test_routes_count_what_reaches_a_wrong_ai_node() -> None:
     assert found["routes"]["abdominal"]["wrong"]["n"] == 4
 
 
+@pytest.mark.slow
 def test_a_fold_of_patients_is_scored_by_thresholds_fitted_without_it() -> None:
     """Fold b is wrong and sure of it: a calibration that had seen it would trust nothing at that confidence."""
     truth, count = [i % 5 for i in range(1500)], 1500

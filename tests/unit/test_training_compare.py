@@ -17,6 +17,7 @@ from tests.unit.training_set import make_set
 SMALL = Recipe(size=32, epochs=1, batch=12, rate=1e-3, augmentation="none")
 
 
+@pytest.mark.slow
 def test_a_network_with_two_seeds_gets_one_row_and_is_trained_once(tmp_path: Path) -> None:
     items = deal(read_manifest(make_set(tmp_path, 12), tmp_path))
     said: list[str] = []

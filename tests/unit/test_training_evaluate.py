@@ -193,6 +193,7 @@ def test_predictions_as_csv(tmp_path: Path) -> None:
     assert (tmp_path / "p.csv").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_train_then_evaluate_from_the_command_line(tmp_path: Path, run: Callable[..., Any]) -> None:
     manifest = make_set(tmp_path, 12)
     out = tmp_path / "run"
@@ -212,6 +213,7 @@ def test_train_then_evaluate_from_the_command_line(tmp_path: Path, run: Callable
     assert "n = 60" in plain.output
 
 
+@pytest.mark.slow
 def test_what_it_was_trained_on_is_not_scored_where_nobody_wrote_splits(
     tmp_path: Path, run: Callable[..., Any]
 ) -> None:
