@@ -53,8 +53,8 @@ def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
         yield "failed", f"the file system of {folder} can take {inodes} files more (df -i); nothing would be accepted"
     aside = count_in(folder / SET_ASIDE)
     if aside:
-        see = "see 'Blobs set aside' in docs/operations.md"
-        yield "warning", f"{aside} blobs are set aside in {folder / SET_ASIDE}; {see}"
+        where = folder / SET_ASIDE
+        yield "warning", f"{aside} blobs are set aside in {where}; see 'Blobs set aside' in docs/operations.md"
     state = "in use before" if _is_there(folder / DATABASE) else "new"
     yield "ok", f"{folder} on {kind or 'an unknown file system'}, {state}, {free / GB:.1f} GB free"
 

@@ -199,4 +199,3 @@ def count_in(folder: Path) -> int:
             return sum(not entry.is_dir(follow_symlinks=False) for entry in entries)
     except FileNotFoundError:
         return 0
-

@@ -24,10 +24,14 @@ from router.spool.blobs import BlobStore
 LEAST_INODES = 64
 """Files that the file system must still be able to take."""
 BALLAST = "ballast"
-PIECES, PIECE_BYTES = 8, 512 * 1024
-"""Files of the ballast, and bytes of each."""
+PIECES, PIECE_BYTES = 8, 2 << 20
+"""Files of the ballast, and bytes of each: together twice what SQLite's log grows to before it is folded."""
 SHARE = 64
 """Of what is free on a small file system one file takes so small a part."""
+LOG, SMALL_LOG = 2000, 32
+"""Pages of SQLite's log after which it is folded into the database: as `engine` says, and while room is short."""
+SHORT = PIECES * PIECE_BYTES
+"""Free bytes below which the log is kept small."""
 BLOCK = 4096
 TELL_EVERY = 60.0
 """Seconds between lines of the log while there is no room."""
@@ -36,12 +40,17 @@ NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_SH
 
 
 class Room:
-    """Says what is lacking, in words. `held`: bytes of blobs; `promised`: those that are still to be written."""
+    """Says what is lacking, in words.
+
+    `held`: bytes of blobs; `promised`: those that are still to be written.
+    """
 
     def __init__(
-        self, settings: SpoolSettings, blobs: BlobStore, held: Callable[[], int], promised: Callable[[], int]
-    ) -> None:
-        self._settings, self._blobs, self._held, self._promised = settings, blobs, held, promised
+        self, settings: SpoolSettings, blobs: BlobStore, ballast: Ballast, held: Callable[[], int],
+        promised: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self._settings, self._blobs, self._ballast = settings, blobs, ballast
+        self._held, self._promised = held, promised
         self._told: float | None = None
         self._telling = threading.Lock()
 
@@ -53,6 +62,8 @@ class Room:
             return f"limit: the spool holds {self._held() / GB:.1f} GB, and spool.limit is {limit / GB:.1f} GB"
         if free <= reserve:
             return f"disk: {max(0, free) / GB:.1f} GB are free, and spool.reserve is {reserve / GB:.1f} GB"
+        if self._ballast.is_in_use:
+            return "disk: it is full, and what is left of it is kept for the database"
         inodes = self._blobs.free_inodes()
         if inodes < LEAST_INODES:
             return f"inodes: the file system can take {inodes} files more, and {LEAST_INODES} are kept (df -i)"
@@ -75,11 +86,14 @@ class Ballast:
     def __init__(self, spool: Path, reserve: int) -> None:
         self._spool, self._reserve = spool, reserve
         self._folder = spool / BALLAST
+        self.is_in_use = False
+        """Whether it was thrown off and is not there again."""
 
     def lay(self) -> None:
         """Make what is missing of it, where there is room to spare."""
         with suppress(OSError):  # the next time
             missing = [path for path in self._pieces() if not path.exists()]
+            self.is_in_use = self.is_in_use and bool(missing)
             space = os.statvfs(self._spool)
             size = min(PIECE_BYTES, (space.f_bavail * space.f_frsize - self._reserve) // SHARE // BLOCK * BLOCK)
             if not missing or size <= 0 or (space.f_files and space.f_favail < LEAST_INODES + PIECES):
@@ -87,19 +101,18 @@ class Ballast:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             for path in missing:
                 _fill(path, size)
+            self.is_in_use = False
 
-    def throw_off(self) -> bool:
-        """Give its blocks and inodes back; whether there were any."""
-        laid = [path for path in self._pieces() if path.exists()]
-        for path in laid:
+    def throw_off(self) -> None:
+        """Give its blocks and inodes back."""
+        self.is_in_use = True
+        for path in self._pieces():
             path.unlink(missing_ok=True)
-        return bool(laid)
 
     def throw_off_if_short(self) -> None:
         """Give it back where a start may find no room without it."""
         space = os.statvfs(self._spool)
-        short = space.f_bavail * space.f_frsize < PIECES * PIECE_BYTES
-        if short or (space.f_files and space.f_favail < LEAST_INODES):
+        if is_short(self._spool) or (space.f_files and space.f_favail < LEAST_INODES):
             self.throw_off()
 
     def _pieces(self) -> list[Path]:
@@ -117,34 +130,43 @@ def _fill(path: Path, size: int) -> None:
         os.close(fd)
 
 
-def relieve(engine: sa.Engine, on_full: Callable[[], object]) -> None:
-    """Where SQLite finds no room for a change: call `on_full`, and fold its log into the database before the next.
+def is_short(folder: Path) -> bool:
+    """Whether the file system has few bytes left."""
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize < SHORT
 
-    A log that was folded begins again at its start and needs no room to grow. On PostgreSQL the disk is the server's.
+
+def relieve(engine: sa.Engine, folder: Path, on_full: Callable[[], object]) -> None:
+    """Where SQLite finds no room for a change: call `on_full`. While room is short, keep its log small.
+
+    A log that is folded into the database often begins again at its start and needs no room to grow. On PostgreSQL the
+    disk is the server's.
     """
     if engine.dialect.name != "sqlite":
         return
-    is_full = threading.Event()
+    pages = 0
 
     @sa.event.listens_for(engine, "handle_error")
     def _failed(context: sa.engine.ExceptionContext) -> None:
         code = getattr(context.original_exception, "sqlite_errorcode", 0)
         if code in NO_ROOM or code & 0xFF in NO_ROOM[:2]:
-            is_full.set()
             on_full()
 
-    @sa.event.listens_for(engine, "begin", insert=True)
+    @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        if is_full.is_set():
-            is_full.clear()
-            fold_log(connection)
+        nonlocal pages
+        wanted = SMALL_LOG if is_short(folder) else LOG
+        if wanted != pages:
+            pages = wanted
+            _driver(connection).execute(f"PRAGMA wal_autocheckpoint={pages}")
 
 
 def fold_log(connection: sa.Connection) -> None:
-    """Write SQLite's log into the database and cut it to nothing, as far as readers and the disk allow.
-
-    Said to the driver itself: where this fails SQLAlchemy would end the transaction that is about to begin.
-    """
-    driver: Any = connection.connection.driver_connection
+    """Write SQLite's log into the database and cut it to nothing, as far as readers and the disk allow. Not within a
+    transaction."""
     with suppress(sqlite3.Error):  # the change that follows says what is wrong
-        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        _driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _driver(connection: sa.Connection) -> Any:
+    return connection.connection.driver_connection

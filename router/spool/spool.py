@@ -28,7 +28,7 @@ from router.spool.doubts import Doubts
 from router.spool.errors import SpoolError
 from router.spool.leases import Leases
 from router.spool.orphans import SET_ASIDE, count_in
-from router.spool.room import Ballast, Room, relieve
+from router.spool.room import Ballast, Room, fold_log, relieve
 from router.spool.rows import Accepted, Claim, Counts, DestinationState, Finished, instance_of
 from router.spool.schema import BATCH, parts
 from router.spool.signals import Signal, Signals
@@ -62,8 +62,8 @@ class Spool:
         self._copies = CopySizes()
         self._copying = threading.Lock()
         self._pressure = threading.Lock()
-        self._room = Room(settings, blobs, lambda: self._held, lambda: self._copies.unwritten)
         self._ballast = Ballast(settings.path, settings.reserve)
+        self._room = Room(settings, blobs, self._ballast, lambda: self._held, lambda: self._copies.unwritten)
         self._doubts = Doubts(self._existing, lambda job: self._writing().submit(job, insist=True))
         self.commitments = Commitments(self._run, self._ask, self.signals, self._token)
 
@@ -98,10 +98,13 @@ class Spool:
         try:
             return self._drop_finished(math.inf, EARLY)
         except SpoolError:
-            # On a full disk the database may have no room to say so first. Nobody needs these blobs any more.
-            for instance_id in self._ask(lambda c: queries.finished_ids(c, EARLY)):
-                self._blobs.remove(instance_id)
+            self._free_finished()
             return self._drop_finished(math.inf, EARLY)
+
+    def _free_finished(self) -> None:
+        """On a full disk the database may have no room to say first that blobs go. Nobody needs these any more."""
+        for instance_id in self._ask(lambda c: queries.finished_ids(c, EARLY)):
+            self._blobs.remove(instance_id)
 
     def _is_full(self) -> None:
         """The database found no room. What it must note makes room: the end of a delivery frees a blob."""
@@ -410,9 +413,16 @@ class Spool:
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
         """Become the node that works on this spool; or, on PostgreSQL, one of several."""
         self._lock, self._write_engine = lock, write
-        relieve(write, self._is_full)
+        relieve(write, self.settings.path, self._is_full)
+        if self._is_sqlite:
+            with write.connect() as connection:
+                fold_log(connection)
         self._writer = Writer(write)
-        start = self._run(partial(transactions.new_start, alone=alone))
+        try:
+            start = self._run(partial(transactions.new_start, alone=alone))
+        except SpoolError:
+            self._free_finished()
+            start = self._run(partial(transactions.new_start, alone=alone))
         self._tokens = itertools.count((start << 32) + 1)
         if alone:
             self.take_in_orphans()

@@ -15,7 +15,7 @@ from router.cli.failures import explain
 from router.config.settings import SpoolSettings
 from router.spool import SpoolError, open_spool, read_spool
 from router.spool.inspect import inspect
-from tests.unit.spooling import HEADER, accept, decide, files, sealed, settings_of
+from tests.unit.spooling import HEADER, accept, decide, files, settings_of
 
 
 @pytest.fixture

@@ -127,7 +127,8 @@ def test_what_a_damaged_database_still_owes_stays_owed(spool: Spool, settings: S
         database.execute("DELETE FROM instance")
     spool = open_spool(settings)
     decide(spool, "ai", "pacs")
-    assert [(row["destination"], row["instance_id"]) for row in spool.deliveries()] == [("ai", one.id), ("pacs", one.id)]
+    owed = [(row["destination"], row["instance_id"]) for row in spool.deliveries()]
+    assert owed == [("ai", one.id), ("pacs", one.id)]
     spool.close()
 
 
