@@ -144,7 +144,10 @@ class Spool:
             lambda c: transactions.claim_instances(c, limit, token, taken, most, self._after)
         )
         self._hold(schema.instance, (row.id for row in rows), token)
-        return [Claim(instance_of(row), self._blobs.path(row.id), token, row.tries - 1) for row in rows]
+        return [
+            Claim(instance_of(row), self._blobs.path(row.id), token, row.tries - 1, row.decided_at is not None)
+            for row in rows
+        ]
 
     def record(self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None]) -> Future[bool]:
         """Prediction, decision and deliveries in one transaction; False when the claim is no longer ours."""

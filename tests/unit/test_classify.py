@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from router.classify import Classifier
-from router.classify.classifier import IN_FLIGHT, TRIES
+from router.classify.classifier import IN_FLIGHT, OF_ONE_CALLER, SLOW_OF_ONE_CALLER, TRIES
 from router.config import Settings, load, shipped
 from router.config.settings import SpoolSettings
 from router.flow import CLASSES, Caller, Instance, Prediction, Seen
@@ -31,7 +31,7 @@ class Oracle:
         self.asked: list[bytes] = []
         self.answers: dict[bytes, Seen | InferenceError | None] = {}
 
-    def look(self, path: Path, tags: frozenset[int]) -> Future[Seen]:
+    def look(self, path: Path, tags: frozenset[int], caller: Caller, slowed: Callable[[], None]) -> Future[Seen]:
         assert 0x00080060 in tags
         name = path.read_bytes()
         self.asked.append(name)
@@ -114,7 +114,7 @@ def test_what_was_asked_about_before_is_asked_again_alone_and_first(
     stage = Stage(tmp_path)
     open_questions: queue.SimpleQueue[tuple[bytes, Future[Seen]]] = queue.SimpleQueue()
 
-    def look(path: Path, _: frozenset[int]) -> Future[Seen]:
+    def look(path: Path, *_: object) -> Future[Seen]:
         future: Future[Seen] = Future()
         open_questions.put((path.read_bytes(), future))
         return future
@@ -126,7 +126,7 @@ def test_what_was_asked_about_before_is_asked_again_alone_and_first(
         stage.spool.release_instance(claim)
     ids += [stage.receive(b"%d" % n, None) for n in range(2 * IN_FLIGHT)]
     stage.classifier.start()
-    claimed_beside = [open_questions.get(timeout=10) for _ in range(IN_FLIGHT - len(suspects))]
+    claimed_beside = [open_questions.get(timeout=10) for _ in range(OF_ONE_CALLER)]
     for name, future in claimed_beside:
         assert name not in suspects
         future.set_result(Seen("decoded", CR, SPINE))
