@@ -1,5 +1,8 @@
 """Stage 2: claim what waits, ask inference, decide by the rules, write decision and deliveries in one transaction.
 
+Callers get their turns here as in inference: of each only so many are under way, and what is decoded slowly does not
+count among them, so that one caller's slow or hostile images keep no other caller's from being asked about.
+
 One thread. Answers come back in any order; everything that they change goes through the spool's writer, so a crash at
 any point leaves either an instance without a decision or a decision with all its deliveries.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,7 +25,10 @@ from router.observe import log, where
 from router.observe.metrics import DECIDE_SECONDS, DECISIONS
 from router.spool import INSTANCES, Claim, Spool, SpoolError
 
-IN_FLIGHT = 32
+IN_FLIGHT, OF_ONE_CALLER = 64, 32
+"""Instances that are asked about at once."""
+SLOW, SLOW_OF_ONE_CALLER = 256, 32
+"""Those beside them whose pixels are decoded slowly. A caller with so many waits until one is done."""
 TRIES = 3
 """So often may inference die over an instance before it goes on without a prediction."""
 AGAIN_AFTER = 1.0
@@ -42,8 +49,10 @@ class Classifier:
         self._inference = inference
         self._settings = settings
         self._then = then
-        self._answers: queue.SimpleQueue[tuple[Claim, Future[Seen]]] = queue.SimpleQueue()
-        self._in_flight = 0
+        self._answers: queue.SimpleQueue[tuple[Claim, Future[Seen] | None]] = queue.SimpleQueue()
+        """None: it is decoded slowly, and the answer is to come."""
+        self._asked: dict[str, Claim] = {}
+        self._slow: set[str] = set()
         self._one_by_one = False
         """Whether something waits that was asked about before and not answered. It may be what killed inference, so it
         is asked about alone, that no other die with it; and before what came later, or it would wait for ever."""
@@ -75,7 +84,7 @@ class Classifier:
             try:
                 answered = self._record_answers()
                 if self._stopping.is_set():
-                    if self._in_flight == 0:
+                    if not self._asked:
                         return
                     wait: float | None = None
                 else:
@@ -93,10 +102,11 @@ class Classifier:
         """Claim and ask as much as may be under way; seconds until there may be more (None: until a signal)."""
         if not self._inference.is_ready:
             return AGAIN_AFTER
-        if self._one_by_one and self._in_flight:
+        in_flight = len(self._asked) - len(self._slow)
+        if self._one_by_one and in_flight:
             return None
-        free = 1 if self._one_by_one else IN_FLIGHT - self._in_flight
-        claims = self._spool.claim_instances(free) if free > 0 else []
+        free = 1 if self._one_by_one else min(IN_FLIGHT - in_flight, IN_FLIGHT + SLOW - len(self._asked))
+        claims = self._spool.claim_instances(free, self._taken(), OF_ONE_CALLER) if free > 0 else []
         tags = header_tags(self._settings().rules)
         for claim in claims:
             if claim.tries >= TRIES:
@@ -104,17 +114,36 @@ class Classifier:
             elif claim.tries > 0 and not self._one_by_one:
                 self._spool.release_instance(claim, forget_try=True)
             else:
-                self._in_flight += 1
-                self._inference.look(claim.path, tags).add_done_callback(self._back(claim))
+                self._asked[claim.instance.id] = claim
+                asked = self._inference.look(claim.path, tags, claim.instance.caller, self._slowed(claim))
+                asked.add_done_callback(self._back(claim))
         self._one_by_one = any(claim.tries > 0 for claim in claims)
         if claims or free <= 0:
-            return None if self._in_flight else 0.0
+            return None if self._asked else 0.0
         due = self._spool.next_instance_due()
-        return None if due is None else max(0.05, min(due - time.time(), 3600.0))
+        if due is None:
+            return None
+        # What is due and was not claimed is of a caller that has enough under way: an answer is the signal for it.
+        return max(AGAIN_AFTER if self._asked else 0.05, min(due - time.time(), 3600.0))
+
+    def _taken(self) -> Counter[tuple[str, str]]:
+        """How many each caller has under way; one with too many slow ones has all that it may have."""
+        taken, slow = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        for instance_id, claim in self._asked.items():
+            caller = claim.instance.caller
+            (slow if instance_id in self._slow else taken)[caller.calling_ae, caller.peer] += 1
+        return taken | Counter({who: OF_ONE_CALLER for who, many in slow.items() if many >= SLOW_OF_ONE_CALLER})
 
     def _back(self, claim: Claim) -> Callable[[Future[Seen]], None]:
         def put(future: Future[Seen]) -> None:
             self._answers.put((claim, future))
+            self._signal.set()
+
+        return put
+
+    def _slowed(self, claim: Claim) -> Callable[[], None]:
+        def put() -> None:
+            self._answers.put((claim, None))
             self._signal.set()
 
         return put
@@ -127,12 +156,19 @@ class Classifier:
             except queue.Empty:
                 return count
             count += 1
-            self._in_flight -= 1
+            if future is None:
+                self._slow.add(claim.instance.id)
+                log.info("slow pixels", instance=claim.instance.id, calling_ae=claim.instance.caller.calling_ae)
+                continue
+            self._asked.pop(claim.instance.id, None)
+            self._slow.discard(claim.instance.id)
             try:
                 seen = future.result()
             except InferenceError as error:
                 log.warning("no prediction yet", instance=claim.instance.id, reason=str(error), tries=claim.tries + 1)
-                self._spool.release_instance(claim, after=AGAIN_AFTER)
+                # An end of the node that was asked for is no sign of what it was working on.
+                ends = self._stopping.is_set()
+                self._spool.release_instance(claim, after=0.0 if ends else AGAIN_AFTER, forget_try=ends)
                 continue
             self._record(claim, seen)
 
@@ -153,9 +189,11 @@ class Classifier:
 
 def _tell(claim: Claim, seen: Seen, decision: Decision) -> None:
     prediction = seen.prediction
-    seconds = time.time() - claim.instance.received_at
+    # Since a person ordered a new decision is not known; since the instance came would be hours.
+    seconds = None if claim.is_new_decision else max(0.0, time.time() - claim.instance.received_at)
     DECISIONS.labels(prediction.class_name if prediction else seen.pixels, decision.rule).inc()
-    DECIDE_SECONDS.observe(max(0.0, seconds))
+    if seconds is not None:
+        DECIDE_SECONDS.observe(seconds)
     log.info(
         "decided",
         instance=claim.instance.id,
@@ -163,7 +201,7 @@ def _tell(claim: Claim, seen: Seen, decision: Decision) -> None:
         confidence=round(prediction.confidence, 3) if prediction else None,
         rule=decision.rule,
         destinations=list(decision.destinations),
-        ms=round(1000 * seconds),
+        ms=None if seconds is None else round(1000 * seconds),
         render_ms=round(seen.render_ms, 1),
         model_ms=round(seen.model_ms, 1),
     )

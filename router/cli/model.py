@@ -171,10 +171,12 @@ def _store(config: Path | None) -> tuple[Settings, ModelStore]:
 
 
 def _keep(store: ModelStore, folder: Path) -> str:
-    """A copy in the store that has passed the checks of its card. What is tested is the copy, and so is what serves."""
-    from router.model.card import Card
+    """A copy in the store, of a model that is sound. What is tested is the copy, and so is what serves."""
+    from router.model.card import WEIGHTS, Card
+    from router.model.mobilenet_v1 import MobileNetV1
 
     Card.read(folder)
+    MobileNetV1.read(folder / WEIGHTS)
     return store.keep(folder)
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from router.association.own_limits import own_limit
 from router.encoding import OWN_SYNTAX
-from router.flow import Instance
+from router.flow import Caller, Instance
 from router.spool import NO_SPACE
 
 GROUP_LENGTH_AT = 132 + 8
@@ -26,7 +26,7 @@ LIMIT_SECONDS = 120.0
 class Transcoder(Protocol):
     """What is asked of inference: its pixel workers transcode, within their limits."""
 
-    def transcode(self, path: Path, target: Path, syntax: str) -> Future[str]: ...
+    def transcode(self, path: Path, target: Path, syntax: str, caller: Caller) -> Future[str]: ...
 
 
 Room = Callable[[Instance, Path], AbstractContextManager[None]]
@@ -52,17 +52,17 @@ class Copies:
             with making:
                 if not target.exists():
                     with self._room(instance, target):
-                        self._make(blob, target, syntax)
+                        self._make(blob, target, syntax, instance.caller)
         finally:
             with self._lock:
                 self._making.pop(target, None)
         offset = data_set_offset(target)
         return target, offset, target.stat().st_size - offset
 
-    def _make(self, blob: Path, target: Path, syntax: str) -> None:
+    def _make(self, blob: Path, target: Path, syntax: str, caller: Caller) -> None:
         part = target.with_suffix(f".{secrets.token_hex(8)}.part")  # one that took too long may still be writing
         try:
-            problem = self._transcoder.transcode(blob, part, syntax).result(LIMIT_SECONDS)
+            problem = self._transcoder.transcode(blob, part, syntax, caller).result(LIMIT_SECONDS)
             if problem:
                 raise ValueError(problem)
             part.chmod(0o600)

@@ -1,6 +1,6 @@
 """The inference process: owns the model and the pixel workers. Paths in, predictions out; no database, no network.
 
-Some threads ask pixel workers for pictures; the main thread takes whatever pictures wait as one batch. The socket to
+Pixel workers make pictures (`lanes`); the main thread takes whatever pictures wait as one batch. The socket to
 the node is its life line: when it ends, so does this process, and with it the workers.
 """
 
@@ -18,13 +18,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from router.inference.lanes import Lanes, Request
 from router.inference.limits import live_and_die_with
 from router.inference.messages import pack, receive, send, unpack
 from router.inference.pixels import PixelWorker
 from router.model.card import CardError
 from router.model.load import LARGEST_BATCH, Model, load
-
-Request = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,43 +67,9 @@ def main() -> None:
 
 
 def serve(model: Model, options: dict[str, Any], requests: BinaryIO, answers: Answers) -> None:
-    waiting: queue.SimpleQueue[Request] = queue.SimpleQueue()
     rendered: queue.SimpleQueue[Rendered] = queue.SimpleQueue()
-    workers = [PixelWorker(model.card.size, options["memory"], options["timeout"]) for _ in range(options["workers"])]
-    for worker in workers:
-        worker.start()
-        threading.Thread(target=_render, args=(worker, waiting, rendered, answers), daemon=True).start()
-    threading.Thread(target=_listen, args=(requests, waiting, answers), daemon=True).start()
-    answers.send({
-        "ready": {
-            "engine": model.engine, "why": model.why, "model": model.card.digest, "size": model.card.size,
-            "warm_s": round(model.warm_s, 2), "workers": len(workers),
-        }
-    })  # fmt: skip
-    while True:
-        _predict(model, _take(rendered), answers)
 
-
-def _listen(requests: BinaryIO, waiting: queue.SimpleQueue[Request], answers: Answers) -> None:
-    while (request := receive(requests)) is not None:
-        if request["op"] == "ping":
-            answers.send({"pong": True})
-        else:
-            waiting.put(request)
-    os._exit(0)  # the node is gone: no thread of ours has anything to finish
-
-
-def _render(
-    worker: PixelWorker, waiting: queue.SimpleQueue[Request], rendered: queue.SimpleQueue[Rendered], answers: Answers
-) -> None:
-    while True:
-        request = waiting.get()
-        try:
-            message, picture = worker.ask(request)
-        except (OSError, EOFError, TimeoutError) as error:  # a worker that does not even start
-            answers.send({"id": request["id"], "failed": f"no pixel worker ({type(error).__name__})"})
-            time.sleep(1.0)
-            continue
+    def answered(request: Request, message: dict[str, Any], picture: bytes) -> None:
         if request["op"] == "transcode":
             found = {"error": message.get("error", ""), "errno": message.get("errno")}
             answers.send({"id": request["id"]} | found)
@@ -112,6 +77,45 @@ def _render(
             rendered.put(Rendered(request["id"], message["seen"], picture))
         else:
             answers.send({"id": request["id"], "seen": message["seen"]})
+
+    lanes = Lanes(
+        options["workers"], options["timeout"], lambda: PixelWorker(model.card.size, options["memory"]), answered,
+        failed=lambda request, reason: answers.send({"id": request["id"], "failed": reason}),
+        slowed=lambda request: answers.send({"id": request["id"], "slow": True}),
+    )  # fmt: skip
+    lanes.start()
+    clock = BatchClock()
+    threading.Thread(target=_listen, args=(requests, lanes, clock, answers), daemon=True).start()
+    answers.send({
+        "ready": {
+            "engine": model.engine, "why": model.why, "model": model.card.digest, "size": model.card.size,
+            "warm_s": round(model.warm_s, 2), "workers": options["workers"],
+        }
+    })  # fmt: skip
+    while True:
+        batch = _take(rendered)
+        clock.began = time.monotonic()
+        _predict(model, batch, answers)
+        clock.began = None
+
+
+class BatchClock:
+    """Since when (monotonic) the model has been at the present batch; None between two."""
+
+    began: float | None = None
+
+    def seconds(self) -> float:
+        began = self.began
+        return time.monotonic() - began if began is not None else 0.0
+
+
+def _listen(requests: BinaryIO, lanes: Lanes, clock: BatchClock, answers: Answers) -> None:
+    while (request := receive(requests)) is not None:
+        if request["op"] == "ping":
+            answers.send({"pong": True, "working_s": max(lanes.working_seconds(), clock.seconds())})
+        else:
+            lanes.put(request)
+    os._exit(0)  # the node is gone: no thread of ours has anything to finish
 
 
 def _take(rendered: queue.SimpleQueue[Rendered]) -> list[Rendered]:

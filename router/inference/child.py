@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -35,8 +34,9 @@ class Child:
         self.info: dict[str, Any] = {}
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
-        self._asked: dict[int, tuple[Future[Any], float]] = {}
+        self._asked: dict[int, tuple[Future[Any], Callable[[], None]]] = {}
         self._unanswered = 0
+        self._working = 0.0
         self._open = self._retired = False
         self._line, theirs = socket.socketpair()
         command = [sys.executable, "-m", "router.inference", str(os.getpid()), str(theirs.fileno())]
@@ -89,14 +89,17 @@ class Child:
         """Whether it may be asked."""
         return self._open
 
-    def ask(self, request: dict[str, Any]) -> Future[Any] | None:
-        """The answer to come; None where it may not be asked (any more). A future fails with InferenceError."""
+    def ask(self, request: dict[str, Any], slowed: Callable[[], None] = lambda: None) -> Future[Any] | None:
+        """The answer to come; None where it may not be asked (any more). A future fails with InferenceError.
+
+        `slowed` is called, once at most, where the answer will take long; it must not wait.
+        """
         future: Future[Any] = Future()
         number = next(self._ids)
         with self._lock:
             if not self._open:
                 return None
-            self._asked[number] = (future, time.monotonic())
+            self._asked[number] = (future, slowed)
             try:
                 send(self._requests, request | {"id": number})
             except OSError:
@@ -104,10 +107,10 @@ class Child:
                 future.set_exception(InferenceError("inference has just died"))
         return future
 
-    def oldest(self) -> float | None:
-        """When (monotonic) the oldest question that has no answer yet was asked."""
-        with self._lock:
-            return min((when for _, when in self._asked.values()), default=None)
+    @property
+    def working_seconds(self) -> float:
+        """How long, at the last sign of life, the oldest work had been under way. What only waits is not meant."""
+        return self._working
 
     def ping(self) -> int:
         """Ask for a sign of life; how many of these have had no answer before this one, nor anything else since."""
@@ -156,9 +159,13 @@ class Child:
             while (message := receive(self._answers)) is not None:
                 with self._lock:
                     self._unanswered = 0
-                    entry = self._asked.pop(message.get("id", 0), None)
+                    self._working = message.get("working_s", self._working)
+                    number, is_slow = message.get("id", 0), "slow" in message
+                    entry = self._asked.get(number) if is_slow else self._asked.pop(number, None)
                     last = self._retired and not self._asked
-                if entry is not None:
+                if entry is not None and is_slow:
+                    entry[1]()
+                elif entry is not None:
                     _settle(entry[0], message)
                 if last:
                     self.hang_up()

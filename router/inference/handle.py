@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from router.config.settings import ModelSettings
-from router.flow import Seen
+from router.flow import Caller, Seen
 from router.inference.child import Child, InferenceError
 from router.observe import log
 from router.observe.metrics import INFERENCE_RESTARTS
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 15.0
 HUNG_AFTER = 60.0
-"""Beyond the pixel time limit: a question that old means that the process hangs."""
+"""Beyond the pixel time limit: work that is under way for so long means that the process hangs."""
 PING_EVERY, MOST_UNANSWERED = 4.0, 3
 """Seconds, and how many signs of life may be missing: then it is stopped or starved, and another is better."""
+
+
+NO_CALLER = Caller("", "", "")
+"""Whose turn it is where nobody called: files that a command looks at."""
 
 
 class Inference:
@@ -90,21 +94,28 @@ class Inference:
 
     # -- questions -------------------------------------------------------------------------------------------------
 
-    def look(self, path: Path, tags: frozenset[int]) -> Future[Seen]:
-        """What is seen in a Part 10 file. The future fails with InferenceError when the process cannot answer."""
-        return self._ask({"op": "look", "path": str(path.absolute()), "tags": sorted(tags)})
+    def look(
+        self, path: Path, tags: frozenset[int], caller: Caller = NO_CALLER, slowed: Callable[[], None] = lambda: None
+    ) -> Future[Seen]:
+        """What is seen in a Part 10 file. The future fails with InferenceError when the process cannot answer.
 
-    def transcode(self, path: Path, target: Path, syntax: str) -> Future[str]:
-        """Write a lossless native copy; the result is empty, or why it is not possible.
+        Callers take turns. `slowed` is called, once at most, where the pixels are decoded slowly, beside those of
+        others; it must not wait.
+        """
+        request = {"op": "look", "path": str(path.absolute()), "tags": sorted(tags)}
+        return self._ask(request | _turn(caller), slowed)
+
+    def transcode(self, path: Path, target: Path, syntax: str, caller: Caller = NO_CALLER) -> Future[str]:
+        """Write a lossless native copy; the result is empty, or why it is not possible. Callers take turns.
 
         The future fails with OSError where a file cannot be read or written, and with InferenceError as in `look`.
         """
         paths = {"path": str(path.absolute()), "target": str(target.absolute())}
-        return self._ask({"op": "transcode", "syntax": syntax} | paths)
+        return self._ask({"op": "transcode", "syntax": syntax} | paths | _turn(caller))
 
-    def _ask(self, request: dict[str, Any]) -> Future[Any]:
+    def _ask(self, request: dict[str, Any], slowed: Callable[[], None] = lambda: None) -> Future[Any]:
         while (current := self._current) is not None:
-            future = current.ask(request)
+            future = current.ask(request, slowed)
             if future is not None:
                 return future
             if current is self._current:  # not swapped in this moment, but gone
@@ -177,8 +188,11 @@ class Inference:
             with self._lock:
                 running = list(self._all)
             for child in running:
-                oldest, silent = child.oldest(), child.ping() * PING_EVERY
-                waited = time.monotonic() - oldest if oldest is not None else 0.0
+                waited, silent = child.working_seconds, child.ping() * PING_EVERY
                 if waited > limit or silent > MOST_UNANSWERED * PING_EVERY:
                     log.error("inference hangs", seconds=round(max(waited, silent)))
                     child.kill()
+
+
+def _turn(caller: Caller) -> dict[str, Any]:
+    return {"caller": [caller.calling_ae, caller.peer]}

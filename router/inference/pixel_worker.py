@@ -5,6 +5,7 @@ Started by `inference.pixels`; reads requests from standard input and answers on
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -35,9 +36,13 @@ def main() -> None:
 def _answer(request: dict[str, Any], size: int) -> tuple[dict[str, Any], bytes]:
     if request["op"] == "transcode":
         return _transcode(request), b""
-    from router.pixels import render
+    from router.pixels import ExpensiveError, render
 
-    picture, seen = render(Path(request["path"]), size, frozenset(request["tags"]))
+    patience = request.get("patience") or math.inf
+    try:
+        picture, seen = render(Path(request["path"]), size, frozenset(request["tags"]), patience)
+    except ExpensiveError:
+        return {"expensive": True}, b""
     content = b"" if picture is None else picture.tobytes()
     return {"seen": pack(seen), "picture": len(content)}, content
 

@@ -1,4 +1,4 @@
-"""The inference process's side of a pixel worker: ask it, and kill and replace it when it does not answer in time."""
+"""The inference process's side of a pixel worker: one child process that is asked, waited for, and killed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from router.flow import Seen
-from router.inference.messages import pack, receive, send
+from router.inference.messages import receive, send
 
 START_SECONDS = 60.0
+LOW_PRIORITY = 10
+"""What `nice` a worker has that works on what takes long: others come first."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
@@ -20,61 +22,76 @@ ENVIRONMENT = {
 """One core each; and glibc keeps the memory of one image for the next, since a page that it gave back costs a fault:
 a third of what a DX costs here."""
 
+Answer = tuple[dict[str, Any], bytes]
+"""The worker's message and picture."""
+
+
+class WorkerDiedError(Exception):
+    """The worker ended over a question: its decoder crashed, or it was killed."""
+
 
 class PixelWorker:
-    """One worker process. Not for several threads."""
+    """One worker process after another. Not for several threads."""
 
-    def __init__(self, size: int, memory: int, timeout: float) -> None:
-        self._size, self._memory, self._timeout = size, memory, timeout
+    def __init__(self, size: int, memory: int) -> None:
+        self._size, self._memory = size, memory
         self._process: subprocess.Popen[bytes] | None = None
+        self.is_lowered = False
+        """Whether the process has a low priority, which it cannot lose again."""
 
-    def ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """The worker's answer and picture; one that dies or hangs is replaced, and the instance is undecodable."""
-        process = self._started()
-        assert process.stdin is not None
-        try:
-            send(process.stdin, dict(request))  # type: ignore[arg-type]
-            message, picture = self._read(process, self._timeout)
-        except TimeoutError:
-            self.stop()
-            return _gone(f"the pixels were not decoded within {self._timeout:g} s"), b""
-        except (OSError, EOFError, ValueError):
-            self.stop()
-            return _gone("the decoder crashed or ran out of memory"), b""
-        return message, picture
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self.stop()
-            arguments = map(str, (os.getpid(), self._memory, self._size))
-            command = [sys.executable, "-m", "router.inference.pixel_worker", *arguments]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | ENVIRONMENT, bufsize=1 << 16
-            )
-            self._read(self._process, START_SECONDS)
-        return self._process
+    @property
+    def is_warm(self) -> bool:
+        return self._process is not None
 
     def start(self) -> None:
-        """Start it now rather than at the first request. Raises OSError, EOFError or TimeoutError."""
-        self._started()
+        """Start it where there is none. Raises OSError, WorkerDiedError or TimeoutError."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.stop()
+        arguments = map(str, (os.getpid(), self._memory, self._size))
+        command = [sys.executable, "-m", "router.inference.pixel_worker", *arguments]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | ENVIRONMENT, bufsize=1 << 16
+        )
+        self.answer(START_SECONDS)
 
-    def _read(self, process: subprocess.Popen[bytes], seconds: float) -> tuple[dict[str, Any], bytes]:
-        assert process.stdout is not None
-        stream: Any = process.stdout
+    def ask(self, request: Mapping[str, Any]) -> None:
+        """Ask the process that `start` started; the answer is `answer`'s."""
+        process = self._running()
+        assert process.stdin is not None
+        try:
+            send(process.stdin, dict(request))
+        except OSError:
+            raise WorkerDiedError from None
+
+    def answer(self, seconds: float) -> Answer:
+        """Wait for the answer. Raises TimeoutError: it still works, and may be waited for again; or WorkerDiedError."""
+        stream: Any = self._running().stdout
         # An answer is written whole and at once, so waiting for its first byte is waiting for all of it.
-        if not select.select([stream], [], [], seconds)[0]:
+        if not select.select([stream], [], [], max(0.0, seconds))[0]:
             raise TimeoutError
-        message = receive(stream)
-        if message is None:
-            raise EOFError
-        length = int(message.pop("picture", 0))
-        picture = stream.read(length) if length else b""
-        if len(picture) != length:
-            raise EOFError
+        try:
+            message = receive(stream)
+            length = int(message.pop("picture", 0)) if message is not None else 0
+            picture = stream.read(length) if length else b""
+        except (OSError, ValueError):
+            raise WorkerDiedError from None
+        if message is None or len(picture) != length:
+            raise WorkerDiedError
         return message, picture
 
+    def lower(self) -> None:
+        """Give the process a low priority, for good."""
+        os.setpriority(os.PRIO_PROCESS, self._running().pid, LOW_PRIORITY + os.nice(0))
+        self.is_lowered = True
+
+    def cpu_seconds(self) -> float:
+        """What the process has had of a processor since its start (Linux: the clock of a process, by its number)."""
+        return time.clock_gettime((~self._running().pid << 3) | 2)
+
     def stop(self) -> None:
-        process, self._process = self._process, None
+        """Kill the process, whatever it does."""
+        process, self._process, self.is_lowered = self._process, None, False
         if process is None:
             return
         process.kill()
@@ -86,6 +103,6 @@ class PixelWorker:
                 except OSError:
                     pass
 
-
-def _gone(reason: str) -> dict[str, Any]:
-    return {"seen": pack(Seen("undecodable", reason=reason)), "error": reason}
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process

@@ -17,17 +17,14 @@ import torch
 from safetensors.torch import save
 
 from router.flow import CLASSES, PREPROCESSING
-from router.model import files
+from router.model import files, weights
 from router.model.calibration import Calibration
+from router.model.errors import CardError as CardError
 from router.model.mobilenet_v1 import MobileNetV1
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
 ARCHITECTURES = ("mobilenet_v1",)
-
-
-class CardError(Exception):
-    """The folder holds no model that may serve; the message is one line with the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,7 @@ class Card:
                 f"this program prepares by version {PREPROCESSING}; retrain it or install the program it came with"
             )
         try:
+            files.must_be_regular(directory / WEIGHTS, weights.LARGEST)
             found = files.digest(directory / WEIGHTS)
         except OSError as error:
             raise CardError(f"{directory / WEIGHTS}: {error.strerror}; copy the model's folder again") from error
@@ -72,31 +70,16 @@ class Card:
     @classmethod
     def _parse(cls, path: Path) -> Card:
         try:
-            with path.open("rb") as file:
-                raw = json.loads(file.read(files.CARD_LIMIT))
-            calibration = raw["calibration"]
-            limit = calibration["novelty_limit"]
-            card = cls(
-                digest=str(raw["digest"]),
-                size=int(raw["size"]),
-                classes=tuple(raw["classes"]),
-                architecture=str(raw["architecture"]),
-                preprocessing=str(raw["preprocessing"]),
-                calibration=Calibration(
-                    temperature=float(calibration["temperature"]),
-                    thresholds={name: float(calibration["thresholds"][name]) for name in raw["classes"]},
-                    novelty_limit=math.inf if limit is None else float(limit),
-                ),
-                figures=dict(raw.get("figures", {})),
-                trained=dict(raw.get("trained", {})),
-            )
+            files.must_be_regular(path, files.CARD_LIMIT)
+            raw = json.loads(path.read_bytes())
         except OSError as error:
             raise CardError(f"{path}: {error.strerror}; give a model's folder, one with a card.json") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError) as error:
             raise CardError(f"{path}: not a model card ({type(error).__name__}); copy the folder again") from error
-        if not (32 <= card.size <= 1024 and card.calibration.temperature > 0 and card.architecture in ARCHITECTURES):
-            raise CardError(f"{path}: size, temperature or architecture is out of range; copy the folder again")
-        return card
+        try:
+            return _card(raw)
+        except ValueError as error:
+            raise CardError(f"{path}: not a model card ({error}); copy the folder again") from error
 
     def write(self, directory: Path) -> None:
         """Write `card.json` whole or not at all."""
@@ -116,6 +99,66 @@ class Card:
             "figures": dict(self.figures),
             "trained": dict(self.trained),
         }, indent=2).encode() + b"\n")  # fmt: skip
+
+
+def _card(raw: object) -> Card:
+    """Raises ValueError, which says what is wrong in words of our own."""
+    calibration = _table(raw, "calibration")
+    thresholds = _table(calibration, "thresholds")
+    classes = _value(raw, "classes", list)
+    if not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes must be words")
+    temperature, limit = _number(calibration, "temperature"), _value(calibration, "novelty_limit", int, float, None)
+    card = Card(
+        digest=_value(raw, "digest", str),
+        size=_value(raw, "size", int),
+        classes=tuple(classes),
+        architecture=_value(raw, "architecture", str),
+        preprocessing=_value(raw, "preprocessing", str),
+        calibration=Calibration(
+            temperature=temperature,
+            thresholds={name: _number(thresholds, name) for name in classes},
+            novelty_limit=math.inf if limit is None else _number(calibration, "novelty_limit"),
+        ),
+        figures=_table(raw, "figures", {}),
+        trained=_table(raw, "trained", {}),
+    )
+    if not (32 <= card.size <= 1024 and card.architecture in ARCHITECTURES):
+        raise ValueError("size or architecture is out of range")
+    if not temperature > 0 or card.calibration.novelty_limit < 0:
+        raise ValueError("the temperature must be above 0, and a novelty_limit not below it")
+    if not all(0 < least <= 1 for least in card.calibration.thresholds.values()):
+        raise ValueError("each threshold must be above 0 and at most 1")
+    return card
+
+
+def _value(table: object, name: str, *kinds: type | None) -> Any:
+    """A value of a JSON table, of one of these kinds (None: null). A boolean is no number."""
+    if not isinstance(table, dict) or name not in table:
+        raise ValueError(f"{name} is missing")
+    value = table[name]
+    if value is None and None in kinds:
+        return None
+    if isinstance(value, bool) or not isinstance(value, tuple(kind for kind in kinds if kind)):
+        raise ValueError(f"{name} is of the wrong kind")
+    return value
+
+
+def _table(table: object, name: str, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
+    if otherwise is not None and isinstance(table, dict) and name not in table:
+        return otherwise
+    found: dict[str, Any] = _value(table, name, dict)
+    return found
+
+
+def _number(table: object, name: str) -> float:
+    try:
+        value = float(_value(table, name, int, float))
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is not a finite number")
+    return value
 
 
 def save_model(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 CARD_LIMIT = 1 << 20
@@ -35,6 +37,15 @@ def sync(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def must_be_regular(path: Path, largest: int) -> None:
+    """Raise OSError unless it is a file (also behind a link) of at most so many bytes: a pipe would be waited for."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is not a file")
+    if found.st_size > largest:
+        raise OSError(errno.EFBIG, f"has more than {largest} bytes")
 
 
 def digest(path: Path) -> str:

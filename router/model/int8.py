@@ -55,6 +55,8 @@ class Int8:
         """What belongs to the weights with this digest; raises Int8Error."""
         path = directory / FILE
         try:
+            if not path.is_file():  # nor a pipe, which would be waited for
+                raise FileNotFoundError
             if path.stat().st_size > LIMIT:
                 raise Int8Error(f"{FILE} is too large")
             with safe_open(path, "numpy") as file:
@@ -62,10 +64,10 @@ class Int8:
                 if about.get("version") != VERSION:
                     raise Int8Error(f"{FILE} is of another version of this program")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            figures = json.loads(about.get("figures", "{}"))
+            figures = dict(json.loads(about.get("figures", "{}")))
         except FileNotFoundError as error:
             raise Int8Error(f"no {FILE}") from error
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
             raise Int8Error(f"{FILE} cannot be read ({type(error).__name__})") from error
         if about.get("digest") != digest:
             raise Int8Error(f"{FILE} belongs to other weights (python -m router.training.quantise)")

@@ -54,6 +54,8 @@ def load(directory: Path | None, *, device: str = "auto", engine: str = "auto", 
     name, why, run = _choose(network, card, directory, device, engine, threads)
     for batch in WARM_BATCHES:
         run(np.zeros((batch, card.size, card.size), np.uint8))
+    if not all(np.isfinite(values).all() for values in run(sample_pictures(card.size))):
+        raise CardError(f"{directory / WEIGHTS}: what it answers is not finite; copy the model's folder again")
     return Model(card, name, why, time.monotonic() - began, run)
 
 

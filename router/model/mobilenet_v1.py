@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
+from router.model import weights
+
 WIDTH = 1024
 """Pooled features of the last block."""
 
@@ -100,10 +102,9 @@ class MobileNetV1(nn.Module):
 
     @classmethod
     def read(cls, path: Path) -> MobileNetV1:
-        """The network of a `model.safetensors`, in float32 and ready to answer (eval mode)."""
-        state = load_file(path)
-        network = cls(classes=state["head.weight"].shape[0])
-        network.load(state)
+        """The network of a `model.safetensors`, in float32 and ready to answer (eval mode). Raises CardError."""
+        network = cls()
+        network.load(weights.read(path, network.state_dict()))
         return network.eval()
 
     def start_from_imagenet(self, path: Path) -> list[str]:

@@ -27,7 +27,7 @@ MOST_TILES = 65_535
 class Stream:
     """Size, components and bits of a sample that a codestream announces; `levels` of lower resolution in it.
 
-    `process` is the JPEG frame marker (T.81 table B.1), 0 elsewhere. `colour` is True or False where the
+    `tiles` is how many parts JPEG 2000 codes by themselves. `process` is the JPEG frame marker (T.81 table B.1), 0 elsewhere. `colour` is True or False where the
     codestream says whether its components are luminance and chrominance, None where it is silent.
     """
 
@@ -39,6 +39,7 @@ class Stream:
     levels: int = 0
     process: int = 0
     colour: bool | None = None
+    tiles: int = 1
 
 
 def check(rows: int, columns: int, samples: int, depth: int) -> None:
@@ -137,7 +138,8 @@ def jpeg2000(data: bytes) -> Stream:
     sizes = data[start + 42 : start + 42 + 3 * min(components, 4)]
     if not 1 <= components <= 4 or len(sizes) < 3 * components or x1 <= x0 or y1 <= y0 or not tile_x or not tile_y:
         raise UndecodableError("the JPEG 2000 has no possible size")
-    if -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y) > MOST_TILES:
+    tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
+    if tiles > MOST_TILES:
         raise UndecodableError("the JPEG 2000 has more tiles than the limit")
     if any(step != 1 for i in range(components) for step in sizes[3 * i + 1 : 3 * i + 3]):
         raise UndecodableError("the JPEG 2000 components are subsampled")
@@ -145,7 +147,7 @@ def jpeg2000(data: bytes) -> Stream:
         raise UndecodableError("the JPEG 2000 components differ in depth")
     levels, transform = _coding_style(data, start)
     depth, signed = (sizes[0] & 0x7F) + 1, sizes[0] >= 0x80
-    return Stream(y1 - y0, x1 - x0, components, depth, signed, levels, colour=transform)
+    return Stream(y1 - y0, x1 - x0, components, depth, signed, levels, colour=transform, tiles=tiles)
 
 
 def _codestream(data: bytes) -> int:

@@ -72,13 +72,17 @@ def jpeg_2000(data: bytes, layout: Layout, reduce: int) -> Frame:
     """
     stream = codestream.jpeg2000(data)
     codestream.agree(stream, layout)
-    reduce = min(reduce, stream.levels, 3)  # Pillow fails beyond a factor of 8
-    samples = None
-    if reduce and 1 < stream.depth <= 16 and (stream.components == 1 or stream.depth == 8):
-        samples = _reduced(data, stream, reduce)
+    reduce = reduced(stream, reduce)
+    samples = _reduced(data, stream, reduce) if reduce else None
     if samples is None:
         samples = imagecodecs.jpeg2k_decode(data, numthreads=1)
     return Frame(samples, layout.photometric == "YBR_FULL" and not stream.colour, stream.depth)
+
+
+def reduced(stream: Stream, reduce: int) -> int:
+    """How often JPEG 2000 can be halved of `reduce` times, before it is decoded."""
+    possible = 1 < stream.depth <= 16 and (stream.components == 1 or stream.depth == 8)
+    return min(reduce, stream.levels, 3) if possible else 0  # Pillow fails beyond a factor of 8
 
 
 def _reduced(data: bytes, stream: Stream, reduce: int) -> Samples | None:

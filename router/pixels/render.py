@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.flow import Header, PictureFacts, PixelState, Seen
+from router.pixels.cost import ExpensiveError
 from router.pixels.elements import PIXEL_DATA, DataSet, UnparseableError, open_data_set
 from router.pixels.grey import Grey, to_grey
 from router.pixels.header import Layout, UndecodableError, layout, pixel_element, values
@@ -22,17 +24,22 @@ STUDY_UID, SERIES_UID = 0x0020000D, 0x0020000E
 GAVE_UP = "the decoder gave up on the pixels"
 
 
-def render(path: Path, size: int, tags: frozenset[int]) -> tuple[NDArray[np.uint8] | None, Seen]:
-    """A Part 10 file to a picture (size, size), bone white, and what was found on the way; never raises.
+def render(
+    path: Path, size: int, tags: frozenset[int], patience: float = math.inf
+) -> tuple[NDArray[np.uint8] | None, Seen]:
+    """A Part 10 file to a picture (size, size), bone white, and what was found on the way.
 
-    The picture is None unless `Seen.pixels` is "decoded". `Seen.header` has the values of `tags`.
+    The picture is None unless `Seen.pixels` is "decoded". `Seen.header` has the values of `tags`. Raises nothing but
+    ExpensiveError, where the pixels surely take more than `patience` seconds.
     """
     start = time.perf_counter()
-    picture, seen = _render(path, size, tags)
+    picture, seen = _render(path, size, tags, patience)
     return picture, replace(seen, render_ms=(time.perf_counter() - start) * 1000)
 
 
-def _render(path: Path, size: int, tags: frozenset[int]) -> tuple[NDArray[np.uint8] | None, Seen]:
+def _render(
+    path: Path, size: int, tags: frozenset[int], patience: float
+) -> tuple[NDArray[np.uint8] | None, Seen]:
     try:
         data_set = open_data_set(path, max(tags | {PIXEL_DATA}))
     except UnparseableError as problem:
@@ -55,12 +62,14 @@ def _render(path: Path, size: int, tags: frozenset[int]) -> tuple[NDArray[np.uin
         form = layout(data_set)
         facts = PictureFacts(form.photometric, form.rows, form.columns, form.frames)
         facts = replace(facts, decoder=decoder_name(data_set.syntax))
-        grey = _grey(data_set, form, _reduction(form, size))
+        grey = _grey(data_set, form, _reduction(form, size), patience)
         picture, crop = prepare(grey.image, size=size, mask=grey.mask)
         facts = replace(facts, window=grey.window, crop=_whole(crop, grey, form))
         return picture, Seen("decoded", header, facts=facts)
     except UndecodableError as problem:
         return None, Seen(state, header, facts=facts, reason=str(problem))
+    except ExpensiveError:
+        raise
     except BaseException as problem:
         return None, Seen(state, header, facts=facts, reason=_words(problem, GAVE_UP))
     finally:
@@ -98,8 +107,8 @@ def _without_pixels(data_set: DataSet) -> Seen | None:
     return None
 
 
-def _grey(data_set: DataSet, form: Layout, reduce: int) -> Grey:
-    return to_grey(data_set, form, thinned(first_frame(data_set, form, reduce), form, reduce))
+def _grey(data_set: DataSet, form: Layout, reduce: int, patience: float = math.inf) -> Grey:
+    return to_grey(data_set, form, thinned(first_frame(data_set, form, reduce, patience), form, reduce))
 
 
 def _reduction(form: Layout, size: int) -> int:

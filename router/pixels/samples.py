@@ -6,6 +6,7 @@ comes after knows only `Layout`. Source: PS3.3 C.7.6.3.1, PS3.5 §8.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.processing import convert_color_space
 
 from router.encoding import LOSSY
-from router.pixels import codestream, frames
+from router.pixels import codestream, cost, frames
 from router.pixels.decoders import DECODERS, NATIVE, Frame
 from router.pixels.elements import DataSet, UnparseableError, open_data_set
 from router.pixels.header import Layout, UndecodableError, layout, pixel_element
@@ -34,10 +35,10 @@ def decoder_name(syntax: str) -> str:
     return DECODERS[syntax][0]
 
 
-def first_frame(data_set: DataSet, form: Layout, reduce: int = 0) -> Frame:
+def first_frame(data_set: DataSet, form: Layout, reduce: int = 0, patience: float = math.inf) -> Frame:
     """The first frame, (rows, columns) or (rows, columns, 3); by 2**reduce smaller where the codec can do so.
 
-    Raises UndecodableError; what else a decoder may raise is the caller's to catch.
+    Raises ExpensiveError where that surely takes more than `patience` seconds, and UndecodableError; what else a decoder may raise is the caller's to catch.
     """
     decoder_name(data_set.syntax)
     codestream.check(form.rows, form.columns, form.samples, form.allocated)
@@ -47,7 +48,8 @@ def first_frame(data_set: DataSet, form: Layout, reduce: int = 0) -> Frame:
         return Frame(_mean(views), False, form.allocated)
     if data_set.syntax in NATIVE:
         return next(each_frame(data_set, form))
-    return _decoded(data_set, form, frames.encapsulated(data_set, form.frames)[0], reduce)
+    fragments = frames.encapsulated(data_set, form.frames)[0]
+    return _decoded(data_set, form, fragments, reduce, patience=patience)
 
 
 def thinned(frame: Frame, form: Layout, reduce: int) -> Frame:
@@ -126,9 +128,12 @@ def each_frame(data_set: DataSet, form: Layout, *, cut: bool = True) -> Iterator
 
 
 def _decoded(
-    data_set: DataSet, form: Layout, fragments: list[frames.Fragment], reduce: int, *, cut: bool = True
-) -> Frame:
+    data_set: DataSet, form: Layout, fragments: list[frames.Fragment], reduce: int, *, cut: bool = True,
+    patience: float = math.inf,
+) -> Frame:  # fmt: skip
     raw = frames.read(data_set, fragments)
+    if patience < math.inf:
+        cost.check(raw, data_set.syntax, form, reduce, patience)
     frame = DECODERS[data_set.syntax][1](raw, form, reduce)
     if frame.samples.ndim != (2 if form.samples == 1 else 3) or (
         not reduce and frame.samples.shape[:2] != (form.rows, form.columns)

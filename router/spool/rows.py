@@ -21,12 +21,16 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An instance that a classifier holds; `token` fences it, `tries` counts the claims before this one."""
+    """An instance that a classifier holds; `token` fences it, `tries` counts the claims before this one.
+
+    `is_new_decision`: it was decided before, and a person has ordered a new decision.
+    """
 
     instance: Instance
     path: Path
     token: int
     tries: int
+    is_new_decision: bool = False
 
 
 @dataclass(frozen=True, slots=True)

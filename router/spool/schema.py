@@ -1,7 +1,8 @@
 """The tables. What a row means stands here; how rows change stands in `transactions`.
 
 `ready_at` is the one column that decides who may claim a row: 0 for new work, the time of the next try for work that
-failed, and the end of the claim for work that somebody holds. A claim is fenced by `token`: only its holder's updates
+failed, and the end of the claim for work that somebody holds. An instance that was asked about and not answered is
+never 0 again: it goes before new work. A claim is fenced by `token`: only its holder's updates
 match. States are words, so that a person with a database shell can read them.
 """
 
@@ -28,6 +29,9 @@ SHADOW_PREDICTION = "shadow prediction"
 
 FOR_GOOD = 1e18
 """The end of a claim that ends with its owner's start (SQLite: the folder's lock says that no owner is left)."""
+
+_FRESH = sa.text("state = 'new' AND ready_at = 0")
+"""Written out and not bound: a database uses this index only where it reads the same words in a statement."""
 
 instance = sa.Table(
     "instance",
@@ -64,6 +68,7 @@ instance = sa.Table(
     sa.Column("destinations", sa.String),
     sa.Column("shadow", sa.String),
     sa.Index("instance_work", "state", "ready_at", "id"),
+    sa.Index("instance_fresh", "peer", "calling_ae", "id", sqlite_where=_FRESH, postgresql_where=_FRESH),
     sa.Index("instance_finished", "state", "finished_at"),
     sa.Index("instance_uid", "sop_instance", "id"),
 )

@@ -36,6 +36,8 @@ from router.spool.taking_in import TakingIn
 from router.spool.writer import Writer
 
 T = TypeVar("T")
+NOTHING: Mapping[tuple[str, str], int] = {}
+UNLIMITED = 1 << 30
 INSTANCES = "instances"
 """The topic that is signalled when an instance waits for its decision."""
 EARLY = 64
@@ -57,6 +59,7 @@ class Spool:
         self._lock: IO[str] | None = None
         self._leases: Leases | None = None
         self._tokens = itertools.count(1)
+        self._after = transactions.FIRST_CALLER
         self._bytes = 0
         self._bytes_lock = threading.Lock()
         self._copies = CopySizes()
@@ -150,12 +153,23 @@ class Spool:
 
     # -- classify --------------------------------------------------------------------------------------------------
 
-    def claim_instances(self, limit: int) -> list[Claim]:
-        """Up to `limit` instances that wait for their decision, in order of arrival."""
+    def claim_instances(
+        self, limit: int, taken: Mapping[tuple[str, str], int] = NOTHING, most: int = UNLIMITED
+    ) -> list[Claim]:
+        """Up to `limit` instances that wait for their decision, in order of arrival.
+
+        What was asked about before is among them first, then new work, evenly among callers (AE title and peer):
+        `taken` says how many each has under way already, of at most `most`.
+        """
         token = self._token()
-        rows = self._run(lambda c: transactions.claim_instances(c, limit, token))
+        rows, self._after = self._run(
+            lambda c: transactions.claim_instances(c, limit, token, taken, most, self._after)
+        )
         self._hold(schema.instance, (row.id for row in rows), token)
-        return [Claim(instance_of(row), self._blobs.path(row.id), token, row.tries - 1) for row in rows]
+        return [
+            Claim(instance_of(row), self._blobs.path(row.id), token, row.tries - 1, row.decided_at is not None)
+            for row in rows
+        ]
 
     def record(self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None]) -> Future[bool]:
         """Prediction, decision and deliveries in one transaction; False when the claim is no longer ours."""

@@ -24,20 +24,57 @@ COPIES_BEFORE = (
     .limit(bound("most"))
 )
 
-_due_instances = (
-    sa.select(instance.c.id)
-    .where(instance.c.state == NEW, instance.c.ready_at <= bound("now"))
-    .order_by(instance.c.ready_at, instance.c.id)
-    .limit(bound("most"))
-    .with_for_update(skip_locked=True)
-    .cte("due")
+
+
+def _claim_instances(which: sa.ColumnElement[bool], *order: sa.ColumnElement[Any]) -> ReturningUpdate[Any]:
+    due = (
+        sa.select(instance.c.id)
+        .where(which)
+        .order_by(*order)
+        .limit(bound("most"))
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    return (
+        instance.update()
+        .where(instance.c.id.in_(sa.select(due.c.id)))
+        .values(token=bound("by"), ready_at=bound("until"), tries=instance.c.tries + 1)
+        .returning(*instance.c)
+    )
+
+
+_is_fresh = sa.text("instance.state = 'new' AND instance.ready_at = 0")
+"""As the index `instance_fresh` has it."""
+CLAIM_AGAIN = _claim_instances(
+    (instance.c.state == NEW) & (instance.c.ready_at > 0) & (instance.c.ready_at <= bound("now")),
+    instance.c.ready_at, instance.c.id,
+)  # fmt: skip
+"""What was asked about before and not answered. It goes before new work, which never ends."""
+CLAIM_FRESH = _claim_instances(
+    sa.and_(_is_fresh, instance.c.peer == bound("from_peer"), instance.c.calling_ae == bound("from_ae")), instance.c.id
 )
-CLAIM_INSTANCES = (
-    instance.update()
-    .where(instance.c.id.in_(sa.select(_due_instances.c.id)))
-    .values(token=bound("by"), ready_at=bound("until"), tries=instance.c.tries + 1)
-    .returning(*instance.c)
-)
+"""New work of one caller."""
+
+
+_FRESH = "FROM instance {index} WHERE instance.state = 'new' AND instance.ready_at = 0"
+_CALLERS = f"""
+    WITH RECURSIVE callers(peer, calling_ae) AS (
+        SELECT CAST(:peer AS VARCHAR), CAST(:ae AS VARCHAR)
+        UNION ALL
+        SELECT one.peer, one.calling_ae FROM callers CROSS JOIN instance AS one WHERE one.id = coalesce(
+            (SELECT instance.id {_FRESH} AND instance.peer = callers.peer AND instance.calling_ae > callers.calling_ae
+             ORDER BY instance.calling_ae LIMIT 1),
+            (SELECT instance.id {_FRESH} AND instance.peer > callers.peer
+             ORDER BY instance.peer, instance.calling_ae LIMIT 1))
+    )
+    SELECT peer, calling_ae FROM callers LIMIT :most OFFSET 1
+"""
+CALLERS = {
+    "sqlite": sa.text(_CALLERS.format(index="INDEXED BY instance_fresh")),
+    "postgresql": sa.text(_CALLERS.format(index="")),
+}
+"""Callers with new work behind one of them, in order: one step in an index for each, however much each has. SQLite
+must be told the index, or it looks through all of the new work."""
 
 DECIDE = instance.update().where(
     instance.c.id == bound("which"), instance.c.token == bound("held"), instance.c.state == NEW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,13 @@ TAKEN_IN_AGAIN, SET_ASIDE = "taken in again", "set aside"
 """Events of blobs that had no row when the node started."""
 FULL = "the destination's own limit of open deliveries was reached"
 
+CALLERS_AT_ONCE = 64
+"""Callers with new work that one claim looks at; the next one looks at those behind them."""
+FIRST_CALLER = ("", "")
+"""What stands before every caller: a peer is never empty."""
+Calling = tuple[str, str]
+"""Who called, as fairness counts it: calling AE title and peer."""
+
 LEASE = 60.0
 """Seconds that a claim holds on PostgreSQL without being renewed."""
 
@@ -36,7 +44,7 @@ def new_start(connection: Connection, *, alone: bool) -> int:
     if alone:
         for table, state in ((instance, schema.NEW), (delivery, schema.OPEN)):
             held = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token != 0)
-            connection.execute(table.update().where(held).values(ready_at=0, token=0))
+            connection.execute(table.update().where(held).values(ready_at=now if table is instance else 0, token=0))
         commitment_rows.free_held(connection)
     return int(connection.execute(owner.insert().values(at=now).returning(owner.c.start)).scalar_one())
 
@@ -94,20 +102,66 @@ def renew(connection: Connection, table: sa.Table, ids: list[Any], tokens: list[
 def give_back(connection: Connection, table: sa.Table, ids: list[Any], tokens: list[int]) -> None:
     """Claims that are still held are free again."""
     held = table.c.id.in_(ids) & table.c.token.in_(tokens)
-    connection.execute(table.update().where(held).values(ready_at=0, token=0))
+    due = clock.now(connection) if table is instance else 0
+    connection.execute(table.update().where(held).values(ready_at=due, token=0))
 
 
-def claim_instances(connection: Connection, limit: int, token: int) -> list[Any]:
-    claim = {"now": clock.now(connection), "most": limit, "by": token, "until": claim_end(connection)}
-    return sorted(connection.execute(statements.CLAIM_INSTANCES, claim), key=lambda row: str(row.id))
+def claim_instances(
+    connection: Connection, limit: int, token: int, taken: Mapping[Calling, int], most: int, after: Calling
+) -> tuple[list[Any], Calling]:
+    """Rows for whoever classifies: what was asked about before, then new work, as evenly among callers as it comes.
+
+    `taken` is how many each caller has under way already, of at most `most`. New work is looked for behind the caller
+    `after`; the second value is the one to begin behind the next time, since only CALLERS_AT_ONCE are looked at.
+    """
+    claim = {"now": clock.now(connection), "by": token, "until": claim_end(connection)}
+    rows = list(connection.execute(statements.CLAIM_AGAIN, claim | {"most": limit}))
+    callers, after = _callers(connection, after) if len(rows) < limit else ([], after)
+    busy = Counter(taken)
+    of_peer = Counter[str]()
+    for (_, peer), count in busy.items():
+        of_peer[peer] += count
+    # The one with the least under way comes first; a peer with many AE titles is still one peer.
+    callers.sort(key=lambda caller: (of_peer[caller[1]], busy[caller]))
+    while callers and len(rows) < limit:
+        caller = callers.pop(0)
+        share = min(-(-(limit - len(rows)) // (len(callers) + 1)), most - busy[caller])
+        if share <= 0:
+            continue
+        whose = {"from_ae": caller[0], "from_peer": caller[1], "most": share}
+        found = connection.execute(statements.CLAIM_FRESH, claim | whose).all()
+        busy[caller] += len(found)
+        rows += found
+        if len(found) == share:  # there may be more of it, and what others leave is left for it
+            callers.append(caller)
+    return sorted(rows, key=lambda row: str(row.id)), after
+
+
+def _callers(connection: Connection, after: Calling) -> tuple[list[Calling], Calling]:
+    """Callers with new work, by calling AE title and peer; behind one of them, and then from the first again."""
+    statement = statements.CALLERS[connection.dialect.name]
+    found: dict[Calling, None] = {}
+    for calling_ae, peer in (after, FIRST_CALLER):
+        behind = {"ae": calling_ae, "peer": peer, "most": CALLERS_AT_ONCE}
+        found |= {(row.calling_ae, row.peer): None for row in connection.execute(statement, behind)}
+        if len(found) >= CALLERS_AT_ONCE or (calling_ae, peer) == FIRST_CALLER:
+            break
+    chosen = list(found)[:CALLERS_AT_ONCE]
+    return chosen, chosen[-1] if len(chosen) == CALLERS_AT_ONCE else FIRST_CALLER
 
 
 def release_instance(connection: Connection, instance_id: str, token: int, after: float, *, forget_try: bool) -> None:
     connection.execute(
         instance.update()
         .where(instance.c.id == instance_id, instance.c.token == token, instance.c.state == schema.NEW)
-        .values(token=0, ready_at=_in(connection, after), tries=instance.c.tries - int(forget_try))
+        .values(token=0, ready_at=_again(connection, after, forget_try), tries=instance.c.tries - int(forget_try))
     )
+
+
+def _again(connection: Connection, after: float, forget_try: bool) -> Any:
+    """`ready_at` of an instance that is given back: never that of new work, unless it is new work again."""
+    due = clock.now(connection) + after
+    return sa.case((instance.c.tries <= 1, 0.0), else_=due) if forget_try and not after else due
 
 
 def _in(connection: Connection, seconds: float) -> float:

@@ -14,9 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from router.flow import PixelState
-from router.inference.messages import unpack
-from router.inference.pixels import PixelWorker
+from router.flow import PixelState, Seen
+from router.inference.messages import pack, unpack
+from router.inference.pixels import Answer, PixelWorker, WorkerDiedError
 from tests.fuzz.data_sets import EXPLICIT, IMPLICIT
 from tests.fuzz.targets import TAGS, WrongError
 
@@ -32,7 +32,7 @@ class Pixels:
     """One worker, asked for the picture and now and then for a native copy. Not for several threads."""
 
     def __init__(self) -> None:
-        self._worker = PixelWorker(SIZE, MEMORY, TIMEOUT)
+        self._worker = PixelWorker(SIZE, MEMORY)
         self._folder = TemporaryDirectory(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self._path, self._copy = Path(self._folder.name) / "case.dcm", Path(self._folder.name) / "copy.dcm"
         self._floor = 0
@@ -64,7 +64,7 @@ class Pixels:
         assert process is not None
         self._floor = self._floor or _peak(process.pid)
         began = time.monotonic()
-        answer, picture = self._worker.ask(request)
+        answer, picture = self._answer(request)
         took = time.monotonic() - began
         if took > TIMEOUT + SLACK:
             raise WrongError("an answer came long after the time limit")
@@ -78,6 +78,14 @@ class Pixels:
             if peak > self._floor + MEMORY:
                 raise WrongError("the worker had more memory than its limit")
         return answer
+
+    def _answer(self, request: dict[str, object]) -> Answer:
+        try:
+            self._worker.ask(request)
+            return self._worker.answer(TIMEOUT)
+        except (TimeoutError, WorkerDiedError):
+            self._worker.stop()
+            return {"seen": pack(Seen("undecodable", reason="the worker is gone"))}, b""
 
     def _gone(self, code: int, took: float) -> None:
         """A worker that went: by a signal of its own, by our time limit, or because Python ended it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from router.classify import Classifier
-from router.classify.classifier import IN_FLIGHT, TRIES
+from router.classify.classifier import IN_FLIGHT, OF_ONE_CALLER, SLOW_OF_ONE_CALLER, TRIES
 from router.config import Settings, load, shipped
 from router.config.settings import SpoolSettings
 from router.flow import CLASSES, Caller, Instance, Prediction, Seen
 from router.inference import InferenceError
+from router.observe.metrics import REGISTRY
 from router.spool import Spool, open_spool
+from tests.unit.peer import wait_for
 
 SPINE = Prediction((0.01, 0.01, 0.01, 0.96, 0.01), "spine", 0.96, 0.1, False, "spine", "f" * 64)
 CR = {0x00080060: ("CR",)}
@@ -29,9 +31,11 @@ class Oracle:
     def __init__(self) -> None:
         self.is_ready = True
         self.asked: list[bytes] = []
+        self.are_slow = False
+        """Whether those that are not answered yet are decoded slowly."""
         self.answers: dict[bytes, Seen | InferenceError | None] = {}
 
-    def look(self, path: Path, tags: frozenset[int]) -> Future[Seen]:
+    def look(self, path: Path, tags: frozenset[int], caller: Caller, slowed: Callable[[], None]) -> Future[Seen]:
         assert 0x00080060 in tags
         name = path.read_bytes()
         self.asked.append(name)
@@ -41,6 +45,8 @@ class Oracle:
             future.set_exception(answer)
         elif answer is not None:
             future.set_result(answer)
+        elif self.are_slow:
+            slowed()
         return future
 
 
@@ -51,12 +57,12 @@ class Stage:
         self.settings: Settings = load(shipped(), {})
         self.classifier = Classifier(self.spool, self.oracle, lambda: self.settings)  # type: ignore[arg-type]
 
-    def receive(self, name: bytes, answer: Seen | InferenceError | None) -> str:
+    def receive(self, name: bytes, answer: Seen | InferenceError | None, calling_ae: str = "XRAY") -> str:
         self.oracle.answers[name] = answer
         blob = self.spool.begin(b"")
         blob.write(memoryview(name))
         blob.seal()
-        caller = Caller("XRAY", "ROUTER", "127.0.0.1")
+        caller = Caller(calling_ae, "ROUTER", "127.0.0.1")
         uid = f"1.{len(self.oracle.answers)}"
         instance = Instance(
             blob.id, time.time(), caller, "1.2", uid, "1.2.840.10008.1.2", 0, len(name), blob.digest()
@@ -114,7 +120,7 @@ def test_what_was_asked_about_before_is_asked_again_alone_and_first(
     stage = Stage(tmp_path)
     open_questions: queue.SimpleQueue[tuple[bytes, Future[Seen]]] = queue.SimpleQueue()
 
-    def look(path: Path, _: frozenset[int]) -> Future[Seen]:
+    def look(path: Path, *_: object) -> Future[Seen]:
         future: Future[Seen] = Future()
         open_questions.put((path.read_bytes(), future))
         return future
@@ -126,7 +132,7 @@ def test_what_was_asked_about_before_is_asked_again_alone_and_first(
         stage.spool.release_instance(claim)
     ids += [stage.receive(b"%d" % n, None) for n in range(2 * IN_FLIGHT)]
     stage.classifier.start()
-    claimed_beside = [open_questions.get(timeout=10) for _ in range(IN_FLIGHT - len(suspects))]
+    claimed_beside = [open_questions.get(timeout=10) for _ in range(OF_ONE_CALLER)]
     for name, future in claimed_beside:
         assert name not in suspects
         future.set_result(Seen("decoded", CR, SPINE))
@@ -142,6 +148,54 @@ def test_what_was_asked_about_before_is_asked_again_alone_and_first(
     assert {stage.decided(instance)["rule"] for instance in ids} == {"spine"}
     stage.classifier.stop(time.monotonic() + 1)
     stage.spool.close()
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_hundred_images_of_one_caller_that_take_for_ever_delay_no_other(stage: Stage, slow: bool) -> None:
+    stage.oracle.are_slow = slow
+    for n in range(100):
+        stage.receive(b"hostile %d" % n, None, "HOSTILE")
+    for n in range(10):
+        assert stage.decided(stage.receive(b"other %d" % n, Seen("decoded", CR, SPINE), "OTHER"))["rule"] == "spine"
+    under_way = sum(name.startswith(b"hostile") for name in stage.oracle.asked)
+    assert OF_ONE_CALLER <= under_way <= OF_ONE_CALLER + SLOW_OF_ONE_CALLER < 100
+
+
+def test_a_slow_image_does_not_hold_up_the_quick_ones_of_its_own_caller(stage: Stage) -> None:
+    stage.oracle.are_slow = True
+    for n in range(SLOW_OF_ONE_CALLER - 1):
+        stage.receive(b"slow %d" % n, None)
+    for n in range(2 * OF_ONE_CALLER):
+        assert stage.decided(stage.receive(b"quick %d" % n, Seen("decoded", CR, SPINE)))["rule"] == "spine"
+
+
+def test_a_suspect_that_is_decoded_slowly_lets_others_go_on(tmp_path: Path) -> None:
+    """It is asked about alone until it is known to be slow: else each would hold up everybody for its time limit."""
+    stage = Stage(tmp_path)
+    stage.oracle.are_slow = True
+    stage.receive(b"suspect", None)
+    (claim,) = stage.spool.claim_instances(1)
+    stage.spool.release_instance(claim).result()
+    stage.classifier.start()
+    assert stage.decided(stage.receive(b"other", Seen("decoded", CR, SPINE)))["rule"] == "spine"
+    assert stage.oracle.asked[0] == b"suspect"
+    stage.classifier.stop(time.monotonic() + 0.1)
+    stage.spool.close()
+
+
+def test_a_new_decision_by_a_person_is_no_slow_one(stage: Stage) -> None:
+    """It would count the hours since the instance came."""
+
+    def counted() -> float | None:
+        return REGISTRY.get_sample_value("dicom_router_decide_seconds_count")
+
+    instance, before = stage.receive(b"spine", Seen("decoded", CR, SPINE)), counted() or 0.0
+    decided_at = stage.decided(instance)["decided_at"]
+    wait_for(lambda: counted() == before + 1)
+    assert stage.spool.redecide(instance, "a person")
+    wait_for(lambda: stage.spool.instance(instance)["decided_at"] > decided_at)  # type: ignore[index]
+    stage.decided(stage.receive(b"another", Seen("decoded", CR, SPINE)))  # what is told is told in order
+    wait_for(lambda: counted() == before + 2)
 
 
 def test_nothing_is_decided_while_inference_is_away(stage: Stage) -> None:

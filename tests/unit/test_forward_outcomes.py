@@ -83,7 +83,7 @@ class Transcoder:
         self.started, self.go = threading.Event(), threading.Event()
         self.go.set()
 
-    def transcode(self, path: Path, target: Path, syntax: str) -> Future[str]:
+    def transcode(self, path: Path, target: Path, syntax: str, caller: Caller) -> Future[str]:
         self.calls.append((path, target, syntax))
         self.started.set()
         assert self.go.wait(10)
@@ -159,7 +159,7 @@ def test_a_disk_that_fills_while_a_copy_is_made_is_no_fault_of_the_instance(tmp_
 
 def test_a_transcoder_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Never:
-        def transcode(self, path: Path, target: Path, syntax: str) -> Future[str]:
+        def transcode(self, path: Path, target: Path, syntax: str, caller: Caller) -> Future[str]:
             return Future()
 
     monkeypatch.setattr("router.forward.transcoding.LIMIT_SECONDS", 0.01)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from router.config.settings import ModelSettings
+from router.flow import Seen
 from router.inference import Inference, InferenceError, handle
+from router.inference.lanes import Lanes
 from router.inference.messages import pack, unpack
 from router.inference.pixels import PixelWorker
 from router.model.card import save_random_model
@@ -177,35 +183,65 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_worker_that_hangs_or_dies_is_replaced_and_the_instance_undecodable(dx: Path) -> None:
-    worker = PixelWorker(64, 1 << 30, timeout=0.5)
+@contextmanager
+def asked(
+    path: Path, *, memory: int = 1 << 30, timeout: float = 60.0
+) -> Iterator[tuple[PixelWorker, Callable[[], Seen]]]:
+    """The only worker of the first lane, started, and what is seen of a file by one that is like it."""
+    answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    made: list[PixelWorker] = []
+
+    def make() -> PixelWorker:
+        made.append(PixelWorker(64, memory))
+        return made[-1]
+
+    lanes = Lanes(
+        1, timeout, make, answered=lambda _, message, picture: answers.put(message | {"pixels": len(picture)}),
+        failed=lambda _, reason: answers.put({"failed": reason}), slowed=lambda _: None,
+    )  # fmt: skip
+    lanes.start()
+
+    def look() -> Seen:
+        lanes.put({"op": "look", "path": str(path), "tags": [], "caller": ["A", "10.0.0.1"]})
+        message = answers.get(timeout=60)
+        seen = unpack(message["seen"])
+        assert message["pixels"] == (64 * 64 if seen.pixels == "decoded" else 0)
+        return seen
+
     try:
-        worker.start()
-        assert worker._process is not None
-        os.kill(worker._process.pid, signal.SIGSTOP)
-        message, picture = worker.ask({"op": "look", "path": str(dx), "tags": []})
-        assert (message["seen"]["pixels"], picture) == ("undecodable", b"")
-        assert "0.5 s" in message["seen"]["reason"]
-        worker._timeout = 30
-        worker.start()
-        os.kill(worker._process.pid, signal.SIGKILL)
-        worker._process.wait()
-        message, picture = worker.ask({"op": "look", "path": str(dx), "tags": []})
-        assert len(picture) == 64 * 64
-        assert message["seen"]["pixels"] == "decoded"
+        yield made[0], look
     finally:
-        worker.stop()
+        for worker in made:
+            worker.stop()
+
+
+def _pid(worker: PixelWorker) -> int:
+    assert worker._process is not None
+    return worker._process.pid
+
+
+def test_a_worker_that_hangs_is_replaced_and_the_instance_undecodable(dx: Path) -> None:
+    with asked(dx, timeout=0.5) as (worker, look):
+        os.kill(_pid(worker), signal.SIGSTOP)
+        assert "0.5 s" in look().reason
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_instance_looked_at_again(dx: Path) -> None:
+    """By the kernel where memory is short, or by a person: that is not the instance's doing."""
+    with asked(dx) as (worker, look):
+        for _ in range(2):
+            os.kill(_pid(worker), signal.SIGSTOP)
+            killed = _pid(worker)
+            threading.Timer(0.1, os.kill, (killed, signal.SIGKILL)).start()  # while it is asked
+            assert look().pixels == "decoded"
+            wait_for(lambda: worker.is_warm and _pid(worker) != killed)  # noqa: B023 - called at once
 
 
 def test_a_worker_keeps_within_its_memory(tmp_path: Path) -> None:
     """An image that needs more than the limit costs the worker's answer, not the machine."""
     big = wrap_image(np.zeros((6000, 6000), np.uint16), tmp_path / "big.dcm")
-    worker = PixelWorker(64, 50 << 20, timeout=60)
-    try:
-        message, picture = worker.ask({"op": "look", "path": str(big), "tags": []})
-        assert (message["seen"]["pixels"], picture) == ("undecodable", b"")
-    finally:
-        worker.stop()
+    with asked(big, memory=50 << 20) as (_, look):
+        assert look().pixels == "undecodable"
 
 
 def test_a_full_disk_while_a_copy_is_made_comes_back_as_what_it_is(

@@ -133,9 +133,21 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(target=claims, limit=st.integers(1, 3))
     def claim_instances(self, limit: int) -> Any:
         due = [key for key, row in self.rows.items() if row.state == NEW and row.ready_at <= self.clock.at]
-        due.sort(key=lambda key: (self.rows[key].ready_at, key))
+        again = sorted((key for key in due if self.rows[key].ready_at), key=lambda key: (self.rows[key].ready_at, key))
         got = self.spool.claim_instances(limit)
-        assert [claim.instance.id for claim in got] == sorted(due[:limit])
+        ids = [claim.instance.id for claim in got]
+        assert ids == sorted(ids)
+        assert len(ids) == min(limit, len(due))
+        assert set(again[:limit]) <= set(ids)
+        assert len(again) <= limit or set(ids) == set(again[:limit])
+        fresh, left = {}, {}
+        for caller in CALLERS:  # of each the oldest, and of none more than of another that has as many
+            of_it = sorted(key for key in due if key not in again and self.rows[key].caller == caller)
+            fresh[caller] = [key for key in of_it if key in ids]
+            left[caller] = len(of_it) - len(fresh[caller])
+            assert fresh[caller] == of_it[: len(fresh[caller])]
+        for one, other in (CALLERS, CALLERS[::-1]):
+            assert len(fresh[one]) <= len(fresh[other]) + 1 or not left[other]
         for claim in got:
             row = self.rows[claim.instance.id]
             assert claim.tries == row.tries
@@ -169,8 +181,9 @@ class SpoolMachine(RuleBasedStateMachine):
         self.spool.release_instance(claim, after=after, forget_try=forget).result()
         if self._is_ours(claim):
             row = self.rows[claim.instance.id]
-            row.token, row.ready_at = 0, self.clock.at + after if after else 0.0
             row.tries -= forget
+            is_new_again = forget and not after and not row.tries
+            row.token, row.ready_at = 0, 0.0 if is_new_again else self.clock.at + after
 
     def _is_ours(self, claim: Claim) -> bool:
         row = self.rows.get(claim.instance.id)
@@ -309,9 +322,12 @@ class SpoolMachine(RuleBasedStateMachine):
     def _reopen(self) -> None:
         self.spool.close()
         self.spool = open_spool(self.settings)
-        for work in (*self.rows.values(), *self.owed.values()):
-            if work.ready_at == float("inf"):
-                work.ready_at, work.token = 0.0, 0
+        for row in self.rows.values():  # what was asked about goes before new work
+            if row.ready_at == float("inf"):
+                row.ready_at, row.token = self.clock.at, 0
+        for owed in self.owed.values():
+            if owed.ready_at == float("inf"):
+                owed.ready_at, owed.token = 0.0, 0
 
     # -- the two side by side
 

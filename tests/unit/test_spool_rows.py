@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from router.config.settings import SpoolSettings
-from router.flow import PictureFacts, Seen
-from router.spool import BURIED, DONE, Spool, SpoolError, open_spool
+from router.flow import Caller, PictureFacts, Seen
+from router.spool import BURIED, DONE, Spool, SpoolError, open_spool, statements
 from tests.unit.spooling import (
     CALLERS,
     HEADER,
@@ -349,3 +350,61 @@ def test_an_open_circuit_goes_on_standing_still_through_a_restart(settings: Spoo
         (owed,) = spool.claim_deliveries("ai", 1)
         assert owed.owed_since == pytest.approx(begin + 1000)
         spool.close()
+
+
+def test_what_was_not_answered_is_claimed_before_what_came_later(spool: Spool) -> None:
+    """Under a backlog that never ends it would else never be claimed again."""
+    with turned_by_hand() as hands:
+        victim = accept(spool, uid="1.1").instance_id
+        (claim,) = spool.claim_instances(1)
+        spool.release_instance(claim, after=1.0).result()
+        for number in range(40):
+            accept(spool, uid=f"2.{number}")
+        assert victim not in [one.instance.id for one in spool.claim_instances(8)]
+        hands.turn(1)
+        assert victim in [one.instance.id for one in spool.claim_instances(8)]
+
+
+def test_claims_go_evenly_among_callers(spool: Spool) -> None:
+    few, many = CALLERS
+    for number in range(20):
+        accept(spool, uid=f"1.{number}", caller=many)
+    for number in range(3):
+        accept(spool, uid=f"2.{number}", caller=few)
+
+    def claimed(limit: int, taken: dict[tuple[str, str], int], most: int) -> Counter[Caller]:
+        return Counter(one.instance.caller for one in spool.claim_instances(limit, taken, most))
+
+    busy = {(many.calling_ae, many.peer): 4}
+    assert claimed(1, busy, 5) == {few: 1}  # who has less under way
+    assert claimed(8, busy, 5) == {few: 2, many: 1}  # and of nobody more than it may have
+    assert claimed(8, {}, 8) == {many: 8}  # but all places, where no other wants them
+
+
+def test_more_callers_than_one_claim_looks_at_all_have_their_turn(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.spool.transactions.CALLERS_AT_ONCE", 4)
+    callers = {Caller(f"AE{number}", "ROUTER", f"10.0.0.{number % 3}") for number in range(11)}
+    for number, caller in enumerate(callers):
+        for copy in range(3):
+            accept(spool, uid=f"1.{number}.{copy}", caller=caller)
+    first = [claim.instance.caller for _ in range(3) for claim in spool.claim_instances(4)]
+    assert set(first) == callers
+    rest = 3 * len(callers) - len(first)
+    assert sum(len(spool.claim_instances(4)) for _ in range(rest)) == rest
+
+
+def test_a_claim_looks_through_no_backlog(tmp_path: Path) -> None:
+    """Each step is one in an index, so that a claim costs the same with a million instances of one caller."""
+    values = {"peer": "", "ae": "", "from_peer": "", "from_ae": "", "most": 1, "now": 1, "by": 1, "until": 1}
+    spool = open_spool(settings_of(tmp_path / "spool", "sqlite"))
+    with spool._read_engine.connect() as connection:
+        for statement in (statements.CALLERS["sqlite"], statements.CLAIM_FRESH, statements.CLAIM_AGAIN):
+            compiled = statement.compile(dialect=connection.dialect)
+            given = compiled.construct_params({name: values[name] for name in values if name in compiled.params})
+            places = tuple(given[name] for name in compiled.positiontup or ())
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", places)]
+            assert any("INDEX instance_" in step for step in plan)
+            assert not [step for step in plan if step.startswith("SCAN instance") or "ORDER BY" in step]
+    spool.close()

@@ -1,0 +1,44 @@
+"""Turns for callers: what waits is taken in rounds over peers, and within a peer in rounds over calling AE titles."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+Calling = tuple[str, str]
+"""Calling AE title and peer."""
+
+
+class FairQueue(Generic[T]):
+    """What waits, by caller; in order of arrival within one. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._peers: dict[str, dict[str, deque[T]]] = {}
+        """In the order of the next round: who was served goes to the end."""
+
+    def put(self, caller: Calling, item: T) -> None:
+        calling_ae, peer = caller
+        self._peers.setdefault(peer, {}).setdefault(calling_ae, deque()).append(item)
+
+    def take(self, may: Callable[[T], bool] = lambda _: True) -> T | None:
+        """The next item whose turn it is; a caller whose first item may not be taken now is passed over."""
+        for peer, titles in self._peers.items():
+            for calling_ae, items in titles.items():
+                if may(items[0]):
+                    self._serve(peer, calling_ae)
+                    return items.popleft()
+        return None
+
+    def has(self, wanted: Callable[[T], bool]) -> bool:
+        """Whether the first item of a caller is such a one."""
+        return any(wanted(items[0]) for titles in self._peers.values() for items in titles.values())
+
+    def _serve(self, peer: str, calling_ae: str) -> None:
+        titles = self._peers.pop(peer)
+        items = titles.pop(calling_ae)
+        if len(items) > 1:
+            titles[calling_ae] = items
+        if titles:
+            self._peers[peer] = titles

@@ -1,0 +1,314 @@
+"""Who is worked on next, and by which pixel worker: nobody waits for somebody else's slow or hostile image.
+
+Three lanes. Each look begins in the first; native copies have their own. What a worker finds too expensive before it
+decodes, what is not done within the lane's patience, and what its worker died of goes on in the slow lane, which has
+few workers, a low priority, and the whole time limit. Within a lane callers take turns (`fair`). A caller with
+something in the slow lane leaves one worker of the first lane to the others.
+
+A worker is a thread with a process. There are as many as may be at work at once; processes that are needed only by
+the second and third lane are started on demand.
+"""
+
+from __future__ import annotations
+
+import enum
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from router.flow import Seen
+from router.inference.fair import Calling, FairQueue
+from router.inference.messages import pack
+from router.inference.pixels import Answer, WorkerDiedError
+
+Request = dict[str, Any]
+
+PATIENCE_LOOK, PATIENCE_COPY = 1.0, 5.0
+"""Seconds in the first lane and in that of copies, before work goes on in the slow one. An honest DX takes 0.1 s."""
+PATIENCE_ALONE = 0.25
+"""Seconds for a look of a caller with something in the slow lane, where the first lane has one worker only."""
+STARVED = 3.0
+"""So many times its patience may last if the worker has not had so much of a processor: then the machine is slow."""
+LOOK_AGAIN = 0.05
+"""Seconds between two looks whether it has."""
+START_AGAIN = 1.0
+
+CRASHED = "the decoder crashed or ran out of memory"
+
+
+class Lane(enum.Enum):
+    LOOK = "look"
+    COPY = "copy"
+    SLOW = "slow"
+
+
+class Worker(Protocol):
+    """What a pixel worker is to the lanes (`pixels.PixelWorker`)."""
+
+    @property
+    def is_warm(self) -> bool: ...
+    @property
+    def is_lowered(self) -> bool: ...
+    def start(self) -> None: ...
+    def ask(self, request: Request) -> None: ...
+    def answer(self, seconds: float) -> Answer: ...
+    def lower(self) -> None: ...
+    def cpu_seconds(self) -> float: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One question on its way. `has_died`: a worker died of it, and its next try is the last."""
+
+    request: Request
+    lane: Lane
+    began: float = 0.0
+    has_died: bool = False
+
+    @property
+    def caller(self) -> Calling:
+        calling_ae, peer = self.request["caller"]
+        return calling_ae, peer
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A thread with its worker; `jobs` is what it is given."""
+
+    worker: Worker
+    jobs: queue.SimpleQueue[Job] = field(default_factory=queue.SimpleQueue)
+
+
+class Lanes:
+    """Takes requests, gives answers; `put` may be called from any thread and never waits.
+
+    `answered` gets a request, the worker's message and its picture; `failed` a request and why no worker could be
+    started; `slowed` a request that has gone to the slow lane. They are called by the threads of the workers.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        timeout: float,
+        make: Callable[[], Worker],
+        answered: Callable[[Request, dict[str, Any], bytes], None],
+        failed: Callable[[Request, str], None],
+        slowed: Callable[[Request], None],
+    ) -> None:
+        few = max(1, workers // 2)
+        self._most = {Lane.LOOK: workers, Lane.COPY: few, Lane.SLOW: few}
+        self._timeout = timeout
+        self._answered, self._failed, self._slowed = answered, failed, slowed
+        self._lock = threading.Lock()
+        self._waiting: dict[Lane, FairQueue[Job]] = {lane: FairQueue() for lane in Lane}
+        self._running: set[Job] = set()
+        self._slow_callers: Counter[Calling] = Counter()
+        self._died_last = False
+        self._slots = [Slot(make()) for _ in range(sum(self._most.values()))]
+        self._idle = list(self._slots)
+
+    def start(self) -> None:
+        """Start the processes of the first lane. Raises OSError, WorkerDiedError or TimeoutError."""
+        for number, slot in enumerate(self._slots):
+            if number < self._most[Lane.LOOK]:
+                slot.worker.start()
+            threading.Thread(target=self._serve, args=(slot,), name="pixels", daemon=True).start()
+
+    def put(self, request: Request) -> None:
+        job = Job(request, Lane.COPY if request["op"] == "transcode" else Lane.LOOK)
+        with self._lock:
+            self._waiting[job.lane].put(job.caller, job)
+            self._dispatch()
+
+    def working_seconds(self) -> float:
+        """How long the oldest work that is under way has been so."""
+        now = time.monotonic()
+        with self._lock:
+            return max((now - job.began for job in self._running), default=0.0)
+
+    # -- what is next ----------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Give work to idle slots. The lock is held."""
+        for lane in Lane:
+            while self._idle and (job := self._next(lane)) is not None:
+                slot = min(self._idle, key=lambda one: _unfit(one.worker, lane))
+                self._idle.remove(slot)
+                job.began = time.monotonic()
+                self._running.add(job)
+                slot.jobs.put(job)
+
+    def _next(self, lane: Lane) -> Job | None:
+        running = [job for job in self._running if job.lane is lane]
+        if len(running) >= self._most[lane]:
+            return None
+        if lane is Lane.SLOW:
+            return self._next_slow(running)
+        held_by_slow = sum(self._is_slow(job) for job in running)
+        is_full = lane is Lane.LOOK and held_by_slow >= max(1, self._most[lane] - 1)
+        return self._waiting[lane].take(lambda job: not (is_full and self._is_slow(job)))
+
+    def _next_slow(self, running: list[Job]) -> Job | None:
+        """What a worker has died of runs alone in this lane: its neighbour's memory may have been the cause.
+
+        It and what has harmed no worker take turns, so that neither waits for the other for ever.
+        """
+        waiting = self._waiting[Lane.SLOW]
+        if any(job.has_died for job in running):
+            return None
+        if not self._died_last and running and waiting.has(lambda job: job.has_died):
+            return None
+        wanted = (not self._died_last, self._died_last) if not running else (False,)
+        for has_died in wanted:
+            if (job := waiting.take(lambda job: job.has_died is has_died)) is not None:  # noqa: B023 - called at once
+                self._died_last = has_died
+                return job
+        return None
+
+    def _is_slow(self, job: Job) -> bool:
+        return self._slow_callers[job.caller] > 0
+
+    def _patience(self, job: Job) -> float:
+        if job.lane is Lane.SLOW:
+            return self._timeout
+        patience = PATIENCE_LOOK if job.lane is Lane.LOOK else PATIENCE_COPY
+        if job.lane is Lane.LOOK and self._most[Lane.LOOK] == 1 and self._is_slow(job):
+            patience = PATIENCE_ALONE
+        return min(patience, self._timeout)
+
+    # -- a slot's thread -------------------------------------------------------------------------------------------
+
+    def _serve(self, slot: Slot) -> None:
+        while True:
+            job = slot.jobs.get()
+            try:
+                found = self._work(slot.worker, job)
+            except (OSError, WorkerDiedError, TimeoutError) as error:  # a worker that does not even start
+                self._end(job)
+                self._failed(job.request, f"no pixel worker ({type(error).__name__})")
+                time.sleep(START_AGAIN)
+            else:
+                if found is not None:
+                    self._end(job)
+                    self._answered(job.request, *found)
+            self._settle(slot)
+
+    def _work(self, worker: Worker, job: Job) -> Answer | None:
+        """The answer; None where the job goes on in the slow lane. Raises what `start` does."""
+        if job.lane is Lane.SLOW:
+            worker.start()
+            worker.lower()
+        else:
+            if worker.is_lowered:
+                worker.stop()
+            worker.start()
+        try:
+            return self._ask(worker, job)
+        except WorkerDiedError:
+            worker.stop()
+            if job.has_died:
+                return _undecodable(CRASHED)
+            job.has_died = True
+            self._move(job)
+        return None
+
+    def _ask(self, worker: Worker, job: Job) -> Answer | None:
+        patience = self._patience(job)
+        may_move = job.lane is not Lane.SLOW and patience < self._timeout
+        worker.ask(job.request | {"patience": patience if may_move else None})
+        try:
+            answer = self._wait(worker, patience) if may_move else worker.answer(patience)
+        except TimeoutError:
+            if not (may_move and self._becomes_slow(job)):
+                worker.stop()
+                if not may_move:
+                    return _undecodable(f"the pixels were not decoded within {self._timeout:g} s")
+                self._move(job)
+                return None
+            worker.lower()
+            try:
+                answer = worker.answer(self._timeout - patience)
+            except TimeoutError:
+                worker.stop()
+                return _undecodable(f"the pixels were not decoded within {self._timeout:g} s")
+        if "expensive" in answer[0]:
+            self._move(job)
+            return None
+        return answer
+
+    def _wait(self, worker: Worker, patience: float) -> Answer:
+        """As `Worker.answer`; a worker that others keep from working is waited for somewhat longer."""
+        had, until = worker.cpu_seconds(), time.monotonic() + STARVED * patience
+        try:
+            return worker.answer(patience)
+        except TimeoutError:
+            while worker.cpu_seconds() - had < patience and time.monotonic() < until:
+                try:
+                    return worker.answer(LOOK_AGAIN)
+                except TimeoutError:
+                    pass
+            raise
+
+    def _becomes_slow(self, job: Job) -> bool:
+        """Whether there is room in the slow lane, so that what is under way goes on there."""
+        with self._lock:
+            slow = [one for one in self._running if one.lane is Lane.SLOW]
+            if len(slow) >= self._most[Lane.SLOW] or any(one.has_died for one in slow):
+                return False
+            job.lane = Lane.SLOW
+            self._slow_callers[job.caller] += 1
+            self._dispatch()
+        self._slowed(job.request)
+        return True
+
+    def _move(self, job: Job) -> None:
+        """To the slow lane, to be begun anew."""
+        was_slow = job.lane is Lane.SLOW
+        with self._lock:
+            self._running.discard(job)
+            if not was_slow:
+                job.lane = Lane.SLOW
+                self._slow_callers[job.caller] += 1
+            self._waiting[Lane.SLOW].put(job.caller, job)
+            self._dispatch()
+        if not was_slow:
+            self._slowed(job.request)
+
+    def _end(self, job: Job) -> None:
+        with self._lock:
+            self._running.discard(job)
+            if job.lane is Lane.SLOW:
+                self._slow_callers[job.caller] -= 1
+                if not self._slow_callers[job.caller]:
+                    del self._slow_callers[job.caller]
+
+    def _settle(self, slot: Slot) -> None:
+        """Idle again. As many as the first lane has are kept warm, at their full priority; others end."""
+        with self._lock:
+            warm = sum(one.worker.is_warm for one in self._idle) + sum(job.lane is Lane.LOOK for job in self._running)
+        if slot.worker.is_lowered or (slot.worker.is_warm and warm >= self._most[Lane.LOOK]):
+            slot.worker.stop()
+        if not slot.worker.is_warm and warm < self._most[Lane.LOOK]:
+            try:
+                slot.worker.start()
+            except (OSError, WorkerDiedError, TimeoutError):  # whoever needs it will say so
+                slot.worker.stop()
+        with self._lock:
+            self._idle.append(slot)
+            self._dispatch()
+
+
+def _unfit(worker: Worker, lane: Lane) -> int:
+    """Which idle worker to take first: one that needs no start, but for slow work, which can wait for one."""
+    if lane is Lane.SLOW:
+        return int(worker.is_warm)
+    return 2 * worker.is_lowered + (not worker.is_warm)
+
+
+def _undecodable(reason: str) -> Answer:
+    return {"seen": pack(Seen("undecodable", reason=reason)), "error": reason}, b""

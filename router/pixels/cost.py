@@ -1,0 +1,69 @@
+"""How long a frame takes to decode, told from its header and the first bytes of its codestream.
+
+Only so exactly that what is surely expensive is known before a decoder begins: a megabyte may hold 150 million
+pixels. What is more expensive than it looks costs its worker's patience (`router.inference.lanes`). The figures are
+seconds of one core for each sample, of images whose compressed form is short (`benchmarks/hostile.py` makes such).
+"""
+
+from __future__ import annotations
+
+from router.pixels import codestream
+from router.pixels.decoders import (
+    HTJ2K,
+    HTJ2K_LOSSLESS,
+    HTJ2K_RPCL,
+    JPEG_2000,
+    JPEG_2000_LOSSLESS,
+    JPEG_LOSSLESS,
+    JPEG_LOSSLESS_SV1,
+    JPEG_LS,
+    JPEG_LS_NEAR,
+    JPEG_XL,
+    JPEG_XL_LOSSLESS,
+    JPEG_XL_RECOMPRESSION,
+    NATIVE,
+    RLE,
+    reduced,
+)
+from router.pixels.header import Layout
+
+NANOSECOND = 1e-9
+BY_SAMPLE = (
+    dict.fromkeys((JPEG_2000_LOSSLESS, JPEG_2000), 100 * NANOSECOND)
+    | dict.fromkeys((HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K), 30 * NANOSECOND)
+    | dict.fromkeys((JPEG_XL_LOSSLESS, JPEG_XL_RECOMPRESSION, JPEG_XL), 50 * NANOSECOND)
+    | dict.fromkeys((JPEG_LOSSLESS, JPEG_LOSSLESS_SV1), 10 * NANOSECOND)
+    | dict.fromkeys((JPEG_LS, JPEG_LS_NEAR, RLE), 2 * NANOSECOND)
+    | dict.fromkeys(NATIVE, NANOSECOND)
+)
+JPEG_BY_SCAN = 2 * NANOSECOND
+"""Of the other JPEG processes: a progressive one goes through the whole image with each scan."""
+JPEG_LS_BY_BYTE = 30 * NANOSECOND
+BY_TILE = 30e-6
+START_OF_SCAN = b"\xff\xda"
+
+
+class ExpensiveError(Exception):
+    """The pixels would take longer than whoever asked has patience."""
+
+
+def check(data: bytes, syntax: str, form: Layout, reduce: int, patience: float) -> None:
+    """Raise ExpensiveError where a frame surely takes more than `patience` seconds to decode."""
+    if seconds(data, syntax, form, reduce) > patience:
+        raise ExpensiveError
+
+
+def seconds(data: bytes, syntax: str, form: Layout, reduce: int) -> float:
+    """What a frame in a transfer syntax takes at least, `reduce` times halved where its codec can do so.
+
+    Raises UndecodableError where its first bytes do not say what they must.
+    """
+    samples = form.rows * form.columns * form.samples
+    if syntax in (JPEG_2000_LOSSLESS, JPEG_2000, HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K):
+        stream = codestream.jpeg2000(data)
+        return BY_SAMPLE[syntax] * (samples >> 2 * reduced(stream, reduce)) + BY_TILE * stream.tiles
+    if syntax in (JPEG_LS, JPEG_LS_NEAR):
+        return BY_SAMPLE[syntax] * samples + JPEG_LS_BY_BYTE * len(data)
+    if syntax in BY_SAMPLE:
+        return BY_SAMPLE[syntax] * samples
+    return JPEG_BY_SCAN * samples * (1 + data.count(START_OF_SCAN))

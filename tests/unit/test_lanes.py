@@ -1,0 +1,250 @@
+"""Whose picture is made next, with workers whose "decoding" waits until the test lets it go."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from router.inference import lanes
+from router.inference.fair import FairQueue
+from router.inference.lanes import CRASHED, Lanes, Request
+from router.inference.messages import unpack
+from router.inference.pixels import Answer, WorkerDiedError
+
+TIMEOUT = 5.0
+SOON = 5.0
+
+
+class Stage:
+    """What the fake workers do. A request's `does` says how it is answered: at once, when let go, or by dying."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.begun: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
+        self.slowed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.deaths = 0
+        self.alone: list[bool] = []
+        self.at_work: set[FakeWorker] = set()
+
+    def lanes(self, workers: int, timeout: float = TIMEOUT) -> Lanes:
+        made = Lanes(
+            workers, timeout, lambda: FakeWorker(self),
+            answered=lambda request, message, _: self.answers.put((request["name"], message)),
+            failed=lambda request, reason: self.answers.put((request["name"], {"failed": reason})),
+            slowed=lambda request: self.slowed.put(request["name"]),
+        )  # fmt: skip
+        made.start()
+        return made
+
+    def answered(self) -> str:
+        return self.answers.get(timeout=SOON)[0]
+
+
+class FakeWorker:
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._request: Request = {}
+        self.is_warm = self.is_lowered = False
+
+    def start(self) -> None:
+        self.is_warm = True
+
+    def ask(self, request: Request) -> None:
+        self._request = request
+        self._stage.begun.put(request["name"])
+        self._stage.at_work.add(self)
+
+    def answer(self, seconds: float) -> Answer:
+        request, stage = self._request, self._stage
+        does = request["does"]
+        if does == "die" or (does == "die once" and not stage.deaths):
+            stage.deaths += 1
+            stage.alone.append(sum(one.is_lowered for one in stage.at_work - {self}) == 0)
+            stage.at_work.discard(self)
+            raise WorkerDiedError
+        if does == "be expensive" and request["patience"] is not None:
+            stage.at_work.discard(self)
+            return {"expensive": True}, b""
+        if does in ("wait", "be expensive") and not stage.let_go.wait(seconds):
+            raise TimeoutError
+        stage.at_work.discard(self)
+        return {"lowered": self.is_lowered}, b""
+
+    def lower(self) -> None:
+        self.is_lowered = True
+
+    def cpu_seconds(self) -> float:
+        return 1e9 if self._stage.at_work else 0.0  # it works as hard as it can
+
+    def stop(self) -> None:
+        self._stage.at_work.discard(self)
+        self.is_warm = self.is_lowered = False
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setattr(lanes, "PATIENCE_LOOK", 0.05)
+    monkeypatch.setattr(lanes, "PATIENCE_ALONE", 0.02)
+    monkeypatch.setattr(lanes, "PATIENCE_COPY", 0.05)
+    monkeypatch.setattr(lanes, "STARVED", 1.0)
+    stage = Stage()
+    yield stage
+    stage.let_go.set()
+
+
+def look(name: str, calling_ae: str = "A", does: str = "answer", peer: str = "10.0.0.1") -> Request:
+    return {"op": "look", "name": name, "does": does, "caller": [calling_ae, peer]}
+
+
+def copy(name: str, calling_ae: str = "A", does: str = "answer") -> Request:
+    return look(name, calling_ae, does) | {"op": "transcode"}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("does", ["wait", "be expensive"])
+def test_a_hundred_hostile_images_of_one_caller_hold_up_no_other(stage: Stage, workers: int, does: str) -> None:
+    """Not one of the hostile ones is ever answered here; each of the others is."""
+    asked = stage.lanes(workers)
+    for number in range(100):
+        asked.put(look(f"hostile {number}", "HOSTILE", does))
+    for number in range(20):
+        asked.put(look(f"other {number}", "OTHER"))
+        assert stage.answered() == f"other {number}"
+
+
+def test_callers_take_turns(stage: Stage) -> None:
+    asked = stage.lanes(1)
+    asked.put(look("first", "A", "wait"))
+    stage.begun.get(timeout=SOON)
+    for name, caller in (("a1", "A"), ("a2", "A"), ("a3", "A"), ("b1", "B"), ("c1", "C"), ("b2", "B")):
+        asked.put(look(name, caller))
+    stage.let_go.set()
+    assert [stage.answered() for _ in range(7)] == ["first", "a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_what_is_slow_is_answered_in_the_slow_lane_and_said_so(stage: Stage) -> None:
+    asked = stage.lanes(2)
+    asked.put(look("expensive", "A", "be expensive"))
+    asked.put(look("takes long", "B", "wait"))
+    assert {stage.slowed.get(timeout=SOON) for _ in range(2)} == {"expensive", "takes long"}
+    stage.let_go.set()
+    found = dict(stage.answers.get(timeout=SOON) for _ in range(2))
+    assert set(found) == {"expensive", "takes long"}
+    assert all(message == {"lowered": True} for message in found.values())
+
+
+def test_an_honest_image_is_not_moved(stage: Stage) -> None:
+    asked = stage.lanes(2)
+    asked.put(look("honest"))
+    assert stage.answers.get(timeout=SOON) == ("honest", {"lowered": False})
+    assert stage.slowed.empty()
+
+
+def test_beyond_the_whole_time_limit_it_is_undecodable(stage: Stage) -> None:
+    asked = stage.lanes(2, timeout=0.1)
+    asked.put(look("for ever", does="wait"))
+    _, message = stage.answers.get(timeout=SOON)
+    assert unpack(message["seen"]).pixels == "undecodable"
+    assert "0.1 s" in message["error"]
+
+
+def test_a_worker_that_was_killed_once_costs_its_instance_nothing(stage: Stage) -> None:
+    asked = stage.lanes(2)
+    asked.put(look("unlucky", does="die once"))
+    assert stage.answers.get(timeout=SOON) == ("unlucky", {"lowered": True})
+
+
+def test_what_its_worker_dies_of_twice_is_undecodable(stage: Stage) -> None:
+    asked = stage.lanes(4)
+    asked.put(look("deadly", does="die"))
+    _, message = stage.answers.get(timeout=SOON)
+    assert unpack(message["seen"]).reason == message["error"] == CRASHED
+    assert stage.deaths == 2
+
+
+def test_the_second_try_has_the_slow_lane_for_itself(stage: Stage) -> None:
+    """Of four workers two may be slow: the one that dies again waits until no other is."""
+    asked = stage.lanes(4)
+    asked.put(look("slow", "B", "be expensive"))
+    assert [stage.begun.get(timeout=SOON) for _ in range(2)] == ["slow", "slow"]  # and begun anew
+    asked.put(look("deadly", "A", "die"))
+    assert stage.begun.get(timeout=SOON) == "deadly"
+    with pytest.raises(queue.Empty):
+        stage.begun.get(timeout=0.05)
+    stage.let_go.set()
+    assert {stage.answered(), stage.answered()} == {"slow", "deadly"}
+    assert stage.alone[1]
+
+
+def test_what_workers_die_of_does_not_keep_the_slow_lane_from_others(stage: Stage) -> None:
+    stage.let_go.set()
+    asked = stage.lanes(1)
+    for number in range(10):
+        asked.put(look(f"deadly {number}", "A", "die"))
+    asked.put(look("slow", "B", "be expensive"))
+    assert "slow" in [stage.answered() for _ in range(6)]
+
+
+def test_copies_and_looks_do_not_wait_for_each_other(stage: Stage) -> None:
+    asked = stage.lanes(1)
+    for number in range(5):
+        asked.put(copy(f"slow copy {number}", "HOSTILE", "wait"))
+    asked.put(look("look", "OTHER"))
+    assert stage.answered() == "look"
+    asked.put(copy("copy", "OTHER"))
+    assert stage.answered() == "copy"
+    for number in range(5):
+        asked.put(look(f"slow look {number}", "HOSTILE", "be expensive"))
+    asked.put(copy("another copy", "OTHER"))
+    assert stage.answered() == "another copy"
+
+
+def test_what_only_waits_is_not_under_way(stage: Stage) -> None:
+    """Else a long queue would look like a process that hangs."""
+    asked = stage.lanes(1)
+    assert asked.working_seconds() == 0
+    asked.put(look("one", does="wait"))
+    stage.begun.get(timeout=SOON)
+    assert 0 < asked.working_seconds() < SOON
+    stage.let_go.set()
+    stage.answered()
+    assert asked.working_seconds() == 0
+
+
+def test_a_worker_that_does_not_start_is_said(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "START_AGAIN", 0.0)
+    asked = stage.lanes(1)
+
+    def start(_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(FakeWorker, "start", start)
+    asked.put(look("one"))
+    assert stage.answers.get(timeout=SOON) == ("one", {"failed": "no pixel worker (OSError)"})
+
+
+def test_turns_go_by_peer_before_calling_ae_title() -> None:
+    """One address with many AE titles is still one."""
+    waiting: FairQueue[str] = FairQueue()
+    for number in range(10):
+        waiting.put((f"AE{number}", "10.0.0.1"), f"many {number}")
+    waiting.put(("A", "10.0.0.2"), "one")
+    waiting.put(("A", "10.0.0.2"), "two")
+    taken = [waiting.take() for _ in range(4)]
+    assert taken == ["many 0", "one", "many 1", "two"]
+    assert [waiting.take() for _ in range(9)] == [*(f"many {number}" for number in range(2, 10)), None]
+
+
+def test_a_caller_whose_turn_is_passed_over_keeps_it() -> None:
+    waiting: FairQueue[str] = FairQueue()
+    waiting.put(("A", "p"), "a")
+    waiting.put(("B", "p"), "b")
+    assert waiting.has(lambda item: item == "b")
+    assert waiting.take(lambda item: item != "a") == "b"
+    assert waiting.take() == "a"
+    assert not waiting.has(lambda _: True)
