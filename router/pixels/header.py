@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, private_dictionary_VR
 
 from router.flow import Header
 from router.pixels.elements import PIXELS, DataSet, Element
@@ -26,6 +26,8 @@ WRITTEN = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 ONE_VALUE = frozenset(("LT", "ST", "UT", "UR"))
 OPAQUE = frozenset(("SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 CHARACTER_SET = 0x00080005
+MOST_CREATOR = 64
+"""Bytes of a private creator's name (PS3.5 §7.8.1: VR LO)."""
 
 
 class UndecodableError(ValueError):
@@ -79,6 +81,8 @@ def _value(data_set: DataSet, element: Element, encodings: list[str]) -> tuple[s
     if element.offset + element.length > data_set.size and element.tag not in PIXELS:
         return None
     vr = value_representation(element, data_set)
+    if vr == "UN":
+        return None
     if vr in OPAQUE:
         return ("",)
     raw = data_set.value(element, MOST_BYTES)
@@ -98,12 +102,24 @@ def value_representation(element: Element, data_set: DataSet) -> str:
     if element.undefined:
         return "SQ"
     try:
-        vr = dictionary_VR(element.tag)
+        private = element.tag >> 16 & 1
+        vr = _private_vr(element.tag, data_set) if private else dictionary_VR(element.tag)
     except KeyError:
         return "UN"
     if " or " in vr:
         return "OW" if "OW" in vr and element.length > 2 else signed_or_not(data_set)
     return vr
+
+
+def _private_vr(tag: int, data_set: DataSet) -> str:
+    """The VR that pydicom's dictionary of private elements has for a tag of its creator. Raises KeyError."""
+    if tag & 0xFFFF < 0x1000:
+        return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
+    creator = data_set.elements.get(tag & 0xFFFF0000 | (tag & 0xFFFF) >> 8)
+    if creator is None or creator.length > MOST_CREATOR:
+        return "UN"
+    name = data_set.value(creator, MOST_CREATOR).decode("latin-1").strip(" \0")
+    return private_dictionary_VR(tag, name)
 
 
 def signed_or_not(data_set: DataSet) -> str:

@@ -361,6 +361,28 @@ def test_header_values_are_bounded_trimmed_text(tmp_path: Path) -> None:
     assert 0x00104000 not in seen.header
 
 
+@pytest.mark.parametrize(
+    ("creator", "syntax", "vr", "value"),
+    [
+        ("ACME", EXPLICIT, "LO", ("PORTABLE",)),
+        ("ACME", EXPLICIT, "UN", None),
+        ("ACME", IMPLICIT, "LO", None),
+        # In pydicom's dictionary: (0019,xx09) of this creator is LO.
+        ("SIEMENS MR HEADER", IMPLICIT, "LO", ("PORTABLE",)),
+    ],
+)
+def test_a_private_element_of_unknown_kind_is_there_and_unreadable(
+    tmp_path: Path, creator: str, syntax: str, vr: str, value: tuple[str, ...] | None
+) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm", transfer_syntax=syntax)
+    data_set = pydicom.dcmread(path)
+    block = data_set.private_block(0x0019, creator, create=True)
+    block.add_new(0x09, vr, b"PORTABLE" if vr == "UN" else "PORTABLE")
+    data_set.save_as(path)
+    tags = frozenset((0x00190010, 0x00191009))
+    assert render(path, 96, tags)[1].header == {0x00190010: (creator,), 0x00191009: value}
+
+
 def test_what_lies_behind_a_break_is_unreadable_not_absent(tmp_path: Path) -> None:
     path = wrap_image(GREY, tmp_path / "a.dcm")
     content = path.read_bytes()
