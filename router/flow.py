@@ -93,6 +93,8 @@ class PictureFacts:
     crop: tuple[int, int, int, int] | None = None
     """(top, left, bottom, right) of the exposed field, in pixels of the decoded image."""
     decoder: str = ""
+    notes: tuple[str, ...] = ()
+    """What header or codestream left out or contradicted, and what was taken instead; words of our own."""
 
 
 @dataclass(frozen=True, slots=True)

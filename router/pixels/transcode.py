@@ -172,6 +172,8 @@ def _native(data_set: DataSet) -> Native | None:
     form = layout(data_set)
     frames = each_frame(data_set, form, cut=False)
     first = next(frames)
+    if form.low and first.depth <= form.stored:
+        raise NotTranscodedError("the header calls samples left-aligned, and in the codestream they are not")
     name = form.photometric if form.samples == 1 else ("YBR_FULL" if first.ybr else "RGB")
     return Native(form, name, first, frames)
 

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -300,6 +301,125 @@ def test_a_codestream_of_another_size_or_cut_short_is_never_decoded(
         decoder(coded, Layout(*GREY.shape, 3, 1, 16, 12, "u", 0, "RGB"), 0)
     with pytest.raises(UndecodableError, match="disagree about the bits"):
         decoder(coded, Layout(*GREY.shape, 1, 1, 8, 8, "u", 0, "MONOCHROME2"), 0)
+
+
+def coded(syntax: str, grey: NDArray[Any] = GREY) -> bytes:
+    bits = 8 if grey.dtype == np.uint8 else 12
+    if syntax == decoders.JPEG_BASELINE:
+        return bytes(imagecodecs.jpeg8_encode(grey, level=90))
+    return ENCODERS[syntax](grey, bits)
+
+
+def frame_of(stream: bytes, syntax: str, stored: int) -> NDArray[Any]:
+    form = Layout(*GREY.shape, 1, 1, 16, stored, "u", 0, "MONOCHROME2")
+    return decoders.DECODERS[syntax][1](stream, form, 0).samples
+
+
+EIGHT = (GREY >> 4).astype(np.uint8)
+WITH_AN_END = [
+    decoders.JPEG_BASELINE, decoders.JPEG_LOSSLESS_SV1, decoders.JPEG_LS, decoders.JPEG_2000_LOSSLESS,
+    decoders.HTJ2K_LOSSLESS,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("syntax", WITH_AN_END)
+def test_where_only_the_end_marker_is_missing_the_picture_is_whole(syntax: str) -> None:
+    grey, stored = (EIGHT, 8) if syntax == decoders.JPEG_BASELINE else (GREY, 12)
+    stream = coded(syntax, grey)
+    whole = frame_of(stream, syntax, stored)
+    body = stream[: stream.rindex(b"\xff\xd9")]
+    for end in (b"", bytes(2), bytes(64)):
+        assert np.array_equal(frame_of(body + end, syntax, stored), whole)
+    if syntax in (decoders.JPEG_2000_LOSSLESS, decoders.HTJ2K_LOSSLESS):
+        assert np.array_equal(frame_of(body + b"\x80\x80\xff\xd9", syntax, stored), whole)
+
+
+@pytest.mark.parametrize("syntax", WITH_AN_END)
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_is_cut_is_not_whole_whatever_stands_at_its_end(syntax: str, ended: bool) -> None:
+    grey, stored = (EIGHT, 8) if syntax == decoders.JPEG_BASELINE else (GREY, 12)
+    stream = coded(syntax, grey)
+    for share in (30, 50, 80, 95, 99):
+        for end in (b"", bytes(2), b"\x55" * 8):
+            cut = stream[: len(stream) * share // 100] + end
+            if ended and syntax in (decoders.JPEG_LS, decoders.JPEG_2000_LOSSLESS, decoders.HTJ2K_LOSSLESS):
+                cut += b"\xff\xd9"
+            elif ended:  # libjpeg-turbo makes up what is missing, as it always has
+                continue
+            with pytest.raises((UndecodableError, imagecodecs.JpeglsError, imagecodecs.Jpeg2kError)):
+                frame_of(cut, syntax, stored)
+
+
+def test_a_jpeg_with_restart_markers_or_several_passes_needs_its_end() -> None:
+    plain = bytes(imagecodecs.jpeg8_encode(EIGHT, level=90))
+    restarts = plain[:2] + b"\xff\xdd\x00\x04\x00\x10" + plain[2:-2]
+    progressive = plain[:-2].replace(b"\xff\xc0", b"\xff\xc2", 1)
+    for stream in (restarts, progressive):
+        with pytest.raises(UndecodableError, match="cut short"):
+            frame_of(stream, decoders.JPEG_BASELINE, 8)
+
+
+@pytest.mark.parametrize("syntax", [decoders.JPEG_BASELINE, *ENCODERS])
+def test_eight_bits_stored_in_sixteen_allocated(tmp_path: Path, syntax: str) -> None:
+    stream = coded(syntax, EIGHT.astype(np.uint16) if syntax == decoders.RLE else EIGHT)
+    samples = frame_of(stream, syntax, 8)
+    assert np.abs(samples.astype(int) - EIGHT).max() <= (16 if syntax == decoders.JPEG_BASELINE else 0)
+    with pytest.raises(UndecodableError, match="about the bits" if syntax != decoders.RLE else "RLE"):
+        frame_of(coded(syntax, EIGHT), syntax, 12)
+
+
+def test_left_aligned_samples_are_moved_down(tmp_path: Path) -> None:
+    right = wrap_image(GREY, tmp_path / "right.dcm")
+    left = changed(
+        wrap_image(GREY << 4, tmp_path / "left.dcm"), BitsStored=12, HighBit=15, WindowCenter=2048, WindowWidth=4096
+    )
+    changed(right, WindowCenter=2048, WindowWidth=4096)
+    assert np.array_equal(decode(left), decode(right))
+    for size in (96, 32):  # the second by a mean of neighbours
+        assert np.array_equal(picture(left, size), picture(right, size))
+    assert render(left, 96, NOTHING)[1].facts.notes == ("samples are left-aligned: the high bit says so",)
+
+
+@pytest.mark.parametrize(("vr", "value"), [("SS", 240), ("UL", 240), ("IS", "240"), ("SL", 240), ("DS", "240")])
+def test_the_size_may_be_another_kind_of_number(tmp_path: Path, vr: str, value: Any) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    before = picture(path)
+    assert np.array_equal(picture(changed(path, Rows=(vr, value))), before)
+
+
+@pytest.mark.parametrize(("vr", "value"), [("SS", -240), ("UL", 65536), ("IS", "-24"), ("US", [240, 1])])
+def test_a_size_that_is_no_number_of_pixels_is_undecodable(tmp_path: Path, vr: str, value: Any) -> None:
+    path = changed(wrap_image(GREY, tmp_path / "a.dcm"), Rows=(vr, value))
+    assert "not one unsigned number" in render(path, 96, NOTHING)[1].reason
+
+
+def test_no_frames_are_one(tmp_path: Path) -> None:
+    path = changed(wrap_image(GREY, tmp_path / "a.dcm"), NumberOfFrames=0)
+    assert render(path, 96, NOTHING)[1].facts.frames == 1
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "inverted", "note"),
+    [
+        ("MONOCHROME2", "IDENTITY", False, ""),
+        ("MONOCHROME1", "INVERSE", True, ""),
+        ("MONOCHROME2", "INVERSE", False, "Presentation LUT Shape INVERSE contradicts MONOCHROME2"),
+        ("MONOCHROME1", "IDENTITY", True, "Presentation LUT Shape IDENTITY contradicts MONOCHROME1"),
+        ("MONOCHROME1", "LIN OD", True, ""),
+        (None, "INVERSE", True, "no photometric interpretation: taken as MONOCHROME1"),
+        (None, "IDENTITY", False, "no photometric interpretation: taken as MONOCHROME2"),
+        (None, "", False, "no photometric interpretation: taken as MONOCHROME2"),
+    ],
+)
+def test_photometric_interpretation_decides_and_a_contradiction_is_noted(
+    tmp_path: Path, photometric: str | None, shape: str, inverted: bool, note: str
+) -> None:
+    plain = picture(changed(wrap_image(GREY, tmp_path / "a.dcm"), PresentationLUTShape="", WindowCenter=2048))
+    path = changed(tmp_path / "a.dcm", PhotometricInterpretation=photometric, PresentationLUTShape=shape)
+    _, seen = render(path, 96, NOTHING)
+    assert (differ(picture(path), plain) > 20) is inverted
+    assert [words.partition(":")[0] for words in seen.facts.notes] == ([note.partition(":")[0]] if note else [])
+    assert all(note in words for words in seen.facts.notes)
 
 
 @pytest.mark.parametrize(
