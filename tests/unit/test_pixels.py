@@ -16,6 +16,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from router.encoding import LONG_VRS
 from router.pixels import decode, decoders, grey_of, render
 from router.pixels.elements import EXPLICIT, IMPLICIT, UnparseableError, inflate, open_data_set
 from router.pixels.grey import Grey, to_grey
@@ -23,7 +24,9 @@ from router.pixels.header import Layout, UndecodableError, layout
 from router.pixels.images import load_image
 from router.pixels.prepare import prepare
 from router.pixels.samples import first_frame
+from router.pixels.transcode import transcode
 from router.pixels.wrap import ENCODERS, wrap_image
+from router.sending import data_set_offset
 
 NOTHING: frozenset[int] = frozenset()
 RNG = np.random.default_rng(7)
@@ -501,6 +504,85 @@ def test_a_private_element_of_unknown_kind_is_there_and_unreadable(
     data_set.save_as(path)
     tags = frozenset((0x00190010, 0x00191009))
     assert render(path, 96, tags)[1].header == {0x00190010: (creator,), 0x00191009: value}
+
+
+def spliced(path: Path, before: int, raw: bytes) -> Path:
+    """Bytes put in front of the element with this tag."""
+    content = path.read_bytes()
+    at = content.index(struct.pack("<HH", before >> 16, before & 0xFFFF), 200)
+    path.write_bytes(content[:at] + raw + content[at:])
+    return path
+
+
+def explicit(tag: int, vr: bytes, value: bytes) -> bytes:
+    long = b"\0\0" + struct.pack("<L", len(value)) if vr in LONG_VRS else struct.pack("<H", len(value))
+    return struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr + long + value
+
+
+@pytest.mark.parametrize("vr", [b"??", b"\0\0", b"  ", b"1A", b"--"])
+@pytest.mark.parametrize("side", [20, 700])
+@pytest.mark.parametrize("again", [1, 2])
+def test_a_vr_that_is_none_has_two_bytes_of_length_whatever_the_size(
+    tmp_path: Path, vr: bytes, side: int, again: int
+) -> None:
+    path = wrap_image(np.tile(GREY, (4, 4))[:side, :side], tmp_path / "a.dcm")
+    content = path.read_bytes()
+    for tag in ((0x0008, 0x0070), (0x0008, 0x1090))[:again]:  # Manufacturer and Manufacturer's Model Name
+        place = struct.pack("<HH", *tag) + b"LO"
+        assert content.count(place) == 1
+        content = content.replace(place, place[:4] + vr)
+    path.write_bytes(content)
+    found, seen = render(path, 32, frozenset((0x00080070, 0x00081090)))
+    assert found is not None, seen.reason
+    assert seen.header == {0x00080070: ("dicom-router",), 0x00081090: ("phantom",)}
+
+
+def test_an_element_in_implicit_vr_among_explicit_ones(tmp_path: Path) -> None:
+    raw = struct.pack("<HHL", 0x0010, 0x21B0, 6) + b"ABCDEF"
+    _, seen = render(spliced(wrap_image(GREY, tmp_path / "a.dcm"), 0x00280002, raw), 32, frozenset((0x001021B0,)))
+    assert (seen.pixels, seen.header) == ("decoded", {0x001021B0: ("ABCDEF",)})
+
+
+ENDS = b"\xfe\xff\x0d\xe0" + bytes(4), b"\xfe\xff\xdd\xe0" + bytes(4)
+INNER = explicit(0x00080100, b"SH", b"AB")
+WHOLE = b"\xfe\xff\x00\xe0" + struct.pack("<L", len(INNER)) + INNER
+
+
+@pytest.mark.parametrize("ends", [ENDS[:1], ENDS[1:], ENDS])
+def test_delimiters_beside_lengths_are_passed_over(tmp_path: Path, ends: tuple[bytes, ...]) -> None:
+    raw = explicit(0x00081140, b"SQ", WHOLE + WHOLE + b"".join(ends))
+    path = spliced(wrap_image(GREY, tmp_path / "a.dcm"), 0x00280002, raw)
+    assert picture(path).any()
+    for syntax in (EXPLICIT, IMPLICIT):
+        transcode(path, tmp_path / "copy.dcm", syntax)
+        copy = pydicom.dcmread(tmp_path / "copy.dcm")
+        assert [item.CodeValue for item in copy[0x00081140]] == ["AB", "AB"]
+
+
+@pytest.mark.parametrize("inner", [INNER, struct.pack("<HHL", 0x0008, 0x0100, 2) + b"AB"])
+@pytest.mark.parametrize("undefined", [False, True])
+def test_a_sequence_in_un_is_in_implicit_vr_or_as_some_write_it(tmp_path: Path, inner: bytes, undefined: bool) -> None:
+    length = b"\xff\xff\xff\xff" if undefined else struct.pack("<L", len(inner))
+    item = b"\xfe\xff\x00\xe0" + length + inner + (ENDS[0] if undefined else b"")
+    raw = explicit(0x20010010, b"LO", b"ACME") + b"\x01\x20\x5f\x10UN\0\0\xff\xff\xff\xff" + item + ENDS[1]
+    path = spliced(wrap_image(GREY, tmp_path / "a.dcm"), 0x20500020, raw)
+    assert picture(path).any()
+    for syntax in (EXPLICIT, IMPLICIT):
+        transcode(path, tmp_path / "copy.dcm", syntax)
+        assert pydicom.dcmread(tmp_path / "copy.dcm")[0x2001105F][0].CodeValue == "AB"
+
+
+def test_elements_of_a_files_head_within_the_data_set_are_its_own(tmp_path: Path) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm", transfer_syntax=IMPLICIT)
+    before = picture(path)
+    content = path.read_bytes()
+    start = data_set_offset(path)
+    inside = struct.pack("<HHL", 2, 0x0001, 2) + b"\0\1" + struct.pack("<HHL", 2, 0x0010, 18) + b"1.2.840.10008.1.2\0"
+    path.write_bytes(content[:start] + inside + content[start:])
+    assert data_set_offset(path) == start
+    assert np.array_equal(picture(path), before)
+    transcode(path, tmp_path / "copy.dcm", EXPLICIT)
+    assert np.array_equal(picture(tmp_path / "copy.dcm"), before)
 
 
 def test_what_lies_behind_a_break_is_unreadable_not_absent(tmp_path: Path) -> None:

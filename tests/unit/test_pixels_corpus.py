@@ -39,8 +39,8 @@ MEANT_TO_DECODE = {
     "h_frames_zero.dcm", "h_frames_j2k_zero.dcm",
     "i_missing_photo.dcm", "i_j2k_missing_photo.dcm", "i_photo_empty.dcm",
 }  # fmt: skip
-"""Padding of a UID with a space is common, RLE says nothing of its width, 0 frames are written for one, and grey without
-a photometric interpretation is shown with a note: these are decoded."""
+"""Padding of a UID with a space is common, RLE says nothing of its width, 0 frames are written for one, and grey
+without a photometric interpretation is shown with a note: these are decoded."""
 
 
 def rows_of(shared: Path, *groups: str) -> list[dict[str, str]]:
