@@ -29,7 +29,8 @@ failed: the model could not answer after bounded tries."""
 
 Header = Mapping[int, tuple[str, ...] | None]
 """Tag (0xggggeeee) to its values as trimmed text. Absent: the tag is not a key. `()`: present and empty.
-`None`: present but unreadable. A sequence or binary element that has content is `("",)`."""
+`None`: present but unreadable, as is a private element whose VR is not known (implicit VR, UN). A sequence or binary
+element that has content is `("",)`: it exists, and has no text to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ class PictureFacts:
     crop: tuple[int, int, int, int] | None = None
     """(top, left, bottom, right) of the exposed field, in pixels of the decoded image."""
     decoder: str = ""
+    notes: tuple[str, ...] = ()
+    """What header or codestream left out or contradicted, and what was taken instead; words of our own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,16 +119,16 @@ def _own_uids(path: Path, syntax: str, offset: int) -> SopUids | None:
 
 
 def data_set_offset(path: Path, at: int = 132) -> int:
-    """Where the data set begins: after the last element of group 0002 (PS3.10 §7.1), whatever its length says.
-
-    The end of the file where that is cut.
+    """Where the data set begins: after the last element of group 0002 (PS3.10 §7.1), whatever its length says, or where
+    one comes again: some data sets begin with elements of that group. The end of the file where that is cut.
     """
-    end = path.stat().st_size
+    end, seen = path.stat().st_size, set[bytes]()
     with path.open("rb") as file:
         while True:
             file.seek(at)
             header = file.read(12)
-            if len(header) < 8 or header[:2] != b"\x02\x00":
+            if len(header) < 8 or header[:2] != b"\x02\x00" or header[:4] in seen:
                 return min(at, end)
+            seen.add(header[:4])
             long = header[4:6] in LONG_VRS
             at += 12 + int.from_bytes(header[8:12], "little") if long else 8 + int.from_bytes(header[6:8], "little")

@@ -12,7 +12,7 @@ import re2
 from router.config import values
 from router.config.document import Node, Sequence, Table
 from router.config.fields import Context, Skip, as_table, attempt_all, scalar, several, unknown
-from router.config.keywords import element, is_text, nearest_name
+from router.config.keywords import element, has_one_value, is_text, nearest_name, private
 from router.config.uids import sop_class
 from router.config.values import WrongError
 from router.decide import conditions as c
@@ -44,6 +44,9 @@ def _condition(key: str, table: Table, context: Context) -> c.Condition:
     if key.startswith("probability"):
         return _probability(key, table, context)
     try:
+        place = private(key)
+        if place is not None:
+            return _private(place, node, context)
         tag, keyword = element(key)
     except WrongError as error:
         unknown(key, table, error.message, {}, context, error.fix or nearest_name(key, frozenset(CONDITIONS)))
@@ -53,11 +56,22 @@ def _condition(key: str, table: Table, context: Context) -> c.Condition:
 
 def _element(tag: int, keyword: str, node: Node, context: Context) -> c.Condition:
     if isinstance(node, Table) and set(node.entries) == {"exists"}:
-        return c.Exists(tag, keyword, scalar(values.boolean)(f"{keyword}.exists", node.entries["exists"], context))
+        return c.Exists(tag, keyword, _exists(keyword, node, context))
     if not is_text(tag):
         context.wrong(node, f"{keyword} holds no text to compare", f"write {keyword}: {{exists: true}}")
         raise Skip
-    return c.Text(tag, keyword, _matcher(keyword, node, context, values.text))
+    return c.Text(tag, keyword, _matcher(keyword, node, context, values.text), has_one_value(tag))
+
+
+def _private(place: c.Private, node: Node, context: Context) -> c.Condition:
+    if isinstance(node, Table) and set(node.entries) == {"exists"}:
+        return c.PrivateExists(place, _exists(place.keyword, node, context))
+    return c.PrivateText(place, _matcher(place.keyword, node, context, values.text))
+
+
+def _exists(keyword: str, node: Table, context: Context) -> bool:
+    found: bool = scalar(values.boolean)(f"{keyword}.exists", node.entries["exists"], context)
+    return found
 
 
 def _matcher(where: str, node: Node, context: Context, parse: Callable[[str], str]) -> c.Matcher:

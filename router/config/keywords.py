@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_dict, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, keyword_dict, keyword_for_tag
 
 from router.config.problems import nearest
 from router.config.values import WrongError
+from router.decide.conditions import Private
 
 _TAG = re.compile(r"\(([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})\)")
+_PRIVATE = re.compile(r"\(([0-9A-Fa-f]{4}), ?([^\\]{1,64}), ?([0-9A-Fa-f]{2})\)")
 
 _PATIENT_GROUP = 0x0010
 _NOT_IDENTIFYING = frozenset(
@@ -58,6 +60,22 @@ def element(written: str) -> tuple[int, str]:
     if identifies(tag):
         raise WrongError(f"'{written}' identifies a patient", "rules must not depend on who the patient is")
     return tag, keyword_for_tag(tag) or f"({tag >> 16:04x},{tag & 0xFFFF:04x})"
+
+
+def private(written: str) -> Private | None:
+    """`(gggg,CREATOR,ee)`: an element of a maker's private block; None for anything else. Raises WrongError."""
+    match = _PRIVATE.fullmatch(written)
+    if match is None or not match[2].strip():
+        return None
+    group = int(match[1], 16)
+    if group % 2 == 0 or group in (0x0001, 0x0003, 0x0005, 0x0007, 0xFFFF):
+        raise WrongError(f"'{written}' is in no private group", "private groups are odd, from 0009 on")
+    return Private(group, match[2].strip(), int(match[3], 16))
+
+
+def has_one_value(tag: int) -> bool:
+    """Whether the standard allows the element, a code, one value only."""
+    return dictionary_has_tag(tag) and dictionary_VR(tag) == "CS" and dictionary_VM(tag) == "1"
 
 
 def identifies(tag: int) -> bool:

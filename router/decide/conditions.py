@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Literal, Protocol
@@ -19,7 +19,7 @@ import re2
 
 from router.decide.age import PER_YEAR, age_at_study
 from router.decide.age import TAGS as AGE_TAGS
-from router.flow import CLASSES, Instance, Seen
+from router.flow import CLASSES, Header, Instance, Seen
 
 NUMBER_OF_FRAMES = 0x00280008
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -173,7 +173,7 @@ class Frames:
         values = facts.seen.header.get(NUMBER_OF_FRAMES) or ()
         stated = values[0].strip() if len(values) == 1 else ""
         plausible = stated.isascii() and stated.isdigit() and len(stated) <= 9
-        return self.comparison.holds(int(stated)) if plausible else None
+        return self.comparison.holds(max(1, int(stated))) if plausible else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +248,21 @@ def _compiled(pattern: str) -> re2._Regexp[str]:
     return re2.compile(pattern, options)
 
 
+NO_TEXT = ("",)
+"""What flow.Header has for a sequence or a binary element."""
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A header element as text; of several values, any may match."""
+    """A header element as text; of several values, any may match.
+
+    `single`: the standard allows one value. Where such an element has several, which of them is meant is unknown.
+    """
 
     tag: int
     keyword: str
     matcher: Matcher
+    single: bool = field(default=False, compare=False)
 
     @property
     def subject(self) -> str:
@@ -266,7 +274,9 @@ class Text:
 
     def holds(self, facts: Facts) -> bool | None:
         values = facts.seen.header.get(self.tag)
-        return any(self.matcher.matches(value) for value in values) if values else None
+        if not values or values == NO_TEXT or (self.single and len(values) > 1):
+            return None
+        return any(self.matcher.matches(value) for value in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +299,90 @@ class Exists:
         if facts.seen.pixels == "unparseable":
             return None
         return (facts.seen.header.get(self.tag, ()) != ()) is self.expected
+
+
+FIRST_BLOCK, LAST_BLOCK = 0x10, 0xFF
+"""Private blocks of a group, and the elements that name their creators (PS3.5 §7.8.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """Where a maker's private element lies: in each block of the group that the creator has reserved."""
+
+    group: int
+    creator: str
+    element: int
+
+    @property
+    def keyword(self) -> str:
+        return f"({self.group:04x},{self.creator},{self.element:02x})"
+
+    @property
+    def tags(self) -> frozenset[int]:
+        blocks = range(FIRST_BLOCK, LAST_BLOCK + 1)
+        return frozenset(tag for block in blocks for tag in (self._named(block), self._tag(block)))
+
+    def found(self, header: Header) -> list[tuple[str, ...] | None] | None:
+        """The values of the element in each block of the creator; None where it is unknown whose a block is."""
+        theirs, unknown = [], False
+        for block in range(FIRST_BLOCK, LAST_BLOCK + 1):
+            name = header.get(self._named(block), ())
+            if name is None:
+                unknown = unknown or header.get(self._tag(block), ()) != ()
+            elif len(name) == 1 and name[0].strip().casefold() == self.creator.strip().casefold():
+                theirs.append(header.get(self._tag(block), ()))
+        return None if unknown else theirs
+
+    def _named(self, block: int) -> int:
+        return self.group << 16 | block
+
+    def _tag(self, block: int) -> int:
+        return self.group << 16 | block << 8 | self.element
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateText:
+    """A private element as text; of several values, any may match."""
+
+    place: Private
+    matcher: Matcher
+
+    @property
+    def subject(self) -> str:
+        return self.place.keyword
+
+    @property
+    def tags(self) -> frozenset[int]:
+        return self.place.tags
+
+    def holds(self, facts: Facts) -> bool | None:
+        found = self.place.found(facts.seen.header)
+        if found is None or None in found or NO_TEXT in found:
+            return None
+        values = [value for values in found for value in values or ()]
+        return any(self.matcher.matches(value) for value in values) if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateExists:
+    """Whether a private element has a value, readable or not."""
+
+    place: Private
+    expected: bool
+
+    @property
+    def subject(self) -> str:
+        return self.place.keyword
+
+    @property
+    def tags(self) -> frozenset[int]:
+        return self.place.tags
+
+    def holds(self, facts: Facts) -> bool | None:
+        found = self.place.found(facts.seen.header)
+        if facts.seen.pixels == "unparseable" or found is None:
+            return None
+        return any(values != () for values in found) is self.expected
 
 
 @dataclass(frozen=True, slots=True)

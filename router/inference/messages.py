@@ -37,6 +37,7 @@ def unpack(packed: dict[str, Any]) -> Seen:
     facts = packed["facts"]
     for name in ("window", "crop"):
         facts[name] = tuple(facts[name]) if facts[name] is not None else None
+    facts["notes"] = tuple(facts["notes"])
     prediction = packed["prediction"]
     if prediction is not None:
         prediction["probabilities"] = tuple(prediction["probabilities"])

@@ -2,8 +2,8 @@
 
 A few kilobytes can claim 65535 × 65535 pixels, and decoders believe them. So size, components and depth are
 taken from the codestream, held against the header and against a limit, and only then decoded. Ends are looked
-for as well: a picture cut short is not half a picture but none. Sources: T.81 (JPEG) B.2, T.87 (JPEG-LS) C.2,
-T.800 (JPEG 2000) A.4–A.5, PS3.5 Annex G (RLE).
+for as well: a picture cut short is not half a picture but none; where only the end marker is missing, it is whole.
+Sources: T.81 (JPEG) B.2, T.87 (JPEG-LS) C.2, T.800 (JPEG 2000) A.4–A.5, PS3.5 Annex G (RLE).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from router.pixels.header import Layout, UndecodableError
@@ -21,14 +21,18 @@ MOST_PIXELS = 150_000_000
 MOST_BYTES = 2_000_000_000
 MOST_SCANS, MOST_SEGMENTS = 64, 4096
 MOST_TILES = 65_535
+MOST_TILE_PARTS = 1_000_000
+EOI, PROGRESSIVE = 0xD9, 0xC2
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """Size, components and bits of a sample that a codestream announces; `levels` of lower resolution in it.
 
-    `tiles` is how many parts JPEG 2000 codes by themselves. `process` is the JPEG frame marker (T.81 table B.1), 0 elsewhere. `colour` is True or False where the
-    codestream says whether its components are luminance and chrominance, None where it is silent.
+    `tiles` is how many parts JPEG 2000 codes by themselves. `process` is the JPEG frame marker (T.81 table B.1), 0
+    elsewhere. `colour` is True or False where the codestream says whether its components are luminance and
+    chrominance, None where it is silent. `ended`: its end marker is there; where it is not, the codestream may be whole
+    or cut.
     """
 
     rows: int
@@ -40,6 +44,7 @@ class Stream:
     process: int = 0
     colour: bool | None = None
     tiles: int = 1
+    ended: bool = True
 
 
 def check(rows: int, columns: int, samples: int, depth: int) -> None:
@@ -57,13 +62,13 @@ def agree(stream: Stream, layout: Layout) -> None:
         raise UndecodableError("codestream and header disagree about the size")
     if stream.components != layout.samples:
         raise UndecodableError("codestream and header disagree about the components")
-    if stream.depth > layout.allocated or (layout.allocated > 8) != (stream.depth > 8):
+    if stream.depth > layout.allocated or stream.depth <= 8 < layout.stored:
         raise UndecodableError("codestream and header disagree about the bits of a sample")
 
 
 def jpeg(data: bytes) -> Stream:
     """JPEG, T.81: the first frame header; all its scans must be there, and not absurdly many."""
-    frame, adobe, jfif, scans, ids = None, -1, False, 0, b""
+    frame, adobe, jfif, scans, ids, ended = None, -1, False, 0, b"", False
     if data[:2] != b"\xff\xd8":
         raise UndecodableError("the frame is not JPEG")
     for marker, body in _segments(data):
@@ -78,6 +83,9 @@ def jpeg(data: bytes) -> Stream:
             jfif = True
         elif marker == 0xDA:
             scans += 1
+        ended = ended or marker == EOI
+    if not ended and not _plain(data, ids):
+        raise UndecodableError("the codestream is cut short")
     if frame is None or scans == 0:
         raise UndecodableError("the JPEG has no frame")
     if scans > MOST_SCANS:
@@ -87,21 +95,37 @@ def jpeg(data: bytes) -> Stream:
     if len(data) < rows * columns // (8 if process == 0xC3 else 512):
         raise UndecodableError("the codestream is cut short")
     colour = {0: False, 1: True}.get(adobe, False if ids[:3] == b"RGB" else (True if jfif else None))
-    return Stream(rows, columns, components, depth, False, process=process, colour=colour)
+    return Stream(rows, columns, components, depth, False, process=process, colour=colour, ended=ended)
+
+
+def _plain(data: bytes, ids: bytes) -> bool:
+    """Whether a JPEG without its end marker can be told from one that is cut.
+
+    Only where every component has its scan, in a process that needs no second one, and without restart markers, behind
+    which a decoder goes on with nothing.
+    """
+    scanned: set[int] = set()
+    for marker, body in _segments(data):
+        if marker == PROGRESSIVE or (marker == 0xDD and any(body[:2])):
+            return False
+        if marker == 0xDA and body:
+            scanned.update(body[1 : 1 + 2 * body[0] : 2])
+    return scanned == set(ids)
 
 
 def jpeg_ls(data: bytes) -> Stream:
     """JPEG-LS, T.87: SOF55."""
     if data[:2] != b"\xff\xd8":
         raise UndecodableError("the frame is not JPEG-LS")
-    found = None
+    found, ended = None, False
     for marker, body in _segments(data):
         if marker == 0xF7 and found is None and len(body) >= 6:
             depth, rows, columns, components = struct.unpack(">BHHB", body[:6])
             found = Stream(rows, columns, components, depth, False)
+        ended = ended or marker == EOI
     if found is None:
         raise UndecodableError("the JPEG-LS has no frame")
-    return found
+    return replace(found, ended=ended)
 
 
 MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
@@ -109,14 +133,18 @@ MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker segments up to EOI, entropy-coded bytes passed over. Raises UndecodableError where the end is missing."""
+    """Marker segments up to and with EOI, entropy-coded bytes passed over; without EOI where it is missing.
+
+    Raises UndecodableError for a segment that is cut.
+    """
     position = 2
     for _ in range(MOST_SEGMENTS):
         found = MARKER.search(data, position)
         if found is None:
-            raise UndecodableError("the codestream is cut short")
+            return
         marker, position = found.group(1)[0], found.end()
-        if marker == 0xD9:
+        if marker == EOI:
+            yield EOI, b""
             return
         length = int.from_bytes(data[position : position + 2], "big")
         if length < 2 or position + length > len(data):
@@ -129,11 +157,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 def jpeg2000(data: bytes) -> Stream:
     """JPEG 2000 and HTJ2K, T.800: SIZ and COD, inside a JP2 box where there is one."""
     start = _codestream(data)
-    end = data.rfind(b"\xff\xd9")
-    if end < start:
-        raise UndecodableError("the codestream is cut short")
     if len(data) < start + 42:
         raise UndecodableError("the JPEG 2000 has no size")
+    ended = data.rfind(b"\xff\xd9") >= start
     x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0, components = struct.unpack(">8LH", data[start + 8 : start + 42])
     sizes = data[start + 42 : start + 42 + 3 * min(components, 4)]
     if not 1 <= components <= 4 or len(sizes) < 3 * components or x1 <= x0 or y1 <= y0 or not tile_x or not tile_y:
@@ -147,7 +173,33 @@ def jpeg2000(data: bytes) -> Stream:
         raise UndecodableError("the JPEG 2000 components differ in depth")
     levels, transform = _coding_style(data, start)
     depth, signed = (sizes[0] & 0x7F) + 1, sizes[0] >= 0x80
-    return Stream(y1 - y0, x1 - x0, components, depth, signed, levels, colour=transform, tiles=tiles)
+    if not ended and closed_jpeg2000(data) is None:
+        raise UndecodableError("the codestream is cut short")
+    return Stream(y1 - y0, x1 - x0, components, depth, signed, levels, colour=transform, tiles=tiles, ended=ended)
+
+
+def closed_jpeg2000(data: bytes) -> bytes | None:
+    """The codestream up to its last tile-part, and an end marker; None unless every tile-part of every tile is there.
+
+    Tile-parts say how long they are (T.800 A.4.2), so what is missing behind the last of them is the end marker alone,
+    and what stands there in its place is none of the picture.
+    """
+    start = _codestream(data)
+    x1, y1, _, _, tile_x, tile_y, tile_x0, tile_y0 = struct.unpack(">8L", data[start + 8 : start + 40])
+    tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
+    position = data.find(b"\xff\x90", start)
+    parts: dict[int, list[int]] = {}
+    for _ in range(MOST_TILE_PARTS):
+        head = data[position : position + 12]
+        if position < 0 or len(head) < 12 or head[:2] != b"\xff\x90":
+            break
+        tile, length, _, count = struct.unpack(">HLBB", head[4:12])
+        if length < 14 or position + length > len(data):
+            return None
+        parts.setdefault(tile, []).append(count)
+        position += length
+    whole = len(parts) == tiles and all(len(counts) == max(counts) for counts in parts.values())
+    return data[start:position] + b"\xff\xd9" if whole else None
 
 
 def _codestream(data: bytes) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,31 +38,68 @@ NATIVE = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Samples of one frame. `ybr`: they are luminance and chrominance. `depth`: bits that the codestream gives."""
+    """Samples of one frame. `ybr`: they are luminance and chrominance. `depth`: bits that the codestream gives.
+
+    `note` says in our own words what was wrong with the codestream and did no harm.
+    """
 
     samples: Samples
     ybr: bool
     depth: int
+    note: str = ""
+
+
+NO_END = "the codestream is whole, but for its end marker"
+JPEG_END = b"\xff\xd9"
+CONTINUATIONS = tuple(pattern * 1024 for pattern in (b"\x00", b"\xfe\x7e", b"\xa9\x56"))
+"""What may not matter to a JPEG that is whole. A decoder takes what is missing from what follows, and makes up the
+rest, so one that is cut becomes another picture with each of these."""
 
 
 def jpeg(data: bytes, layout: Layout, reduce: int) -> Frame:
     """JPEG of all processes (T.81), 8, 12 and 16 bit: libjpeg-turbo 3."""
     stream = codestream.jpeg(data)
     codestream.agree(stream, layout)
+    note = "" if stream.ended else NO_END
     if stream.components == 1:
-        return Frame(imagecodecs.jpeg8_decode(data), False, stream.depth)
+        return Frame(_jpeg(data, stream), False, stream.depth, note)
     ybr = layout.photometric.startswith("YBR")
     if stream.colour is not None and stream.process != LOSSLESS:
         ybr = stream.colour
     space = "YCBCR" if ybr else "RGB"
-    return Frame(imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space), ybr, stream.depth)
+    return Frame(_jpeg(data, stream, colorspace=space, outcolorspace=space), ybr, stream.depth, note)
+
+
+def _jpeg(data: bytes, stream: Stream, **options: Any) -> Samples:
+    """Decode; without an end marker only what is the same whatever follows. Raises UndecodableError for what is cut."""
+    if stream.ended:
+        samples: Samples = imagecodecs.jpeg8_decode(data, **options)
+        return samples
+    scan = data.rstrip(b"\0")
+    scan += b"\0" if scan.endswith(b"\xff") else b""  # the zero behind 0xFF is part of the data
+    try:
+        first, *others = (imagecodecs.jpeg8_decode(scan + more + JPEG_END, **options) for more in CONTINUATIONS)
+    except Exception:
+        raise UndecodableError("the codestream is cut short") from None
+    if not all(np.array_equal(first, other) for other in others):
+        raise UndecodableError("the codestream is cut short")
+    whole: Samples = first
+    return whole
 
 
 def jpeg_ls(data: bytes, layout: Layout, reduce: int) -> Frame:
     """JPEG-LS (T.87): CharLS."""
     stream = codestream.jpeg_ls(data)
     codestream.agree(stream, layout)
-    return Frame(imagecodecs.jpegls_decode(data), layout.photometric.startswith("YBR"), stream.depth)
+    ybr = layout.photometric.startswith("YBR")
+    if stream.ended:
+        return Frame(imagecodecs.jpegls_decode(data), ybr, stream.depth)
+    # CharLS wants the end marker right behind the last bit. Zeros before it may pad that bit's byte, or stand for it.
+    scan = data.rstrip(b"\0")
+    for zeros in range(min(4, len(data) - len(scan)) + 1):
+        with suppress(Exception):
+            return Frame(imagecodecs.jpegls_decode(scan + bytes(zeros) + JPEG_END), ybr, stream.depth, NO_END)
+    raise UndecodableError("the codestream is cut short")
 
 
 def jpeg_2000(data: bytes, layout: Layout, reduce: int) -> Frame:
@@ -73,10 +111,22 @@ def jpeg_2000(data: bytes, layout: Layout, reduce: int) -> Frame:
     stream = codestream.jpeg2000(data)
     codestream.agree(stream, layout)
     reduce = reduced(stream, reduce)
+    ybr = layout.photometric == "YBR_FULL" and not stream.colour
+    if stream.ended:
+        try:
+            return Frame(_jpeg_2000(data, stream, reduce), ybr, stream.depth)
+        except imagecodecs.Jpeg2kError:
+            if not data.rstrip(b"\0").endswith(JPEG_END):
+                raise
+    closed = codestream.closed_jpeg2000(data)
+    if closed is None:
+        raise UndecodableError("the codestream is cut short or damaged")
+    return Frame(_jpeg_2000(closed, stream, reduce), ybr, stream.depth, NO_END)
+
+
+def _jpeg_2000(data: bytes, stream: Stream, reduce: int) -> Samples:
     samples = _reduced(data, stream, reduce) if reduce else None
-    if samples is None:
-        samples = imagecodecs.jpeg2k_decode(data, numthreads=1)
-    return Frame(samples, layout.photometric == "YBR_FULL" and not stream.colour, stream.depth)
+    return imagecodecs.jpeg2k_decode(data, numthreads=1) if samples is None else samples
 
 
 def reduced(stream: Stream, reduce: int) -> int:

@@ -23,11 +23,13 @@ INFLATED = (DEFLATED, *JPIP_DEFLATED)
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+GROUP_LENGTH, TRANSFER_SYNTAX = 0x00020000, 0x00020010
 ROWS, PIXEL_DATA = 0x00280010, 0x7FE00010
 PIXELS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 """Float, double float and plain pixel data (PS3.3 C.7.6.24, C.7.6.25, C.7.6.3)."""
 
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+VRS = SHORT_VRS | LONG_VRS
 MOST_NESTED = 256
 """Sequences within sequences: real ones have six, and readers that recurse fail at a thousand."""
 MOST_STEPS = 1_000_000
@@ -80,7 +82,8 @@ class DataSet:
 
     def value(self, element: Element, most: int) -> bytes:
         """At most `most` bytes of an element's value."""
-        stream = self.meta_stream if self.meta_stream is not None and element.tag < 0x00030000 else self.stream
+        of_file = self.meta_stream is not None and self.meta.get(element.tag) is element
+        stream = self.meta_stream if of_file and self.meta_stream is not None else self.stream
         stream.seek(element.offset)
         return stream.read(min(element.length, most))
 
@@ -106,7 +109,7 @@ class DataSet:
             return {}
         if length != UNDEFINED:
             end = min(end, sequence.offset + 8 + length)
-        coding = Coding(self.coding.explicit and sequence.vr != "UN", self.coding.order)
+        coding = inner_coding(self.stream, sequence, self.coding)
         found: dict[int, Element] = {}
         try:
             found.update((e.tag, e) for e in walk(self.stream, sequence.offset + 8, end, coding, item=True))
@@ -148,7 +151,7 @@ def _open(stream: BinaryIO, last: int) -> DataSet:
         stream.seek(begin)
         meta_stream, stream = stream, inflate(stream)
         begin, size = 0, len(stream.getbuffer())
-    coding = _coding(stream, begin, syntax, bare=start == 0 and not meta)
+    coding = _coding(stream, begin, size, syntax, bare=start == 0 and not meta)
     opened = DataSet(stream, size, syntax or (EXPLICIT if coding.explicit else IMPLICIT), coding, {}, meta, meta_stream)
     try:
         for element in walk(stream, begin, size, coding):
@@ -165,25 +168,35 @@ def _open(stream: BinaryIO, last: int) -> DataSet:
 
 
 def _file_meta(stream: BinaryIO, start: int, size: int) -> dict[int, Element]:
-    """The elements of group 0002, whatever the group length says: real files have it wrong."""
+    """The elements of group 0002, whatever the group length says: real files have it wrong.
+
+    Some data sets begin with elements of that group as well. They begin where the group length says so, if the transfer
+    syntax lies before, and where an element comes again.
+    """
     meta: dict[int, Element] = {}
     stream.seek(start)
     if stream.read(2) != b"\x02\x00":
         return meta
+    position, said = start, -1
     for element in walk(stream, start, size, Coding(True), group=2):
-        meta.setdefault(element.tag, element)
+        if element.tag in meta or (position == said and TRANSFER_SYNTAX in meta):
+            break
+        meta[element.tag] = element
+        position = element.offset + element.length
+        if element.tag == GROUP_LENGTH and element.length == 4:
+            said = position + int.from_bytes(_read(stream, element.offset, 4), "little")
     return meta
 
 
 def _syntax(stream: BinaryIO, meta: dict[int, Element]) -> str:
-    element = meta.get(0x00020010)
+    element = meta.get(TRANSFER_SYNTAX)
     if element is None:
         return ""
     stream.seek(element.offset)
     return stream.read(min(element.length, 64)).decode("latin-1").strip(" \0")
 
 
-def _coding(stream: BinaryIO, begin: int, syntax: str, *, bare: bool) -> Coding:
+def _coding(stream: BinaryIO, begin: int, size: int, syntax: str, *, bare: bool) -> Coding:
     """What the transfer syntax says, held against the first element: files with the wrong one exist."""
     stream.seek(begin)
     head = stream.read(6)
@@ -191,8 +204,19 @@ def _coding(stream: BinaryIO, begin: int, syntax: str, *, bare: bool) -> Coding:
         raise UnparseableError("there is no data set")
     if bare and struct.unpack("<H", head[:2])[0] not in (0x0002, 0x0008):
         raise UnparseableError("this is not DICOM")
+    order = ">" if syntax == BIG_ENDIAN else "<"
     explicit = head[4:6].isalpha() and head[4:6].isupper()
-    return Coding(explicit, ">" if syntax == BIG_ENDIAN else "<")
+    if not explicit and syntax not in ("", IMPLICIT):
+        first = _element(stream, begin, size, Coding(True, order))
+        vr = _read(stream, first.offset + first.length + 4, 2)
+        explicit = vr in VRS
+    return Coding(explicit, order)
+
+
+def inflater_for(head: bytes) -> zlib._Decompress:
+    """For what begins with these bytes: deflated as PS3.5 A.5 wants it, or, as some write it, with a zlib header."""
+    zlib_header = len(head) >= 2 and head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0
+    return zlib.decompressobj(zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS)
 
 
 def inflate(stream: BinaryIO) -> io.BytesIO:
@@ -200,10 +224,8 @@ def inflate(stream: BinaryIO) -> io.BytesIO:
     start = stream.tell()
     most = min(MOST_INFLATED, max(SURELY_INFLATED, MOST_RATIO * (stream.seek(0, io.SEEK_END) - start)))
     stream.seek(start)
-    head = stream.read(2)
-    zlib_header = len(head) == 2 and head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0
+    inflater = inflater_for(stream.read(2))
     stream.seek(start)
-    inflater = zlib.decompressobj(zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS)
     out = io.BytesIO()
     try:
         while not inflater.eof:
@@ -259,7 +281,7 @@ def _read(stream: BinaryIO, position: int, count: int) -> bytes:
 
 
 def _element(stream: BinaryIO, position: int, end: int, coding: Coding) -> Element:
-    """The header of the element at a place. An impossible VR means implicit, or, where that cannot be, nothing."""
+    """The header of the element at a place."""
     head = _read(stream, position, 12)
     if len(head) < 8:
         raise UnparseableError("the data set ends within an element")
@@ -274,8 +296,8 @@ def _element(stream: BinaryIO, position: int, end: int, coding: Coding) -> Eleme
             length, offset = struct.unpack(coding.order + "H", head[6:8])[0], position + 8
         return Element(tag, vr.decode("ascii").upper(), offset, length, length == UNDEFINED)
     length = struct.unpack(coding.order + "L", head[4:8])[0]
-    if coding.explicit and group != 0xFFFE and end - position - 8 < length != UNDEFINED:
-        length = struct.unpack(coding.order + "H", head[6:8])[0]
+    if coding.explicit and group != 0xFFFE and length != UNDEFINED:
+        length = _length_without_vr(stream, tag, head, position + 8, end, coding)
     undefined = length == UNDEFINED and group != 0xFFFE
     return Element(tag, "", position + 8, 0 if tag == SEQUENCE_END else length, undefined)
 
@@ -285,6 +307,41 @@ def _is_long(vr: bytes, head: bytes, position: int, end: int, coding: Coding) ->
     if vr in SHORT_VRS or head[6:8] != b"\0\0" or len(head) < 12:
         return False
     return bool(struct.unpack(coding.order + "L", head[8:12])[0] <= end - position - 12)
+
+
+def _length_without_vr(stream: BinaryIO, tag: int, head: bytes, offset: int, end: int, coding: Coding) -> int:
+    """The length of an element in explicit VR whose VR is none: `??`, spaces or NULs, or a length as in implicit VR.
+
+    Behind a placeholder stand two bytes of length, as DCMTK reads it. Which of the two it is, is seen by the element
+    that follows, and where that says nothing, by the bytes in the VR's place.
+    """
+    short, long = (struct.unpack(coding.order + code, head[at:8])[0] for code, at in (("H", 6), ("L", 4)))
+    for length in (short, long):
+        if _follows(stream, tag, offset + length, end, coding):
+            return int(length)
+    placeholder = head[4:6] == b"\0\0" or all(0x20 <= byte < 0x7F for byte in head[4:6])
+    return int(short if placeholder or long > end - offset else long)
+
+
+def _follows(stream: BinaryIO, tag: int, position: int, end: int, coding: Coding) -> bool:
+    """Whether an element in explicit VR, a delimiter or the end comes at this place."""
+    if position == end:
+        return True
+    head = _read(stream, position, 6) if position + 8 <= end else b""
+    if len(head) < 6:
+        return False
+    group, number = struct.unpack(coding.order + "HH", head[:4])
+    following = group << 16 | number
+    return following in (ITEM_END, SEQUENCE_END) or (following > tag and head[4:6] in VRS)
+
+
+def inner_coding(stream: BinaryIO, sequence: Element, coding: Coding) -> Coding:
+    """How the elements in a sequence are written. In UN that is implicit VR (PS3.5 §6.2.2), but not by all writers."""
+    if sequence.vr != "UN":
+        return coding
+    head = _read(stream, sequence.offset, 16)
+    item = len(head) == 16 and struct.unpack(coding.order + "HH", head[:4]) == (ITEM >> 16, ITEM & 0xFFFF)
+    return Coding(item and head[12:14] in VRS, coding.order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +361,7 @@ def _skip(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
     """
     if element.tag in PIXELS or element.vr in ("OB", "OW"):
         return _skip_fragments(stream, element, end, coding)
-    inner = Coding(coding.explicit and element.vr != "UN", coding.order)
+    inner = inner_coding(stream, element, coding)
     position, stop = element.offset, end if element.undefined else element.offset + element.length
     levels = [_Level(False, element.undefined, stop)]
     for _ in range(MOST_STEPS):
@@ -335,6 +392,8 @@ def _skip(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
 def _leave(levels: list[_Level], delimiter: int) -> None:
     """Close what a delimiter ends; where a length says the end as well, the length does."""
     level = levels[-1]
+    if not level.item and delimiter == ITEM_END:
+        return  # of an item whose length has ended it already
     if level.item and delimiter == SEQUENCE_END and level.undefined and len(levels) > 1:
         levels.pop()  # the item's own delimiter was left out
         level = levels[-1]

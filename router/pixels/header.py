@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, private_dictionary_VR
 
 from router.flow import Header
 from router.pixels.elements import PIXELS, DataSet, Element
@@ -21,11 +21,16 @@ MOST_VALUES, MOST_CHARACTERS = 64, 256
 MOST_BYTES = 4 * MOST_VALUES * MOST_CHARACTERS
 
 NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d", "AT": "HH"}
+INTEGERS = ("US", "SS", "UL", "SL", "UV", "SV")
+MOST_INTEGER, MOST_DIGITS = 0xFFFF, 16
+"""The largest number of the pixel description, all of which are US (PS3.3 C.7.6.3), and the longest text of one."""
 WRITTEN = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 """VRs whose text is in the instance's own character set; all others are ASCII (PS3.5 §6.1.2.3)."""
 ONE_VALUE = frozenset(("LT", "ST", "UT", "UR"))
 OPAQUE = frozenset(("SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 CHARACTER_SET = 0x00080005
+MOST_CREATOR = 64
+"""Bytes of a private creator's name (PS3.5 §7.8.1: VR LO)."""
 
 
 class UndecodableError(ValueError):
@@ -36,7 +41,9 @@ class UndecodableError(ValueError):
 class Layout:
     """The Image Pixel module (PS3.3 C.7.6.3), held against itself: a decoder can rely on it.
 
-    `kind` is how a sample is stored: "u" and "i" for integers of `allocated` bits, "f" for IEEE 754.
+    `kind` is how a sample is stored: "u" and "i" for integers of `allocated` bits, "f" for IEEE 754. `low` is how many
+    bits lie below a native sample's own: none, but where samples are left-aligned. `notes` say in our own words what
+    the header left out or contradicted, and what was taken instead.
     """
 
     rows: int
@@ -48,6 +55,8 @@ class Layout:
     kind: str
     planar: int
     photometric: str
+    low: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def frame_bits(self) -> int:
@@ -79,6 +88,8 @@ def _value(data_set: DataSet, element: Element, encodings: list[str]) -> tuple[s
     if element.offset + element.length > data_set.size and element.tag not in PIXELS:
         return None
     vr = value_representation(element, data_set)
+    if vr == "UN":
+        return None
     if vr in OPAQUE:
         return ("",)
     raw = data_set.value(element, MOST_BYTES)
@@ -98,12 +109,24 @@ def value_representation(element: Element, data_set: DataSet) -> str:
     if element.undefined:
         return "SQ"
     try:
-        vr = dictionary_VR(element.tag)
+        private = element.tag >> 16 & 1
+        vr = _private_vr(element.tag, data_set) if private else dictionary_VR(element.tag)
     except KeyError:
         return "UN"
     if " or " in vr:
         return "OW" if "OW" in vr and element.length > 2 else signed_or_not(data_set)
     return vr
+
+
+def _private_vr(tag: int, data_set: DataSet) -> str:
+    """The VR that pydicom's dictionary of private elements has for a tag of its creator. Raises KeyError."""
+    if tag & 0xFFFF < 0x1000:
+        return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
+    creator = data_set.elements.get(tag & 0xFFFF0000 | (tag & 0xFFFF) >> 8)
+    if creator is None or creator.length > MOST_CREATOR:
+        return "UN"
+    name = data_set.value(creator, MOST_CREATOR).decode("latin-1").strip(" \0")
+    return private_dictionary_VR(tag, name)
 
 
 def signed_or_not(data_set: DataSet) -> str:
@@ -151,14 +174,28 @@ def text(data_set: DataSet, tag: int) -> str:
 
 
 def integer(data_set: DataSet, tag: int) -> int | None:
-    """The one value of an US element; None when it is absent or empty. Raises UndecodableError for anything else."""
+    """The one value of a US element, or of another kind of number that some write in its place (SS, UL, IS).
+
+    None when it is absent or empty. Raises UndecodableError for anything else.
+    """
     element = data_set.elements.get(tag)
-    if element is None:
+    if element is None or element.length == 0:
         return None
-    if element.vr not in ("US", "", "UN") or element.length != 2:
+    if element.vr in ("", "UN", "US"):
+        code = {2: "H", 4: "L"}.get(element.length, "") if element.vr != "US" else "H"
+    else:
+        code = NUMBERS.get(element.vr, "")
+    size = struct.calcsize("<" + code)
+    if code and size == element.length and element.vr in (*INTEGERS, "", "UN"):
+        (number,) = struct.unpack(data_set.coding.order + code, data_set.value(element, size))
+    elif element.vr in ("IS", "DS") and element.length <= MOST_DIGITS:
+        written = data_set.value(element, MOST_DIGITS).strip(b" \0")
+        number = int(written) if written.isdigit() else -1
+    else:
+        number = -1
+    if not 0 <= number <= MOST_INTEGER:
         raise UndecodableError("a number of the pixel description is not one unsigned number")
-    number: int = struct.unpack(data_set.coding.order + "H", data_set.value(element, 2))[0]
-    return number
+    return int(number)
 
 
 def decimals(data_set: DataSet, tag: int) -> list[float]:
@@ -179,18 +216,41 @@ def layout(data_set: DataSet) -> Layout:
         raise UndecodableError("the image has no size")
     samples = integer(data_set, 0x00280002)
     samples = 1 if samples is None else samples
-    photometric = text(data_set, 0x00280004).upper()
+    photometric, notes = _photometric(data_set, samples)
     if SAMPLES.get(photometric) != samples:
         raise UndecodableError("photometric interpretation and samples per pixel do not belong together")
     planar = integer(data_set, 0x00280006) or 0
     if planar > 1:
         raise UndecodableError("the planar configuration is not one of the standard's")
-    kind, allocated, stored = _sample(data_set)
+    kind, allocated, stored, low = _sample(data_set)
+    if low:
+        notes = (*notes, "samples are left-aligned: the high bit says so")
     if kind == "f" and samples > 1:
         raise UndecodableError("floating point pixels have more than one sample")
     if photometric == "YBR_FULL_422" and ((columns % 2 and not encapsulated(data_set)) or planar):
         raise UndecodableError("a subsampled image has an odd width or planes")
-    return Layout(rows, columns, samples, _frames(data_set), allocated, stored, kind, planar, photometric)
+    frames = _frames(data_set)
+    return Layout(rows, columns, samples, frames, allocated, stored, kind, planar, photometric, low, notes)
+
+
+SHAPES = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}
+"""The Presentation LUT Shape that goes with each photometric interpretation (PS3.3 C.8.11.3.1.2)."""
+
+
+def _photometric(data_set: DataSet, samples: int) -> tuple[str, tuple[str, ...]]:
+    """The photometric interpretation, and what is to be said of it.
+
+    It says what the stored values are, and so it decides where Presentation LUT Shape (PS3.3 C.11.6) contradicts it.
+    Where it is missing, the shape says which end of a grey image is white, and colour is RGB.
+    """
+    written, shape = text(data_set, 0x00280004).upper(), text(data_set, 0x20500020).upper()
+    if not written:
+        polarity = {shape: name for name, shape in SHAPES.items()}
+        taken = polarity.get(shape, "MONOCHROME2") if samples == 1 else "RGB"
+        return taken, (f"no photometric interpretation: taken as {taken}",)
+    if shape in SHAPES.values() and shape != SHAPES.get(written, shape):
+        return written, (f"Presentation LUT Shape {shape} contradicts {written}: {written} was followed",)
+    return written, ()
 
 
 SAMPLES = {
@@ -208,15 +268,15 @@ SAMPLES = {
 """Photometric interpretations that we can show, with their samples per pixel (PS3.3 C.7.6.3.1.2)."""
 
 
-def _sample(data_set: DataSet) -> tuple[str, int, int]:
-    """Kind, bits allocated and bits stored of one sample."""
+def _sample(data_set: DataSet) -> tuple[str, int, int, int]:
+    """Kind, bits allocated and bits stored of one sample, and the bits below them."""
     pixels = pixel_element(data_set)
     allocated = integer(data_set, 0x00280100)
     floating = {0x7FE00008: 32, 0x7FE00009: 64}.get(pixels.tag)
     if floating:
         if allocated != floating:
             raise UndecodableError("floating point pixels with the wrong number of bits")
-        return "f", floating, floating
+        return "f", floating, floating, 0
     if allocated not in (1, 8, 16, 32, 64):
         raise UndecodableError("the number of bits allocated is not one of the standard's")
     stored, high = integer(data_set, 0x00280101), integer(data_set, 0x00280102)
@@ -229,7 +289,8 @@ def _sample(data_set: DataSet) -> tuple[str, int, int]:
     sign = integer(data_set, 0x00280103)
     if sign is None and pixels.undefined:
         raise UndecodableError("the header does not say whether samples are signed")
-    return ("i" if sign == 1 else "u"), allocated, stored
+    low = 0 if high is None or high >= allocated else high + 1 - stored
+    return ("i" if sign == 1 else "u"), allocated, stored, low
 
 
 def _frames(data_set: DataSet) -> int:
@@ -241,10 +302,7 @@ def _frames(data_set: DataSet) -> int:
         return 1
     if found is None or len(found) != 1 or not found[0].isascii() or not found[0].isdecimal() or len(found[0]) > 9:
         raise UndecodableError("the number of frames is not a number")
-    frames = int(found[0])
-    if frames < 1:
-        raise UndecodableError("the image has no frames")
-    return frames
+    return max(1, int(found[0]))  # some write 0 for an image that is there
 
 
 def pixel_element(data_set: DataSet) -> Element:

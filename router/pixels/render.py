@@ -60,9 +60,12 @@ def _render(
         if absent is not None:
             return None, replace(absent, header=header)
         form = layout(data_set)
-        facts = PictureFacts(form.photometric, form.rows, form.columns, form.frames)
+        facts = PictureFacts(form.photometric, form.rows, form.columns, form.frames, notes=form.notes)
         facts = replace(facts, decoder=decoder_name(data_set.syntax))
-        grey = _grey(data_set, form, _reduction(form, size), patience)
+        reduce = _reduction(form, size)
+        frame = first_frame(data_set, form, reduce, patience)
+        facts = replace(facts, notes=(*facts.notes, frame.note) if frame.note else facts.notes)
+        grey = to_grey(data_set, form, thinned(frame, form, reduce))
         picture, crop = prepare(grey.image, size=size, mask=grey.mask)
         facts = replace(facts, window=grey.window, crop=_whole(crop, grey, form))
         return picture, Seen("decoded", header, facts=facts)
@@ -107,10 +110,6 @@ def _without_pixels(data_set: DataSet) -> Seen | None:
     return None
 
 
-def _grey(data_set: DataSet, form: Layout, reduce: int, patience: float = math.inf) -> Grey:
-    return to_grey(data_set, form, thinned(first_frame(data_set, form, reduce, patience), form, reduce))
-
-
 def _reduction(form: Layout, size: int) -> int:
     """How often the size may be halved."""
     times = 0
@@ -138,7 +137,8 @@ def grey_of(path: Path) -> NDArray[np.uint8]:
     """
     data_set = open_data_set(path)
     try:
-        return _grey(data_set, layout(data_set), 0).image
+        form = layout(data_set)
+        return to_grey(data_set, form, first_frame(data_set, form)).image
     except UndecodableError:
         raise
     except BaseException as problem:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ def first_frame(data_set: DataSet, form: Layout, reduce: int = 0, patience: floa
     codestream.check(form.rows, form.columns, form.samples, form.allocated)
     if data_set.syntax in NATIVE and _may_be_thinned(form, reduce):
         stored = _native_stored(data_set, form, 0).reshape(form.rows, form.columns)
-        views = [_settled(view, form.stored, form, "cut") for view in _neighbours(stored, reduce)]
+        views = [_settled(view, form.allocated, form, "cut") for view in _neighbours(stored, reduce)]
         return Frame(_mean(views), False, form.allocated)
     if data_set.syntax in NATIVE:
         return next(each_frame(data_set, form))
@@ -56,7 +57,7 @@ def thinned(frame: Frame, form: Layout, reduce: int) -> Frame:
     """A whole grey frame made smaller by 2**reduce, as codecs do that have it; any other frame as it is."""
     if frame.samples.shape != (form.rows, form.columns) or not _may_be_thinned(form, reduce):
         return frame
-    return Frame(_mean(_neighbours(frame.samples, reduce)), frame.ybr, frame.depth)
+    return replace(frame, samples=_mean(_neighbours(frame.samples, reduce)))
 
 
 def _may_be_thinned(form: Layout, reduce: int) -> bool:
@@ -140,18 +141,21 @@ def _decoded(
     ):
         raise UndecodableError("the decoded image has another shape than the header says")
     above: Above = "clip" if data_set.syntax in LOSSY else "cut" if cut else "keep"
-    samples = _settled(frame.samples, frame.depth, form, above)
-    return Frame(samples, frame.ybr, frame.depth)
+    return replace(frame, samples=_settled(frame.samples, frame.depth, form, above))
 
 
 def _settled(samples: NDArray[Any], depth: int, form: Layout, above: Above) -> NDArray[Any]:
     """Samples in the header's width and sign; `above` says what happens to what goes beyond the bits stored.
 
-    `depth` is where the sign stands: a codestream knows its depth and often has the sign wrong.
+    `depth` is where the sign stands: a codestream knows its depth and often has the sign wrong. Where it is larger
+    than the bits stored, samples can be left-aligned, and are moved down unless all is kept.
     """
     if form.kind == "f":
         return samples
     width = max(8, form.allocated)
+    if form.low and depth > form.stored and above != "keep":
+        samples = samples.astype(f"{form.kind}{width // 8}", copy=False) >> form.low
+        depth = min(depth, form.stored)
     if form.kind == "i":
         spare = width - (min(depth, form.stored) if above == "cut" else depth)
         signed = samples.astype(f"i{width // 8}", copy=False)
@@ -188,7 +192,7 @@ def _native_stored(data_set: DataSet, form: Layout, index: int) -> NDArray[Any]:
 
 
 def _native_frame(data_set: DataSet, form: Layout, index: int, *, cut: bool = True) -> NDArray[Any]:
-    flat = _settled(_native_stored(data_set, form, index), form.stored, form, "cut" if cut else "keep")
+    flat = _settled(_native_stored(data_set, form, index), form.allocated, form, "cut" if cut else "keep")
     if form.photometric == "YBR_FULL_422":
         return _upsampled(flat.reshape(form.rows, form.columns // 2, 4))
     if form.samples == 1:

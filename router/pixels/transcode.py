@@ -2,7 +2,8 @@
 
 Values are copied as bytes, never parsed and written anew: only headers of elements, byte order and pixels change.
 What was written is read back and compared, every element and every pixel, before `transcode` returns. Group lengths
-(gggg,0000) are left out, as they would be wrong. Sources: PS3.5 §7, §8, Annex A; PS3.10 §7.1.
+(gggg,0000) are left out, as they would be wrong, and so is what of group 0002 lies within a data set. Sources: PS3.5
+§7, §8, Annex A; PS3.10 §7.1.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from router.pixels.elements import (
     DataSet,
     Element,
     UnparseableError,
+    inner_coding,
     open_data_set,
     walk,
 )
@@ -37,6 +39,7 @@ from router.pixels.samples import each_frame
 
 MOST_NESTED = 64
 PIECE = 1 << 20
+FILE_META = 0x0002
 PHOTOMETRIC, PLANAR, BIT = 0x00280004, 0x00280006, 1
 EXTENDED_OFFSETS = (0x7FE00001, 0x7FE00002)
 """Offsets and lengths of fragments (PS3.3 C.7.6.3.1.8): gone with the fragments."""
@@ -137,7 +140,7 @@ def _elements(data_set: DataSet, out: BinaryIO, coding: Coding, place: Place) ->
     native = _native(data_set)
     for tag, element in data_set.elements.items():
         here = (*place, tag)
-        if tag & 0xFFFF == 0 or (native is not None and tag in EXTENDED_OFFSETS):
+        if tag & 0xFFFF == 0 or tag >> 16 == FILE_META or (native is not None and tag in EXTENDED_OFFSETS):
             continue
         if native is not None and tag == PIXEL_DATA:
             yield _write_frames(native, out, coding, here)
@@ -172,6 +175,8 @@ def _native(data_set: DataSet) -> Native | None:
     form = layout(data_set)
     frames = each_frame(data_set, form, cut=False)
     first = next(frames)
+    if form.low and first.depth <= form.stored:
+        raise NotTranscodedError("the header calls samples left-aligned, and in the codestream they are not")
     name = form.photometric if form.samples == 1 else ("YBR_FULL" if first.ybr else "RGB")
     return Native(form, name, first, frames)
 
@@ -255,7 +260,7 @@ def _sequence(data_set: DataSet, element: Element, out: BinaryIO, coding: Coding
 def _items(data_set: DataSet, sequence: Element) -> Iterator[DataSet]:
     """The items of a sequence, each as a data set of its own."""
     order, stream = data_set.coding.order, data_set.stream
-    coding = Coding(data_set.coding.explicit and sequence.vr != "UN", order)
+    coding = inner_coding(stream, sequence, data_set.coding)
     position, end = sequence.offset, sequence.offset + sequence.length
     while end - position >= 8:
         stream.seek(position)
@@ -272,6 +277,8 @@ def _items(data_set: DataSet, sequence: Element) -> Iterator[DataSet]:
         for element in walk(stream, position, stop, coding, item=True):
             item.elements[element.tag] = element
             position = element.offset + element.length
+        if length != UNDEFINED and stop - position not in (0, 8):  # an item delimiter may stand at the end
+            raise UnparseableError("an item ends before its length does")
         yield item
         if length != UNDEFINED:
             position = stop

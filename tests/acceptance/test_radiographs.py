@@ -37,5 +37,6 @@ def test_each_chest_reaches_the_chest_ai(shared: Path, tmp_path: Path) -> None:
     files = [folder / name for name in sorted(CHESTS | TO_PEOPLE)]
     done = program("classify", *files, "--config", routing, "--json")
     sent = {Path(row["path"]).name: row["destinations"] for row in map(json.loads, done.stdout.splitlines())}
-    assert sent == dict.fromkeys(CHESTS, ["adult-chest-ai"]) | dict.fromkeys(TO_PEOPLE, ["catch-all"]), done.stderr
+    assert {name for name, to in sent.items() if to == ["adult-chest-ai"]} == CHESTS, done.stderr
+    assert {name for name, to in sent.items() if to == ["catch-all"]} == TO_PEOPLE
     assert " kept from " not in done.stderr

@@ -149,6 +149,8 @@ def test_text_stays_what_was_written(tmp_path: Path) -> None:
         ),
         ("{'(0018,5101)': PA}", c.Text(0x00185101, "ViewPosition", c.Equal(frozenset({"pa"})))),
         ("{'(0019,10ab)': x}", c.Text(0x001910AB, "(0019,10ab)", c.Equal(frozenset({"x"})))),
+        ("{'(0019,ACME,AB)': x}", c.PrivateText(c.Private(0x0019, "ACME", 0xAB), c.Equal(frozenset({"x"})))),
+        ("{'(0019, GE, MS 1, ab)': {exists: no}}", c.PrivateExists(c.Private(0x0019, "GE, MS 1", 0xAB), False)),
         ("{ViewCodeSequence: {exists: yes}}", c.Exists(0x00540220, "ViewCodeSequence", True)),
         ("{not: {any: [{novel: true}, {pixels: none}]}}", None),
         (

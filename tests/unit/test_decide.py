@@ -196,6 +196,51 @@ def test_a_condition_is_true_false_or_unknown(condition: c.Condition, seen: Seen
     assert condition.holds(c.Facts(instance(), seen)) is answer
 
 
+ACME = c.Private(0x0019, "ACME", 0xAB)
+PORTABLE = c.PrivateText(ACME, c.Equal.to(["PORTABLE"]))
+BLOCK_10, BLOCK_11 = 0x00190010, 0x00190011
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "exists"),
+    [
+        ({}, None, False),
+        ({BLOCK_10: ("ACME",)}, None, False),
+        ({BLOCK_10: ("ACME",), 0x001910AB: ("PORTABLE",)}, True, True),
+        ({BLOCK_10: ("acme",), 0x001910AB: ("portable", "x")}, True, True),
+        ({BLOCK_10: ("ACME",), 0x001910AB: ("FIXED",)}, False, True),
+        # The block of another maker first: its element of that number is another one.
+        ({BLOCK_10: ("OTHER",), 0x001910AB: ("PORTABLE",)}, None, False),
+        ({BLOCK_10: ("OTHER",), BLOCK_11: ("ACME",), 0x001910AB: ("X",), 0x001911AB: ("PORTABLE",)}, True, True),
+        ({BLOCK_10: ("ACME",), BLOCK_11: ("ACME",), 0x001910AB: ("X",), 0x001911AB: ("PORTABLE",)}, True, True),
+        # There, and not to be read: a kind that is not written, a sequence, a creator that stands there twice.
+        ({BLOCK_10: ("ACME",), 0x001910AB: None}, None, True),
+        ({BLOCK_10: ("ACME",), 0x001910AB: ("",)}, None, True),
+        ({BLOCK_10: None, 0x001910AB: ("PORTABLE",)}, None, None),
+    ],
+)
+def test_a_private_element_lies_in_its_makers_block(header: Any, text: bool | None, exists: bool | None) -> None:
+    facts = c.Facts(instance(), Seen("decoded", header))
+    assert set(header) <= PORTABLE.tags
+    assert PORTABLE.holds(facts) is text
+    assert c.Not(PORTABLE).holds(facts) is (None if text is None else not text)
+    assert c.PrivateExists(ACME, True).holds(facts) is exists
+
+
+def test_what_has_no_text_is_neither_equal_nor_unequal() -> None:
+    portable = c.Text(0x001910AB, "(0019,10ab)", c.Equal.to(["PORTABLE"]))
+    for unreadable in (None, ("",)):
+        facts = c.Facts(instance(), Seen("decoded", {0x001910AB: unreadable}))
+        assert portable.holds(facts) is None
+        assert c.Not(portable).holds(facts) is None
+
+
+def test_a_code_of_one_value_that_has_two_is_unknown() -> None:
+    facts = c.Facts(instance(), looked_at(modality=("CT", "CR")))
+    assert c.Text(MODALITY, "Modality", c.Equal.to(["CT"]), single=True).holds(facts) is None
+    assert c.Text(MODALITY, "Modality", c.Equal.to(["CT"])).holds(facts) is True
+
+
 def test_the_chests_are_summed() -> None:
     prediction = Prediction((0.02, 0.5, 0.45, 0.02, 0.01), "adult_chest", 0.5, 0.0, False, "uncertain", "m")
     chest = frozenset({"adult_chest", "pediatric_chest"})

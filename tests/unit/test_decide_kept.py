@@ -47,7 +47,8 @@ def test_what_is_sent_nowhere_on_purpose_is_not_kept() -> None:
 
 def test_classify_ends_with_the_counts_by_class_and_rule() -> None:
     rules = load(shipped(), {}).rules
-    images = [seen(ADULT, ImageType=("DERIVED", "SECONDARY"))] * 3 + [seen(says("spine"), Modality=("RF",)), seen(ADULT)]
+    copies = [seen(ADULT, ImageType=("DERIVED", "SECONDARY"))] * 3
+    images = [*copies, seen(says("spine"), Modality=("RF",)), seen(ADULT)]
     looks = []
     for image in images:
         decision = decide(rules, INSTANCE, image, enabled=ENABLED)

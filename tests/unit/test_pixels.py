@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from router.encoding import LONG_VRS
 from router.pixels import decode, decoders, grey_of, render
 from router.pixels.elements import EXPLICIT, IMPLICIT, UnparseableError, inflate, open_data_set
 from router.pixels.grey import Grey, to_grey
@@ -22,7 +24,9 @@ from router.pixels.header import Layout, UndecodableError, layout
 from router.pixels.images import load_image
 from router.pixels.prepare import prepare
 from router.pixels.samples import first_frame
+from router.pixels.transcode import transcode
 from router.pixels.wrap import ENCODERS, wrap_image
+from router.sending import data_set_offset
 
 NOTHING: frozenset[int] = frozenset()
 RNG = np.random.default_rng(7)
@@ -302,6 +306,125 @@ def test_a_codestream_of_another_size_or_cut_short_is_never_decoded(
         decoder(coded, Layout(*GREY.shape, 1, 1, 8, 8, "u", 0, "MONOCHROME2"), 0)
 
 
+def coded(syntax: str, grey: NDArray[Any] = GREY) -> bytes:
+    bits = 8 if grey.dtype == np.uint8 else 12
+    if syntax == decoders.JPEG_BASELINE:
+        return bytes(imagecodecs.jpeg8_encode(grey, level=90))
+    return ENCODERS[syntax](grey, bits)
+
+
+def frame_of(stream: bytes, syntax: str, stored: int) -> NDArray[Any]:
+    form = Layout(*GREY.shape, 1, 1, 16, stored, "u", 0, "MONOCHROME2")
+    return decoders.DECODERS[syntax][1](stream, form, 0).samples
+
+
+EIGHT = (GREY >> 4).astype(np.uint8)
+WITH_AN_END = [
+    decoders.JPEG_BASELINE, decoders.JPEG_LOSSLESS_SV1, decoders.JPEG_LS, decoders.JPEG_2000_LOSSLESS,
+    decoders.HTJ2K_LOSSLESS,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("syntax", WITH_AN_END)
+def test_where_only_the_end_marker_is_missing_the_picture_is_whole(syntax: str) -> None:
+    grey, stored = (EIGHT, 8) if syntax == decoders.JPEG_BASELINE else (GREY, 12)
+    stream = coded(syntax, grey)
+    whole = frame_of(stream, syntax, stored)
+    body = stream[: stream.rindex(b"\xff\xd9")]
+    for end in (b"", bytes(2), bytes(64)):
+        assert np.array_equal(frame_of(body + end, syntax, stored), whole)
+    if syntax in (decoders.JPEG_2000_LOSSLESS, decoders.HTJ2K_LOSSLESS):
+        assert np.array_equal(frame_of(body + b"\x80\x80\xff\xd9", syntax, stored), whole)
+
+
+@pytest.mark.parametrize("syntax", WITH_AN_END)
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_is_cut_is_not_whole_whatever_stands_at_its_end(syntax: str, ended: bool) -> None:
+    grey, stored = (EIGHT, 8) if syntax == decoders.JPEG_BASELINE else (GREY, 12)
+    stream = coded(syntax, grey)
+    for share in (30, 50, 80, 95, 99):
+        for end in (b"", bytes(2), b"\x55" * 8):
+            cut = stream[: len(stream) * share // 100] + end
+            if ended and syntax in (decoders.JPEG_LS, decoders.JPEG_2000_LOSSLESS, decoders.HTJ2K_LOSSLESS):
+                cut += b"\xff\xd9"
+            elif ended:  # libjpeg-turbo makes up what is missing, as it always has
+                continue
+            with pytest.raises((UndecodableError, imagecodecs.JpeglsError, imagecodecs.Jpeg2kError)):
+                frame_of(cut, syntax, stored)
+
+
+def test_a_jpeg_with_restart_markers_or_several_passes_needs_its_end() -> None:
+    plain = bytes(imagecodecs.jpeg8_encode(EIGHT, level=90))
+    restarts = plain[:2] + b"\xff\xdd\x00\x04\x00\x10" + plain[2:-2]
+    progressive = plain[:-2].replace(b"\xff\xc0", b"\xff\xc2", 1)
+    for stream in (restarts, progressive):
+        with pytest.raises(UndecodableError, match="cut short"):
+            frame_of(stream, decoders.JPEG_BASELINE, 8)
+
+
+@pytest.mark.parametrize("syntax", [decoders.JPEG_BASELINE, *ENCODERS])
+def test_eight_bits_stored_in_sixteen_allocated(tmp_path: Path, syntax: str) -> None:
+    stream = coded(syntax, EIGHT.astype(np.uint16) if syntax == decoders.RLE else EIGHT)
+    samples = frame_of(stream, syntax, 8)
+    assert np.abs(samples.astype(int) - EIGHT).max() <= (16 if syntax == decoders.JPEG_BASELINE else 0)
+    with pytest.raises(UndecodableError, match="about the bits" if syntax != decoders.RLE else "RLE"):
+        frame_of(coded(syntax, EIGHT), syntax, 12)
+
+
+def test_left_aligned_samples_are_moved_down(tmp_path: Path) -> None:
+    right = wrap_image(GREY, tmp_path / "right.dcm")
+    left = changed(
+        wrap_image(GREY << 4, tmp_path / "left.dcm"), BitsStored=12, HighBit=15, WindowCenter=2048, WindowWidth=4096
+    )
+    changed(right, WindowCenter=2048, WindowWidth=4096)
+    assert np.array_equal(decode(left), decode(right))
+    for size in (96, 32):  # the second by a mean of neighbours
+        assert np.array_equal(picture(left, size), picture(right, size))
+    assert render(left, 96, NOTHING)[1].facts.notes == ("samples are left-aligned: the high bit says so",)
+
+
+@pytest.mark.parametrize(("vr", "value"), [("SS", 240), ("UL", 240), ("IS", "240"), ("SL", 240), ("DS", "240")])
+def test_the_size_may_be_another_kind_of_number(tmp_path: Path, vr: str, value: Any) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    before = picture(path)
+    assert np.array_equal(picture(changed(path, Rows=(vr, value))), before)
+
+
+@pytest.mark.parametrize(("vr", "value"), [("SS", -240), ("UL", 65536), ("IS", "-24"), ("US", [240, 1])])
+def test_a_size_that_is_no_number_of_pixels_is_undecodable(tmp_path: Path, vr: str, value: Any) -> None:
+    path = changed(wrap_image(GREY, tmp_path / "a.dcm"), Rows=(vr, value))
+    assert "not one unsigned number" in render(path, 96, NOTHING)[1].reason
+
+
+def test_no_frames_are_one(tmp_path: Path) -> None:
+    path = changed(wrap_image(GREY, tmp_path / "a.dcm"), NumberOfFrames=0)
+    assert render(path, 96, NOTHING)[1].facts.frames == 1
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "inverted", "note"),
+    [
+        ("MONOCHROME2", "IDENTITY", False, ""),
+        ("MONOCHROME1", "INVERSE", True, ""),
+        ("MONOCHROME2", "INVERSE", False, "Presentation LUT Shape INVERSE contradicts MONOCHROME2"),
+        ("MONOCHROME1", "IDENTITY", True, "Presentation LUT Shape IDENTITY contradicts MONOCHROME1"),
+        ("MONOCHROME1", "LIN OD", True, ""),
+        (None, "INVERSE", True, "no photometric interpretation: taken as MONOCHROME1"),
+        (None, "IDENTITY", False, "no photometric interpretation: taken as MONOCHROME2"),
+        (None, "", False, "no photometric interpretation: taken as MONOCHROME2"),
+    ],
+)
+def test_photometric_interpretation_decides_and_a_contradiction_is_noted(
+    tmp_path: Path, photometric: str | None, shape: str, inverted: bool, note: str
+) -> None:
+    plain = picture(changed(wrap_image(GREY, tmp_path / "a.dcm"), PresentationLUTShape="", WindowCenter=2048))
+    path = changed(tmp_path / "a.dcm", PhotometricInterpretation=photometric, PresentationLUTShape=shape)
+    _, seen = render(path, 96, NOTHING)
+    assert (differ(picture(path), plain) > 20) is inverted
+    assert [words.partition(":")[0] for words in seen.facts.notes] == ([note.partition(":")[0]] if note else [])
+    assert all(note in words for words in seen.facts.notes)
+
+
 @pytest.mark.parametrize(
     "offsets", [(0,), (1, 64), (2, 64, 9999999), (2, 600, 64), (2, 0, 64), (3, 64, 100, 200), (16, *range(64, 79))]
 )
@@ -359,6 +482,107 @@ def test_header_values_are_bounded_trimmed_text(tmp_path: Path) -> None:
     _, seen = render(path, 96, frozenset(tags) | {0x00100030, 0x00104000})
     assert {tag: seen.header[tag] for tag in tags} == tags
     assert 0x00104000 not in seen.header
+
+
+@pytest.mark.parametrize(
+    ("creator", "syntax", "vr", "value"),
+    [
+        ("ACME", EXPLICIT, "LO", ("PORTABLE",)),
+        ("ACME", EXPLICIT, "UN", None),
+        ("ACME", IMPLICIT, "LO", None),
+        # In pydicom's dictionary: (0019,xx09) of this creator is LO.
+        ("SIEMENS MR HEADER", IMPLICIT, "LO", ("PORTABLE",)),
+    ],
+)
+def test_a_private_element_of_unknown_kind_is_there_and_unreadable(
+    tmp_path: Path, creator: str, syntax: str, vr: str, value: tuple[str, ...] | None
+) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm", transfer_syntax=syntax)
+    data_set = pydicom.dcmread(path)
+    block = data_set.private_block(0x0019, creator, create=True)
+    block.add_new(0x09, vr, b"PORTABLE" if vr == "UN" else "PORTABLE")
+    data_set.save_as(path)
+    tags = frozenset((0x00190010, 0x00191009))
+    assert render(path, 96, tags)[1].header == {0x00190010: (creator,), 0x00191009: value}
+
+
+def spliced(path: Path, before: int, raw: bytes) -> Path:
+    """Bytes put in front of the element with this tag."""
+    content = path.read_bytes()
+    at = content.index(struct.pack("<HH", before >> 16, before & 0xFFFF), 200)
+    path.write_bytes(content[:at] + raw + content[at:])
+    return path
+
+
+def explicit(tag: int, vr: bytes, value: bytes) -> bytes:
+    long = b"\0\0" + struct.pack("<L", len(value)) if vr in LONG_VRS else struct.pack("<H", len(value))
+    return struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr + long + value
+
+
+@pytest.mark.parametrize("vr", [b"??", b"\0\0", b"  ", b"1A", b"--"])
+@pytest.mark.parametrize("side", [20, 700])
+@pytest.mark.parametrize("again", [1, 2])
+def test_a_vr_that_is_none_has_two_bytes_of_length_whatever_the_size(
+    tmp_path: Path, vr: bytes, side: int, again: int
+) -> None:
+    path = wrap_image(np.tile(GREY, (4, 4))[:side, :side], tmp_path / "a.dcm")
+    content = path.read_bytes()
+    for tag in ((0x0008, 0x0070), (0x0008, 0x1090))[:again]:  # Manufacturer and Manufacturer's Model Name
+        place = struct.pack("<HH", *tag) + b"LO"
+        assert content.count(place) == 1
+        content = content.replace(place, place[:4] + vr)
+    path.write_bytes(content)
+    found, seen = render(path, 32, frozenset((0x00080070, 0x00081090)))
+    assert found is not None, seen.reason
+    assert seen.header == {0x00080070: ("dicom-router",), 0x00081090: ("phantom",)}
+
+
+def test_an_element_in_implicit_vr_among_explicit_ones(tmp_path: Path) -> None:
+    raw = struct.pack("<HHL", 0x0010, 0x21B0, 6) + b"ABCDEF"
+    _, seen = render(spliced(wrap_image(GREY, tmp_path / "a.dcm"), 0x00280002, raw), 32, frozenset((0x001021B0,)))
+    assert (seen.pixels, seen.header) == ("decoded", {0x001021B0: ("ABCDEF",)})
+
+
+ENDS = b"\xfe\xff\x0d\xe0" + bytes(4), b"\xfe\xff\xdd\xe0" + bytes(4)
+INNER = explicit(0x00080100, b"SH", b"AB")
+WHOLE = b"\xfe\xff\x00\xe0" + struct.pack("<L", len(INNER)) + INNER
+
+
+@pytest.mark.parametrize("ends", [ENDS[:1], ENDS[1:], ENDS])
+def test_delimiters_beside_lengths_are_passed_over(tmp_path: Path, ends: tuple[bytes, ...]) -> None:
+    raw = explicit(0x00081140, b"SQ", WHOLE + WHOLE + b"".join(ends))
+    path = spliced(wrap_image(GREY, tmp_path / "a.dcm"), 0x00280002, raw)
+    assert picture(path).any()
+    for syntax in (EXPLICIT, IMPLICIT):
+        transcode(path, tmp_path / "copy.dcm", syntax)
+        copy = pydicom.dcmread(tmp_path / "copy.dcm")
+        assert [item.CodeValue for item in copy[0x00081140]] == ["AB", "AB"]
+
+
+@pytest.mark.parametrize("inner", [INNER, struct.pack("<HHL", 0x0008, 0x0100, 2) + b"AB"])
+@pytest.mark.parametrize("undefined", [False, True])
+def test_a_sequence_in_un_is_in_implicit_vr_or_as_some_write_it(tmp_path: Path, inner: bytes, undefined: bool) -> None:
+    length = b"\xff\xff\xff\xff" if undefined else struct.pack("<L", len(inner))
+    item = b"\xfe\xff\x00\xe0" + length + inner + (ENDS[0] if undefined else b"")
+    raw = explicit(0x20010010, b"LO", b"ACME") + b"\x01\x20\x5f\x10UN\0\0\xff\xff\xff\xff" + item + ENDS[1]
+    path = spliced(wrap_image(GREY, tmp_path / "a.dcm"), 0x20500020, raw)
+    assert picture(path).any()
+    for syntax in (EXPLICIT, IMPLICIT):
+        transcode(path, tmp_path / "copy.dcm", syntax)
+        assert pydicom.dcmread(tmp_path / "copy.dcm")[0x2001105F][0].CodeValue == "AB"
+
+
+def test_elements_of_a_files_head_within_the_data_set_are_its_own(tmp_path: Path) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm", transfer_syntax=IMPLICIT)
+    before = picture(path)
+    content = path.read_bytes()
+    start = data_set_offset(path)
+    inside = struct.pack("<HHL", 2, 0x0001, 2) + b"\0\1" + struct.pack("<HHL", 2, 0x0010, 18) + b"1.2.840.10008.1.2\0"
+    path.write_bytes(content[:start] + inside + content[start:])
+    assert data_set_offset(path) == start
+    assert np.array_equal(picture(path), before)
+    transcode(path, tmp_path / "copy.dcm", EXPLICIT)
+    assert np.array_equal(picture(tmp_path / "copy.dcm"), before)
 
 
 def test_what_lies_behind_a_break_is_unreadable_not_absent(tmp_path: Path) -> None:

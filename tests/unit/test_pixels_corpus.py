@@ -34,8 +34,13 @@ LOSSY_12_BIT = {
     "syn_jpeg_extended_u12_q95.dcm": 1,
 }
 """Where the inverse transforms of independent decoders differ, too (the corpus' notes): most of difference."""
-MEANT_TO_DECODE = {"k_ts_space.dcm", "g_rle_dicom_swapped.dcm"}
-"""Padding of a UID with a space is common, and RLE says nothing of its width: these are decoded."""
+MEANT_TO_DECODE = {
+    "k_ts_space.dcm", "g_rle_dicom_swapped.dcm",
+    "h_frames_zero.dcm", "h_frames_j2k_zero.dcm",
+    "i_missing_photo.dcm", "i_j2k_missing_photo.dcm", "i_photo_empty.dcm",
+}  # fmt: skip
+"""Padding of a UID with a space is common, RLE says nothing of its width, 0 frames are written for one, and grey
+without a photometric interpretation is shown with a note: these are decoded."""
 
 
 def rows_of(shared: Path, *groups: str) -> list[dict[str, str]]:

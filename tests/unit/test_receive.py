@@ -289,11 +289,31 @@ def test_uids_beyond_the_bound_are_not_looked_for() -> None:
         sop_uids(filler + DATA_SET, IMPLICIT)
 
 
-@pytest.mark.parametrize("group", [0x0000, 0x0002])
-def test_groups_that_no_data_set_holds(group: int) -> None:
-    assert sop_uids(element(5, 5, b"OTHER ") + DATA_SET, IMPLICIT) == UIDS
-    with pytest.raises(UnreadableError, match=f"group {group:04X} in a data set"):
-        sop_uids(element(group, 0x0102, b"SECRET") + DATA_SET, IMPLICIT)
+@pytest.mark.parametrize("group", [0x0001, 0x0002, 0x0005])
+def test_groups_before_the_identifying_one_are_passed_over(group: int) -> None:
+    assert sop_uids(element(group, 0x0010, b"OTHER ") + DATA_SET, IMPLICIT) == UIDS
+
+
+def test_a_command_is_no_data_set() -> None:
+    with pytest.raises(UnreadableError, match="group 0000 in a data set"):
+        sop_uids(element(0, 0x0102, b"SECRET") + DATA_SET, IMPLICIT)
+
+
+@pytest.mark.parametrize("vr", [b"??", b"  ", bytes(2), b"-1"])
+def test_a_vr_that_is_none_is_passed_over(vr: bytes) -> None:
+    data = encoded(EXPLICIT)
+    assert data[4:6].isupper()
+    assert sop_uids(data[:4] + vr + data[6:], EXPLICIT) == UIDS
+
+
+def test_uids_may_stand_out_of_order() -> None:
+    uids = element(8, 0x16, DX.encode()) + element(8, 0x18, INSTANCE.encode())
+    assert sop_uids(element(8, 0x20, b"20240105") + element(0x10, 0x20, b"1 ") + uids, IMPLICIT) == UIDS
+
+
+def test_deflated_with_a_zlib_header() -> None:
+    packed = zlib.compress(encoded(EXPLICIT))
+    assert sop_uids(packed, DEFLATED) == UIDS
 
 
 def test_a_deflate_bomb_costs_no_more_than_the_bound() -> None:
