@@ -190,10 +190,11 @@ def retry(
     as_json: Json = False,
 ) -> None:
     """Owe buried (or waiting) deliveries again, and try their destinations at once. The time to give up begins anew."""
+    _must_choose(ids, to, every=every)
     # --to takes what waits and what is buried there; --all only what is buried.
     states = ("buried",) if every and to is None else ("open", "buried")
     settings, spool = _open(config, to)
-    chosen = _chosen(spool, ids, to, every, states)
+    chosen = _chosen(spool, ids, to, states)
     _change(settings, "retry", chosen, as_json)
     if states == ("buried",) and not ids:
         _tell_waiting(spool, "--to DESTINATION takes these, too")
@@ -214,9 +215,10 @@ def discard(
     """Drop deliveries for good: with --to, what is buried there. Asks first. It is recorded who did it."""
     if waiting and (to is None or every):
         wrong("--waiting goes with --to DESTINATION, and without --all")
+    _must_choose(ids, to, every=every)
     states = ("open",) if waiting else ("open", "buried") if every and to is not None else ("buried",)
     settings, spool = _open(config, to)
-    chosen = _chosen(spool, ids, to, every, states)
+    chosen = _chosen(spool, ids, to, states)
     if any(row is not None for row in chosen.values()):
         confirm("drop for good", list(_summary(chosen.values())), yes=yes, as_json=as_json)
     _change(settings, "discard", chosen, as_json)
@@ -267,16 +269,19 @@ def _order(config: Path | None, told: str, as_json: bool, do: str, **about: str)
     print(json.dumps(answer) if as_json else told)
 
 
-def _chosen(
-    spool: Spool, ids: list[int] | None, to: str | None, every: bool, states: tuple[str, ...]
-) -> dict[int, dict[str, Any] | None]:
-    """The deliveries that the options name, by number; None for a number that is none."""
+def _must_choose(ids: list[int] | None, to: str | None, *, every: bool) -> None:
     if ids and (to is not None or every):
         wrong("name deliveries by number, or by --to and --all, not both")
+    if not ids and not every and to is None:
+        wrong("name deliveries, or --to DESTINATION, or --all")
+
+
+def _chosen(
+    spool: Spool, ids: list[int] | None, to: str | None, states: tuple[str, ...]
+) -> dict[int, dict[str, Any] | None]:
+    """The deliveries that the options name, by number; None for a number that is none."""
     if ids:
         return {number: _delivery(spool, number) for number in ids}
-    if not every and to is None:
-        wrong("name deliveries, or --to DESTINATION, or --all")
     return {row["id"]: row for row in _deliveries(spool, to, states)}
 
 

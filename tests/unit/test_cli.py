@@ -160,7 +160,11 @@ def test_classify_files_and_folders_with_rules(site: Path) -> None:
 def test_classify_resumes_a_csv(site: Path, tmp_path: Path) -> None:
     first = run("classify", site / "images" / "a.dcm", "--model", site / "model", "--csv", tmp_path / "out.csv")
     assert first.returncode == 0, first.stderr
-    run("classify", site / "images", "--model", site / "model", "--csv", tmp_path / "out.csv", "--body-part")
+    words = ("classify", site / "images", "--model", site / "model", "--csv", tmp_path / "out.csv")
+    refused = run(*words, "--body-part")
+    assert (refused.returncode, "--body-part was False, now True" in refused.stderr) == (2, True)
+    assert run(*words).returncode == 1  # c.txt is no image
+    assert run(*words).returncode == 1  # and that is said again
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert sum("a.dcm" in line for line in lines) == 1
     assert sum("b.png" in line for line in lines) == 1
