@@ -123,6 +123,7 @@ def test_stopped_it_is_killed_once_a_few_signs_of_life_are_missing(impatient: In
     before = impatient.info()["pid"]
     os.kill(before, signal.SIGSTOP)
     wait_for(lambda: not _runs(before))
+    wait_for(lambda: impatient.info()["pid"] != before, 60)  # until then it counts as ready
 
 
 def test_with_a_question_that_is_too_old_it_is_killed_though_it_gives_signs_of_life(
