@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import router.model.engines  # noqa: F401 - first of all, so that no test's `import openvino` reports to its maker
 from tests import postgres
 
 ROOT = Path(__file__).resolve().parent.parent
