@@ -27,8 +27,9 @@ MOST_TILES = 65_535
 class Stream:
     """Size, components and bits of a sample that a codestream announces; `levels` of lower resolution in it.
 
-    `tiles` is how many parts JPEG 2000 codes by themselves. `process` is the JPEG frame marker (T.81 table B.1), 0 elsewhere. `colour` is True or False where the
-    codestream says whether its components are luminance and chrominance, None where it is silent.
+    `tiles` is how many parts JPEG 2000 codes by themselves. `process` is the JPEG frame marker (T.81 table B.1),
+    0 elsewhere. `colour` is True or False where the codestream says whether its components are luminance and
+    chrominance, None where it is silent.
     """
 
     rows: int

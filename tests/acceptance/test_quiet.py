@@ -63,7 +63,8 @@ def config(tmp_path: Path) -> Path:
     path.write_text(
         f"node: {{address: 127.0.0.1, port: {free_port()}}}\nweb: {{address: 127.0.0.1, port: {free_port()}}}\n"
         "spool: {path: spool}\nmodel: {device: cpu, workers: 1}\n"
-        f"destinations:\n  a: {{ae_title: A, host: 127.0.0.1, port: {free_port()}}}\nrules: []\notherwise: {{send: a}}\n"
+        f"destinations:\n  a: {{ae_title: A, host: 127.0.0.1, port: {free_port()}}}\nrules: []\n"
+        "otherwise: {send: a}\n"
     )
     return path
 
@@ -105,8 +106,11 @@ def test_a_node_speaks_to_nobody_but_its_destinations(config: Path, tmp_path: Pa
 def test_a_library_that_reports_itself_is_seen(tmp_path: Path) -> None:
     """The trace sees what it must: a look-up and a connection."""
     calls, home = tmp_path / "calls", tmp_path / "home"
-    program = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.sendto(b'x', ('192.0.2.1', 443))\n"
-    program += "s.sendto(b'x', ('127.0.0.1', 53))"
+    program = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.sendto(b'x', ('192.0.2.1', 443)); s.sendto(b'x', ('127.0.0.1', 53))\n"
+    )
     strace = shutil.which("strace") or "strace"
     subprocess.run(
         [strace, "-f", "--seccomp-bpf", "-qq", "-o", str(calls), "-e", f"trace={CALLS}", sys.executable, "-c", program],
