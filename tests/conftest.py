@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import router.model.engines  # noqa: F401 - first of all, so that no test's `import openvino` reports to its maker
 from tests import postgres
 
 for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before any of them is loaded; nodes inherit it

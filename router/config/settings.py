@@ -102,7 +102,8 @@ class ModelSettings:
     threads: int = 0
     """Threads of the CPU engine; 0: half as many as cores that this process may use."""
     workers: int = 0
-    """Pixel workers; 0: as many as cores that this process may use, at most 4."""
+    """Pixel workers; 0: as many as cores that this process may use, at most 4. Slow images and native copies have half
+    as many each beside them, started on demand."""
     pixel_timeout: float = 20.0
     pixel_memory: int = 2 * GB
 

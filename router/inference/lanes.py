@@ -3,10 +3,10 @@
 Three lanes. Each look begins in the first; native copies have their own. What a worker finds too expensive before it
 decodes, what is not done within the lane's patience, and what its worker died of goes on in the slow lane, which has
 few workers, a low priority, and the whole time limit. Within a lane callers take turns (`fair`). A caller with
-something in the slow lane leaves one worker of the first lane to the others.
+something in the slow lane always leaves a place of the first lane and a worker that is warm to the others.
 
-A worker is a thread with a process. There are as many as may be at work at once; processes that are needed only by
-the second and third lane are started on demand.
+A worker is a thread with a process. There are as many as may be at work at once, and one more; processes beyond those
+of the first lane are started on demand, since a start takes half a second of a processor.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A thread with its worker; `jobs` is what it is given."""
+    """A thread with its worker; `jobs` is what it is given. None: be warm, for what comes."""
 
     worker: Worker
-    jobs: queue.SimpleQueue[Job] = field(default_factory=queue.SimpleQueue)
+    jobs: queue.SimpleQueue[Job | None] = field(default_factory=queue.SimpleQueue)
 
 
 class Lanes:
@@ -109,8 +109,9 @@ class Lanes:
         self._running: set[Job] = set()
         self._slow_callers: Counter[Calling] = Counter()
         self._died_last = False
-        self._slots = [Slot(make()) for _ in range(sum(self._most.values()))]
+        self._slots = [Slot(make()) for _ in range(sum(self._most.values()) + 1)]
         self._idle = list(self._slots)
+        self._warming = 0
 
     def start(self) -> None:
         """Start the processes of the first lane. Raises OSError, WorkerDiedError or TimeoutError."""
@@ -134,7 +135,7 @@ class Lanes:
     # -- what is next ----------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Give work to idle slots. The lock is held."""
+        """Give work to idle slots, and see that enough are warm. The lock is held."""
         for lane in Lane:
             while self._idle and (job := self._next(lane)) is not None:
                 slot = min(self._idle, key=lambda one: _unfit(one.worker, lane))
@@ -142,6 +143,16 @@ class Lanes:
                 job.began = time.monotonic()
                 self._running.add(job)
                 slot.jobs.put(job)
+        wanted = self._most[Lane.LOOK] + bool(self._slow_callers)
+        looking = sum(job.lane is Lane.LOOK for job in self._running)
+        cold = [slot for slot in self._idle if not slot.worker.is_warm]
+        for slot in cold[: max(0, wanted - looking - self._warm_idle() - self._warming)]:
+            self._idle.remove(slot)
+            self._warming += 1
+            slot.jobs.put(None)
+
+    def _warm_idle(self) -> int:
+        return sum(slot.worker.is_warm for slot in self._idle)
 
     def _next(self, lane: Lane) -> Job | None:
         running = [job for job in self._running if job.lane is lane]
@@ -150,7 +161,7 @@ class Lanes:
         if lane is Lane.SLOW:
             return self._next_slow(running)
         held_by_slow = sum(self._is_slow(job) for job in running)
-        is_full = lane is Lane.LOOK and held_by_slow >= max(1, self._most[lane] - 1)
+        is_full = lane is Lane.LOOK and (held_by_slow >= max(1, self._most[lane] - 1) or self._warm_idle() < 2)
         return self._waiting[lane].take(lambda job: not (is_full and self._is_slow(job)))
 
     def _next_slow(self, running: list[Job]) -> Job | None:
@@ -186,6 +197,9 @@ class Lanes:
     def _serve(self, slot: Slot) -> None:
         while True:
             job = slot.jobs.get()
+            if job is None:
+                self._warm(slot)
+                continue
             try:
                 found = self._work(slot.worker, job)
             except (OSError, WorkerDiedError, TimeoutError) as error:  # a worker that does not even start
@@ -204,8 +218,6 @@ class Lanes:
             worker.start()
             worker.lower()
         else:
-            if worker.is_lowered:
-                worker.stop()
             worker.start()
         try:
             return self._ask(worker, job)
@@ -287,17 +299,21 @@ class Lanes:
                 if not self._slow_callers[job.caller]:
                     del self._slow_callers[job.caller]
 
-    def _settle(self, slot: Slot) -> None:
-        """Idle again. As many as the first lane has are kept warm, at their full priority; others end."""
-        with self._lock:
-            warm = sum(one.worker.is_warm for one in self._idle) + sum(job.lane is Lane.LOOK for job in self._running)
-        if slot.worker.is_lowered or (slot.worker.is_warm and warm >= self._most[Lane.LOOK]):
+    def _warm(self, slot: Slot) -> None:
+        try:
+            slot.worker.start()
+        except (OSError, WorkerDiedError, TimeoutError):  # whoever needs it will say so
             slot.worker.stop()
-        if not slot.worker.is_warm and warm < self._most[Lane.LOOK]:
-            try:
-                slot.worker.start()
-            except (OSError, WorkerDiedError, TimeoutError):  # whoever needs it will say so
-                slot.worker.stop()
+            time.sleep(START_AGAIN)
+        with self._lock:
+            self._warming -= 1
+            self._idle.append(slot)
+            self._dispatch()
+
+    def _settle(self, slot: Slot) -> None:
+        """Idle again. A low priority cannot be taken back: such a process ends."""
+        if slot.worker.is_lowered:
+            slot.worker.stop()
         with self._lock:
             self._idle.append(slot)
             self._dispatch()
@@ -307,7 +323,7 @@ def _unfit(worker: Worker, lane: Lane) -> int:
     """Which idle worker to take first: one that needs no start, but for slow work, which can wait for one."""
     if lane is Lane.SLOW:
         return int(worker.is_warm)
-    return 2 * worker.is_lowered + (not worker.is_warm)
+    return int(not worker.is_warm)
 
 
 def _undecodable(reason: str) -> Answer:

@@ -57,10 +57,9 @@ class PixelWorker:
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Ask the process that `start` started; the answer is `answer`'s."""
-        process = self._running()
-        assert process.stdin is not None
+        stream: Any = self._running().stdin
         try:
-            send(process.stdin, dict(request))
+            send(stream, dict(request))
         except OSError:
             raise WorkerDiedError from None
 

@@ -58,10 +58,11 @@ def _problem(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
             return f"{name} holds numbers that are not finite"
         if name.endswith("running_var") and bool((tensor < 0).any()):
             return f"{name} holds a variance below 0"
-    return _novelty_problem(*(tuple(found[name].shape) for name in FREE), width=wanted[FREE[0]].shape[1])
+    return _novelty_problem([tuple(found[name].shape) for name in FREE], width=wanted[FREE[0]].shape[1])
 
 
-def _novelty_problem(project: tuple[int, ...], offset: tuple[int, ...], centres: tuple[int, ...], width: int) -> str:
+def _novelty_problem(shapes: list[tuple[int, ...]], width: int) -> str:
+    project, offset, centres = shapes
     dimensions = offset[0] if len(offset) == 1 else 0
     fits = project == (dimensions, width) and len(centres) == 2 and centres[1] == dimensions
     if not fits or not 0 < dimensions <= MOST_ROWS or not 0 < centres[0] <= MOST_ROWS:

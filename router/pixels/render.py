@@ -37,9 +37,7 @@ def render(
     return picture, replace(seen, render_ms=(time.perf_counter() - start) * 1000)
 
 
-def _render(
-    path: Path, size: int, tags: frozenset[int], patience: float
-) -> tuple[NDArray[np.uint8] | None, Seen]:
+def _render(path: Path, size: int, tags: frozenset[int], patience: float) -> tuple[NDArray[np.uint8] | None, Seen]:
     try:
         data_set = open_data_set(path, max(tags | {PIXEL_DATA}))
     except UnparseableError as problem:

@@ -39,7 +39,8 @@ def decoder_name(syntax: str) -> str:
 def first_frame(data_set: DataSet, form: Layout, reduce: int = 0, patience: float = math.inf) -> Frame:
     """The first frame, (rows, columns) or (rows, columns, 3); by 2**reduce smaller where the codec can do so.
 
-    Raises ExpensiveError where that surely takes more than `patience` seconds, and UndecodableError; what else a decoder may raise is the caller's to catch.
+    Raises ExpensiveError where that surely takes more than `patience` seconds, and UndecodableError; what else a
+    decoder may raise is the caller's to catch.
     """
     decoder_name(data_set.syntax)
     codestream.check(form.rows, form.columns, form.samples, form.allocated)

@@ -162,9 +162,7 @@ class Spool:
         `taken` says how many each has under way already, of at most `most`.
         """
         token = self._token()
-        rows, self._after = self._run(
-            lambda c: transactions.claim_instances(c, limit, token, taken, most, self._after)
-        )
+        rows, self._after = self._run(lambda c: transactions.claim_instances(c, limit, token, taken, most, self._after))
         self._hold(schema.instance, (row.id for row in rows), token)
         return [
             Claim(instance_of(row), self._blobs.path(row.id), token, row.tries - 1, row.decided_at is not None)

@@ -25,7 +25,6 @@ COPIES_BEFORE = (
 )
 
 
-
 def _claim_instances(which: sa.ColumnElement[bool], *order: sa.ColumnElement[Any]) -> ReturningUpdate[Any]:
     due = (
         sa.select(instance.c.id)
@@ -68,7 +67,7 @@ _CALLERS = f"""
              ORDER BY instance.peer, instance.calling_ae LIMIT 1))
     )
     SELECT peer, calling_ae FROM callers LIMIT :most OFFSET 1
-"""
+"""  # noqa: S608 - made of constants
 CALLERS = {
     "sqlite": sa.text(_CALLERS.format(index="INDEXED BY instance_fresh")),
     "postgresql": sa.text(_CALLERS.format(index="")),

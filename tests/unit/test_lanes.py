@@ -24,6 +24,8 @@ class Stage:
 
     def __init__(self) -> None:
         self.let_go = threading.Event()
+        self.can_start = threading.Event()
+        self.can_start.set()
         self.begun: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
         self.slowed: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -52,6 +54,8 @@ class FakeWorker:
         self.is_warm = self.is_lowered = False
 
     def start(self) -> None:
+        if not self.is_warm:
+            self._stage.can_start.wait(SOON)
         self.is_warm = True
 
     def ask(self, request: Request) -> None:
@@ -95,6 +99,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     stage = Stage()
     yield stage
     stage.let_go.set()
+    stage.can_start.set()
 
 
 def look(name: str, calling_ae: str = "A", does: str = "answer", peer: str = "10.0.0.1") -> Request:
@@ -115,6 +120,26 @@ def test_a_hundred_hostile_images_of_one_caller_hold_up_no_other(stage: Stage, w
     for number in range(20):
         asked.put(look(f"other {number}", "OTHER"))
         assert stage.answered() == f"other {number}"
+
+
+def test_a_warm_worker_is_left_to_others(stage: Stage) -> None:
+    """A start takes half a second of a processor: whose images kill workers waits for it, and no other does."""
+    asked = stage.lanes(2)
+    stage.can_start.clear()
+    for number in range(10):
+        asked.put(look(f"hostile {number}", "HOSTILE", "wait"))
+    for _ in range(2):
+        stage.slowed.get(timeout=SOON)
+    stage.can_start.set()
+    asked.put(look("quick", "HOSTILE"))
+    for number in range(4):  # until as many are warm again as there can be
+        asked.put(look(f"other {number}", "OTHER"))
+        assert stage.answered() == f"other {number}"
+    stage.slowed.get(timeout=SOON)
+    stage.can_start.clear()
+    for number in range(4):
+        asked.put(look(f"another {number}", "OTHER"))
+        assert stage.answered() == f"another {number}"
 
 
 def test_callers_take_turns(stage: Stage) -> None:

@@ -5,10 +5,15 @@ A `Run` takes pictures (n, size, size) uint8 and gives logits (n, 5) and novelty
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+
+# `import openvino` would report itself to its maker, with an identity of this machine, through this module; without it,
+# it takes a stand-in of its own that does nothing. No engine is imported before this line.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
