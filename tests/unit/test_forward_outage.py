@@ -256,7 +256,7 @@ def test_an_open_circuit_lets_the_association_go(tmp_path: Path, monkeypatch: py
         assert all(row["token"] == 0 for row in rows)
 
 
-POISON = b"image and garbage"
+POISON = b"image and garbage!"
 POISONED_PEER = aborting_on(lambda got: got.data == POISON)
 POISONED = BY_INSTANCES + "the association ended"
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from structlog.testing import capture_logs
 from xxhash import xxh3_128_hexdigest
 
 from router.flow import Caller, Instance
@@ -64,6 +66,7 @@ class FakeSpool:
     error: Exception = field(default_factory=lambda: SpoolError("full"))
     full: bool = False
     made_room: int = 0
+    events: list[dict[str, Any]] = field(default_factory=list)
 
     def begin(self, header: bytes) -> Blob:
         if self.failing == "begin":
@@ -80,6 +83,9 @@ class FakeSpool:
         assert blob.path.exists()
         self.rows.append(new)
         return Accepted(new.id, merged=False)
+
+    def event(self, kind: str, **detail: Any) -> None:
+        self.events.append({"kind": kind, **detail})
 
     def room(self) -> bool:
         return not self.full
@@ -226,7 +232,28 @@ def test_a_broken_transfer_leaves_nothing_behind(
 def test_a_full_spool_refuses_new_associations_for_now(spool: FakeSpool) -> None:
     spool.full = True
     with receiving(spool) as port, RawPeer(port) as peer:
-        assert peer.send(request()).answers() == ["RJ 2/3/2", "CLOSED"]
+        for other in (peer, RawPeer(port), RawPeer(port)):
+            assert other.send(request()).answers() == ["RJ 2/3/2", "CLOSED"]
+            other.sock.close()
+    (event,) = spool.events  # the same from one address is recorded once
+    assert (event["kind"], event["peer"], event["calling_ae"]) == ("refused", "127.0.0.1", "RAW")
+    assert "no room" in event["why"]
+
+
+def test_what_is_not_stored_has_its_reason_in_the_log(spool: FakeSpool) -> None:
+    store = p_data(pdv(3, 3, command(1, data=True, sop_class=DX, instance=INSTANCE)))
+    another = p_data(pdv(3, 3, command(1, data=True, sop_class=DX, instance="1.2.3")))
+    no_uid = p_data(pdv(3, 3, command(1, data=True, sop_class=DX, instance="../1")))
+    with capture_logs() as logs, receiving(spool) as port, RawPeer(port) as peer:
+        peer.associate()
+        for one, data in ((store, b"\x08\0"), (another, DATA_SET), (no_uid, DATA_SET)):
+            peer.send(one, data_set(data)).answer()
+    told = [(line["status"], line["reason"]) for line in logs if line["event"] == "not stored"]
+    assert told == [
+        ("c000", "the data set ends before its SOP Instance UID"),
+        ("a900", "its SOP UIDs are not those of the command"),
+        ("a900", "the command's SOP Class or Instance UID is no UID"),
+    ]
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG, DEFLATED, J2K_LOSSLESS])
