@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from router.cli import (
+    backup,
     benchmark,
     check,
     classify,
@@ -41,6 +42,8 @@ for name, module in (
     ("evaluate", evaluate),
 ):  # fmt: skip
     app.command(name)(module.command)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("reload")(control.reload)
 app.command("wipe")(control.wipe)
 app.add_typer(queue.app, name="queue")

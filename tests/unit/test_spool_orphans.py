@@ -24,7 +24,6 @@ from router.spool.orphans import SET_ASIDE, UnverifiedError, read_back
 from router.spool.schema import GONE, NEW
 from tests.unit.spooling import (
     CALLERS,
-    HEADER,
     SOP_CLASS,
     accept,
     decide,
@@ -33,6 +32,7 @@ from tests.unit.spooling import (
     received,
     sealed,
     settings_of,
+    stored,
 )
 
 ODD = Caller('\\"\u0000\ufffd' * 4, "\ufffd" * 16, "2001:db8:ffff:ffff:ffff:ffff:255.255.255.255")
@@ -70,9 +70,7 @@ def test_what_an_older_database_does_not_know_is_owed_again(settings: SpoolSetti
     spool.close()
     shutil.copy(settings.path / "node.db", settings.path.parent / "backup.db")
     spool = open_spool(settings)
-    came = [received(spool, f"1.2.{number}", caller) for number, caller in enumerate((*CALLERS, ODD))]
-    for one in came:
-        assert one.id == spool.accept(_blob(spool, one.id), one).instance_id
+    came = [stored(spool, f"1.2.{number}", caller) for number, caller in enumerate((*CALLERS, ODD))]
     spool.close()
     before = files(settings.path)
     shutil.copy(settings.path.parent / "backup.db", settings.path / "node.db")
@@ -86,14 +84,6 @@ def test_what_an_older_database_does_not_know_is_owed_again(settings: SpoolSetti
         assert sorted(event["instance_id"] for event in events) == sorted(one.id for one in came)
     finally:
         spool.close()
-
-
-def _blob(spool: Spool, blob_id: str):  # type: ignore[no-untyped-def]
-    """A blob that is sealed already, for `accept`."""
-    blob = spool.begin(HEADER)
-    blob.discard()
-    blob.id, blob.path = blob_id, spool.blob(blob_id)
-    return blob
 
 
 def test_the_blob_of_a_row_that_needs_it_no_more_goes(spool: Spool, settings: SpoolSettings) -> None:
@@ -119,8 +109,7 @@ def test_many_blobs_are_taken_in(spool: Spool, monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_a_damaged_database_still_owes_stays_owed(spool: Spool, settings: SpoolSettings) -> None:
     """The row of an instance is lost, its delivery is not: both belong together again, and it is owed once."""
-    one = received(spool)
-    spool.accept(_blob(spool, one.id), one)
+    one = stored(spool)
     decide(spool, "ai")
     spool.close()
     with closing(sqlite3.connect(settings.path / "node.db")) as database, database:

@@ -1,0 +1,211 @@
+"""A backup of a node that runs, and a spool from a backup. The work is here; what is shown is the command line's.
+
+Order is what makes it whole. Blobs come first, then the database as it is at one moment, then the blobs that came
+meanwhile: so each row finds its blob. A blob without a row is taken in again at the node's next start. What was
+delivered and removed between the two is noted as delivered in the copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from router.config.settings import Settings, SpoolSettings
+from router.spool import SpoolError, copying, engine, read_spool
+from router.spool.blobs import make_folder, sync_folder
+
+ABOUT, CONFIGURATION = "backup.json", "routing.yaml"
+"""What says that a backup is whole, written last; and the configuration at its time."""
+FORMAT = 1
+BESIDE = frozenset(("lost+found",))
+"""What may lie in a folder that counts as empty."""
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+
+Tell = Callable[[str], None]
+"""Is told of each file and each step, so that a person sees that it goes on."""
+
+
+class BackupError(Exception):
+    """The backup cannot be made or used; one line with the fix."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BackedUp:
+    """What a backup holds. `missing`: instances with open work whose blob was not there."""
+
+    target: str
+    database: str
+    blobs: int
+    copied: int
+    undecided: int
+    owed: int
+    buried: int
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a spool holds after a restore. `missing` and `damaged` name instances with open work."""
+
+    spool: str
+    blobs: int
+    undecided: int
+    owed: int
+    buried: int
+    without_row: int
+    missing: tuple[str, ...]
+    damaged: tuple[str, ...]
+
+
+def back_up(settings: Settings, target: Path, tell: Tell, *, always_copy: bool = False) -> BackedUp:
+    """Copy a spool, also under load. Raises BackupError, SpoolError, OSError: then there is no whole backup."""
+    spool = settings.spool
+    if spool.path.resolve() in (target.resolve(), *target.resolve().parents):
+        raise BackupError(f"{target} lies in the spool itself; name a folder elsewhere, best on another disk")
+    _must_be_empty(target, "name a new folder for the backup")
+    looking = read_spool(spool)  # says what is wrong where there is no spool
+    looking.close()
+    make_folder(target)
+    os.chmod(target, 0o700)
+    copying.prepare_blobs(target)
+    done: set[str] = set()
+    copied = _copy_blobs(spool.path, target, done, tell, always_copy=always_copy)
+    database = target / engine.DATABASE
+    kind = _kind(spool)
+    if kind == SQLITE:
+        tell("database")
+        copying.copy_database(spool.path, database)
+    copied += _copy_blobs(spool.path, target, done, tell, always_copy=always_copy)
+    copying.sync_blobs(target)
+    copying.copy_rest(spool.path, target)
+    copying.copy_file(settings.file, target / CONFIGURATION)
+    missing, counts = _settle(spool, database if kind == SQLITE else None, target)
+    result = BackedUp(str(target), kind, len(done), copied, *counts, missing=tuple(missing))
+    _write_about(target, result)
+    return result
+
+
+def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
+    """Make a spool from a backup, and check it. Raises BackupError, SpoolError, OSError."""
+    about = _read_about(source)
+    kind = _kind(spool)
+    if about["database"] != kind:
+        raise BackupError(f"{source} is of a spool on {about['database']}; set spool.database to that")
+    _must_be_empty(spool.path, "a backup is never put over a spool: move that one away first")
+    database = source / engine.DATABASE
+    if kind == SQLITE:
+        tell("database")
+        copying.check_database(database)
+        rows = copying.engine_of(database)
+    else:
+        rows = copying.engine_for(spool)
+    work, known, counts = copying.open_work(rows), copying.known_ids(rows), copying.counts(rows)
+    rows.dispose()
+    make_folder(spool.path)
+    os.chmod(spool.path, 0o700)
+    lock, _ = engine.lock(spool.path, shared=False)
+    with lock:
+        copying.prepare_blobs(spool.path)
+        found, damaged = _bring_blobs(source, spool.path, work, tell)
+        copying.sync_blobs(spool.path)
+        copying.copy_rest(source, spool.path)
+        for name in (ABOUT, CONFIGURATION):
+            (spool.path / name).unlink(missing_ok=True)
+        if kind == SQLITE:  # last: without it no node starts on half of a spool
+            part = spool.path / (engine.DATABASE + ".part")
+            copying.copy_file(database, part)
+            part.rename(spool.path / engine.DATABASE)
+        sync_folder(spool.path)
+    missing = tuple(sorted(set(work) - found))
+    return Restored(str(spool.path), len(found), *counts, len(found - known), missing, tuple(sorted(damaged)))
+
+
+def _copy_blobs(spool: Path, target: Path, done: set[str], tell: Tell, *, always_copy: bool) -> int:
+    """Those that are not there yet; how many of them were copied and not linked."""
+    copied = 0
+    for path in copying.blobs_in(spool):
+        if path.stem in done:
+            continue
+        try:
+            copied += copying.link_or_copy(path, target / path.relative_to(spool), always_copy=always_copy)
+        except FileNotFoundError:  # delivered, and removed meanwhile
+            continue
+        done.add(path.stem)
+        tell(path.stem)
+    return copied
+
+
+def _bring_blobs(source: Path, spool: Path, work: dict[str, copying.Work], tell: Tell) -> tuple[set[str], list[str]]:
+    """The ids of the blobs that were copied, and of those that work needs and whose bytes have changed."""
+    found: set[str] = set()
+    damaged: list[str] = []
+    for path in copying.blobs_in(source):
+        need = work.get(path.stem)
+        digest = copying.copy_file(path, spool / path.relative_to(source), need.offset if need else 0)
+        if need and (digest != need.digest or path.stat().st_size != need.offset + need.size):
+            damaged.append(path.stem)
+        found.add(path.stem)
+        tell(path.stem)
+    return found, damaged
+
+
+def _settle(spool: SpoolSettings, database: Path | None, target: Path) -> tuple[list[str], tuple[int, int, int]]:
+    """Instances with open work whose blob is not in the backup, and the counts of the backup."""
+    live = copying.engine_for(spool)
+    copy = copying.engine_of(database) if database else live
+    lacking = [one for one in copying.open_work(copy) if not copying.blob_in(target, one).exists()]
+    delivered = copying.done_meanwhile(live, lacking) if lacking else set()
+    if database and delivered:
+        copy.dispose()
+        copying.note_delivered(database, delivered, time.time())
+        copy = copying.engine_of(database)
+    counts = copying.counts(copy)
+    copy.dispose()
+    live.dispose()
+    return sorted(set(lacking) - delivered), counts
+
+
+def _kind(spool: SpoolSettings) -> str:
+    return SQLITE if spool.database == "sqlite" else POSTGRESQL
+
+
+def _must_be_empty(folder: Path, fix: str) -> None:
+    if folder.exists() and (not folder.is_dir() or _others(folder.iterdir())):
+        raise BackupError(f"{folder} is there and not empty; {fix}")
+
+
+def _others(paths: Iterable[Path]) -> bool:
+    return any(path.name not in BESIDE for path in paths)
+
+
+def _write_about(target: Path, result: BackedUp) -> None:
+    about = {"format": FORMAT, "made_at": time.time(), **asdict(result)}
+    part = target / (ABOUT + ".part")
+    with os.fdopen(copying.new_file(part), "w", encoding="utf-8") as file:
+        json.dump(about, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(target / ABOUT)
+    sync_folder(target)
+
+
+def _read_about(source: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((source / ABOUT).read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise BackupError(f"{source}: format {about['format']}; a newer dicom-router made this backup")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BackupError(f"{source} is no whole backup: it has no readable {ABOUT}, which is written last") from None
+    if not isinstance(about.get("database"), str):
+        raise BackupError(f"{source / ABOUT} does not say which database it is of")
+    return dict(about)
+
+
+__all__ = ["BackedUp", "BackupError", "Restored", "SpoolError", "back_up", "restore"]

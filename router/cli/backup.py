@@ -1,0 +1,95 @@
+"""`dicom-router backup` and `restore`: a copy of a spool, also of a node that runs; and a spool from such a copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router.cli.options import Config, Json, must_be_folder
+
+SHOWN = 10
+"""Instances that are named, of those that are missing or damaged."""
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help="A new folder, best on another disk.")],
+    config: Config = Path("routing.yaml"),
+    copy: Annotated[bool, typer.Option("--copy", help="Copy blobs also where a hard link would do.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy the spool of a node, also while it runs. Exit code 1 where a blob that is still needed was not there."""
+    from router.backup import POSTGRESQL, back_up
+    from router.config import load
+
+    settings = load(config)
+    with _progress("backing up") as tell:
+        result = back_up(settings, target, tell, always_copy=copy)
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        linked = result.blobs - result.copied
+        print(f"{result.target}: {result.blobs} blobs ({result.copied} copied, {linked} linked), {_work(result)}")
+        if linked:
+            print("linked blobs share the spool's disk: copy the folder to another machine, or use --copy")
+        if result.database == POSTGRESQL:
+            print("the database is not in it: pg_dump must have been made before this backup began")
+    _tell("missing", result.missing)
+
+
+def restore(
+    backup: Annotated[Path, typer.Argument(help="The folder that `backup` made.")],
+    config: Config = Path("routing.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Make a spool from a backup, and check it: spool.path must be new or empty. Exit code 1 where a blob that is still
+    needed is missing or damaged."""
+    from router.backup import restore as bring_back
+    from router.config import load
+
+    must_be_folder("BACKUP", backup)
+    settings = load(config)
+    with _progress("restoring") as tell:
+        result = bring_back(backup, settings.spool, tell)
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        print(f"{result.spool}: {result.blobs} blobs, {_work(result)}")
+        if result.without_row:
+            print(f"{result.without_row} blobs came after the database's moment; the node takes them in when it starts")
+    _tell("missing", result.missing)
+    _tell("damaged", result.damaged)
+
+
+def _work(result: object) -> str:
+    counted = {name: getattr(result, name) for name in ("undecided", "owed", "buried")}
+    return "{undecided} instances without a decision, {owed} deliveries owed, {buried} buried".format(**counted)
+
+
+def _tell(what: str, instances: tuple[str, ...]) -> None:
+    """Name what is not as it must be, and end with code 1."""
+    if instances:
+        names = ", ".join(instances[:SHOWN]) + (" …" if len(instances) > SHOWN else "")
+        typer.echo(f"{len(instances)} blobs that are still needed are {what}: {names}", err=True)
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(words: str) -> Iterator[Callable[[str], None]]:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(words, total=None)
+
+        def tell(step: str) -> None:
+            progress.update(task, description=f"{words}: {'database' if step == 'database' else 'blobs'}")
+            progress.advance(task)
+
+        yield tell

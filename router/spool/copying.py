@@ -1,0 +1,203 @@
+"""A second copy of a spool's database and blobs: what `backup` and `restore` ask of the spool.
+
+The database is copied in one step of SQLite's online backup. A reader of its log sees one moment, whatever is written
+meanwhile; in several steps the copy would begin again at each commit of the node, and never end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from xxhash import xxh3_128
+
+from router.config.settings import SpoolSettings
+from router.spool import queries, schema
+from router.spool.blobs import WHOLE, BlobStore, sync_folder
+from router.spool.engine import DATABASE, LOCK, reading
+from router.spool.errors import SpoolError
+from router.spool.room import BALLAST
+
+BLOBS = "blobs"
+OWN = frozenset((DATABASE, DATABASE + "-wal", DATABASE + "-shm", LOCK, BLOBS, BALLAST, "control"))
+"""What of a spool's folder is copied in its own way, or belongs to a running node."""
+DAMAGED = "see 'A damaged database' in docs/operations.md"
+DELIVERED = "delivered while the backup was made"
+PIECE = 1 << 20
+"""Bytes that are copied at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An instance that still needs its blob."""
+
+    instance_id: str
+    offset: int
+    size: int
+    digest: str
+
+
+def copy_database(spool: Path, target: Path) -> None:
+    """Copy SQLite's database as it is at one moment, and check the copy. Raises SpoolError."""
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{quote(str(spool / DATABASE))}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            source.backup(copy, pages=-1)
+    except sqlite3.Error as error:
+        raise SpoolError(f"the spool's database cannot be copied ({error}); {DAMAGED}") from None
+    os.chmod(target, 0o600)
+    check_database(target)
+    _sync_file(target)
+
+
+def check_database(path: Path) -> None:
+    """Raises SpoolError where SQLite finds a fault in a database that nobody writes to."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True)) as database:
+            found = str(database.execute("PRAGMA integrity_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        found = str(error)
+    if found != "ok":
+        raise SpoolError(f"{path}: the database is damaged ({found.splitlines()[0][:200]}); {DAMAGED}")
+
+
+def engine_of(path: Path) -> sa.Engine:
+    """An engine that reads a database that nobody writes to."""
+    uri = f"file:{quote(str(path))}?immutable=1"
+    return sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False))
+
+
+def engine_for(settings: SpoolSettings) -> sa.Engine:
+    return reading(settings.path, settings.database)
+
+
+def open_work(engine: sa.Engine) -> dict[str, Work]:
+    """Instances without a decision, or with open or buried deliveries, by id."""
+    instance = schema.instance.c
+    query = sa.select(instance.id, instance.offset, instance.size, instance.digest)
+    with engine.connect() as connection:
+        rows = connection.execute(query.where(instance.state.in_((schema.NEW, schema.DECIDED))))
+        return {row.id: Work(row.id, row.offset, row.size, row.digest) for row in rows}
+
+
+def known_ids(engine: sa.Engine) -> set[str]:
+    """Every instance that has a row."""
+    with engine.connect() as connection:
+        return set(connection.execute(sa.select(schema.instance.c.id)).scalars())
+
+
+def counts(engine: sa.Engine) -> tuple[int, int, int]:
+    """Instances without a decision, open deliveries, buried deliveries."""
+    with engine.connect() as connection:
+        found = queries.counts(connection)
+    return found.undecided, sum(found.open.values()), sum(found.buried.values())
+
+
+def done_meanwhile(engine: sa.Engine, ids: list[str]) -> set[str]:
+    """Those of some instances that are delivered by now, or forgotten."""
+    done: set[str] = set()
+    with engine.connect() as connection:
+        for part in schema.parts(sorted(ids)):
+            states = queries.states(connection, part)
+            done |= {one for one in part if states.get(one) in (None, schema.FINISHED, schema.GONE)}
+    return done
+
+
+def note_delivered(database: Path, ids: set[str], now: float) -> None:
+    """In a copy: these instances were delivered after its moment, and their blobs are gone."""
+    with closing(sqlite3.connect(database)) as copy, copy:
+        for one in sorted(ids):
+            copy.execute(
+                "UPDATE delivery SET state='done', token=0, ready_at=0, closed_at=?, reason=? "
+                "WHERE instance_id=? AND state IN ('open', 'buried')", (now, DELIVERED, one),
+            )  # fmt: skip
+            copy.execute("UPDATE instance SET state='gone', token=0, ready_at=0, finished_at=? WHERE id=?", (now, one))
+    with closing(sqlite3.connect(database)) as copy:  # whole in one file
+        copy.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    _sync_file(database)
+
+
+def blobs_in(folder: Path) -> Iterator[Path]:
+    """The whole blobs of a spool or of a backup."""
+    store = BlobStore(folder / BLOBS)
+    return (path for path in store.files() if path.suffix == WHOLE) if store.root.is_dir() else iter(())
+
+
+def blob_in(folder: Path, instance_id: str) -> Path:
+    return BlobStore(folder / BLOBS).path(instance_id)
+
+
+def prepare_blobs(folder: Path) -> None:
+    BlobStore(folder / BLOBS).prepare()
+
+
+def sync_blobs(folder: Path) -> None:
+    """Make the names of all blobs durable."""
+    for name in sorted({path.parent for path in blobs_in(folder)}):
+        sync_folder(name)
+
+
+def link_or_copy(source: Path, target: Path, *, always_copy: bool) -> bool:
+    """A second name for a file, or where there can be none a synced copy; whether it was copied. Raises OSError."""
+    if not always_copy:
+        try:
+            os.link(source, target, follow_symlinks=False)
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+    copy_file(source, target)
+    return True
+
+
+def copy_file(source: Path, target: Path, skip: int = 0) -> str:
+    """Copy and sync a file; the XXH3-128 of what comes after `skip` bytes. Raises OSError."""
+    digest = xxh3_128()
+    with source.open("rb") as file, os.fdopen(new_file(target), "wb") as copy:
+        copy.write(file.read(skip))
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            copy.write(piece)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return digest.hexdigest()
+
+
+def copy_rest(source: Path, target: Path) -> None:
+    """Everything else of a spool's folder: models and which one serves, keys, what is set aside."""
+    for entry in sorted(source.iterdir()):
+        if entry.name in OWN or entry.is_symlink():
+            continue
+        if entry.is_dir():
+            shutil.copytree(entry, target / entry.name, symlinks=True, copy_function=_copied)
+        elif entry.is_file():
+            copy_file(entry, target / entry.name)
+    below = (path for path in target.rglob("*") if path.is_dir() and path.relative_to(target).parts[0] != BLOBS)
+    for folder in (target, *below):
+        sync_folder(folder)
+
+
+def _copied(source: str, target: str) -> Any:
+    copy_file(Path(source), Path(target))
+    return target
+
+
+def new_file(path: Path) -> int:
+    """The descriptor of a private file that was not there before. Raises OSError."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
