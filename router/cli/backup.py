@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import Config, Json, must_be_folder
+from router.cli.options import Config, Json, must_be_folder, settings_of
 
 SHOWN = 10
 """Instances that are named, of those that are missing or damaged."""
@@ -19,15 +19,14 @@ SHOWN = 10
 
 def backup(
     target: Annotated[Path, typer.Argument(help="A new folder, best on another disk.")],
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy blobs also where a hard link would do.")] = False,
     as_json: Json = False,
 ) -> None:
     """Copy the spool of a node, also while it runs. Exit code 1 where a blob that is still needed was not there."""
     from router.backup import POSTGRESQL, back_up
-    from router.config import load
 
-    settings = load(config)
+    settings = settings_of(config)
     with _progress("backing up") as tell:
         result = back_up(settings, target, tell, always_copy=copy)
     if as_json:
@@ -44,16 +43,15 @@ def backup(
 
 def restore(
     backup: Annotated[Path, typer.Argument(help="The folder that `backup` made.")],
-    config: Config = Path("routing.yaml"),
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Make a spool from a backup, and check it: spool.path must be new or empty. Exit code 1 where a blob that is still
     needed is missing or damaged."""
     from router.backup import restore as bring_back
-    from router.config import load
 
     must_be_folder("BACKUP", backup)
-    settings = load(config)
+    settings = settings_of(config)
     with _progress("restoring") as tell:
         result = bring_back(backup, settings.spool, tell)
     if as_json:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import xxhash
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
 from router.encoding import EXPLICIT, IMPLICIT, LONG_VRS
 from router.pixels.decoders import Frame
@@ -47,6 +48,9 @@ SWAPPED = {"US": 2, "SS": 2, "OW": 2, "AT": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 
     ("FD", "OD", "UV", "SV", "OV"), 8
 )
 """Bytes of one number by VR, where byte order matters (PS3.5 §7.3)."""
+BINARY = frozenset((*SWAPPED, "OB"))
+WRAPPER, WRAPPED, WRAPPED_VR, WRAPPED_VALUE = b"DICOM_ROUTER VR ", 0x00090010, 0x00091000, 0x00091001
+"""The private block of a value whose VR cannot be said: its creator, the VR, and the value."""
 
 Place = tuple[int, ...]
 Found = tuple[Place, str, str]
@@ -151,6 +155,8 @@ def _elements(data_set: DataSet, out: BinaryIO, coding: Coding, place: Place) ->
                 yield _write(out, coding, (*place, PLANAR), "US", b"\0\0")
         elif native is not None and tag == PLANAR and native.form.samples > 1:
             yield _write(out, coding, here, "US", b"\0\0")
+        elif not coding.explicit and _must_be_wrapped(element):
+            yield from _wrapped(data_set, element, out, here)
         elif element.undefined or value_representation(element, data_set) == "SQ":
             yield from _sequence(data_set, element, out, coding, here)
         else:
@@ -228,6 +234,35 @@ def _copy(data_set: DataSet, element: Element, out: BinaryIO, coding: Coding, he
         out.write(swapped)
         digest.update(swapped)
     return here, vr if coding.explicit else "", digest.hexdigest()
+
+
+def _must_be_wrapped(element: Element) -> bool:
+    """Whether an element cannot stand in Implicit VR as it is: by its tag a sequence, and written as something else.
+
+    Readers of Implicit VR go by the tag, and stop at one that holds no items. Raises NotTranscodedError where the tag
+    says text and the VR numbers, or the other way round, or a sequence is none by its tag: it would be read wrongly.
+    """
+    if element.vr in ("", "UN") or element.length == 0 or not dictionary_has_tag(element.tag):
+        return False
+    stated = dictionary_VR(element.tag).split(" or ")
+    if stated == ["SQ"]:
+        return element.vr != "SQ"
+    if element.vr == "SQ" or (element.vr in BINARY) != (stated[0] in BINARY):
+        raise NotTranscodedError("an element has a VR that its tag does not, which Implicit VR cannot say")
+    return False
+
+
+def _wrapped(data_set: DataSet, element: Element, out: BinaryIO, here: Place) -> Iterator[Found]:
+    """Write a value as a private element of the one item of the sequence that its tag stands for."""
+    coding, item = Coding(False), (*here, 0)
+    out.write(_header(here[-1], "SQ", UNDEFINED, coding) + struct.pack("<HHL", ITEM >> 16, ITEM & 0xFFFF, UNDEFINED))
+    yield here, "", ""
+    yield item, "", ""
+    yield _write(out, coding, (*item, WRAPPED), "LO", WRAPPER)
+    yield _write(out, coding, (*item, WRAPPED_VR), "CS", element.vr.encode())
+    yield _copy(data_set, replace(element, tag=WRAPPED_VALUE), out, coding, (*item, WRAPPED_VALUE))
+    out.write(struct.pack("<HHL", ITEM_END >> 16, ITEM_END & 0xFFFF, 0))
+    out.write(struct.pack("<HHL", SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0))
 
 
 def _value(data_set: DataSet, element: Element) -> Iterator[bytes]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from router.pixels import decode
 from router.pixels import transcode as module
+from router.pixels.decoders import JPEG_LOSSLESS_SV1, RLE
 from router.pixels.elements import EXPLICIT, IMPLICIT
 from router.pixels.transcode import transcode
 from router.pixels.wrap import ENCODERS, wrap_image
@@ -97,6 +100,95 @@ def test_what_cannot_be_had_losslessly_is_refused_without_received_text(tmp_path
         transcode(source, tmp_path / "b.dcm", IMPLICIT)
     assert "PHANTOM" not in str(caught.value)
     assert not (tmp_path / "b.dcm").exists()
+
+
+def with_vr(path: Path, tag: int, vr: bytes, value: bytes) -> Path:
+    """An element in explicit VR, with a VR that its tag may not have, in front of the Study Instance UID."""
+    content = path.read_bytes()
+    at = content.index(b"\x20\x00\x0d\x00UI")
+    header = struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value))
+    path.write_bytes(content[:at] + header + value + content[at:])
+    return path
+
+
+def test_text_whose_tag_is_a_sequence_is_wrapped_in_implicit_vr(tmp_path: Path) -> None:
+    source = with_vr(wrap_image(GREY, tmp_path / "a.dcm"), 0x00120064, b"LO", b"Some Anonymizer ")
+    transcode(source, tmp_path / "b.dcm", IMPLICIT)
+    (item,) = pydicom.dcmread(tmp_path / "b.dcm").DeidentificationMethodCodeSequence
+    assert [item[tag].value.strip() for tag in (0x00090010, 0x00091000, 0x00091001)] == [
+        "DICOM_ROUTER VR",
+        b"LO",
+        b"Some Anonymizer",
+    ]
+    transcode(source, tmp_path / "c.dcm", EXPLICIT)
+    assert b"\x12\x00\x64\x00LO\x10\x00Some Anonymizer " in (tmp_path / "c.dcm").read_bytes()
+
+
+@pytest.mark.dcmtk
+def test_dcmtk_reads_a_copy_in_implicit_vr(tmp_path: Path) -> None:
+    source = with_vr(wrap_image(GREY, tmp_path / "a.dcm"), 0x00120064, b"LO", b"Some Anonymizer ")
+    transcode(source, tmp_path / "b.dcm", IMPLICIT)
+    read = subprocess.run(["dcmdump", tmp_path / "b.dcm"], capture_output=True, text=True, check=False)
+    assert (read.returncode, "E: " in read.stderr) == (0, False)
+    assert "Some" in read.stdout or "53\\6f\\6d\\65" in read.stdout
+    assert "PixelData" in read.stdout
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        (0x00181110, b"FL", b"\0\0\x80?"),
+        (0x00181114, b"US", b"\1\0"),
+        (0x00189345, b"DS", b"0.5 "),
+        (0x00181110, b"US", b""),
+    ],
+)
+def test_what_implicit_vr_would_turn_into_another_value_is_refused(
+    tmp_path: Path, tag: int, vr: bytes, value: bytes
+) -> None:
+    source = with_vr(wrap_image(GREY, tmp_path / "a.dcm"), tag, vr, value)
+    transcode(source, tmp_path / "b.dcm", EXPLICIT)
+    if not value:
+        transcode(source, tmp_path / "c.dcm", IMPLICIT)
+        return
+    with pytest.raises(ValueError, match="Implicit VR cannot say"):
+        transcode(source, tmp_path / "c.dcm", IMPLICIT)
+
+
+@pytest.mark.parametrize(("vr", "value"), [(b"SS", b"\x25\0"), (b"UL", b"\x25\0\0\0")])
+def test_another_kind_of_number_is_copied(tmp_path: Path, vr: bytes, value: bytes) -> None:
+    path = wrap_image(GREY, tmp_path / "a.dcm")
+    content = path.read_bytes()
+    rows = b"\x28\x00\x10\x00US\x02\x00\x25\x00"
+    assert content.count(rows) == 1
+    path.write_bytes(content.replace(rows, rows[:4] + vr + struct.pack("<H", len(value)) + value))
+    transcode(path, tmp_path / "b.dcm", IMPLICIT)
+    assert np.array_equal(decode(tmp_path / "b.dcm"), GREY)
+
+
+EIGHT = (GREY >> 4).astype(np.uint8)
+
+
+@pytest.mark.parametrize("target", [EXPLICIT, IMPLICIT])
+@pytest.mark.parametrize("syntax", [s for s in ENCODERS if s != RLE])
+def test_eight_bits_in_sixteen_become_native_ones(tmp_path: Path, syntax: str, target: str) -> None:
+    source = wrap_image(EIGHT, tmp_path / "a.dcm", transfer_syntax=syntax)
+    data_set = pydicom.dcmread(source)
+    data_set.BitsAllocated = 16
+    data_set.save_as(source)
+    transcode(source, tmp_path / "b.dcm", target)
+    after = pydicom.dcmread(tmp_path / "b.dcm")
+    assert (after.pixel_array.dtype, after.BitsAllocated) == (np.dtype("u2"), 16)
+    assert np.array_equal(after.pixel_array, EIGHT)
+
+
+def test_samples_that_the_header_alone_calls_left_aligned_are_refused(tmp_path: Path) -> None:
+    source = wrap_image(GREY, tmp_path / "a.dcm", transfer_syntax=JPEG_LOSSLESS_SV1)
+    data_set = pydicom.dcmread(source)
+    data_set.HighBit = 15
+    data_set.save_as(source)
+    with pytest.raises(ValueError, match="left-aligned"):
+        transcode(source, tmp_path / "b.dcm", EXPLICIT)
 
 
 @pytest.mark.slow
