@@ -110,7 +110,7 @@ class Classifier:
         if claims or free <= 0:
             return None if self._in_flight else 0.0
         due = self._spool.next_instance_due()
-        return None if due is None else max(0.05, min(due - time.time(), 3600.0))
+        return None if due is None else max(0.05, min(due, 3600.0))
 
     def _back(self, claim: Claim) -> Callable[[Future[Seen]], None]:
         def put(future: Future[Seen]) -> None:
