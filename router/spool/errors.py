@@ -63,7 +63,7 @@ def is_of_database(error: BaseException) -> bool:
 
 
 def refusal(error: BaseException, database: str) -> SpoolError:
-    """What a change of `database` that failed says. Without the error as its cause: a traceback would show received values."""
+    """What a change that failed says. Without the error as its cause: a traceback would show received values."""
     code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & PRIMARY
     fix = "; free some space there, and let spool.reserve keep more of it" if code == sqlite3.SQLITE_FULL else ""
     kind = RefusedError if is_own_fault(error) else DatabaseError

@@ -40,7 +40,7 @@ INSTANCES = "instances"
 FULL = "the disk is full"
 """The topic that is signalled when finished blobs should go before their time."""
 BITE = 50
-"""Records, and blobs, that one change of retention removes: what arrives shares its commit, and must not wait for it."""
+"""Records, and blobs, that one change of retention removes: what arrives shares its commit, and shall not wait."""
 
 
 class Spool:
@@ -133,6 +133,8 @@ class Spool:
         """The row was refused: the blob goes, unless the row may be there all the same, or come yet."""
         if isinstance(error, UncertainCommitError):
             self._uncertain.add(blob, error.transaction)
+            if self._watch and self._watch.answers(watch.PULSE + 0.5):
+                self._uncertain.settle()
         elif self._is_sqlite:
             self._doubts.discard(blob, error)
         else:  # COMMIT was not sent, or the server itself said no
@@ -417,7 +419,7 @@ class Spool:
             self._leases.stop()
         if self._writer and self.is_working:
             with suppress(SpoolError):  # closed already
-                self._writer.submit(lambda c: steady.look(c) and None)
+                self._writer.submit(lambda c: steady.look(c, last=True) and None)
         if self._writer and not self._writer.close(seconds):
             return False
         self._read_engine.dispose()

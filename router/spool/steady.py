@@ -22,7 +22,7 @@ EVERY = 20.0
 JUMP = 60.0
 """Seconds. A clock that is set by less delays or hastens nothing that matters."""
 LOOKED = "looked"
-"""Where a connection's `info` keeps what this process knows: its own monotonic time, and the database's, of its look."""
+"""Where a connection's `info` keeps what this process knows: its own time and the database's when it looked."""
 
 _ROW = sa.select(heartbeat.c.at, heartbeat.c.skipped).where(heartbeat.c.id == 1)
 _WRITE = heartbeat.update().where(heartbeat.c.id == 1)
@@ -36,12 +36,15 @@ class Moment:
     skipped: float
 
 
-def look(connection: sa.Connection) -> Moment:
-    """What time it is. Where the clock has jumped, all that waits is moved with it before anybody judges by it."""
+def look(connection: sa.Connection, *, last: bool = False) -> Moment:
+    """What time it is. Where the clock has jumped, all that waits is moved with it before anybody judges by it.
+
+    `last`: the node stops, so that the time until here counts and no more.
+    """
     now = clock.now(connection)
     row = connection.execute(_ROW).one()
     age = now - row.at
-    if 0 <= age < EVERY and LOOKED in connection.info:
+    if 0 <= age < EVERY and LOOKED in connection.info and not last:
         return Moment(now, row.skipped)
     is_jump = row.at > 0 and not -JUMP <= age <= JUMP
     # One of several nodes writes it. Another only waits for that where it must not judge by the old row.

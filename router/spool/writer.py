@@ -165,7 +165,7 @@ class Writer:
                 begun.commit()
             self._failed = False
         except Exception as error:  # disk full, locked, corrupt, away: nobody's job has happened, as far as is known
-            lost = connection is None or connection.invalidated or _is_broken(connection)
+            lost = connection is None or connection.invalidated or _is_broken(connection) or not _has_answered(error)
             if connection is not None:
                 _undo(connection)
             self._failed = not _is_conflict(error)
@@ -213,6 +213,11 @@ def _give_out(outcomes: Iterable[Outcome]) -> None:
             waiting.future.set_exception(reason)
         else:
             waiting.future.set_result(result)
+
+
+def _has_answered(error: Exception) -> bool:
+    """Whether a PostgreSQL server itself says what went wrong."""
+    return bool(getattr(getattr(error, "orig", error), "sqlstate", None))
 
 
 def _is_broken(connection: sa.Connection) -> bool:

@@ -1,7 +1,7 @@
 """/healthz, /readyz and /metrics: for load balancers, containers and Prometheus.
 
-Nobody who asks waits for the node: a thread looks once a second, and the answer is what it saw last. Where it has seen
-nothing for a while it hangs itself, and that is the answer. Metrics need the database: they have one thread, whoever asks
+Nobody who asks waits for the node: a thread looks twice a second, and the answer is what it saw last. Where it has seen
+nothing for a while it hangs itself, and that is the answer. Metrics need the database: they have one thread; who asks
 in the meantime gets the same answer, and none is waited for longer than a few seconds.
 """
 

@@ -176,8 +176,10 @@ def test_records_are_forgotten_with_the_others(spool: Spool, settings: SpoolSett
             assert due is not None
             if state:
                 spool.commitments.close(due, state)
-        assert spool.sweep(clock.at + settings.keep_records) == 0
-        assert spool.sweep(clock.at + settings.keep_records + 1) == 2
+        clock.turn(settings.keep_records)
+        assert spool.sweep() == 0
+        clock.turn(1)
+        assert spool.sweep() == 2
         assert spool._ask(lambda c: c.execute(sa.text("SELECT count(*) FROM commitment_reference")).scalar()) == 2
 
 
