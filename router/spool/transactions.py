@@ -293,9 +293,7 @@ def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> li
         .returning(delivery.c.id, delivery.c.instance_id, delivery.c.destination)
     ).all()
     for row in rows:
-        connection.execute(
-            delivery.update().where(delivery.c.id == row.id).values(stood_still=still(row.destination))
-        )
+        connection.execute(delivery.update().where(delivery.c.id == row.id).values(stood_still=still(row.destination)))
         add_event(connection, "retried by a person", row.instance_id, row.destination, who=who)
     # Also for those that somebody holds: the try that is under way began before the order.
     is_owed = delivery.c.id.in_(deliveries) & (delivery.c.state == schema.OPEN)

@@ -30,9 +30,7 @@ class Ask(Protocol):
 class UncertainCommits:
     """`ask` puts a question to the database; `existing` says which ids have a row; `event` writes to the record."""
 
-    def __init__(
-        self, ask: Ask, existing: Callable[[Sequence[str]], set[str]], event: Callable[..., None]
-    ) -> None:
+    def __init__(self, ask: Ask, existing: Callable[[Sequence[str]], set[str]], event: Callable[..., None]) -> None:
         self._ask, self._existing, self._event = ask, existing, event
         self._waiting: dict[int, list[Blob]] = {}
         self._lock = threading.Lock()

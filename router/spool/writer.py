@@ -158,11 +158,10 @@ class Writer:
         transaction: int | None = None
         try:
             connection = connection or self._engine.connect()
-            with connection.begin() as begun:
+            with connection.begin():
                 outcomes = [self._try(connection, waiting) for waiting in batch]
-                number = self._before_commit(connection, _topics(outcomes)) if self._before_commit else None
-                transaction = number  # from here on nobody may know what became of it
-                begun.commit()
+                if self._before_commit:  # after it comes COMMIT, and nobody may know what became of that
+                    transaction = self._before_commit(connection, _topics(outcomes))
             self._failed = False
         except Exception as error:  # disk full, locked, corrupt, away: nobody's job has happened, as far as is known
             lost = connection is None or connection.invalidated or _is_broken(connection) or not _has_answered(error)
