@@ -144,4 +144,5 @@ class Delivery:
     token: int
     tries: int
     buriable_tries: int
-    owed_since: float
+    owed_for: float
+    """Seconds since it has been owed, without those in which nothing could have been tried."""

@@ -26,8 +26,7 @@ from router.forward.transcoding import Copies
 from router.observe import log, where
 from router.receive import Receiver
 from router.serving import Serving
-from router.spool import FULL, Counts, Spool, SpoolError, open_spool
-from router.spool.clock import Jumps
+from router.spool import FULL, Counts, Signal, Spool, SpoolError, open_spool
 from router.web import WebServer
 
 DRAIN_SECONDS = 7.0
@@ -49,6 +48,10 @@ class Reloaded:
     file: str
     changed: list[str]
     needs_restart: list[str]
+PAUSE = 4.0
+"""So many times as long as a bite of retention took does the next one wait: what arrives shares disk and database."""
+LATE = 4.0
+"""Seconds after which changes that the database has not taken are late, to `/healthz` and `/readyz`."""
 
 
 class Node:
@@ -195,11 +198,15 @@ class Node:
     # -- what can be seen and asked --------------------------------------------------------------------------------
 
     def alive(self) -> dict[str, bool]:
-        working, deciding, answering = self._spool.is_working, self._classifier.is_alive, self._control.is_alive
+        working, deciding, answering = self._spool.answers(LATE), self._classifier.is_alive, self._control.is_alive
         return {"spool": working, "classify": deciding, "control": answering}
 
     def ready(self) -> dict[str, bool]:
-        return {"inference": self._inference.is_ready, "room": self._spool.room(), "open": self._receiver.is_open}
+        answers = self._spool.answers(LATE)
+        return {
+            "inference": self._inference.is_ready, "database": answers, "room": answers and self._spool.room(),
+            "open": self._receiver.is_open,
+        }  # fmt: skip
 
     def counts(self) -> Counts:
         return self._spool.counts()
@@ -244,24 +251,29 @@ class Node:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        full, jumps = self._spool.signal(FULL), Jumps()
+        full = self._spool.signal(FULL)
         wanted = full.version
         while not self._stopped.is_set():
             try:
-                if moved := jumps.since():
-                    log.warning("clock was set", seconds=round(moved))
-                    self._spool.clock_was_set(moved)
                 if full.version != wanted:
                     wanted = full.version
                     log.warning("disk full", removed=self._spool.sweep_early())
-                while self._spool.sweep(time.time()) and not self._stopped.is_set():
-                    pass
+                self._spool.recount()
                 self._tell_orphaned()
+                self._expire(full, wanted)
             except SpoolError as error:
                 log.error("spool", stage="sweep", reason=str(error))
             except Exception as error:  # nobody else would notice that nothing is removed any more
                 log.error("sweep failed", error=where(error), errno=getattr(error, "errno", None))
             full.wait(wanted, SWEEP_EVERY)
+
+    def _expire(self, full: Signal, wanted: int) -> None:
+        """What retention says, bite by bite, until all is gone or something else is wanted."""
+        while not self._stopped.is_set() and full.version == wanted:
+            begin = time.monotonic()
+            if not self._spool.sweep():
+                return
+            full.wait(wanted, PAUSE * (time.monotonic() - begin))
 
 
 def _needing_a_restart(running: Settings, new: Settings) -> list[str]:

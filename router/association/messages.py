@@ -280,9 +280,9 @@ class Messages:
         log.error("storing failed", error=where(error), errno=errno, reason=lacking, **self._who())
 
     def _failed(self, error: Exception) -> int:
-        """Say it, and answer with this status."""
+        """Say it, and answer with this status: whatever failed here, the same data set may be stored later."""
         self._say(error)
-        return OUT_OF_RESOURCES if isinstance(error, OSError | MemoryError) else CANNOT_UNDERSTAND
+        return OUT_OF_RESOURCES
 
     def _who(self) -> dict[str, str]:
         return {"peer": self._caller.peer, "calling_ae": safe(self._caller.calling_ae)}

@@ -124,7 +124,7 @@ class Classifier:
         if due is None:
             return None
         # What is due and was not claimed is of a caller that has enough under way: an answer is the signal for it.
-        return max(AGAIN_AFTER if self._asked else 0.05, min(due - time.time(), 3600.0))
+        return max(AGAIN_AFTER if self._asked else 0.05, min(due, 3600.0))
 
     def _taken(self) -> Counter[tuple[str, str]]:
         """How many each caller has under way; one with too many slow ones has all that it may have."""

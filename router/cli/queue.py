@@ -107,7 +107,8 @@ def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) 
         if state.paused:
             yield f"{name} is paused, {waiting.get(name, 0)} wait: dicom-router queue resume {name}"
         elif state.circuit_until and name in waiting:
-            again = "now" if state.circuit_until <= time.time() else local_time(state.circuit_until)
+            left = state.circuit_left or 0.0
+            again = "now" if left <= 0 else local_time(time.time() + left)
             yield f"{name} does not take anything, {waiting[name]} wait, next try {again}: {state.circuit_reason}"
     if not waiting:
         yield "nothing waits to be sent"

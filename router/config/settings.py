@@ -85,7 +85,8 @@ class NodeSettings:
 @dataclass(frozen=True, slots=True)
 class SpoolSettings:
     path: Path = Path("spool")
-    database: str = "sqlite"
+    database: str = field(default="sqlite", repr=False)
+    """It may hold a password, so no `repr` shows it."""
     keep: float = 24 * HOUR
     keep_records: float = 365 * DAY
     limit: int = 50 * GB

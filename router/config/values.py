@@ -7,6 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TypeVar
+from urllib.parse import unquote, unquote_plus
 
 from router.config.problems import nearest
 
@@ -167,11 +168,46 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+DATABASE_URL = re.compile(
+    r"postgresql(?:\+psycopg)?://"
+    r"(?:[^:@/?#\s]*(?::(?P<password>[^:@/?#\s]*))?@)?"
+    r"(?:[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
+    r"(?:/[^:@/?#\s]*)?(?:\?(?P<query>[^@?#\s]*))?"
+)
+"""What reads in one way only: a character that ends a part of a URL may stand in a password only percent-encoded. Else
+the rest of the password would be taken for the host, and stand in the error that the host is unknown."""
+
+
 def database(value: str) -> str:
     """`sqlite`, or a PostgreSQL URL. The value may hold a password, so no message repeats it."""
-    if value != "sqlite" and not re.match(r"postgresql(\+psycopg)?://", value):
+    if value == "sqlite" or DATABASE_URL.fullmatch(value):
+        return value
+    if not re.match(r"postgresql(\+psycopg)?://", value):
         raise WrongError("is neither sqlite nor a PostgreSQL URL", "write sqlite, or postgresql://host/database")
-    return value
+    raise WrongError(
+        "is no PostgreSQL URL that can be read in one way only",
+        "write postgresql://user:password@host:5432/database, and in the password %40 for @, %3A for :, %2F for /, "
+        "%3F for ?, %23 for #, %25 for %",
+    )
+
+
+def hidden_password(text: str, database: str) -> str:
+    """A text of the driver's without the password of the database's URL, which it may repeat."""
+    if not database.startswith("postgresql"):
+        return text
+    found = DATABASE_URL.fullmatch(database)
+    if found is None:
+        return "the words are left out, for they may hold a password"
+    written = [found["password"] or "", *re.findall(r"(?:^|&)password=([^&]*)", found["query"] or "")]
+    for password in (form for one in written for form in (one, unquote(one), unquote_plus(one)) if form):
+        if len(password) < SHORT_PASSWORD and password in text:
+            return "the words are left out, for they may hold the password"
+        text = text.replace(password, "***")
+    return text
+
+
+SHORT_PASSWORD = 4
+"""What is so short stands in many words by chance."""
 
 
 def destination_name(value: str) -> str:

@@ -2,7 +2,7 @@
 
 A dead destination must cost nothing and bury nothing: while its circuit is open nothing but one probe at a time is
 tried, and the time does not count towards giving up (a probe refused for itself `FEW_WHILE_OPEN` times is buried). The
-state lives in the spool, so that a restart does not hammer what is down.
+state lives in the spool, so that a restart does not hammer what is down; this process goes by time that nobody can set.
 
 Where instances opened it they may be at fault and not the destination. Only those that were tried wait out its growing
 time; what was not is a probe after the first, short one, however often others failed.
@@ -35,7 +35,9 @@ class Circuit:
         self._spool = spool
         self._chance = chance
         self._lock = threading.RLock()
-        self._until = state.circuit_until
+        self._until = 0.0
+        if state.circuit_left is not None:  # beyond: nobody opens one for so long, so the clock was set
+            self._until = time.monotonic() + min(state.circuit_left, 1.25 * CIRCUIT_LONGEST)
         self._untried_from = 0.0
         self._failures = state.circuit_failures
         self._reason = state.circuit_reason
@@ -59,8 +61,8 @@ class Circuit:
             if not self._until:
                 return 0.0
             until = min(self._until, self._untried_from) if untried and self.by_instances else self._until
-            left = until - time.time()
-            if 0 < left <= 1.25 * CIRCUIT_LONGEST:  # beyond: the clock was put back
+            left = until - time.monotonic()
+            if left > 0:
                 return left
             if self._prober not in (None, threading.get_ident()):
                 return 1.0
@@ -77,7 +79,7 @@ class Circuit:
         """The destination's settings have changed, or a person says so: what was wrong may be right now."""
         with self._lock:
             if self._until:
-                self._until, self._failures = time.time(), 0
+                self._until, self._failures = time.monotonic(), 0
 
     def heed(self) -> None:
         """What a person has ordered stands in the spool, whichever process took the order."""
@@ -105,16 +107,16 @@ class Circuit:
     def failed(self, reason: str, *, for_good: bool = False) -> None:
         """The destination itself failed: nothing is tried for a while."""
         with self._lock:
-            if self._until > time.time() and self._prober != threading.get_ident():
+            if self._until > time.monotonic() and self._prober != threading.get_ident():
                 return  # another worker has noted the same failure just now
             self.heed()  # ordered while this probe was under way: the next one is soon
             was_open = self.is_open
             seconds = circuit_after(self._failures, self._chance(), for_good=for_good)
-            self._until, self._reason = time.time() + seconds, reason
-            self._untried_from = time.time() + circuit_after(0, self._chance())
+            self._until, self._reason = time.monotonic() + seconds, reason
+            self._untried_from = time.monotonic() + circuit_after(0, self._chance())
             self._failures += 1
             self._same = ("", frozenset())
-            self._spool.set_circuit(self._name, self._until, self._failures, reason)
+            self._spool.set_circuit(self._name, seconds, self._failures, reason)
             if not was_open:
                 log.warning("circuit opened", destination=self._name, reason=reason, seconds=round(seconds, 1))
                 self._spool.event("circuit opened", destination=self._name, reason=reason)
@@ -139,7 +141,7 @@ class Circuit:
 
     def _close(self) -> None:
         self._until, self._failures, self._reason = 0.0, 0, ""
-        self._spool.set_circuit(self._name, 0.0, 0, "")
+        self._spool.set_circuit(self._name, None, 0, "")
         log.info("circuit closed", destination=self._name)
         self._spool.event("circuit closed", destination=self._name)
         self._spool.signals.set(self._name)

@@ -115,7 +115,7 @@ class Worker(threading.Thread):
                 waits.append(left)
         due = self._spool.next_due(self._to)
         if due is not None:
-            waits.append(max(0.05, due - time.time()))
+            waits.append(max(0.05, due))
         return min(min(waits), 3600.0) if waits else None
 
     def _probe(self, destination: DestinationSettings) -> None:
@@ -242,7 +242,7 @@ class Worker(threading.Thread):
         """Seconds until the next try; None: bury it."""
         if outcome.fate is Fate.BURY or (opened and outcome.fate is Fate.FEW and delivery.tries >= FEW_WHILE_OPEN):
             return None
-        if time.time() - delivery.owed_since > destination.give_up_after:
+        if delivery.owed_for > destination.give_up_after:
             return None
         if outcome.fate is Fate.FEW and not opened:
             return few_retry_after(delivery.buriable_tries, random.random())  # noqa: S311 - jitter

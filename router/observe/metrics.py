@@ -42,6 +42,11 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 DECIDE_SECONDS = Histogram(
     "dicom_router_decide_seconds", "From received to decided", buckets=BUCKETS, registry=REGISTRY
 )  # fmt: skip
+UNCERTAIN = Counter(
+    "dicom_router_uncertain_commits_total",
+    "Instances whose COMMIT got no answer: unknown when it happened; stored, not stored or never known afterwards",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
 INFERENCE_RESTARTS = Counter(
     "dicom_router_inference_restarts_total", "Starts of inference after the first", registry=REGISTRY
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -19,21 +19,31 @@ COMMITMENTS = "commitments"
 """The topic that is signalled when a commitment has come, or an archive's answer."""
 
 
+def _wakes(_: object) -> tuple[str]:
+    return (COMMITMENTS,)
+
+
 class Run(Protocol):
-    def __call__(self, job: Callable[[sa.Connection], T], /) -> T: ...
+    def __call__(
+        self, job: Callable[[sa.Connection], T], wakes: Callable[[T], Iterable[str]] = ..., /
+    ) -> T: ...  # fmt: skip
+
+
+class Ask(Protocol):
+    def __call__(self, question: Callable[[sa.Connection], T], /) -> T: ...
 
 
 class Commitments:
     """`run` changes and `ask` questions, both in the spool's database. All raise SpoolError."""
 
-    def __init__(self, run: Run, ask: Run, signals: Signals, token: Callable[[], int]) -> None:
+    def __init__(self, run: Run, ask: Ask, signals: Signals, token: Callable[[], int]) -> None:
         self._run, self._ask, self._signals, self._token = run, ask, signals, token
 
     def add(
         self, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float
     ) -> int | None:
         """A request, durable when this returns: its id, or that of the open one that it repeats; None: too many."""
-        new = self._run(lambda c: commitment_rows.add(c, caller, transaction, references, seconds))
+        new = self._run(lambda c: commitment_rows.add(c, caller, transaction, references, seconds), _wakes)
         self._signals.set(COMMITMENTS)
         return new
 
@@ -95,7 +105,9 @@ class Commitments:
         failed: Mapping[tuple[str, str], int], otherwise: int,
     ) -> bool:  # fmt: skip
         """What an archive said of all that it was asked under `uid`; False where it was not asked anything."""
-        known = self._run(lambda c: commitment_rows.answer(c, destinations, uid, frozenset(good), failed, otherwise))
+        known = self._run(
+            lambda c: commitment_rows.answer(c, destinations, uid, frozenset(good), failed, otherwise), _wakes
+        )
         self._signals.set(COMMITMENTS)
         return known
 

@@ -17,9 +17,8 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from router.observe import to_install
-from router.spool.errors import SpoolError
-from router.spool.writer import describe
+from router.spool import limits, postgresql
+from router.spool.errors import DatabaseError, SpoolError, describe, is_of_database
 
 DATABASE = "node.db"
 LOCK = "lock"
@@ -29,11 +28,6 @@ NO_FILES = "temp_store=MEMORY"
 """What a statement sorts or may undo would else lie in the system's folder for temporary files, which may be full."""
 LONGEST_PATH = 500
 """SQLite takes 512 bytes, and adds endings of its own."""
-SERVER_SETTINGS = {
-    "synchronous_commit": "on", "lock_timeout": "10s", "statement_timeout": "60s",
-    "idle_in_transaction_session_timeout": "30s",
-}  # fmt: skip
-"""A commit is durable, and nobody waits for long for a process that stalled in the middle of one."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -82,7 +76,7 @@ def _locked(file: IO[str], kind: int) -> bool:
 def writing(folder: Path, database: str) -> sa.Engine:
     """The engine with the one read-write connection."""
     if database != "sqlite":
-        return _postgresql(database, pool_size=1, max_overflow=0)
+        return postgresql.engine(database, pool_size=1, max_overflow=0)
     if len(os.fsencode((folder / DATABASE).absolute())) > LONGEST_PATH:
         raise SpoolError(f"{folder}: too long a path for SQLite (at most {LONGEST_PATH} bytes); choose a shorter one")
     engine = sa.create_engine("sqlite://", creator=_opener(folder, "rw"), poolclass=sa.pool.StaticPool)
@@ -127,31 +121,15 @@ def _unmoved(folder: Path) -> Callable[[], None]:
 def reading(folder: Path, database: str) -> sa.Engine:
     """An engine that cannot write."""
     if database != "sqlite":
-        return _postgresql(database, execution_options={"postgresql_readonly": True}, pool_size=4)
+        return postgresql.engine(
+            database, statement=limits.LOOK, execution_options={"postgresql_readonly": True}, pool_size=4
+        )
     engine = sa.create_engine("sqlite://", creator=_opener(folder, "ro"), poolclass=sa.pool.QueuePool, pool_size=4)
 
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
         for pragma in ("busy_timeout=5000", NO_FILES):
             connection.execute(f"PRAGMA {pragma}")
-
-    return engine
-
-
-def _postgresql(database: str, **options: Any) -> sa.Engine:
-    url = sa.make_url(database).set(drivername="postgresql+psycopg")
-    try:
-        engine = sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **options)
-    except ModuleNotFoundError as error:
-        raise SpoolError(
-            f"spool.database is PostgreSQL, but its driver is not installed: {to_install('postgres')}"
-        ) from error
-
-    @sa.event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
-        for setting, value in SERVER_SETTINGS.items():
-            connection.execute(f"SET {setting} TO '{value}'")
-        connection.commit()
 
     return engine
 
@@ -190,17 +168,23 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
                     "the blobs away (nothing was changed)"
                 )
             if current != scripts.get_current_head():
+                if engine.dialect.name == "postgresql":
+                    for setting in ("statement_timeout", "lock_timeout"):
+                        connection.exec_driver_sql(f"SET LOCAL {setting} TO '{limits.MIGRATION:.0f}s'")
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-    except sa.exc.DatabaseError as error:
-        raise SpoolError(trouble(engine, error)) from error
+                with limits.within(limits.MIGRATION):
+                    command.upgrade(config, "head")
+    except Exception as error:
+        if not is_of_database(error):
+            raise
+        raise trouble(engine, error) from error
 
 
-def trouble(engine: sa.Engine, error: BaseException) -> str:
+def trouble(engine: sa.Engine, error: BaseException) -> DatabaseError:
     """What to do about a database that does not answer."""
     if engine.dialect.name == "postgresql":
-        return f"the spool's database does not answer ({describe(error)}); see that the server runs, and spool.database"
-    return (
+        return DatabaseError(postgresql.trouble(engine.url.render_as_string(hide_password=False), error))
+    return DatabaseError(
         f"the spool's database cannot be read ({describe(error)}); nothing was changed. Keep a copy of the spool, "
         "then see 'A damaged database' in docs/operations.md"
     )

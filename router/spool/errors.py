@@ -1,11 +1,21 @@
-"""What the spool says when it cannot do its work: one line, with the fix."""
+"""What the spool says when it cannot do its work: one line, with the fix; and what kind of failure it was."""
 
 from __future__ import annotations
 
 import errno
+import sqlite3
+import sys
+
+import sqlalchemy as sa
+
+from router.config.values import hidden_password
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """What an OSError says of a disk that is full: it waits for room, and is nobody's fault."""
+OWN_FAULTS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)
+"""What a statement is refused for by itself, with the database in good health."""
+PRIMARY = 0xFF
+"""The part of SQLite's result codes that says the kind of failure."""
 
 
 class SpoolError(Exception):
@@ -17,3 +27,53 @@ class SpoolError(Exception):
     def __init__(self, message: str, *, may_come_back: bool = False) -> None:
         super().__init__(message)
         self.may_come_back = may_come_back
+
+
+class DatabaseError(SpoolError):
+    """The database did not answer, or not in time, or is full or damaged: it may be well again later."""
+
+
+class RefusedError(SpoolError):
+    """The database is well and refused this one change or question."""
+
+
+class UncertainCommitError(DatabaseError):
+    """COMMIT was sent to PostgreSQL and nothing came back: the change has happened, or happens yet, or never will.
+
+    `transaction` is its number on the server, which can be asked later what became of it.
+    """
+
+    def __init__(self, message: str, transaction: int) -> None:
+        super().__init__(message)
+        self.transaction = transaction
+
+
+def is_own_fault(error: BaseException) -> bool:
+    """Whether one statement failed by itself, with the database in good health."""
+    is_value = isinstance(error, sa.exc.StatementError) and not isinstance(error, sa.exc.DBAPIError)
+    return is_value or isinstance(error, OWN_FAULTS)
+
+
+def is_of_database(error: BaseException) -> bool:
+    """Whether SQLAlchemy or a driver raised it, by whichever of their ways."""
+    psycopg = sys.modules.get("psycopg")
+    return isinstance(error, sa.exc.SQLAlchemyError | sqlite3.Error) or (
+        psycopg is not None and isinstance(error, psycopg.Error)
+    )
+
+
+def refusal(error: BaseException, database: str) -> SpoolError:
+    """What a change that failed says. Without the error as its cause: a traceback would show received values."""
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & PRIMARY
+    fix = "; free some space there, and let spool.reserve keep more of it" if code == sqlite3.SQLITE_FULL else ""
+    kind = RefusedError if is_own_fault(error) else DatabaseError
+    return kind(
+        f"the spool's database did not take the change: {hidden_password(describe(error), database)}{fix}",
+        may_come_back=code == sqlite3.SQLITE_IOERR,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """The driver's own words, without SQLAlchemy's statement and parameters (they hold received values)."""
+    original = getattr(error, "orig", None) or error
+    return f"{type(original).__name__}: {original}".splitlines()[0][:200]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,14 +17,14 @@ from router.spool import schema, transactions
 from router.spool.errors import SpoolError
 
 Change = Callable[[sa.Connection, sa.Table, list[Any], list[int]], None]
-Run = Callable[[Callable[[sa.Connection], None]], Any]
+Submit = Callable[[Callable[[sa.Connection], None]], Future[None]]
 
 
 class Leases:
-    """What this process holds, by table. `run` is the writer's."""
+    """What this process holds, by table. `submit` is the writer's."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, submit: Submit) -> None:
+        self._submit = submit
         self._held: dict[sa.Table, dict[int | str, int]] = {schema.instance: {}, schema.delivery: {}}
         self._changing = threading.Lock()
         self._stopped = threading.Event()
@@ -34,14 +35,13 @@ class Leases:
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more, and give back what is still held, as the end of a start does on SQLite."""
+        """Renew no more, and let the writer give back what is still held, as the end of a start does on SQLite.
+
+        Nothing is waited for: a database that does not answer must not hold up the end; then the claims end by
+        themselves.
+        """
         self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        try:
-            self._for_each(transactions.give_back)
-        except SpoolError:  # then it ends by itself
-            pass
+        self._for_each(transactions.give_back)
 
     def hold(self, table: sa.Table, ids: Iterable[int | str], token: int) -> None:
         with self._changing:
@@ -54,13 +54,13 @@ class Leases:
 
     def renew(self) -> None:
         """Hold what is held for another lease. Raises SpoolError."""
-        self._for_each(transactions.renew)
+        for done in self._for_each(transactions.renew):
+            done.result()
 
-    def _for_each(self, change: Change) -> None:
+    def _for_each(self, change: Change) -> list[Future[None]]:
         with self._changing:
             held = [(table, list(rows), list(rows.values())) for table, rows in self._held.items() if rows]
-        for table, ids, tokens in held:
-            self._run(_job(change, table, ids, tokens))
+        return [self._submit(_job(change, table, ids, tokens)) for table, ids, tokens in held]
 
     def _go_on(self) -> None:
         while not self._stopped.wait(transactions.LEASE / 3):

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from router.spool import schema, statements
+from router.spool import clock, schema, statements
 from router.spool.rows import Counts, DestinationState, Finished
 
 instance, delivery, destination, event = schema.instance, schema.delivery, schema.destination, schema.event
@@ -16,14 +16,17 @@ Connection = sa.Connection
 
 
 def next_due(connection: Connection, to: str) -> float | None:
-    """When the next open delivery to a destination may be claimed; None when there is none (or all are held)."""
-    value = connection.execute(statements.NEXT_DUE, {"to": to}).scalar()
-    return None if value is None else float(value)
+    """Seconds until the next open delivery to a destination may be claimed; None: there is none, or all are held."""
+    return _seconds_until(connection, connection.execute(statements.NEXT_DUE, {"to": to}).scalar())
 
 
 def next_instance_due(connection: Connection) -> float | None:
-    value = connection.execute(statements.NEXT_INSTANCE_DUE).scalar()
-    return None if value is None else float(value)
+    return _seconds_until(connection, connection.execute(statements.NEXT_INSTANCE_DUE).scalar())
+
+
+def _seconds_until(connection: Connection, at: float | None) -> float | None:
+    """By the database's own clock, of which this machine's may differ."""
+    return None if at is None else float(at) - clock.now(connection)
 
 
 def same_uid(connection: Connection, sop_instance: str) -> list[Any]:
@@ -44,16 +47,17 @@ def known_digests(connection: Connection, to: str, sop_instance: str) -> frozens
 
 def destination_state(connection: Connection, name: str) -> DestinationState:
     row = connection.execute(statements.DESTINATION, {"called": name}).one_or_none()
-    return DestinationState() if row is None else _state(row)
+    return DestinationState() if row is None else _state(connection, row)
 
 
 def destination_states(connection: Connection) -> dict[str, DestinationState]:
     """Of every destination that has ever been paused or had an open circuit."""
-    return {row.name: _state(row) for row in connection.execute(sa.select(destination))}
+    return {row.name: _state(connection, row) for row in connection.execute(sa.select(destination)).all()}
 
 
-def _state(row: Any) -> DestinationState:
-    return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason)
+def _state(connection: Connection, row: Any) -> DestinationState:
+    left = _seconds_until(connection, row.circuit_until) if row.circuit_until > 0 else None
+    return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left)
 
 
 def finished(connection: Connection) -> Finished:
@@ -118,14 +122,14 @@ def deliveries(
     after: int = 0,
     limit: int = 100,
 ) -> list[dict[str, Any]]:
-    query = sa.select(delivery).where(delivery.c.id > after).order_by(delivery.c.id).limit(limit)
-    if instance_id is not None:
-        query = query.where(delivery.c.instance_id == instance_id)
-    else:
-        query = query.where(delivery.c.state.in_(states))
+    page = sa.select(delivery).where(delivery.c.id > after).order_by(delivery.c.id).limit(limit)
     if to is not None:
-        query = query.where(delivery.c.destination == to)
-    return [dict(row._mapping) for row in connection.execute(query)]
+        page = page.where(delivery.c.destination == to)
+    if instance_id is not None:
+        rows = list(connection.execute(page.where(delivery.c.instance_id == instance_id)))
+    else:  # one state after the other: of several at once, a planner reads every row in the order of `id`
+        rows = [row for state in states for row in connection.execute(page.where(delivery.c.state == state))]
+    return [dict(row._mapping) for row in sorted(rows, key=lambda row: row.id)[:limit]]
 
 
 def instances(connection: Connection, *, before: str = "g", limit: int = 100) -> list[dict[str, Any]]:
@@ -140,15 +144,18 @@ def one_instance(connection: Connection, instance_id: str) -> dict[str, Any] | N
 
 
 def events(
-    connection: Connection, *, instance_id: str | None = None, kind: str | None = None, after: int = 0, limit: int = 100
-) -> list[dict[str, Any]]:
-    query = sa.select(event).where(event.c.id > after).order_by(event.c.id).limit(limit)
+    connection: Connection, *, instance_id: str | None = None, kind: str | None = None, after: int | None = None,
+    limit: int = 100,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Oldest first: those after the event `after`, or without it the latest."""
+    order = event.c.id.desc() if after is None else event.c.id
+    query = sa.select(event).where(event.c.id > (after or 0)).order_by(order).limit(limit)
     if instance_id is not None:
         query = query.where(event.c.instance_id == instance_id)
     if kind is not None:
         query = query.where(event.c.kind == kind)
     found = []
-    for row in connection.execute(query):
+    for row in sorted(connection.execute(query), key=lambda row: row.id):
         values = dict(row._mapping)
         found.append(values | {"detail": _decoded(values["detail"]) or {}})
     return found

@@ -41,6 +41,8 @@ class DestinationState:
     circuit_until: float = 0.0
     circuit_failures: int = 0
     circuit_reason: str = ""
+    circuit_left: float | None = None
+    """Seconds until the next try of an open circuit, by the database's clock."""
 
     @property
     def try_ordered(self) -> bool:

@@ -90,7 +90,7 @@ delivery = sa.Table(
     sa.Column("status", sa.Integer),
     sa.Column("reason", sa.String),
     sa.Index("delivery_work", "destination", "state", "ready_at", "id"),
-    sa.Index("delivery_instance", "instance_id"),
+    sa.Index("delivery_instance", "instance_id", "state", "destination"),
     sa.Index("delivery_state", "state", "id"),
 )
 
@@ -117,7 +117,8 @@ event = sa.Table(
     sa.Column("instance_id", sa.String(32)),
     sa.Column("destination", sa.String),
     sa.Column("detail", sa.String, nullable=False, server_default=""),
-    sa.Index("event_instance", "instance_id"),
+    sa.Index("event_instance", "instance_id", "id"),
+    sa.Index("event_kind", "kind", "id"),
     sa.Index("event_at", "at"),
 )
 
@@ -128,6 +129,27 @@ owner = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
 )
 """One row for every start of a node on this spool: its number is the high half of that start's tokens."""
+
+heartbeat = sa.Table(
+    "heartbeat",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("skipped", sa.Double, nullable=False),
+)
+"""One row: when a node that ran last looked at the clock, and how many seconds did not count so far (`steady`)."""
+
+jump = sa.Table(
+    "clock_jump",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+)
+"""Each time that did not count: what the clock said after it, and by how much it had moved without a node."""
+
+identity = sa.Table("spool", metadata, sa.Column("id", sa.String(32), primary_key=True))
+"""One row: which spool this is. The folder with the blobs holds the same in a file (PostgreSQL)."""
 
 
 def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class Signal:
-    """Read `version`, look for work, and if there is none `wait(version)`: nothing that came between is missed."""
+    """Read `version`, look for work, and if there is none `wait(version)`: nothing that came between is missed.
 
-    def __init__(self) -> None:
+    `longest` says how long a wait may last all the same: other processes may make work, and no word of it may come.
+    """
+
+    def __init__(self, longest: Callable[[], float | None] = lambda: None) -> None:
         self.version = 0
+        self._longest = longest
         self._changed = threading.Condition()
 
     def set(self) -> None:
@@ -20,20 +23,25 @@ class Signal:
             self._changed.notify_all()
 
     def wait(self, version: int, timeout: float | None) -> None:
-        """Until the version differs from `version`, or `timeout` seconds have passed."""
+        """Until the version differs from `version`, or `timeout` seconds have passed, or it is time to look again."""
+        longest = self._longest()
+        limits = [seconds for seconds in (timeout, longest) if seconds is not None]
         with self._changed:
-            self._changed.wait_for(lambda: self.version != version, timeout)
+            self._changed.wait_for(lambda: self.version != version, min(limits, default=None))
 
 
 class Signals:
-    """One signal for each topic, made when first asked for."""
+    """One signal for each topic, made when first asked for. The topics in `own` concern this process alone."""
 
-    def __init__(self) -> None:
-        self._signals: dict[str, Signal] = defaultdict(Signal)
+    def __init__(self, longest: Callable[[], float | None] = lambda: None, own: Iterable[str] = ()) -> None:
+        self._signals: dict[str, Signal] = {topic: Signal() for topic in own}
+        self._longest = longest
         self._lock = threading.Lock()
 
     def of(self, topic: str) -> Signal:
         with self._lock:
+            if topic not in self._signals:
+                self._signals[topic] = Signal(self._longest)
             return self._signals[topic]
 
     def set(self, topic: str) -> None:

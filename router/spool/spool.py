@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,12 @@ from router.config.settings import SpoolSettings
 from router.flow import Decision, Delivery, Instance, Seen
 from router.observe import log
 from router.observe.metrics import BURIED as BURIED_COUNT
-from router.spool import engine, queries, schema, transactions
+from router.spool import engine, limits, postgresql, queries, schema, steady, transactions, watch
 from router.spool.blobs import Blob, BlobStore, same_bytes
 from router.spool.commitments import Commitments
 from router.spool.copies import CopySizes, native_size
 from router.spool.doubts import Doubts
-from router.spool.errors import SpoolError
+from router.spool.errors import SpoolError, UncertainCommitError, is_of_database
 from router.spool.leases import Leases
 from router.spool.orphans import SET_ASIDE, count_in
 from router.spool.room import Ballast, Room, fold_log, relieve
@@ -33,6 +33,8 @@ from router.spool.rows import Accepted, Claim, Counts, DestinationState, Finishe
 from router.spool.schema import BATCH, parts
 from router.spool.signals import Signal, Signals
 from router.spool.taking_in import TakingIn
+from router.spool.uncertain import UncertainCommits
+from router.spool.watch import Watch
 from router.spool.writer import Writer
 
 T = TypeVar("T")
@@ -44,6 +46,8 @@ EARLY = 64
 """Finished blobs that go at once when there is no room."""
 FULL = "the disk is full"
 """The topic that is signalled when finished blobs should go before their time."""
+BITE = 50
+"""Records, and blobs, that one change of retention removes: what arrives shares its commit, and shall not wait."""
 
 
 class Spool:
@@ -51,13 +55,15 @@ class Spool:
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
         self.settings = settings
-        self.signals = Signals()
+        self.signals = Signals(self._longest_wait, own=(FULL,))
         self._blobs = blobs
         self._read_engine = read
         self._writer: Writer | None = None
         self._write_engine: sa.Engine | None = None
         self._lock: IO[str] | None = None
         self._leases: Leases | None = None
+        self._watch: Watch | None = None
+        self._patience = limits.LOOK
         self._tokens = itertools.count(1)
         self._after = transactions.FIRST_CALLER
         self._bytes = 0
@@ -68,6 +74,7 @@ class Spool:
         self._ballast = Ballast(settings.path, settings.reserve)
         self._room = Room(settings, blobs, self._ballast, lambda: self._held, lambda: self._copies.unwritten)
         self._doubts = Doubts(self._existing, lambda job: self._writing().submit(job, insist=True))
+        self._uncertain = UncertainCommits(self._ask, self._existing, self.event)
         self.commitments = Commitments(self._run, self._ask, self.signals, self._token)
 
     # -- receive ---------------------------------------------------------------------------------------------------
@@ -99,10 +106,10 @@ class Spool:
     def sweep_early(self) -> int:
         """Remove some finished blobs, whatever `keep` says; returns how many."""
         try:
-            return self._drop_finished(math.inf, EARLY)
+            return self._drop_finished(None, EARLY)
         except SpoolError:
             self._free_finished()
-            return self._drop_finished(math.inf, EARLY)
+            return self._drop_finished(None, EARLY)
 
     def _free_finished(self) -> None:
         """On a full disk the database may have no room to say first that blobs go. Nobody needs these any more."""
@@ -123,15 +130,17 @@ class Spool:
         """A sealed blob becomes an instance; returns after the commit. Raises SpoolError; the blob is then removed."""
         try:
             known = self._ask(lambda c: queries.same_uid(c, new.sop_instance))
-            equal = next((row.id for row in known if self._is_equal(row, blob, new)), None)
-            first = known[0].id if known else None
-        except Exception:
+        except BaseException:
             blob.discard()  # nothing was asked for that could give it a row
             raise
+        equal = next((row.id for row in known if self._is_equal(row, blob, new)), None)
+        first = known[0].id if known else None
         try:
-            merged_into = self._run(lambda c: transactions.accept(c, new, first, equal))
+            merged_into = self._run(
+                lambda c: transactions.accept(c, new, first, equal), lambda merged: () if merged else (INSTANCES,)
+            )
         except Exception as error:
-            self._doubts.discard(blob, error)
+            self._drop_refused(blob, error)
             raise
         if merged_into is not None:
             blob.discard()
@@ -140,6 +149,17 @@ class Spool:
             self._bytes += new.size
         self.signals.set(INSTANCES)
         return Accepted(new.id, merged=False)
+
+    def _drop_refused(self, blob: Blob, error: Exception) -> None:
+        """The row was refused: the blob goes, unless the row may be there all the same, or come yet."""
+        if isinstance(error, UncertainCommitError):
+            self._uncertain.add(blob, error.transaction)
+            if self._watch and self._watch.answers(watch.PULSE + 0.5):
+                self._uncertain.settle()
+        elif self._is_sqlite:
+            self._doubts.discard(blob, error)
+        else:  # COMMIT was not sent, or the server itself said no
+            blob.discard()
 
     def _is_equal(self, row: Any, blob: Blob, new: Instance) -> bool:
         """Whether a row holds the same bytes from the same caller (whether its work is still open is asked later)."""
@@ -180,7 +200,9 @@ class Spool:
             buried.update(now_buried)
             return changed
 
-        future = self._end(schema.instance, instance.id, token, job)
+        future = self._end(
+            schema.instance, instance.id, token, job, lambda changed: decision.destinations if changed else ()
+        )
         future.add_done_callback(lambda done: self._recorded(done, instance.id, decision, buried))
         return future
 
@@ -219,7 +241,7 @@ class Spool:
         return [
             Delivery(
                 id=row.delivery_id, instance=instance_of(row), destination=destination, path=self._blobs.path(row.id),
-                token=token, tries=row.delivery_tries, buriable_tries=row.buriable_tries, owed_since=row.owed_since,
+                token=token, tries=row.delivery_tries, buriable_tries=row.buriable_tries, owed_for=row.owed_for,
             )
             for row in rows
         ]  # fmt: skip
@@ -262,6 +284,7 @@ class Spool:
             self._copies.end(instance.id, size, target.stat().st_size if target.exists() else 0)
 
     def next_due(self, destination: str) -> float | None:
+        """Seconds until a delivery may be claimed."""
         return self._ask(lambda c: queries.next_due(c, destination))
 
     def next_instance_due(self) -> float | None:
@@ -280,10 +303,9 @@ class Spool:
         """What `wipe` would take."""
         return self._ask(queries.finished)
 
-    def set_circuit(self, name: str, until: float, failures: int, reason: str) -> None:
-        """Open (until > 0) or close (0) a destination's circuit."""
-        changes = {"circuit_until": until, "circuit_failures": failures, "circuit_reason": reason}
-        self._run(lambda c: transactions.set_destination(c, name, **changes))
+    def set_circuit(self, name: str, seconds: float | None, failures: int, reason: str) -> None:
+        """Open a destination's circuit for so many seconds, or close it (None)."""
+        self._run(lambda c: transactions.set_circuit(c, name, seconds, failures, reason))
 
     # -- people ----------------------------------------------------------------------------------------------------
 
@@ -301,14 +323,14 @@ class Spool:
                 transactions.order_try(connection, [name])
             transactions.add_event(connection, "paused" if paused else "resumed", to=name, who=who)
 
-        self._run(change)
+        self._run(change, lambda _: (name,))
         self.signals.set(name)
 
     def retry_now(self, deliveries: Sequence[int], who: str) -> int:
         """Buried or waiting deliveries are owed at once, and their destinations tried; returns how many."""
         changed = 0
         for part in parts(deliveries):
-            destinations = self._run(partial(transactions.retry_now, deliveries=part, who=who))
+            destinations = self._run(partial(transactions.retry_now, deliveries=part, who=who), set)
             self.signals.set_many(set(destinations))
             changed += len(destinations)
         return changed
@@ -318,7 +340,7 @@ class Spool:
         return sum(self._run(partial(transactions.discard, deliveries=part, who=who)) for part in parts(deliveries))
 
     def redecide(self, instance_id: str, who: str) -> bool:
-        ordered = self._run(lambda c: transactions.redecide(c, instance_id, who))
+        ordered = self._run(lambda c: transactions.redecide(c, instance_id, who), lambda _: (INSTANCES,))
         self.signals.set(INSTANCES)
         return ordered
 
@@ -330,6 +352,20 @@ class Spool:
     def is_working(self) -> bool:
         """Whether changes can be written."""
         return self._writer is not None and self._writer.is_alive
+
+    def answers(self, within: float) -> bool:
+        """Whether the database takes changes, as far as was seen within so many seconds. Asks nothing, never waits."""
+        if self._writer is None:
+            return False
+        if self._writer.has_failed and self._writer.is_idle:
+            with suppress(SpoolError):
+                self._writer.submit(lambda _: None)
+        return self._writer.answers(within) and (self._watch is None or self._watch.answers(within))
+
+    @property
+    def uncertain_commits(self) -> int:
+        """Blobs of which nobody knows yet whether their rows were committed."""
+        return len(self._uncertain)
 
     # -- questions -------------------------------------------------------------------------------------------------
 
@@ -358,32 +394,33 @@ class Spool:
 
     # -- housekeeping ----------------------------------------------------------------------------------------------
 
-    def sweep(self, now: float) -> int:
-        """Remove what retention says; returns the number of blobs and records removed."""
-        removed = self._drop_finished(now - self.settings.keep, BATCH)
-        if not self._is_sqlite:  # others add and remove as well
-            self._bytes = self._ask(queries.bytes_kept)
-            self._copies.forget(one for one in self._copies.instances() if not self._blobs.path(one).exists())
+    def sweep(self) -> int:
+        """Remove some of what retention says; returns the number of blobs and records removed, 0 when that is all."""
+        removed = self._drop_finished(self.settings.keep, BITE)
+        keep = self.settings.keep_records
+        return removed + self._run(lambda c: transactions.forget_records(c, steady.cutoff(c, keep), BITE))
+
+    def recount(self) -> None:
+        """Lay the ballast again, settle what is in doubt; on PostgreSQL, where others add and remove blobs, count."""
         self._doubts.ask_again()
         self._ballast.lay()
-        return removed + self._run(lambda c: transactions.forget_records(c, now - self.settings.keep_records, BATCH))
-
-    def clock_was_set(self, seconds: float) -> None:
-        """This machine's clock was put forward by so many seconds, or back. A server has its own (PostgreSQL)."""
-        if self._is_sqlite:
-            self._run(lambda c: transactions.clock_was_set(c, seconds))
-            self.signals.set_all()
+        if not self._is_sqlite:
+            self._bytes = self._ask(queries.bytes_kept)
+            self._copies.forget(one for one in self._copies.instances() if not self._blobs.path(one).exists())
 
     def wipe(self, who: str = "") -> int:
         """Remove every blob that no open or buried delivery needs, whatever `keep` says; returns how many."""
         removed = 0
-        while count := self._drop_finished(math.inf, BATCH):
+        while count := self._drop_finished(None, BATCH):
             removed += count
         self.event("wiped", removed=removed, who=who)
         return removed
 
-    def _drop_finished(self, before: float, limit: int) -> int:
-        rows = self._run(lambda c: transactions.blobs_gone(c, before, limit))
+    def _drop_finished(self, keep: float | None, limit: int) -> int:
+        """Those that were finished more than `keep` seconds ago; None: all."""
+        rows = self._run(
+            lambda c: transactions.blobs_gone(c, math.inf if keep is None else steady.cutoff(c, keep), limit)
+        )
         for row in rows:
             self._blobs.remove(row.id)
         with self._bytes_lock:
@@ -409,8 +446,13 @@ class Spool:
 
         then both end with the process, and what was claimed is free again at the next start.
         """
+        if self._watch:
+            self._watch.stop(0.0)
         if self._leases and self.is_working:
             self._leases.stop()
+        if self._writer and self.is_working:
+            with suppress(SpoolError):  # closed already
+                self._writer.submit(lambda c: steady.look(c, last=True) and None)
         if self._writer and not self._writer.close(seconds):
             return False
         self._read_engine.dispose()
@@ -429,12 +471,15 @@ class Spool:
         if self._is_sqlite:
             with write.connect() as connection:
                 fold_log(connection)
-        self._writer = Writer(write)
+        start = 0
+        self._writer = Writer(write, None if self._is_sqlite else watch.before_commit(lambda: start))
         try:
             start = self._run(partial(transactions.new_start, alone=alone))
         except SpoolError:
             self._free_finished()
             start = self._run(partial(transactions.new_start, alone=alone))
+        for words in self._ask(lambda c: list(postgresql.dangers(c))):
+            log.warning("database", about=words)
         self._tokens = itertools.count((start << 32) + 1)
         if alone:
             self.take_in_orphans()
@@ -442,8 +487,11 @@ class Spool:
         self._ballast.lay()
         if not self._is_sqlite:
             engine.share(lock)
-            self._leases = Leases(self._run)
+            self._leases = Leases(self._writer.submit)
             self._leases.start()
+            self._watch = Watch(write, start, self.signals, self._uncertain.settle)
+            self._watch.start()
+            self._patience = limits.QUESTION
 
     @property
     def _is_sqlite(self) -> bool:
@@ -456,9 +504,12 @@ class Spool:
         if self._leases:
             self._leases.hold(table, ids, token)
 
-    def _end(self, table: sa.Table, which: int | str, token: int, job: Callable[[sa.Connection], T]) -> Future[T]:
+    def _end(
+        self, table: sa.Table, which: int | str, token: int, job: Callable[[sa.Connection], T],
+        wakes: Callable[[T], Iterable[str]] = lambda _: (),
+    ) -> Future[T]:  # fmt: skip
         """A job that ends a claim, and must happen; the claim is renewed until it has."""
-        future = self._writing().submit(job, insist=True)
+        future = self._writing().submit(job, insist=True, wakes=wakes)
         leases = self._leases
         if leases:
             future.add_done_callback(lambda _: leases.let_go(table, which, token))
@@ -469,12 +520,19 @@ class Spool:
             raise SpoolError("this spool is open for reading only")
         return self._writer
 
-    def _run(self, job: Callable[[sa.Connection], T]) -> T:
-        return self._writing().run(job)
+    def _longest_wait(self) -> float | None:
+        return None if self._watch is None else self._watch.longest_wait()
+
+    def _run(
+        self, job: Callable[[sa.Connection], T], wakes: Callable[[T], Iterable[str]] = lambda _: ()
+    ) -> T:  # fmt: skip
+        return self._writing().run(job, wakes=wakes)
 
     def _ask(self, question: Callable[[sa.Connection], T]) -> T:
         try:
-            with self._read_engine.connect() as connection:
+            with limits.within(self._patience), self._read_engine.connect() as connection:
                 return question(connection)
-        except sa.exc.DatabaseError as error:
-            raise SpoolError(engine.trouble(self._read_engine, error)) from error
+        except Exception as error:
+            if not is_of_database(error):
+                raise
+            raise engine.trouble(self._read_engine, error) from error

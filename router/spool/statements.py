@@ -116,7 +116,7 @@ CLAIMED_DELIVERIES = (
     sa.select(
         delivery.c.id.label("delivery_id"), delivery.c.destination, delivery.c.tries.label("delivery_tries"),
         delivery.c.buriable_tries,
-        (delivery.c.owed_since + bound("still", type_=sa.Double) - delivery.c.stood_still).label("owed_since"),
+        (bound("counts_from", type_=sa.Double) + delivery.c.stood_still - delivery.c.owed_since).label("owed_for"),
         *instance.c,
     )
     .where(delivery.c.id.in_(bound("ids", expanding=True)), delivery.c.instance_id == instance.c.id)

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.flow import Decision, Instance, Seen
-from router.spool import clock, commitment_rows, schema, statements
+from router.spool import clock, commitment_rows, schema, statements, steady
 from router.spool.rows import values_of, values_of_decision
 
 Connection = sa.Connection
@@ -40,7 +40,7 @@ LEASE = 60.0
 
 def new_start(connection: Connection, *, alone: bool) -> int:
     """Number a start of a node; one that is alone frees what earlier starts held."""
-    now = clock.now(connection)
+    now = steady.look(connection).now
     if alone:
         for table, state in ((instance, schema.NEW), (delivery, schema.OPEN)):
             held = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token != 0)
@@ -114,7 +114,7 @@ def claim_instances(
     `taken` is how many each caller has under way already, of at most `most`. New work is looked for behind the caller
     `after`; the second value is the one to begin behind the next time, since only CALLERS_AT_ONCE are looked at.
     """
-    claim = {"now": clock.now(connection), "by": token, "until": claim_end(connection)}
+    claim = {"now": steady.look(connection).now, "by": token, "until": claim_end(connection)}
     rows = list(connection.execute(statements.CLAIM_AGAIN, claim | {"most": limit}))
     callers, after = _callers(connection, after) if len(rows) < limit else ([], after)
     busy = Counter(taken)
@@ -181,7 +181,8 @@ def record(
 
     The second value names the destinations whose delivery is buried at once, each with the reason.
     """
-    now = clock.now(connection)
+    moment = steady.look(connection)
+    now = moment.now
     _hold(connection, lambda: instance.c.id == decided.id)
     already = _owed_already(connection, decided.id)
     owed = [name for name in decision.destinations if name not in already]
@@ -194,14 +195,14 @@ def record(
     if not changed:
         return False, {}
     buried = {}
-    still = _still_times(connection, now)
+    still = _still_times(connection, moment)
     circling = _is_circling(connection, decided)
     for name in owed:
         full = _is_full(connection, name, limits.get(name))
         reason = CIRCLING if circling else FULL if full else ""
         row = {
             "instance_id": decided.id, "destination": name, "state": schema.BURIED if reason else schema.OPEN,
-            "owed_since": now, "stood_still": still.get(name, 0.0), "reason": reason,
+            "owed_since": now, "stood_still": still(name), "reason": reason,
             "closed_at": now if reason else None,
         }  # fmt: skip
         connection.execute(statements.INSERT_DELIVERY, row)
@@ -249,23 +250,27 @@ def _is_full(connection: Connection, name: str, limit: int | None) -> bool:
     return bool(connection.execute(statements.OPEN_UP_TO, {"to": name, "most": limit}).scalar_one() >= limit)
 
 
-def _still_times(connection: Connection, now: float) -> dict[str, float]:
-    rows = connection.execute(statements.STILL_TIMES)
-    return {row.name: row.stood_still + (now - row.still_since if row.still_since else 0.0) for row in rows}
+def _still_times(connection: Connection, moment: steady.Moment) -> Callable[[str], float]:
+    """By destination: the seconds so far that do not count towards giving up on what is owed to it."""
+    stood = {
+        row.name: row.stood_still + (moment.now - row.still_since if row.still_since else 0.0)
+        for row in connection.execute(statements.STILL_TIMES)
+    }
+    return lambda name: moment.skipped + stood.get(name, 0.0)
 
 
 def claim_deliveries(
     connection: Connection, to: str, limit: int, token: int, *, newest_untried: bool = False
 ) -> list[Any]:
-    """Rows of delivery and instance together, with `owed_since` moved on by the time that nothing was tried."""
-    now = clock.now(connection)
+    """Rows of delivery and instance together, with `owed_for`: the seconds in which it could have been tried."""
+    moment = steady.look(connection)
     statement = statements.CLAIM_UNTRIED if newest_untried else statements.CLAIM_DELIVERIES
-    claim = {"to": to, "now": now, "most": limit, "by": token, "until": claim_end(connection)}
+    claim = {"to": to, "now": moment.now, "most": limit, "by": token, "until": claim_end(connection)}
     ids = sorted(connection.execute(statement, claim).scalars())
     if not ids:
         return []
-    still = _still_times(connection, now).get(to, 0.0)
-    return list(connection.execute(statements.CLAIMED_DELIVERIES, {"ids": ids, "still": still}))
+    counts_from = moment.now - _still_times(connection, moment)(to)
+    return list(connection.execute(statements.CLAIMED_DELIVERIES, {"ids": ids, "counts_from": counts_from}))
 
 
 def close_delivery(
@@ -304,7 +309,7 @@ def retry_delivery(
 
 def set_destination(connection: Connection, name: str, **changes: Any) -> None:
     """Change pause or circuit, and keep account of the time during which nothing is tried."""
-    now = clock.now(connection)
+    now = steady.look(connection).now
     row = connection.execute(sa.select(destination).where(destination.c.name == name).with_for_update()).one_or_none()
     if row is None:
         connection.execute(destination.insert().values(name=name))
@@ -317,27 +322,17 @@ def set_destination(connection: Connection, name: str, **changes: Any) -> None:
     connection.execute(destination.update().where(destination.c.name == name).values(**changes))
 
 
+def set_circuit(connection: Connection, name: str, seconds: float | None, failures: int, reason: str) -> None:
+    """Open a destination's circuit for so many seconds; None closes it."""
+    until = 0.0 if seconds is None else steady.look(connection).now + seconds
+    set_destination(connection, name, circuit_until=until, circuit_failures=failures, circuit_reason=reason)
+
+
 def order_try(connection: Connection, names: Sequence[str]) -> None:
     """Whoever orders something of these destinations wants it tried now: an open circuit is probed at once."""
     is_open = destination.c.name.in_(names) & (destination.c.circuit_until > 0)
     at_once = {"circuit_until": clock.now(connection), "circuit_failures": 0}
     connection.execute(destination.update().where(is_open).values(at_once))
-
-
-def clock_was_set(connection: Connection, seconds: float) -> None:
-    """The clock was put forward by so many seconds, or back: what waits goes on waiting for as long as it would have.
-
-    Forward: the time does not count towards giving up. Back: nothing is due later for it.
-    """
-    commitment_rows.clock_was_set(connection, seconds)
-    now = clock.now(connection)
-    if seconds > 0:
-        old = (delivery.c.state == schema.OPEN) & (delivery.c.owed_since <= now - seconds)
-        connection.execute(delivery.update().where(old).values(owed_since=delivery.c.owed_since + seconds))
-        return
-    for table, state in ((instance, schema.NEW), (delivery, schema.OPEN)):
-        waits = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token == 0)
-        connection.execute(table.update().where(waits).values(ready_at=table.c.ready_at + seconds))
 
 
 def _free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
@@ -351,8 +346,9 @@ def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> li
 
     Returns the destinations.
     """
-    now = clock.now(connection)
-    still = _still_times(connection, now)
+    moment = steady.look(connection)
+    now = moment.now
+    still = _still_times(connection, moment)
     rows = connection.execute(
         delivery.update()
         .where(_free(deliveries, now))
@@ -360,9 +356,7 @@ def retry_now(connection: Connection, deliveries: Sequence[int], who: str) -> li
         .returning(delivery.c.id, delivery.c.instance_id, delivery.c.destination)
     ).all()
     for row in rows:
-        connection.execute(
-            delivery.update().where(delivery.c.id == row.id).values(stood_still=still.get(row.destination, 0.0))
-        )
+        connection.execute(delivery.update().where(delivery.c.id == row.id).values(stood_still=still(row.destination)))
         add_event(connection, "retried by a person", row.instance_id, row.destination, who=who)
     # Also for those that somebody holds: the try that is under way began before the order.
     is_owed = delivery.c.id.in_(deliveries) & (delivery.c.state == schema.OPEN)
@@ -421,4 +415,5 @@ def forget_records(connection: Connection, before: float, limit: int) -> int:
     connection.execute(instance.delete().where(instance.c.id.in_(ids)))
     old = sa.select(event.c.id).where(event.c.at < before).limit(limit)
     events = connection.execute(event.delete().where(event.c.id.in_(old))).rowcount
+    connection.execute(schema.jump.delete().where(schema.jump.c.at < before))
     return len(ids) + events + commitment_rows.forget(connection, before, limit)

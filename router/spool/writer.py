@@ -1,22 +1,31 @@
 """The one writer: a thread that owns the only read-write connection and puts whatever waits into one commit.
 
 Each job runs in a savepoint of its own, so that one that fails takes nobody with it. Its result is given out only
-after the commit, which on SQLite means after the sync of the log (WAL, synchronous=FULL).
+after the commit, which on SQLite means after the sync of the log (WAL, synchronous=FULL). A PostgreSQL server that does
+not answer is waited for `limits.CHANGES` seconds, then its connection is given up.
 """
 
 from __future__ import annotations
 
 import queue
-import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from router.spool.errors import SpoolError
+from router.spool import limits
+from router.spool.errors import (
+    DatabaseError,
+    SpoolError,
+    UncertainCommitError,
+    is_of_database,
+    is_own_fault,
+    refusal,
+)
 
 T = TypeVar("T")
 Job = Callable[[sa.Connection], Any]
@@ -24,52 +33,78 @@ MOST = 256
 """Jobs in one commit."""
 AGAIN_AFTER = 0.5
 """Seconds until a change that must happen is tried again after the database did not take it."""
-OWN_FAULTS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)
-"""What a statement is refused for by itself, with the database in good health."""
-
-PRIMARY = 0xFF
-"""The part of SQLite's result codes that says the kind of failure."""
 CONFLICTS = ("40P01", "40001")
 """SQLSTATE of a deadlock and of a serialization failure."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiting:
-    """A job and whoever waits for it. One that insists is tried until the database takes it, or the spool closes."""
+    """A job and whoever waits for it. One that insists is tried until the database takes it, or the spool closes.
+
+    `wakes` says, from the result, for which topics there is work now, which other processes must hear of.
+    """
 
     job: Job
     future: Future[Any]
     insists: bool
+    wakes: Callable[[Any], Iterable[str]]
+    since: float
+
+
+Outcome = tuple[Waiting, Any, BaseException | None]
+BeforeCommit = Callable[[sa.Connection, set[str]], int | None]
+"""What is done last in a transaction (PostgreSQL), with the topics to wake; returns the transaction's number there."""
 
 
 class Writer:
     """Runs jobs on one connection, several to a commit."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, before_commit: BeforeCommit | None = None) -> None:
         self._engine = engine
+        self._before_commit = before_commit
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._again: list[Waiting] = []
         self._closed = False
+        self._begun: float | None = None
+        self._failed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Callable[[sa.Connection], T], *, insist: bool = False) -> Future[T]:
+    def submit(
+        self, job: Callable[[sa.Connection], T], *, insist: bool = False,
+        wakes: Callable[[T], Iterable[str]] = lambda _: (),
+    ) -> Future[T]:  # fmt: skip
         """Queue a job; its future is set after the commit that holds it."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
                 raise SpoolError("the spool is closed")
-            self._queue.put(Waiting(job, future, insist))
+            self._queue.put(Waiting(job, future, insist, wakes, time.monotonic()))
         return future
 
-    def run(self, job: Callable[[sa.Connection], T]) -> T:
+    def run(self, job: Callable[[sa.Connection], T], *, wakes: Callable[[T], Iterable[str]] = lambda _: ()) -> T:
         """Run a job and wait for its commit. Raises SpoolError."""
-        return self.submit(job).result()
+        return self.submit(job, wakes=wakes).result()
 
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
+
+    def answers(self, within: float) -> bool:
+        """Whether the database took the last changes, and those under way are not late."""
+        begun = self._begun
+        return self.is_alive and not self._failed and (begun is None or time.monotonic() - begun < within)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits."""
+        return self._begun is None and self._queue.empty()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the database did not take the last changes."""
+        return self._failed
 
     def close(self, seconds: float | None = None) -> bool:
         """Finish what waits, then end; False where that takes longer (somebody else locks the database)."""
@@ -81,12 +116,17 @@ class Writer:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        connection: sa.Connection | None = None
         ending = False
-        with self._engine.connect() as connection:
-            while not ending:
-                batch, ending = self._take()
-                if batch:
-                    self._commit(connection, batch, last_chance=ending)
+        while not ending:
+            batch, ending = self._take()
+            if batch:
+                self._begun = time.monotonic()
+                with limits.within(limits.CHANGES):
+                    connection = self._commit(connection, self._in_time(batch), last_chance=ending)
+                self._begun = None
+        if connection is not None:
+            connection.close()
 
     def _take(self) -> tuple[list[Waiting], bool]:
         """What waits, at most MOST; and whether that was the last."""
@@ -102,25 +142,44 @@ class Writer:
             return batch, False
         return batch, True
 
-    def _commit(self, connection: sa.Connection, batch: list[Waiting], *, last_chance: bool) -> None:
+    def _in_time(self, batch: list[Waiting]) -> list[Waiting]:
+        """Those that are worth a try: who has waited too long on a database that fails is refused."""
+        if not self._failed:
+            return batch
+        late = [one for one in batch if not one.insists and time.monotonic() - one.since > limits.CHANGES]
+        failure = DatabaseError("the spool's database did not take the change: it has not answered in time")
+        _give_out([(one, None, failure) for one in late])
+        return [one for one in batch if one not in late]
+
+    def _commit(
+        self, connection: sa.Connection | None, batch: list[Waiting], *, last_chance: bool
+    ) -> sa.Connection | None:
+        """Run and commit a batch; returns the connection to go on with."""
+        transaction: int | None = None
         try:
+            connection = connection or self._engine.connect()
             with connection.begin():
                 outcomes = [self._try(connection, waiting) for waiting in batch]
-        except Exception as error:  # disk full, locked, corrupt: nobody's job has happened
-            _undo(connection)
-            failure = _refusal(error)
+                if self._before_commit:  # after it comes COMMIT, and nobody may know what became of that
+                    transaction = self._before_commit(connection, _topics(outcomes))
+            self._failed = False
+        except Exception as error:  # disk full, locked, corrupt, away: nobody's job has happened, as far as is known
+            lost = connection is None or connection.invalidated or _is_broken(connection) or not _has_answered(error)
+            if connection is not None:
+                _undo(connection)
+            self._failed = not _is_conflict(error)
+            failure = self._failure(error, transaction if lost else None)
             if not last_chance:
                 self._again = [waiting for waiting in batch if waiting.insists or _is_conflict(error)]
             outcomes = [(waiting, None, failure) for waiting in batch if waiting not in self._again]
-        for waiting, result, reason in outcomes:
-            if not waiting.future.set_running_or_notify_cancel():  # whoever asked has gone
-                continue
-            if reason is not None:
-                waiting.future.set_exception(reason)
-            else:
-                waiting.future.set_result(result)
+        _give_out(outcomes)
+        return connection
 
-    def _try(self, connection: sa.Connection, waiting: Waiting) -> tuple[Waiting, Any, BaseException | None]:
+    def _failure(self, error: Exception, transaction: int | None) -> SpoolError:
+        failure = refusal(error, self._engine.url.render_as_string(hide_password=False))
+        return failure if transaction is None else UncertainCommitError(str(failure), transaction)
+
+    def _try(self, connection: sa.Connection, waiting: Waiting) -> Outcome:
         # Said to the driver itself: SQLAlchemy's own savepoints cost more than the row that they guard.
         driver: Any = connection.connection.driver_connection
         driver.execute("SAVEPOINT job")
@@ -128,16 +187,44 @@ class Writer:
         problem: Exception | None = None
         try:
             result = waiting.job(connection)
-        except OWN_FAULTS as error:
-            problem = _refusal(error)
-        except sa.exc.DBAPIError:  # the disk's or the database's failure is everybody's
-            raise
-        except Exception as error:  # the job's own failure: only its caller hears of it
-            problem = error
+        except Exception as error:
+            if is_own_fault(error):
+                problem = refusal(error, "")
+            elif is_of_database(error):  # the disk's or the database's failure is everybody's
+                raise
+            else:
+                problem = error  # the job's own failure: only its caller hears of it
         if problem is not None:
             driver.execute("ROLLBACK TO SAVEPOINT job")
         driver.execute("RELEASE SAVEPOINT job")
         return waiting, result, problem
+
+
+def _topics(outcomes: Iterable[Outcome]) -> set[str]:
+    return {topic for waiting, result, problem in outcomes if problem is None for topic in waiting.wakes(result)}
+
+
+def _give_out(outcomes: Iterable[Outcome]) -> None:
+    for waiting, result, reason in outcomes:
+        if not waiting.future.set_running_or_notify_cancel():  # whoever asked has gone
+            continue
+        if reason is not None:
+            waiting.future.set_exception(reason)
+        else:
+            waiting.future.set_result(result)
+
+
+def _has_answered(error: Exception) -> bool:
+    """Whether a PostgreSQL server itself says what went wrong."""
+    return bool(getattr(getattr(error, "orig", error), "sqlstate", None))
+
+
+def _is_broken(connection: sa.Connection) -> bool:
+    """Whether the driver's connection is gone, whether or not SQLAlchemy has seen it."""
+    try:
+        return bool(getattr(connection.connection.driver_connection, "closed", False))
+    except Exception:  # there is none any more
+        return True
 
 
 def _is_conflict(error: BaseException) -> bool:
@@ -154,19 +241,3 @@ def _undo(connection: sa.Connection) -> None:
             connection.connection.rollback()
     except Exception:  # whatever is left of it, the next transaction begins on a new one
         connection.invalidate()
-
-
-def _refusal(error: BaseException) -> SpoolError:
-    """Without the error itself as its cause: a traceback would show the statement's parameters."""
-    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & PRIMARY
-    fix = "; free some space there, and let spool.reserve keep more of it" if code == sqlite3.SQLITE_FULL else ""
-    return SpoolError(
-        f"the spool's database did not take the change: {describe(error)}{fix}",
-        may_come_back=code == sqlite3.SQLITE_IOERR,
-    )
-
-
-def describe(error: BaseException) -> str:
-    """The driver's own words, without SQLAlchemy's statement and parameters (they hold received values)."""
-    original = getattr(error, "orig", error)
-    return f"{type(original).__name__}: {original}".splitlines()[0][:200]

@@ -1,8 +1,18 @@
-"""/healthz, /readyz and /metrics: for load balancers, containers and Prometheus."""
+"""/healthz, /readyz and /metrics: for load balancers, containers and Prometheus.
+
+Nobody who asks waits for the node: a thread looks twice a second, and the answer is what it saw last. Where it has seen
+nothing for a while it hangs itself, and that is the answer. Metrics need the database: they have one thread; who asks
+in the meantime gets the same answer, and none is waited for longer than a few seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prometheus_client import generate_latest
@@ -12,8 +22,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from router.observe import log, where
 from router.observe.metrics import REGISTRY
 from router.spool import Counts, SpoolError
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the node."""
+STALE = 3.0
+"""Seconds after which a look that has not come back is an answer."""
+METRICS_WITHIN = 4.0
 
 
 class View(Protocol):
@@ -85,27 +102,108 @@ def _family(name: str, words: str, values: Mapping[str, float], label: str = "de
     return family
 
 
-def routes(view: View) -> Iterator[Route]:
-    collector = NodeCollector(view)
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was seen of the node, and when (time.monotonic)."""
 
-    def answer(parts: dict[str, bool]) -> Response:
-        return JSONResponse(parts, status_code=200 if all(parts.values()) else 503)
+    alive: dict[str, bool]
+    ready: dict[str, bool]
+    at: float
 
-    def ready(_: Request) -> Response:
+
+class Health:
+    """What the node said of itself last."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._last = Looked({"looked": False}, {"looked": False}, time.monotonic())
+        self._stopped = threading.Event()
+        self._looked = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+
+    def start(self) -> None:
+        """Look once, unless that takes long, and go on looking."""
+        self._thread.start()
+        self._looked.wait(LOOK_EVERY)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def alive(self) -> dict[str, bool]:
+        return self._fresh().alive
+
+    def ready(self) -> dict[str, bool]:
+        return self._fresh().ready
+
+    def _fresh(self) -> Looked:
+        last = self._last
+        if time.monotonic() - last.at > STALE:  # whatever it is that hangs
+            return Looked(last.alive | {"looked": False}, last.ready | {"looked": False}, last.at)
+        return last
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._last = Looked(self._view.alive(), self._ready(), time.monotonic())
+            except Exception as error:  # then what was seen last grows old, and that is told
+                log.error("health failed", error=where(error))
+            self._looked.set()
+            self._stopped.wait(LOOK_EVERY)
+
+    def _ready(self) -> dict[str, bool]:
         try:
-            return answer(view.ready())
+            return self._view.ready()
         except (OSError, SpoolError):  # nobody can say what room there is on a disk that does not answer
-            return answer({"room": False})
+            return {"room": False}
 
-    def metrics(_: Request) -> Response:
+
+class Scrape:
+    """One at a time: who asks while one is under way gets its answer."""
+
+    def __init__(self, collect: Callable[[], bytes]) -> None:
+        self._collect = collect
+        self._under_way: tuple[Future[bytes], float] | None = None
+
+    async def answer(self) -> bytes:
+        """Raises SpoolError, TimeoutError. Called in the web server's loop only."""
+        if self._under_way is None or self._under_way[0].done():
+            future: Future[bytes] = Future()
+            self._under_way = future, time.monotonic() + METRICS_WITHIN
+            threading.Thread(target=self._run, args=(future,), name="metrics", daemon=True).start()
+        future, deadline = self._under_way
+        waiting = asyncio.wrap_future(future)
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # else asyncio would complain
+        return await asyncio.wait_for(asyncio.shield(waiting), max(0.0, deadline - time.monotonic()))
+
+    def _run(self, future: Future[bytes]) -> None:
         try:
-            own = generate_latest(REGISTRY) + generate_latest(_Only(collector))
+            future.set_result(self._collect())
+        except BaseException as error:
+            future.set_exception(error)
+
+
+def routes(view: View, health: Health) -> Iterator[Route]:
+    collector = NodeCollector(view)
+    scrape = Scrape(lambda: generate_latest(REGISTRY) + generate_latest(_Only(collector)))
+
+    def answer(parts: Callable[[], dict[str, bool]]) -> Callable[[Request], Awaitable[Response]]:
+        async def said(_: Request) -> Response:
+            found = parts()
+            return JSONResponse(found, status_code=200 if all(found.values()) else 503)
+
+        return said
+
+    async def metrics(_: Request) -> Response:
+        try:
+            own = await scrape.answer()
+        except TimeoutError:
+            return JSONResponse({"error": "the spool's database does not answer in time"}, status_code=503)
         except SpoolError as error:
             return JSONResponse({"error": str(error)}, status_code=503)
         return Response(own, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    yield Route("/healthz", lambda _: answer(view.alive()))
-    yield Route("/readyz", ready)
+    yield Route("/healthz", answer(health.alive))
+    yield Route("/readyz", answer(health.ready))
     yield Route("/metrics", metrics)
 
 

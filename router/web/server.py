@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from router.association.listening import WEB, bind, listen
 from router.config.settings import WebSettings
-from router.web.health import View, routes
+from router.web.health import Health, View, routes
 
 SECONDS = 10.0
 """For a connection: all of its request and of the answer."""
@@ -61,7 +61,8 @@ class WebServer:
     """Health, readiness and metrics over HTTP."""
 
     def __init__(self, settings: WebSettings, view: View) -> None:
-        app = Starlette(routes=list(routes(view)))
+        self._health = Health(view)
+        app = Starlette(routes=list(routes(view, self._health)))
         config = uvicorn.Config(
             app, http=OneRequest, headers=[("connection", "close")], log_config=None, access_log=False, lifespan="off",
             ws="none", limit_concurrency=64, h11_max_incomplete_event_size=16384, timeout_graceful_shutdown=1,
@@ -75,11 +76,13 @@ class WebServer:
         """Open the port and return it. Raises AddressError."""
         self._socket = bind(self._settings.address, self._settings.port, WEB)
         listen(self._socket, 64, WEB)
+        self._health.start()
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)
         self._thread.start()
         return int(self._socket.getsockname()[1])
 
     def stop(self) -> None:
+        self._health.stop()
         self._server.end()
         if self._thread is not None:
             self._thread.join(3.0)

@@ -97,8 +97,15 @@ class Clock:
     """Stands until it is turned."""
 
     at: float = 200_000_000.0
+    passed: float = 0.0
 
     def turn(self, seconds: float) -> None:
+        """Time passes."""
+        self.at += seconds
+        self.passed += seconds
+
+    def put(self, seconds: float) -> None:
+        """Somebody sets the clock, forward or back, and no time passes."""
         self.at += seconds
 
 
@@ -108,6 +115,7 @@ def turned_by_hand() -> Iterator[Clock]:
     hands = Clock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "now", lambda _: hands.at)
+        patch.setattr(clock, "monotonic", lambda: hands.passed)
         yield hands
 
 

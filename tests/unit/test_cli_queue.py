@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Path:
     spool = open_spool(settings_of(tmp_path / "spool"))
     accept(spool)
     decide(spool, "down", "still", "fine")
-    spool.set_circuit("down", time.time() + 60, 3, "Connection refused")
+    spool.set_circuit("down", 60, 3, "Connection refused")
     spool.pause("still", "somebody")
     spool.close()
     return tmp_path / "routing.yaml"

@@ -1,4 +1,4 @@
-"""A clock that is set, by a person or by NTP, neither holds what waits nor buries it."""
+"""A clock that is set, by a person or by NTP, neither holds what waits nor buries it, nor ends what is kept."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from router.spool import INSTANCES, Spool, clock, open_spool
-from router.spool.clock import Jumps
-from tests.unit.spooling import CALLERS, Clock, accept, decide, settings_of, turned_by_hand
+from router.spool import Spool, open_spool
+from router.spool.steady import before
+from tests.unit.spooling import CALLERS, Clock, accept, decide, files, settings_of, turned_by_hand
 
 DAY = 86400.0
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    opened = open_spool(settings_of(tmp_path / "spool"))
-    yield opened
-    opened.close()
+def hands() -> Iterator[Clock]:
+    with turned_by_hand() as hands:
+        hands.at = 2000 * DAY
+        yield hands
 
 
 @pytest.fixture
-def hands() -> Iterator[Clock]:
-    with turned_by_hand() as hands:
-        yield hands
+def spool(tmp_path: Path, database: str, hands: Clock) -> Iterator[Spool]:
+    opened = open_spool(settings_of(tmp_path / "spool", database, keep=100.0, keep_records=1000.0))
+    yield opened
+    opened.close()
 
 
 def owe(spool: Spool, uid: str, *, after: float) -> None:
@@ -35,30 +36,81 @@ def owe(spool: Spool, uid: str, *, after: float) -> None:
     spool.retry_delivery(owed, after, "down").result()
 
 
+def owed_for(spool: Spool) -> list[float]:
+    """As a worker is told: it judges by nothing else. The deliveries are given back."""
+    claimed = spool.claim_deliveries("ai", 5)
+    for one in claimed:
+        spool.retry_delivery(one, 0, "", tried=False).result()
+    return [one.owed_for for one in claimed]
+
+
 @pytest.mark.parametrize("back", [-DAY, -1000 * DAY])
 def test_a_clock_that_is_put_back_delays_nothing(spool: Spool, hands: Clock, back: float) -> None:
     owe(spool, "1.1", after=10)
     accept(spool, uid="1.2")
     (claim,) = spool.claim_instances(1)
     spool.release_instance(claim, after=10).result()
-    due, version = hands.at + 10, spool.signal(INSTANCES).version
-    hands.turn(back)
-    spool.clock_was_set(back)
-    assert spool.signal(INSTANCES).version > version  # whoever sleeps until it is due must look again
-    assert spool.next_due("ai") == spool.next_instance_due() == due + back
+    hands.put(back)
     assert spool.claim_deliveries("ai", 5) == []
     assert spool.claim_instances(5) == []
+    assert spool.next_due("ai") == spool.next_instance_due() == 10
     hands.turn(10)
     assert len(spool.claim_deliveries("ai", 5)) == len(spool.claim_instances(5)) == 1
 
 
-def test_a_clock_that_is_put_forward_does_not_count_towards_giving_up(spool: Spool, hands: Clock) -> None:
+@pytest.mark.parametrize("seconds", [15 * DAY, -15 * DAY, 100.0])
+def test_the_first_who_judges_an_age_sees_that_the_clock_was_set(spool: Spool, hands: Clock, seconds: float) -> None:
     owe(spool, "1.1", after=0)
     hands.turn(5)
-    hands.turn(20 * DAY)
-    owe(spool, "1.2", after=0)  # before anybody noticed
-    spool.clock_was_set(20 * DAY)
-    assert [hands.at - one.owed_since for one in spool.claim_deliveries("ai", 5)] == [5.0, 0.0]
+    hands.put(seconds)
+    assert owed_for(spool) == [5.0]
+    hands.turn(10)
+    owe(spool, "1.2", after=0)
+    hands.put(-seconds)
+    assert owed_for(spool) == [15.0, 0.0]
+
+
+def test_a_destination_that_stands_still_while_the_clock_is_set_counts_that_once(spool: Spool, hands: Clock) -> None:
+    owe(spool, "1.1", after=0)
+    hands.turn(5)
+    spool.pause("ai", "a person")
+    hands.turn(5)
+    hands.put(15 * DAY)
+    spool.resume("ai", "a person")
+    hands.turn(3)
+    assert owed_for(spool) == [8.0]
+
+
+@pytest.mark.parametrize("seconds", [15 * DAY, -15 * DAY])
+def test_a_clock_that_is_set_while_no_node_runs_buries_nothing(tmp_path: Path, hands: Clock, seconds: float) -> None:
+    settings = settings_of(tmp_path / "spool")
+    spool = open_spool(settings)
+    owe(spool, "1.1", after=10)
+    hands.turn(5)
+    spool.close()
+    hands.put(seconds)
+    spool = open_spool(settings)
+    hands.turn(10)
+    assert owed_for(spool) == [15.0]
+    spool.close()
+
+
+def test_time_in_which_no_node_ran_does_not_count(tmp_path: Path, hands: Clock) -> None:
+    settings = settings_of(tmp_path / "spool")
+    spool = open_spool(settings)
+    owe(spool, "1.1", after=0)
+    spool.close()
+    hands.turn(15 * DAY)
+    hands.passed = 0.0  # the machine was off, too
+    spool = open_spool(settings)
+    assert owed_for(spool) == [0.0]
+    spool.close()
+
+
+def test_little_is_no_jump(spool: Spool, hands: Clock) -> None:
+    owe(spool, "1.1", after=0)
+    hands.put(30)
+    assert owed_for(spool) == [30.0]
 
 
 def test_what_somebody_holds_stays_held(spool: Spool, hands: Clock) -> None:
@@ -66,10 +118,56 @@ def test_what_somebody_holds_stays_held(spool: Spool, hands: Clock) -> None:
     decide(spool, "ai")
     (owed,) = spool.claim_deliveries("ai", 1)
     for seconds in (-DAY, DAY):
-        hands.turn(seconds)
-        spool.clock_was_set(seconds)
+        hands.put(seconds)
         assert spool.claim_deliveries("ai", 1) == []
     assert spool.retry_delivery(owed, 0, "later").result()
+
+
+def test_an_open_circuit_stays_open_as_long_as_it_would_have(spool: Spool, hands: Clock) -> None:
+    accept(spool)
+    spool.set_circuit("ai", 300, 4, "no answer")
+    for seconds in (DAY, -DAY):
+        hands.put(seconds)
+        spool.claim_instances(0)  # whoever looks
+        assert spool.destination_state("ai").circuit_left == 300
+
+
+@pytest.mark.parametrize("seconds", [15 * DAY, -15 * DAY])
+def test_what_is_kept_is_kept_for_its_time_whatever_the_clock_says(
+    spool: Spool, hands: Clock, tmp_path: Path, seconds: float
+) -> None:
+    accept(spool, uid="1.1")
+    decide(spool)
+    hands.turn(40)
+    hands.put(seconds)
+    assert spool.sweep() == 0
+    hands.turn(61)
+    blobs, records = spool.sweep(), 0
+    if seconds > 0:
+        assert (blobs, files(tmp_path / "spool")) == (1, set())
+        hands.turn(890)
+        assert spool.sweep() == 0
+        hands.turn(10)
+        records = spool.sweep()
+        assert records == 1
+        assert spool.instances() == []
+    else:  # put back, it looks younger: it is kept longer, never shorter
+        assert len(files(tmp_path / "spool")) == 1
+
+
+@pytest.mark.parametrize(
+    ("jumps", "now", "expected"),
+    [
+        ([], 1000, 900),
+        ([(950, 500)], 1000, 400),
+        ([(800, 500)], 1000, 900),
+        ([(980, 500), (1470, 500)], 1500, 400),  # given latest first below
+        ([(980, -500)], 1000, 980),
+    ],
+)
+def test_how_far_back_a_time_lies(jumps: list[tuple[float, float]], now: float, expected: float) -> None:
+    rows = [type("Jump", (), {"at": at, "seconds": by}) for at, by in reversed(jumps)]
+    assert before(rows, now, 100) == expected
 
 
 @pytest.mark.parametrize("seconds", [-DAY, -1000 * DAY, DAY, 1000 * DAY])
@@ -82,34 +180,17 @@ def test_what_an_archive_is_asked_has_its_time_whatever_the_clock_says(
     due, held = work.claim(()), work.claim(())
     assert due is not None
     assert held is not None
+    spool.claim_instances(0)
     for ours, one in (("2.25.1", due), ("2.25.2", held)):
         work.asked([row.id for row in work.pending(one)], "pacs", ours)
-        hands.turn(seconds if one is due else 0)  # the other one was asked before anybody noticed
+        hands.put(seconds if one is due else 0)  # the other one was asked before anybody noticed
     work.release(due, 300, tries=1)
     hands.turn(10)
-    spool.clock_was_set(seconds)
-    (before,), (after,) = work.pending(due), work.pending(held)
-    assert [hands.at - row.asked_at for row in (before, after)] == [10, 10]
+    spool.claim_instances(0)
+    (before_it,), (after,) = work.pending(due), work.pending(held)
+    assert [hands.at - row.asked_at for row in (before_it, after)] == [10, 10]
     hands.turn(300)
     again, other = work.claim(()), work.claim(())
     assert again is not None
     assert other is not None
     assert [one.deadline - hands.at for one in (again, other)] == [3600 - 310] * 2
-
-
-def test_a_jump_is_noticed_once_and_a_small_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Hands:
-        wall = mono = 1000.0
-
-        def time(self) -> float:
-            return self.wall
-
-        def monotonic(self) -> float:
-            return self.mono
-
-    hands = Hands()
-    monkeypatch.setattr(clock, "time", hands)
-    jumps = Jumps()
-    for wall, mono, moved in ((60, 60, 0.0), (60 - DAY, 60, -DAY), (60, 60, 0.0), (DAY, 60, DAY - 60), (70, 60, 0.0)):
-        hands.wall, hands.mono = hands.wall + wall, hands.mono + mono
-        assert jumps.since() == moved

@@ -168,17 +168,21 @@ def test_a_start_frees_what_was_held_and_asks_again(settings: SpoolSettings) -> 
     spool.close()
 
 
-def test_records_are_forgotten_with_the_others(spool: Spool, settings: SpoolSettings) -> None:
+def test_records_are_forgotten_with_the_others(settings: SpoolSettings) -> None:
     with turned_by_hand() as clock:
+        spool = open_spool(settings)
         for number, state in enumerate((DONE, BURIED, None)):
             spool.commitments.add(CALLER, f"1.{number}", [ONE, TWO], 60)
             due = spool.commitments.claim(())
             assert due is not None
             if state:
                 spool.commitments.close(due, state)
-        assert spool.sweep(clock.at + settings.keep_records) == 0
-        assert spool.sweep(clock.at + settings.keep_records + 1) == 2
+        clock.turn(settings.keep_records)
+        assert spool.sweep() == 0
+        clock.turn(1)
+        assert spool.sweep() == 2
         assert spool._ask(lambda c: c.execute(sa.text("SELECT count(*) FROM commitment_reference")).scalar()) == 2
+        spool.close()
 
 
 def test_work_is_found_by_an_index(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ class Clock:
     """Time that passes when it is told to."""
 
     def __init__(self) -> None:
-        self.now = 1_800_000_000.0
+        self.now = 1_800.0
 
-    def time(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
 
@@ -113,11 +113,18 @@ def test_one_probe_at_a_time(spool: Spool, clock: Clock) -> None:
     assert waits(one) == 0.0
 
 
-def test_a_clock_that_is_put_back_holds_nothing(spool: Spool, clock: Clock) -> None:
+def test_a_clock_that_is_set_changes_nothing(spool: Spool, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     one = circuit(spool)
     one.failed("down")
-    clock.now -= 86_400
-    assert one.wait() == 0.0
+    for moved in (86_400, -86_400):
+        monkeypatch.setattr("time.time", lambda by=moved: 1_800_000_000.0 + by)
+        assert one.wait() == pytest.approx(2.0)
+
+
+def test_a_circuit_is_never_open_for_longer_than_any_is_opened(spool: Spool, clock: Clock) -> None:
+    """Its end was written by a clock that was wrong."""
+    spool.set_circuit("dest", 1e9, 1, "down")
+    assert circuit(spool).wait() == pytest.approx(750)
 
 
 def test_it_survives_a_restart(tmp_path: Path, clock: Clock) -> None:

@@ -203,8 +203,8 @@ def test_many_share_one_commit(spool: Spool, monkeypatch: pytest.MonkeyPatch) ->
     writer = spool._writing()
     submit, waiting = writer.submit, []
 
-    def counted(job: Any, *, insist: bool = False) -> Future[Any]:
-        future = submit(job, insist=insist)
+    def counted(job: Any, **how: Any) -> Future[Any]:
+        future = submit(job, **how)
         waiting.append(future)
         if len(waiting) == many:
             all_wait.set()

@@ -64,7 +64,7 @@ def test_a_blob_waits_for_a_change_that_is_written_over_its_row(
     disk.fails = False
     accept(spool, b"well")
     while files(settings.path) & names:
-        spool.set_circuit("nobody", 0.0, 0, "")  # returns after a commit, and the next is not far
+        spool.set_circuit("nobody", None, 0, "")  # returns after a commit, and the next is not far
     assert sum(event["detail"]["count"] for event in spool.events() if event["kind"] == REFUSED) == 3
     assert len(files(settings.path)) == 1
 

@@ -230,13 +230,14 @@ def test_a_newer_schema_is_refused(settings: SpoolSettings) -> None:
     filled(settings)
     database = settings.path / "node.db"
     with sqlite3.connect(database) as connection:
+        (known,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     before = database.read_bytes()
     assert "version 9999, which is newer than this program" in refused(settings)
     assert database.read_bytes() == before
     with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0002'")
+        connection.execute("UPDATE alembic_version SET version_num = ?", (known,))
     connection.close()
     open_spool(settings).close()
 

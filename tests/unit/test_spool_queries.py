@@ -67,7 +67,8 @@ def everything(spool: Spool) -> None:
     spool.events(instance_id=claim.instance.id)
     spool.counts()
     spool.wipe()
-    spool.sweep(1e12)
+    spool.sweep()
+    spool.recount()
 
 
 def test_every_statement_goes_by_an_index(settings: SpoolSettings) -> None:
@@ -176,21 +177,21 @@ def test_blobs_go_after_keep_and_records_after_theirs(settings: SpoolSettings) -
         spool.record(first, SEEN, decision(), {}).result()
         spool.record(second, SEEN, decision("ai"), {}).result()
         clock.turn(100)
-        assert spool.sweep(clock.at) == 0
+        assert spool.sweep() == 0
         clock.turn(1)
-        assert spool.sweep(clock.at) == 1
+        assert spool.sweep() == 1
         assert files(settings.path) == {open_still + ".dcm"}
         assert spool.instance(done) is not None
         spool.event("kept for a while")
         assert not spool.redecide(done, "a person")
         clock.turn(900)
-        assert spool.sweep(clock.at) == 1
+        assert spool.sweep() == 1
         assert spool.instance(done) is None
         clock.turn(101)
-        assert spool.sweep(clock.at) > 0  # events
+        assert spool.sweep() > 0  # events
         assert spool.events() == []
         clock.turn(1e9)
-        spool.sweep(clock.at)
+        spool.sweep()
         assert files(settings.path) == {open_still + ".dcm"}
         assert spool.counts().open == {"ai": 1}
         spool.close()

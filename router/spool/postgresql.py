@@ -1,0 +1,138 @@
+"""PostgreSQL as the spool's database: connections whose every wait ends, and what is wrong with a server's settings."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from router.config.values import hidden_password
+from router.observe import to_install
+from router.spool import limits
+from router.spool.errors import DatabaseError, describe
+
+T = TypeVar("T")
+SESSION = {"synchronous_commit": "on", "idle_in_transaction_session_timeout": "30s"}
+"""A commit is durable, and nobody waits for long for a process that stalled in the middle of one."""
+SOCKET = {
+    "keepalives": "1", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
+    "tcp_user_timeout": "10000", "application_name": "dicom-router",
+}  # fmt: skip
+"""A machine that is gone is noticed by the kernel, also where nobody waits for it. A URL may say otherwise."""
+CLIENT_CHECK = 140000
+"""The first version that can look, while it works on a statement, whether its client is still there."""
+DANGEROUS = {
+    "fsync": "off: a power cut at the server loses acknowledged instances, or the whole database; set fsync = on",
+    "full_page_writes": "off: a power cut at the server can damage the database; set full_page_writes = on",
+    "synchronous_commit": "off: a power cut at the server loses acknowledged instances; set synchronous_commit = on",
+}
+
+
+def engine(database: str, *, statement: float = limits.STATEMENT, **options: Any) -> sa.Engine:
+    """An engine whose connections obey `limits`. Raises SpoolError where the driver is missing."""
+    try:
+        import psycopg
+    except ModuleNotFoundError as error:
+        raise DatabaseError(
+            f"spool.database is PostgreSQL, but its driver is not installed: {to_install('postgres')}"
+        ) from error
+    url = sa.make_url(database).set(drivername="postgresql+psycopg")
+    made = sa.create_engine(url, pool_pre_ping=True, pool_timeout=limits.QUESTION, **options)
+
+    @sa.event.listens_for(made, "do_connect")
+    def _open(_dialect: Any, _record: Any, _arguments: Any, chosen: dict[str, Any]) -> Any:
+        return connect(chosen)
+
+    @sa.event.listens_for(made, "connect")
+    def _set_up(connection: psycopg.Connection[Any], _record: Any) -> None:
+        prepare(connection, statement)
+
+    return made
+
+
+def connect(chosen: dict[str, Any]) -> Any:
+    """A connection that obeys `limits`, by libpq's parameters."""
+    seconds = max(1, math.ceil(min(limits.CONNECT, limits.left())))
+    return _bounded().connect(**(SOCKET | chosen | {"connect_timeout": seconds}))
+
+
+def prepare(connection: Any, statement: float) -> None:
+    """How each session works."""
+    wanted = SESSION | {"lock_timeout": f"{limits.LOCK:.0f}s", "statement_timeout": f"{statement:.0f}s"}
+    if connection.info.server_version >= CLIENT_CHECK:
+        wanted["client_connection_check_interval"] = "5s"
+    for setting, value in wanted.items():
+        connection.execute(f"SET {setting} TO '{value}'")
+    connection.commit()
+
+
+_made: list[Any] = []
+
+
+def _bounded() -> Any:
+    """The class of connections, made once the driver is there."""
+    if _made:
+        return _made[0]
+    import psycopg
+
+    class Bounded(psycopg.Connection[Any]):
+        """Every wait of psycopg comes through `wait`, as a generator that is told each 0.1 s that nothing came."""
+
+        def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
+            return super().wait(self._until_deadline(gen), *arguments, **named)
+
+        def _until_deadline(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+            deadline = limits.deadline()
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted
+                    if not ready and time.monotonic() > deadline:
+                        gen.close()
+                        self.pgconn.finish()  # what comes now would be taken for the answer to something else
+                        raise psycopg.OperationalError("the server did not answer in time")
+                    wanted = gen.send(ready)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    _made.append(Bounded)
+    return Bounded
+
+
+def dangers(connection: sa.Connection) -> Iterator[str]:
+    """Settings of the server by which a power cut there loses what was acknowledged."""
+    if connection.dialect.name == "postgresql":
+        for setting, words in DANGEROUS.items():
+            if connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == "off":
+                yield f"the PostgreSQL server runs with {setting} = {words}"
+
+
+def examine(database: str) -> Iterator[tuple[str, str]]:
+    """(state, text) for `check`: whether the server answers, and how it is set."""
+    made = None
+    try:
+        made = engine(database, poolclass=sa.pool.NullPool)
+        with limits.within(2 * limits.QUESTION), made.connect() as connection:
+            version = connection.exec_driver_sql("SHOW server_version").scalar_one()
+            found = list(dangers(connection))
+    except DatabaseError as error:
+        yield "failed", str(error)
+        return
+    except sa.exc.SQLAlchemyError as error:
+        yield "failed", trouble(database, error)
+        return
+    finally:
+        if made is not None:
+            made.dispose()
+    yield "ok", f"PostgreSQL {version} answers"
+    for words in found:
+        yield "warning", words
+
+
+def trouble(database: str, error: BaseException) -> str:
+    """What to do about a server that does not answer; no word of the password."""
+    said = hidden_password(describe(error), database)
+    return f"the spool's database does not answer ({said}); see that the server runs, and spool.database"

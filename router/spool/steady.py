@@ -1,0 +1,100 @@
+"""Time that counts: what a clock says that somebody has set must bury nothing and expire nothing.
+
+Running nodes look at the database's clock often and write down when (`heartbeat`). Where it has moved by more than this
+process knows to have passed, somebody has set it, or no node ran: that time does not count, neither towards giving up
+nor towards retention. Each transaction that judges an age looks first, so none is judged before a jump is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.observe import log
+from router.spool import clock, commitment_rows
+from router.spool.schema import FOR_GOOD, NEW, OPEN, delivery, destination, heartbeat, instance, jump
+
+EVERY = 20.0
+"""Seconds after which it is written down anew when somebody looked."""
+JUMP = 60.0
+"""Seconds. A clock that is set by less delays or hastens nothing that matters."""
+LOOKED = "looked"
+"""Where a connection's `info` keeps what this process knows: its own time and the database's when it looked."""
+
+_ROW = sa.select(heartbeat.c.at, heartbeat.c.skipped).where(heartbeat.c.id == 1)
+_WRITE = heartbeat.update().where(heartbeat.c.id == 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the database's clock says, and how many seconds of it did not count so far."""
+
+    now: float
+    skipped: float
+
+
+def look(connection: sa.Connection, *, last: bool = False) -> Moment:
+    """What time it is. Where the clock has jumped, all that waits is moved with it before anybody judges by it.
+
+    `last`: the node stops, so that the time until here counts and no more.
+    """
+    now = clock.now(connection)
+    row = connection.execute(_ROW).one()
+    age = now - row.at
+    if 0 <= age < EVERY and LOOKED in connection.info and not last:
+        return Moment(now, row.skipped)
+    is_jump = row.at > 0 and not -JUMP <= age <= JUMP
+    # One of several nodes writes it. Another only waits for that where it must not judge by the old row.
+    locked = connection.execute(_ROW.with_for_update(skip_locked=not is_jump)).one_or_none()
+    if locked is None:
+        return Moment(now, row.skipped)
+    missed = _missed(connection, now, locked.at) if locked.at else 0.0
+    if missed:
+        _move(connection, now, locked.at, missed)
+    connection.execute(_WRITE.values(at=now, skipped=locked.skipped + missed))
+    connection.info[LOOKED] = (clock.monotonic(), now)
+    return Moment(now, locked.skipped + missed)
+
+
+def _missed(connection: sa.Connection, now: float, at: float) -> float:
+    """By how many seconds the clock has moved beyond what this process knows to have passed; 0 for little."""
+    moved, known = now - at, connection.info.get(LOOKED)
+    passed = clock.monotonic() - known[0] if known else 0.0
+    if known and abs(was_set := now - known[1] - passed) > JUMP:
+        log.warning("clock was set", seconds=round(was_set))
+    return moved - passed if moved > passed + JUMP or moved < -JUMP else 0.0
+
+
+def _move(connection: sa.Connection, now: float, at: float, missed: float) -> None:
+    """What waits goes on waiting as long as it would have; what is held stays held."""
+    connection.execute(jump.insert().values(at=now, seconds=missed))
+    still = destination.c.still_since
+    connection.execute(destination.update().where(still > 0).values(still_since=still + missed))
+    commitment_rows.clock_was_set(connection, missed)
+    was_running = LOOKED in connection.info
+    if missed < 0 or was_running:  # after a stop an open circuit is probed at once
+        until = destination.c.circuit_until
+        connection.execute(destination.update().where(until > 0).values(circuit_until=until + missed))
+    for table, state in ((instance, NEW), (delivery, OPEN)):
+        ready = table.c.ready_at
+        waits = (table.c.state == state) & (ready < FOR_GOOD)
+        moves = waits & (ready > now) if missed < 0 else waits & (ready > at) & (table.c.token != 0)
+        connection.execute(table.update().where(moves).values(ready_at=ready + missed))
+
+
+def cutoff(connection: sa.Connection, seconds: float) -> float:
+    """The time of day that lies so many seconds back, of those that count."""
+    now = look(connection).now
+    return before(connection.execute(sa.select(jump.c.at, jump.c.seconds).order_by(jump.c.id.desc())), now, seconds)
+
+
+def before(jumps: Iterable[Any], now: float, seconds: float) -> float:
+    """`jumps` are the latest first. Where a time of day was there twice, the earlier cutoff: nothing goes too early."""
+    at = now - seconds
+    for one in jumps:
+        if at < one.at:
+            at = min(at - one.seconds, one.at)
+    return at

@@ -1,0 +1,104 @@
+"""PostgreSQL's side of several processes: a word when there is work (NOTIFY), and whether the server answers at all."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.observe import log, where
+from router.spool import limits, postgresql
+from router.spool.errors import is_of_database
+from router.spool.signals import Signals
+
+CHANNEL = "dicom_router"
+"""One in each database. What is said: the number of the start that says it, and a topic. Nothing that was received."""
+PULSE = 1.5
+"""Seconds between two looks whether the server answers."""
+PULSE_ANSWER = 2.5
+"""Seconds for the answer: together less than the five within which health tells the truth."""
+AGAIN_AFTER = 1.0
+POLL, POLL_DEAF = (4.0, 6.0), (1.0, 2.0)
+"""Seconds after which whoever waits for work looks by itself: while words come, and while none can."""
+
+_END = "SELECT txid_current_if_assigned(), (SELECT count(pg_notify(%s, t)) FROM unnest(%s::text[]) t)"
+
+
+def before_commit(start: Callable[[], int]) -> Callable[[sa.Connection, set[str]], int | None]:
+    """The last statement of each transaction: its number, and a word to the other processes of what it makes."""
+
+    def end(connection: sa.Connection, topics: set[str]) -> int | None:
+        driver: Any = connection.connection.driver_connection
+        said = [f"{start()}:{topic}" for topic in sorted(topics)]
+        number = driver.execute(_END, (CHANNEL, said)).fetchone()[0]
+        return None if number is None else int(number)
+
+    return end
+
+
+class Watch:
+    """A thread with a connection of its own, which is made again for as long as it takes."""
+
+    def __init__(self, engine: sa.Engine, start: int, signals: Signals, then: Callable[[], None]) -> None:
+        """`then` is called after every answer of the server, in this thread."""
+        self._engine, self._own, self._signals, self._then = engine, f"{start}:", signals, then
+        self._answered = time.monotonic()
+        self._hears = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="spool-watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def answers(self, within: float) -> bool:
+        """Whether the server has answered within so many seconds."""
+        return time.monotonic() - self._answered < within
+
+    def longest_wait(self) -> float:
+        """Seconds after which to look for work without a word of it; by chance, so that not all look at once."""
+        return random.uniform(*(POLL if self._hears else POLL_DEAF))  # noqa: S311 - jitter
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                with limits.within(limits.QUESTION):
+                    connection = self._open()
+                with closing(connection):
+                    self._listen(connection)
+            except Exception as error:
+                if not is_of_database(error):  # nobody else would notice that nothing is heard any more
+                    log.error("watch failed", error=where(error))
+            self._hears = False
+            self._stopped.wait(AGAIN_AFTER)
+
+    def _open(self) -> Any:
+        _, chosen = self._engine.dialect.create_connect_args(self._engine.url)
+        connection = postgresql.connect({**chosen, "autocommit": True})
+        connection.execute(f"LISTEN {CHANNEL}")
+        return connection
+
+    def _listen(self, connection: Any) -> None:
+        self._hears = True
+        self._signals.set_all()  # what was said in the meantime nobody heard
+        while not self._stopped.is_set():
+            for one in connection.notifies(timeout=PULSE):
+                self._hear(one.payload)
+            with limits.within(PULSE_ANSWER):
+                connection.execute("SELECT 1")
+            self._answered = time.monotonic()
+            self._then()
+
+    def _hear(self, payload: str) -> None:
+        topic = payload.partition(":")[2]
+        if topic and not payload.startswith(self._own):
+            self._signals.set(topic)
