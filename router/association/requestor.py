@@ -106,10 +106,19 @@ class Requestor:
         return next((syntax for syntax in NATIVE if (sop_class, syntax) in self._contexts), None)
 
     def store(
-        self, path: Path, offset: int, size: int, *, sop_class: str, sop_instance: str, transfer_syntax: str
+        self,
+        path: Path,
+        offset: int,
+        size: int,
+        *,
+        sop_class: str,
+        sop_instance: str,
+        transfer_syntax: str,
+        padded: bool = True,
     ) -> int:
         """C-STORE (PS3.7 §9.1.1) `size` bytes at `offset` of a file; the DIMSE status of the answer.
 
+        With `padded` false one of odd length goes as it is, as some senders do and no peer should get it.
         Raises AssociationLostError, and OSError when the file cannot be read.
         """
         context_id = self._contexts[sop_class, transfer_syntax]
@@ -123,7 +132,7 @@ class Requestor:
         }
         with path.open("rb") as file, self._losing():
             self._send(pdu.command_pdus(context_id, dimse.encode_command(command), self._peer_max_pdu), self._limit)
-            early, declined = self._send_data_set(file.fileno(), offset, size, context_id), self._declined
+            early, declined = self._send_data_set(file.fileno(), offset, size, context_id, padded), self._declined
             status = self._answer(dimse.C_STORE_RSP)
             if early and declined == self._declined and _claims_to_have_it(status):
                 raise ProtocolError("it answered before the data set was complete")
@@ -190,7 +199,7 @@ class Requestor:
         self._stream.send(data, seconds)
         self._inside_pdu = False
 
-    def _send_data_set(self, fd: int, offset: int, size: int, context_id: int) -> bool:
+    def _send_data_set(self, fd: int, offset: int, size: int, context_id: int, padded: bool) -> bool:
         """All fragments; whether the peer had spoken before it could have the last one."""
         send = self._copy_fragment if isinstance(self._stream.sock, ssl.SSLSocket) else self._send_fragment
         pace, end, early = Pace(self._limit, self._destination.least_rate), offset + size, False
@@ -198,7 +207,7 @@ class Requestor:
             count = min(self._fragment, end - offset)
             last = offset + count == end
             early = last and self.lost()
-            pad = b"\0" * (size % 2) if last and self._fragment > 1 else b""
+            pad = b"\0" * (size % 2) if last and padded and self._fragment > 1 else b""
             header = pdu.p_data_header(context_id, count + len(pad), command=False, last=last)
             send(fd, offset, count, header, pad, pace)
             pace.received += count

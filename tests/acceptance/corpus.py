@@ -165,5 +165,5 @@ def _store(meta: FileMeta, association: Requestor) -> int | str:
         return "no presentation context"
     return association.store(
         meta.path, meta.offset, meta.path.stat().st_size - meta.offset, sop_class=meta.sop_class,
-        sop_instance=meta.sop_instance, transfer_syntax=meta.transfer_syntax,
+        sop_instance=meta.sop_instance, transfer_syntax=meta.transfer_syntax, padded=False,
     )  # fmt: skip
