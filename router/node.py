@@ -258,7 +258,7 @@ class Node:
                 if full.version != wanted:
                     wanted = full.version
                     log.warning("disk full", removed=self._spool.sweep_early())
-                self._spool.recount()
+                self._spool.tidy_up()
                 self._tell_orphaned()
                 self._expire(full, wanted)
             except SpoolError as error:

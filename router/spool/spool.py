@@ -400,7 +400,7 @@ class Spool:
         keep = self.settings.keep_records
         return removed + self._run(lambda c: transactions.forget_records(c, steady.cutoff(c, keep), BITE))
 
-    def recount(self) -> None:
+    def tidy_up(self) -> None:
         """Lay the ballast again, settle what is in doubt; on PostgreSQL, where others add and remove blobs, count."""
         self._doubts.ask_again()
         self._ballast.lay()

@@ -143,6 +143,8 @@ def _callers(connection: Connection, after: Calling) -> tuple[list[Calling], Cal
     found: dict[Calling, None] = {}
     for calling_ae, peer in (after, FIRST_CALLER):
         behind = {"ae": calling_ae, "peer": peer, "most": CALLERS_AT_ONCE}
+        if (calling_ae, peer) == FIRST_CALLER:
+            found[FIRST_CALLER] = None  # of a blob that was taken in again nobody may know who sent it
         found |= {(row.calling_ae, row.peer): None for row in connection.execute(statement, behind)}
         if len(found) >= CALLERS_AT_ONCE or (calling_ae, peer) == FIRST_CALLER:
             break

@@ -107,7 +107,7 @@ def test_what_cannot_be_asked_is_asked_again(
     assert files(settings.path) == {blob.path.name for blob in blobs}
     monkeypatch.undo()
     monkeypatch.setattr(spool._doubts, "_existing", lambda ids: existing(ids) | ({blobs[0].id} & set(ids)))
-    spool.sweep(0.0)
+    spool.tidy_up()
     assert files(settings.path) == {blobs[0].path.name}
 
 

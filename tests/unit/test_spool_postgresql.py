@@ -142,7 +142,7 @@ def test_a_second_node_leaves_what_the_first_is_receiving(settings: SpoolSetting
     half.discard()
     accept(first)
     assert second.sweep() == 0
-    second.recount()
+    second.tidy_up()
     assert second.counts().bytes == first.counts().bytes == len(b"pixels")
     first.close()
     second.close()

@@ -68,7 +68,7 @@ def everything(spool: Spool) -> None:
     spool.counts()
     spool.wipe()
     spool.sweep()
-    spool.recount()
+    spool.tidy_up()
 
 
 def test_every_statement_goes_by_an_index(settings: SpoolSettings) -> None:
