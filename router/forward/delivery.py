@@ -16,6 +16,7 @@ from router.association.requestor import Requestor, connect
 from router.config.settings import DestinationSettings
 from router.flow import Delivery, Instance
 from router.forward.outcomes import DUPLICATE, Fate, Outcome, outcome_of
+from router.spool import agrees
 
 CHUNK = 128 * 1024
 """Bytes read at a time: a buffer that the processor's cache holds, and that the C library has at hand."""
@@ -83,17 +84,19 @@ def _addresses(host: str, minute: int) -> frozenset[str]:
     return frozenset(str(info[4][0]) for info in socket.getaddrinfo(host, None))
 
 
-def is_sound(path: Path, instance: Instance) -> bool:
-    """Whether the data set on disk is still the one that came (DESIGN promise 3). Raises OSError.
+def fault(path: Path, instance: Instance) -> str:
+    """Why the data set on disk is not the one that came (DESIGN promise 3); empty where it is. Raises OSError.
 
     Read, not mapped: a bad sector is then an error of this instance, and not a SIGBUS for the node.
     """
     digest, buffer = xxh3_128(), memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as file:
-        file.seek(instance.offset)
+        header = file.read(instance.offset)
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
-    return bool(digest.hexdigest() == instance.digest)
+    if digest.hexdigest() != instance.digest:
+        return "the blob has changed on disk since it was received (digest)"
+    return "" if agrees(header, instance) else "the blob and its row say different things: one of them has changed"
 
 
 def attempt(
@@ -106,8 +109,8 @@ def attempt(
     instance = delivery.instance
     path, offset, size, syntax = delivery.path, instance.offset, instance.size, instance.transfer_syntax
     try:
-        if not is_sound(path, instance):
-            return Outcome(Fate.BURY, "the blob has changed on disk since it was received (digest)", sign="ours")
+        if reason := fault(path, instance):
+            return Outcome(Fate.BURY, reason, sign="ours")
     except OSError as error:
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign="ours")
     if not association.accepts(instance.sop_class, syntax):

@@ -44,6 +44,13 @@ class Store(Protocol):
     def make_room(self) -> None: ...
 
 
+def _not_stored(request: StoreRequest, error: SpoolError) -> int:
+    """Say why in the log; the sender learns only that it shall try again."""
+    caller = request.caller
+    log.warning("not stored", reason=str(error), peer=caller.peer, calling_ae=safe(caller.calling_ae))
+    return OUT_OF_RESOURCES
+
+
 @contextmanager
 def making_room(spool: Store) -> Iterator[None]:
     """Where the disk is full this instance is refused; its sender will try again, and shall then find room."""
@@ -92,8 +99,8 @@ class Receiver:
         try:
             with making_room(self._spool):
                 return BlobSink(self._spool, self._spool.begin(header), request)
-        except SpoolError:
-            return OUT_OF_RESOURCES
+        except SpoolError as error:
+            return _not_stored(request, error)
 
 
 class BlobSink:
@@ -145,8 +152,8 @@ class BlobSink:
             blob.seal(note_for(blob.header, instance))
         try:
             accepted = self._spool.accept(blob, instance)
-        except SpoolError:
-            return OUT_OF_RESOURCES
+        except SpoolError as error:
+            return _not_stored(request, error)
         RECEIVED_BYTES.inc(blob.size)
         MERGED.inc(int(accepted.merged))
         caller = request.caller
