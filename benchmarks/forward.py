@@ -25,7 +25,7 @@ from benchmarks.measure import Spread, report
 from router.association.requestor import connect
 from router.config.settings import DestinationSettings
 from router.flow import Caller, Instance
-from router.forward.delivery import is_sound
+from router.forward.delivery import fault
 from router.pixels.wrap import wrap_image
 from router.sending import read_meta
 from tests.acceptance.peers import DCMTK, free_port, process
@@ -43,7 +43,7 @@ def ours(path: Path, port: int) -> None:
     association = connect(DestinationSettings("x", "SINK", "127.0.0.1", port), "ROUTER",
                           [(meta.sop_class, meta.transfer_syntax)])  # fmt: skip
     for _ in range(COUNT):
-        assert is_sound(path, instance)
+        assert not fault(path, instance)
         status = association.store(path, meta.offset, size, sop_class=meta.sop_class, sop_instance=meta.sop_instance,
                                    transfer_syntax=meta.transfer_syntax)  # fmt: skip
         assert status == 0

@@ -18,6 +18,7 @@ from router.config.settings import DestinationSettings
 from router.encoding import DEFLATED, OWN_SYNTAX
 from router.flow import Delivery, Instance
 from router.forward.outcomes import DUPLICATE, Fate, Outcome, outcome_of
+from router.spool import agrees
 
 CHUNK = 128 * 1024
 """Bytes read at a time: a buffer that the processor's cache holds, and that the C library has at hand."""
@@ -85,17 +86,19 @@ def _addresses(host: str, minute: int) -> frozenset[str]:
     return frozenset(str(info[4][0]) for info in socket.getaddrinfo(host, None))
 
 
-def is_sound(path: Path, instance: Instance) -> bool:
-    """Whether the data set on disk is still the one that came (DESIGN promise 3). Raises OSError.
+def fault(path: Path, instance: Instance) -> str:
+    """Why the data set on disk is not the one that came (DESIGN promise 3); empty where it is. Raises OSError.
 
     Read, not mapped: a bad sector is then an error of this instance, and not a SIGBUS for the node.
     """
     digest, buffer = xxh3_128(), memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as file:
-        file.seek(instance.offset)
+        header = file.read(instance.offset)
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
-    return bool(digest.hexdigest() == instance.digest)
+    if digest.hexdigest() != instance.digest:
+        return "the blob has changed on disk since it was received (digest)"
+    return "" if agrees(header, instance) else "the blob and its row say different things: one of them has changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +121,8 @@ def attempt(
     """Send one data set. Raises AssociationLostError when what became of it is not known, and OwnLimitError."""
     instance = delivery.instance
     try:
-        if not is_sound(delivery.path, instance):
-            return Outcome(Fate.BURY, "the blob has changed on disk since it was received (digest)", sign="ours")
+        if reason := fault(delivery.path, instance):
+            return Outcome(Fate.BURY, reason, sign="ours")
     except OSError as error:
         _raise_own_limit(error)
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign="ours")

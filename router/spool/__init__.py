@@ -3,6 +3,7 @@
 from router.spool.blobs import Blob
 from router.spool.errors import NO_SPACE, SpoolError
 from router.spool.opening import open_spool, read_spool
+from router.spool.orphans import agrees
 from router.spool.rows import Accepted, Claim, Counts, DestinationState, Finished
 from router.spool.schema import BURIED, DISCARDED, DONE, OPEN, SHADOW_PREDICTION, SKIPPED
 from router.spool.signals import Signal
@@ -27,6 +28,7 @@ __all__ = [
     "Signal",
     "Spool",
     "SpoolError",
+    "agrees",
     "open_spool",
     "read_spool",
 ]

@@ -92,6 +92,23 @@ def read_back(path: Path) -> Instance:
         return _by_data_set(path, file, offset, status.st_size, meta)
 
 
+def agrees(header: bytes, instance: Instance) -> bool:
+    """Whether a row says what its blob says of itself: a bit of a row can change as well. True where the blob does not
+    say."""
+    try:
+        meta, offset = _file_meta(header)
+    except UnverifiedError:
+        return True
+    note = read_note(header) if meta.get(CREATOR) == CREATOR_UID else None
+    if note is None:
+        return True
+    said = (note.instance_id, note.size, note.digest, meta[SOP_CLASS], meta[SOP_INSTANCE], meta[SYNTAX], offset)
+    return said == (
+        instance.id, instance.size, instance.digest, instance.sop_class, instance.sop_instance,
+        instance.transfer_syntax, instance.offset,
+    )  # fmt: skip
+
+
 def _by_note(instance_id: str, file: BinaryIO, header: bytes, file_size: int, meta: dict[int, str]) -> Instance:
     note = read_note(header)
     if note is None:

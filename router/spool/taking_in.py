@@ -25,7 +25,7 @@ TELL_EVERY = 10.0
 """Seconds between lines of the log while many blobs are read."""
 
 Ask = Callable[[Callable[[sa.Connection], dict[str, str]]], dict[str, str]]
-Run = Callable[[Callable[[sa.Connection], None]], Any]
+Run = Callable[[Callable[[sa.Connection], Any]], Any]
 
 
 @dataclass(slots=True)
@@ -52,6 +52,8 @@ class TakingIn:
         self._commit()
         if self.taken_in or self.set_aside:
             log.warning("blobs without a row", taken_in_again=self.taken_in, set_aside=self.set_aside)
+        if lost := self.run(transactions.redecide_lost):
+            log.warning("deliveries lost", decided_again=lost)
 
     def _found(self) -> Iterator[Found]:
         files = self.blobs.files()

@@ -25,6 +25,7 @@ are looked at, so that loops through a few callers do not hide each other."""
 CIRCLING = f"the same data set has come from the same caller {CIRCLING_COPIES} times within a day: a loop"
 TAKEN_IN_AGAIN, SET_ASIDE = "taken in again", "set aside"
 """Events of blobs that had no row when the node started."""
+DELIVERIES_LOST = "deliveries lost, decided again"
 FULL = "the destination's own limit of open deliveries was reached"
 
 CALLERS_AT_ONCE = 64
@@ -79,6 +80,24 @@ def take_in_again(connection: Connection, found: Sequence[Instance]) -> None:
     for one in found:
         connection.execute(statements.INSERT_INSTANCE, values_of(one) | {"state": schema.NEW})
         add_event(connection, TAKEN_IN_AGAIN, one.id, caller_known=bool(one.caller.peer))
+
+
+def redecide_lost(connection: Connection) -> int:
+    """Decide anew what has fewer deliveries than its decision named: rows that a damaged database no longer had.
+
+    Returns how many. On PostgreSQL rows are the server's to keep.
+    """
+    if connection.dialect.name != "sqlite":
+        return 0
+    there = sa.select(sa.func.count()).where(delivery.c.instance_id == instance.c.id).scalar_subquery()
+    named = sa.case((sa.func.json_valid(instance.c.destinations) == 1,
+                     sa.func.json_array_length(instance.c.destinations)), else_=0)  # fmt: skip
+    lost = instance.c.state.in_((schema.DECIDED, schema.FINISHED)) & (named > there)
+    found = instance.update().where(lost).values(state=schema.NEW, ready_at=0, token=0, tries=0, finished_at=None)
+    ids = list(connection.execute(found.returning(instance.c.id)).scalars())
+    for one in ids:
+        add_event(connection, DELIVERIES_LOST, one)
+    return len(ids)
 
 
 def _has_open_work(connection: Connection, instance_id: str) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -24,9 +26,11 @@ from router.spool.orphans import SET_ASIDE, UnverifiedError, read_back
 from router.spool.schema import GONE, NEW
 from tests.unit.spooling import (
     CALLERS,
+    SEEN,
     SOP_CLASS,
     accept,
     decide,
+    decision,
     files,
     instance_for,
     received,
@@ -35,6 +39,7 @@ from tests.unit.spooling import (
     stored,
 )
 
+ROOT = Path(__file__).parents[2]
 ODD = Caller('\\"\u0000\ufffd' * 4, "\ufffd" * 16, "2001:db8:ffff:ffff:ffff:ffff:255.255.255.255")
 """What no file may hold as an AE title, and what takes the most room in a note."""
 
@@ -118,6 +123,51 @@ def test_what_a_damaged_database_still_owes_stays_owed(spool: Spool, settings: S
     decide(spool, "ai", "pacs")
     owed = [(row["destination"], row["instance_id"]) for row in spool.deliveries()]
     assert owed == [("ai", one.id), ("pacs", one.id)]
+    spool.close()
+
+
+@pytest.mark.parametrize("lost", ["pacs", "%"])
+def test_what_lost_its_deliveries_is_decided_again(spool: Spool, settings: SpoolSettings, lost: str) -> None:
+    """Pages of a damaged database held them: their instance must not wait for ever."""
+    whole, one = stored(spool, "1.1"), stored(spool, "1.2")
+    for claim in spool.claim_instances(2):
+        spool.record(claim, SEEN, decision("ai", "pacs"), {}).result()
+    spool.close()
+    with closing(sqlite3.connect(settings.path / "node.db")) as database, database:
+        database.execute("DELETE FROM delivery WHERE instance_id = ? AND destination LIKE ?", (one.id, lost))
+    spool = open_spool(settings)
+    assert [claim.instance.id for claim in spool.claim_instances(9)] == [one.id]
+    assert [event["instance_id"] for event in spool.events() if "lost" in event["kind"]] == [one.id]
+    assert whole.id != one.id
+    spool.close()
+
+
+def test_a_database_put_together_from_what_can_be_read(spool: Spool, settings: SpoolSettings) -> None:
+    """The page of operations, 'A damaged database', step 2: word for word, with the system's own sqlite3."""
+    if not shutil.which("sqlite3"):
+        pytest.skip("no sqlite3 command here")
+    acknowledged = {stored(spool, f"1.{number}").id for number in range(60)}
+    for claim in spool.claim_instances(60):
+        spool.record(claim, SEEN, decision("pacs"), {}).result()
+    spool.close()
+    database = settings.path / "node.db"
+    with closing(sqlite3.connect(database)) as connection:
+        pages = connection.execute("SELECT name, pageno FROM dbstat WHERE pagetype = 'leaf'").fetchall()
+    content = bytearray(database.read_bytes())
+    for table in ("instance", "delivery"):
+        page = [number for name, number in pages if name == table][1]
+        content[(page - 1) * 4096 : page * 4096] = bytes(4096)
+    database.write_bytes(content)
+    command = re.search(r"`(sqlite3 node\.db \.dump [^`]+)`", (ROOT / "docs" / "operations.md").read_text())
+    assert command
+    subprocess.run(command[1], shell=True, check=True, cwd=settings.path)
+    (settings.path / "recovered.db").replace(database)
+    spool = open_spool(settings)
+    known = {row["id"]: row["state"] for row in spool.instances(limit=1000)}
+    assert set(known) == acknowledged
+    owed = {row["instance_id"] for row in spool.deliveries(limit=1000)}
+    assert {one for one, state in known.items() if state != NEW} <= owed
+    assert 0 < len(owed) < 60
     spool.close()
 
 
