@@ -29,8 +29,11 @@ from router.serving import Serving
 from router.spool import FULL, Counts, Signal, Spool, SpoolError, open_spool
 from router.web import WebServer
 
-DRAIN_SECONDS = 7.0
+DRAIN_SECONDS = 6.5
 """Docker kills ten seconds after SIGTERM; what hangs at the end of the drain has the rest."""
+LATE_AT_END = 2.0
+DRAIN_IN_VAIN = 3.0
+"""Seconds where the spool's database does not answer: what is under way cannot be finished then."""
 LAST_WRITES = 1.0
 """Seconds for what still waits for the database, however late it is."""
 SWEEP_EVERY = 60.0
@@ -106,6 +109,8 @@ class Node:
             return
         self._stopped.set()
         self._spool.signals.set(FULL)
+        if not self._spool.answers(LATE_AT_END):
+            seconds = min(seconds, DRAIN_IN_VAIN)
         deadline = time.monotonic() + seconds
         log.info("stopping", within_s=seconds)
         self._receiver.stop(deadline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import Annotated
 
 import typer
@@ -40,7 +41,26 @@ def command(
             except Exception as error:  # a reload that fails must not end the node
                 log.error("not reloaded", error=where(error))
     finally:
+        end_anyway(ENDS_WITHIN)
         node.stop()
+
+
+ENDS_WITHIN = 8.0
+"""Seconds from the signal, as promised; what hangs for so long would not end by itself either."""
+
+
+def end_anyway(seconds: float) -> None:
+    """Whatever hangs while the node stops (a disk that does not answer), the process ends. The spool is as after a
+    crash then: nothing is lost."""
+    from router.observe import log
+
+    def end() -> None:
+        log.error("stopping took too long", seconds=seconds)
+        os._exit(1)
+
+    last = threading.Timer(seconds, end)
+    last.daemon = True
+    last.start()
 
 
 def signal_pipe() -> int:

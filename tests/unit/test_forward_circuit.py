@@ -142,7 +142,8 @@ def test_it_survives_a_restart(tmp_path: Path, clock: Clock) -> None:
     after = circuit(spool)
     assert after.is_open
     assert after.by_instances
-    assert after.wait() == before.wait() > 0
+    assert after.wait() == pytest.approx(before.wait(), abs=5)  # the spool's own clock goes on
+    assert after.wait() > 0
     after.succeeded()
     spool.close()
     spool = open_spool(settings)
