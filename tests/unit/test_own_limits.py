@@ -135,7 +135,7 @@ def failing(times: int, error: Exception, then: Callable[..., Any]) -> Callable[
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(connecting.socket, "create_connection"), (connecting.socket, "getaddrinfo"), (delivery, "is_sound")],
+    [(connecting.socket, "create_connection"), (connecting.socket, "getaddrinfo"), (delivery, "fault")],
 )
 def test_it_is_no_try_and_opens_no_circuit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str

@@ -51,13 +51,13 @@ def beginning(w: Writer) -> bytes:
 
 def part10(folder: Path, syntax: str, data_set: bytes) -> Path:
     path = folder / "odd.dcm"
-    path.write_bytes(file_meta(DX, UID, syntax) + data_set)
+    path.write_bytes(file_meta(DX, UID, syntax, CALLER) + data_set)
     return path
 
 
 def padded(folder: Path, syntax: str, data_set: bytes) -> bytes:
     """The data set of the copy."""
-    head = len(file_meta(DX, UID, syntax))
+    head = len(file_meta(DX, UID, syntax, CALLER))
     even_out(part10(folder, syntax, data_set), folder / "even")
     return (folder / "even").read_bytes()[head:]
 
