@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+
 SETTINGS = ("listen_addresses=", "fsync=off", "full_page_writes=off", "max_connections=60")
 
 
@@ -42,7 +44,8 @@ def server() -> Iterator[Callable[[], str]]:
 
     def new_database() -> str:
         name = f"spool{next(numbers)}"
-        run("createdb", "-h", str(folder), "-U", "postgres", "-T", "template0", name)
+        with psycopg.connect(host=str(folder), user="postgres", dbname="postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         return f"postgresql://postgres@/{name}?host={folder}"
 
     try:

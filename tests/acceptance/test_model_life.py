@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from router import control
 from router.demo.network import Downstream
 from router.model.card import Card
 from router.pixels.wrap import wrap_image
@@ -102,7 +103,7 @@ def test_the_life_of_a_model(node: NodeUnderTest, models: dict[str, Path], tmp_p
 
         def traffic() -> None:
             n = 0
-            while not promoted.is_set():
+            while not promoted.wait(0.3):  # steady, and no faster than two models look at it
                 send(f"b{n}-", 3)
                 n += 1
 
@@ -121,7 +122,9 @@ def test_the_life_of_a_model(node: NodeUnderTest, models: dict[str, Path], tmp_p
     with node.running():  # a restart changes nothing
         shown = ask(node, "show")
         assert (shown["digests"], shown["running"]) == ({"serving": new, "previous": old, "shadow": wrong}, True)
-        wait_for(lambda: ask(node, "show")["shadow_ready"], 180, "the shadow to come back")
+        spool = node.folder / "spool"
+        wait_for(lambda: control.ask(spool, {"do": "models"})["shadow_ready"], 180, "the shadow to come back")
+        assert ask(node, "show")["shadow_ready"]
         assert ask(node, "shadow", "off") == {"shadow": None}
 
         # What does not start changes nothing, and says so.

@@ -79,7 +79,7 @@ def test_c_store_by_pynetdicom_is_byte_identical(syntax: str, tmp_path: Path, mo
     path = tmp_path / "instance.dcm"
     path.write_bytes(file)
     monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
-    with served(node(idle=5.0)) as (port, handler), associated(port, (DX, syntax), (VERIFICATION, IMPLICIT)) as peer:
+    with served(node(idle=30.0, artim=10.0)) as (port, handler), associated(port, (DX, syntax), (VERIFICATION, IMPLICIT)) as peer:
         assert peer.acceptor.maximum_length == 131072
         assert peer.acceptor.asynchronous_operations == (1, 1)  # PEERS trap 9: never a window
         assert not peer.acceptor.role_selection
@@ -142,7 +142,7 @@ def test_c_store_by_dcmtk_is_byte_identical(syntax: str, sender: list[str], tmp_
     file, data = part10(syntax)
     path = tmp_path / "instance.dcm"
     path.write_bytes(file)
-    with served(node(idle=5.0)) as (port, handler):
+    with served(node(idle=30.0, artim=10.0)) as (port, handler):
         command = [*sender, "-aec", "ROUTER", "127.0.0.1", str(port), str(path)]
         subprocess.run(command, check=True, capture_output=True, timeout=20)
     (sink,) = handler.sinks
@@ -153,7 +153,7 @@ def test_c_store_by_dcmtk_is_byte_identical(syntax: str, sender: list[str], tmp_
 
 @pytest.mark.dcmtk
 def test_echoscu_is_answered() -> None:
-    with served(node(idle=5.0)) as (port, _):
+    with served(node(idle=30.0, artim=10.0)) as (port, _):
         subprocess.run(["echoscu", "127.0.0.1", str(port)], check=True, capture_output=True, timeout=20)
 
 
