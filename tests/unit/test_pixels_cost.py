@@ -51,6 +51,10 @@ def progressive(scans: int) -> bytes:
     return bytes(small[:first] + scan * scans + b"\xff\xd9")
 
 
+def _name(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
 @pytest.mark.parametrize(
     ("syntax", "stream"),
     [
@@ -63,6 +67,7 @@ def progressive(scans: int) -> bytes:
         (decoders.JPEG_LOSSLESS_SV1, b""),
         (decoders.JPEG_XL, b""),
     ],
+    ids=_name,
 )
 def test_a_bomb_of_a_few_kilobytes_is_expensive(syntax: str, stream: bytes) -> None:
     assert len(stream) < 10_000
@@ -84,6 +89,7 @@ def test_a_bomb_of_a_few_kilobytes_is_expensive(syntax: str, stream: bytes) -> N
         (decoders.RLE, bytes(10_000_000)),
         (EXPLICIT, bytes(15_000_000)),
     ],
+    ids=_name,
 )
 def test_an_honest_dx_is_not(syntax: str, stream: bytes) -> None:
     cost.check(stream, syntax, DX, HALVED, PATIENCE_LOOK)
