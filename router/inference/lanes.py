@@ -3,7 +3,8 @@
 Three lanes. Each look begins in the first; native copies have their own. What a worker finds too expensive before it
 decodes, what is not done within the lane's patience, and what its worker died of goes on in the slow lane, which has
 few workers, a low priority, and the whole time limit. Within a lane callers take turns (`fair`). A caller with
-something in the slow lane always leaves a place of the first lane and a worker that is warm to the others.
+something in the slow lane always leaves a place of the first lane and a worker that is warm to the others; and a look
+that takes longer than most makes room for one of another caller long before its patience is over.
 
 A worker is a thread with a process. There are as many as may be at work at once, and one more; processes beyond those
 of the first lane are started on demand, since a start takes half a second of a processor.
@@ -29,8 +30,8 @@ Request = dict[str, Any]
 
 PATIENCE_LOOK, PATIENCE_COPY = 1.0, 5.0
 """Seconds in the first lane and in that of copies, before work goes on in the slow one. An honest DX takes 0.1 s."""
-PATIENCE_ALONE = 0.25
-"""Seconds for a look of a caller with something in the slow lane, where the first lane has one worker only."""
+LONG = 0.25
+"""Seconds after which a look in the first lane makes room: one more may be under way, of another caller."""
 STARVED = 3.0
 """So many times its patience may last if the worker has not had so much of a processor: then the machine is slow."""
 LOOK_AGAIN = 0.05
@@ -63,12 +64,16 @@ class Worker(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One question on its way. `has_died`: a worker died of it, and its next try is the last."""
+    """One question on its way. `has_died`: a worker died of it, and its next try is the last.
+
+    `is_long`: it has been under way for longer than most.
+    """
 
     request: Request
     lane: Lane
     began: float = 0.0
     has_died: bool = False
+    is_long: bool = False
 
     @property
     def caller(self) -> Calling:
@@ -143,10 +148,10 @@ class Lanes:
                 job.began = time.monotonic()
                 self._running.add(job)
                 slot.jobs.put(job)
-        wanted = self._most[Lane.LOOK] + bool(self._slow_callers)
-        looking = sum(job.lane is Lane.LOOK for job in self._running)
+        looks = [job for job in self._running if job.lane is Lane.LOOK]
+        wanted = self._most[Lane.LOOK] + bool(self._slow_callers or any(job.is_long for job in looks))
         cold = [slot for slot in self._idle if not slot.worker.is_warm]
-        for slot in cold[: max(0, wanted - looking - self._warm_idle() - self._warming)]:
+        for slot in cold[: max(0, wanted - len(looks) - self._warm_idle() - self._warming)]:
             self._idle.remove(slot)
             self._warming += 1
             slot.jobs.put(None)
@@ -156,13 +161,26 @@ class Lanes:
 
     def _next(self, lane: Lane) -> Job | None:
         running = [job for job in self._running if job.lane is lane]
+        if lane is Lane.LOOK:
+            return self._next_look(running)
         if len(running) >= self._most[lane]:
             return None
-        if lane is Lane.SLOW:
-            return self._next_slow(running)
+        return self._next_slow(running) if lane is Lane.SLOW else self._waiting[lane].take()
+
+    def _next_look(self, running: list[Job]) -> Job | None:
+        places = self._most[Lane.LOOK]
+        held_by_long = {job.caller for job in running if job.is_long}
+        if len(running) >= places + bool(held_by_long):
+            return None
         held_by_slow = sum(self._is_slow(job) for job in running)
-        is_full = lane is Lane.LOOK and (held_by_slow >= max(1, self._most[lane] - 1) or self._warm_idle() < 2)
-        return self._waiting[lane].take(lambda job: not (is_full and self._is_slow(job)))
+        passed_over = held_by_slow >= max(1, places - 1) or self._warm_idle() < 2
+
+        def may(job: Job) -> bool:
+            if len(running) >= places and job.caller in held_by_long:
+                return False
+            return not (passed_over and self._is_slow(job))
+
+        return self._waiting[Lane.LOOK].take(may)
 
     def _next_slow(self, running: list[Job]) -> Job | None:
         """What a worker has died of runs alone in this lane: its neighbour's memory may have been the cause.
@@ -187,10 +205,7 @@ class Lanes:
     def _patience(self, job: Job) -> float:
         if job.lane is Lane.SLOW:
             return self._timeout
-        patience = PATIENCE_LOOK if job.lane is Lane.LOOK else PATIENCE_COPY
-        if job.lane is Lane.LOOK and self._most[Lane.LOOK] == 1 and self._is_slow(job):
-            patience = PATIENCE_ALONE
-        return min(patience, self._timeout)
+        return min(PATIENCE_LOOK if job.lane is Lane.LOOK else PATIENCE_COPY, self._timeout)
 
     # -- a slot's thread -------------------------------------------------------------------------------------------
 
@@ -202,7 +217,8 @@ class Lanes:
                 continue
             try:
                 found = self._work(slot.worker, job)
-            except (OSError, WorkerDiedError, TimeoutError) as error:  # a worker that does not even start
+            except Exception as error:  # a worker that does not even start; whatever it is, the thread must go on
+                slot.worker.stop()
                 self._end(job)
                 self._failed(job.request, f"no pixel worker ({type(error).__name__})")
                 time.sleep(START_AGAIN)
@@ -234,7 +250,7 @@ class Lanes:
         may_move = job.lane is not Lane.SLOW and patience < self._timeout
         worker.ask(job.request | {"patience": patience if may_move else None})
         try:
-            answer = self._wait(worker, patience) if may_move else worker.answer(patience)
+            answer = self._wait(worker, job, patience) if may_move else worker.answer(patience)
         except TimeoutError:
             if not (may_move and self._becomes_slow(job)):
                 worker.stop()
@@ -253,11 +269,18 @@ class Lanes:
             return None
         return answer
 
-    def _wait(self, worker: Worker, patience: float) -> Answer:
+    def _wait(self, worker: Worker, job: Job, patience: float) -> Answer:
         """As `Worker.answer`; a worker that others keep from working is waited for somewhat longer."""
         had, until = worker.cpu_seconds(), time.monotonic() + STARVED * patience
+        quick = min(LONG, patience)
         try:
-            return worker.answer(patience)
+            return worker.answer(quick)
+        except TimeoutError:
+            with self._lock:
+                job.is_long = True
+                self._dispatch()
+        try:
+            return worker.answer(patience - quick)
         except TimeoutError:
             while worker.cpu_seconds() - had < patience and time.monotonic() < until:
                 try:
