@@ -131,9 +131,9 @@ def _destinations(settings: Settings) -> Iterator[str]:
     yield from ("### 2.4 Destinations (Storage SCU)", "")
     yield from _paragraph(
         f"For each SOP class: one context with the instance's own transfer syntax, and one with {native}. Only where a "
-        "destination refuses the instance's own is it transcoded, without loss, to one of these. In Implicit VR a value "
-        "that is none by its tag, which says a sequence, becomes private element (0009,xx01) of creator DICOM_ROUTER VR in "
-        "that sequence's only item."
+        "destination refuses the instance's own is it transcoded, without loss, to one of these. In Implicit VR a "
+        "value whose tag says a sequence, and that is none, becomes private element (0009,xx01) of creator "
+        "DICOM_ROUTER VR in that sequence's only item."
     )
     yield from (
         "",
