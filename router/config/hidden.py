@@ -1,10 +1,7 @@
-"""Whether a rule can never fire because an earlier one with the same or fewer conditions always fires first."""
+"""Whether one condition plainly follows from another: then a rule below one with the weaker condition is a mistake."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from router.decide import Rule
 from router.decide.conditions import (
     AgeIs,
     AllOf,
@@ -20,12 +17,6 @@ from router.decide.conditions import (
     Text,
     TopIs,
 )
-
-
-def always_hides(earlier: Rule, later: Rule, destinations: Mapping[str, bool]) -> bool:
-    """`destinations`: name to enabled. A shadow rule, or one that is passed over, hides nothing."""
-    fires = earlier.discard or any(destinations.get(name, False) for name in earlier.send)
-    return fires and not earlier.shadow and implies(later.when, earlier.when)
 
 
 def implies(stronger: Condition, weaker: Condition) -> bool:

@@ -38,7 +38,8 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     problems.check()
     if table is None:
         raise AssertionError("a rule table is only absent together with a problem")
-    said = tuple(f"{path}:{line}: {text}" for line, text in _warnings(root, found["node"], destinations, table))
+    warnings = [*_warnings(root, found["node"], destinations, table), *problems.warnings]
+    said = tuple(f"{path}:{line}: {text}" for line, text in warnings)
     return Settings(path.absolute(), **found, destinations=destinations, rules=table, warnings=said)
 
 

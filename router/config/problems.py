@@ -37,6 +37,8 @@ class Problems:
     def __init__(self, file: str) -> None:
         self.file = file
         self.found: list[Problem] = []
+        self.warnings: list[tuple[int, str]] = []
+        """(line, text) of what is allowed and probably not meant."""
 
     def add(self, line: int, message: str, fix: str = "") -> None:
         problem = Problem(self.file, line, message, fix)
@@ -46,6 +48,9 @@ class Problems:
     def add_for(self, variable: str, message: str, fix: str = "") -> None:
         """A mistake in an environment variable, which has no line."""
         self.found.append(Problem(f"environment variable {variable}", 0, message, fix))
+
+    def warn(self, line: int, message: str) -> None:
+        self.warnings.append((line, message))
 
     def check(self) -> None:
         """Raise ConfigError if anything was found."""

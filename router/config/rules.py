@@ -9,10 +9,11 @@ from router.config import values
 from router.config.conditions import all_of
 from router.config.document import Node, Scalar, Sequence
 from router.config.fields import Context, Parser, Skip, as_table, fields, scalar, several
-from router.config.hidden import always_hides
+from router.config.hidden import implies
 from router.config.problems import nearest
 from router.decide import Otherwise, Rule
 from router.decide.decision import OTHERWISE
+from router.decide.reach import never_fire
 
 _LONGEST_NAME = 64
 
@@ -31,27 +32,50 @@ def otherwise(node: Node, destinations: Mapping[str, bool], context: Context) ->
 
 
 def rules(node: Node, destinations: Mapping[str, bool], context: Context) -> tuple[Rule, ...]:
-    """The rules in order. `destinations`: name to enabled. A rule that can never fire is a mistake."""
+    """The rules in order. `destinations`: name to enabled. A rule that can never fire is a mistake or a warning."""
     if isinstance(node, Scalar) and node.null:
         return ()
     if not isinstance(node, Sequence):
         context.wrong(node, "rules must be a list", "begin each rule with '- name: …'")
         raise Skip
     found: list[tuple[Rule, Node]] = []
+    lines: dict[str, int] = {}
     for place, item in enumerate(node.items, 1):
         try:
             rule = _rule(place, item, destinations, context)
         except Skip:
             continue
-        for earlier, other in found:
-            if earlier.name == rule.name:
-                context.wrong(item, f"two rules are named '{rule.name}'", f"the other is on line {other.line}")
-            elif always_hides(earlier, rule, destinations):
-                fix = f"'{earlier.name}' on line {other.line} always fires first; put this rule above it, or remove one"
-                context.wrong(item, f"rule '{rule.name}' can never fire", fix)
-                break
+        if rule.name in lines:
+            context.wrong(item, f"two rules are named '{rule.name}'", f"the other is on line {lines[rule.name]}")
+        lines.setdefault(rule.name, item.line)
         found.append((rule, item))
+    _check_reach(found, destinations, context)
     return tuple(rule for rule, _ in found)
+
+
+def _check_reach(found: list[tuple[Rule, Node]], destinations: Mapping[str, bool], context: Context) -> None:
+    """A rule that an earlier one plainly hides is a mistake; one that can never fire for another reason, a warning."""
+    rules = [rule for rule, _ in found]
+    hides = [_ends_the_search(rule, destinations) for rule in rules]
+    for place, reasons in never_fire(rules, hides).items():
+        rule, node = found[place]
+        said = f"rule '{rule.name}' can never fire"
+        plain = next((other for other in reasons if implies(rule.when, rules[other].when)), None)
+        if plain is not None:
+            earlier, other = found[plain]
+            fix = f"'{earlier.name}' on line {other.line} always fires first; put this rule above it, or remove one"
+            context.wrong(node, said, fix)
+        elif reasons:
+            names = [f"'{rules[other].name}' on line {found[other][1].line}" for other in reasons]
+            takes = "takes" if len(names) == 1 else "take"
+            context.problems.warn(node.line, f"{said}: {' and '.join(names)} {takes} its instances first")
+        else:
+            context.problems.warn(node.line, f"{said}: its conditions contradict each other")
+
+
+def _ends_the_search(rule: Rule, destinations: Mapping[str, bool]) -> bool:
+    """Whether no later rule is asked once this one is true. `destinations`: name to enabled."""
+    return not rule.shadow and (rule.discard or any(destinations.get(name, False) for name in rule.send))
 
 
 def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Context) -> Rule:

@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from router.config.settings import (
     WebSettings,
 )
 from router.decide import conditions as c
+from router.decide import reach
 
 LEAST = """\
 destinations:
@@ -250,6 +252,100 @@ def test_a_rule_that_can_never_fire_is_found(earlier: str, later: str, hidden: b
     else:
         loaded(tmp_path, text)
     loaded(tmp_path, text.replace("name: a,", "name: a, shadow: true,"))
+
+
+PLAIN = "{any: [{not: {Modality: [CR, DX]}}, {Modality: {exists: false}}]}"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "reason"),
+    [
+        (PLAIN, "{Modality: CT}", "'a' on line 4"),
+        (PLAIN, "{class: spine, Modality: [CT, MR]}", "'a' on line 4"),
+        (PLAIN, "{Modality: [CT, CR]}", ""),
+        (PLAIN, "{ViewPosition: AP}", ""),
+        ("{ImageType: SECONDARY}", "{ImageType: [SECONDARY]}", "error"),
+        ("{not: {ImageType: PRIMARY}}", "{ImageType: SECONDARY}", ""),  # it may have both values
+        ("{novel: true}", "{class: spine, top: adult_chest}", "contradict"),
+        ("{frames: '> 1'}", "{novel: true, class: spine}", "contradict"),
+        ("{frames: '> 1'}", "{not: {top: spine}, class: spine}", "contradict"),
+        ("{frames: '> 1'}", "{age: '< 5y and > 10y'}", "contradict"),
+        ("{frames: '> 1'}", "{age: '< 5m and >= 1y'}", "contradict"),
+        ("{frames: '> 1'}", "{age: '< 13m and >= 1y'}", ""),
+        ("{age: '< 16y'}", "{age: '< 5m'}", "'a' on line 4"),
+        ("{age: '< 16y'}", "{age: '< 16y and > 10m', class: spine}", "error"),
+        ("{any: [{age: '< 16y'}, {age: '>= 16y'}]}", "{class: spine}", ""),  # an age may be unknown
+        ("{novel: true}", "{confidence: '> 0.9 and < 0.5'}", "contradict"),
+        ("{novel: true}", "{frames: '> 1 and < 2'}", "contradict"),
+        ("{frames: '>= 2'}", "{frames: '> 1', class: spine}", "'a' on line 4"),
+        ("{pixels: [decoded, none, undecodable, unparseable, failed]}", "{class: spine}", "'a' on line 4"),
+        ("{calling_ae: {glob: '*'}}", "{class: spine}", "'a' on line 4"),
+        ("{StationName: {glob: '*'}}", "{class: spine}", ""),  # it may be absent
+        ("{StationName: {glob: '*'}}", "{StationName: XRAY_1}", "'a' on line 4"),
+        ("{calling_ae: A}", "{calling_ae: [A, B], not: {calling_ae: B}}", "'a' on line 4"),
+        ("{peer: 10.0.0.0/8}", "{peer: [10.1.0.0/16, 10.2.3.4]}", "'a' on line 4"),
+        ("{peer: 10.1.0.0/16}", "{peer: 10.0.0.0/8}", ""),
+        ("{novel: true}", "{Modality: {exists: false}, not: {Modality: CT}}", "contradict"),
+        ("{not: {class: spine}}", "{class: [others, abdominal]}", "'a' on line 4"),
+        ("{top: spine}", "{class: spine}", "'a' on line 4"),
+        ("{'(0019,ACME,ab)': [x, y]}", "{'(0019,ACME,ab)': x}", "'a' on line 4"),
+        ("{'(0019,ACME,ab)': x}", "{'(0019,OTHER,ab)': x}", ""),
+    ],
+)
+def test_a_rule_that_can_never_fire_for_another_reason_is_a_warning(
+    earlier: str, later: str, reason: str, tmp_path: Path
+) -> None:
+    rules = f"rules:\n  - {{name: a, when: {earlier}, send: ai}}\n  - {{name: b, when: {later}, send: ai}}\n"
+    text = LEAST.replace("rules: []\n", rules)
+    line = text[: text.index("{name: a")].count("\n") + 1
+    if reason == "error":
+        with pytest.raises(ConfigError, match="rule 'b' can never fire"):
+            loaded(tmp_path, text)
+        return
+    warnings = [w for w in loaded(tmp_path, text).warnings if "never fire" in w]
+    assert len(warnings) == bool(reason), warnings
+    assert all(reason.replace("line 4", f"line {line}") in warning for warning in warnings)
+    assert all(f"routing.yaml:{line + 1}: rule 'b' can never fire: " in warning for warning in warnings)
+
+
+def test_two_rules_can_leave_nothing_to_a_third(tmp_path: Path) -> None:
+    rules = (
+        "rules:\n  - {name: a, when: {calling_ae: A}, send: ai}\n"
+        "  - {name: b, when: {not: {calling_ae: A}}, send: ai}\n"
+        "  - {name: c, when: {calling_ae: [A, B], class: spine}, send: ai}\n"
+    )
+    (warning,) = [w for w in loaded(tmp_path, LEAST.replace("rules: []\n", rules)).warnings if "never fire" in w]
+    assert warning.partition(": ")[2] == (
+        "rule 'c' can never fire: 'a' on line 4 and 'b' on line 5 take its instances first"
+    )
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "{{name: r{n}, when: {{StationName: S{n}, class: spine}}, send: ai}}",
+        "{{name: r{n}, when: {{class: spine, confidence: '> 0.{n} and < 0.{n}5'}}, send: ai}}",
+        "{{name: r{n}, when: {{any: [{{age: '< {n}d'}}, {{ViewPosition: V{n}}}], novel: true}}, send: ai}}",
+    ],
+)
+def test_a_long_table_is_checked_in_bounded_steps(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = "\n".join("  - " + rule.format(n=n) for n in range(10, 60))
+    parsed = loaded(tmp_path, LEAST.replace("rules: []", f"rules:\n{rules}")).rules.rules
+    asked = 0
+    deny = reach._deny
+
+    def counted(*given: Any) -> None:
+        nonlocal asked
+        asked += 1
+        deny(*given)
+
+    monkeypatch.setattr(reach, "_deny", counted)
+    assert reach.never_fire(parsed, [True] * len(parsed)) == {}
+    assert asked < 10 * reach.MOST_STEPS
+    monkeypatch.setattr(reach, "MOST_STEPS", 40)
+    asked = 0
+    assert reach.never_fire(parsed, [True] * len(parsed)) == {}
+    assert asked <= 10 * 40
 
 
 @pytest.mark.parametrize(

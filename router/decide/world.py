@@ -1,0 +1,310 @@
+"""What can still be the case of an instance, once some conditions are assumed and others denied: for `reach`.
+
+Everything here errs towards what is possible. A condition of a kind that is not known here narrows nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+
+from router.decide.age import PER_YEAR
+from router.decide.conditions import (
+    AgeIs,
+    ClassIs,
+    Condition,
+    Confidence,
+    Equal,
+    Exists,
+    Frames,
+    FromAe,
+    Matcher,
+    Novel,
+    PeerIn,
+    PixelsAre,
+    PrivateExists,
+    PrivateText,
+    Probability,
+    SopClass,
+    Text,
+    TopIs,
+    glob,
+)
+from router.decide.intervals import ALL, Intervals, both, networks, outside, where, whole, within
+from router.flow import CLASSES, UNCERTAIN
+
+Key = Hashable
+"""What is asked about: one value of an instance."""
+
+State = tuple[str, str, bool] | None
+STATES: frozenset[State] = frozenset(
+    state for top in CLASSES for state in (None, (top, top, False), (UNCERTAIN, top, False), (UNCERTAIN, top, True))
+)
+"""(class, top, novel) of a prediction, or none: a class is its top or uncertain, and what is novel is uncertain."""
+UNPARSEABLE = "unparseable"
+PIXELS = frozenset({"decoded", "none", "undecodable", UNPARSEABLE, "failed"})
+ANYTHING = glob("*")
+ONE_FRAME: Intervals = (((1, 0), (math.inf, 1)),)
+MARGIN = 1e-3
+"""Years by which ages in different units must be apart to be told apart."""
+OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
+
+
+class Impossible(Exception):  # noqa: N818 - not an error: an answer
+    """Nothing can be the case any more."""
+
+
+@dataclass(slots=True)
+class _Words:
+    """A text, or several: of each of `musts` there is a value among them, of `banned` none."""
+
+    known: bool = False
+    single: bool = False
+    musts: list[frozenset[str]] = field(default_factory=list)
+    banned: set[str] = field(default_factory=set)
+    wanted: set[Matcher] = field(default_factory=set)
+    unwanted: set[Matcher] = field(default_factory=set)
+
+    def left(self) -> Iterator[frozenset[str]]:
+        return (must - self.banned for must in self.musts)
+
+    def want(self, matcher: Matcher, answer: bool) -> bool:
+        """Whether that was news. Raises Impossible."""
+        before = len(self.musts), len(self.banned), len(self.wanted), len(self.unwanted), *map(len, self.musts)
+        if not isinstance(matcher, Equal):
+            (self.wanted if answer else self.unwanted).add(matcher)
+        elif not answer:
+            self.banned |= matcher.words
+        elif self.single and self.musts:
+            self.musts = [self.musts[0] & matcher.words]
+        elif matcher.words not in self.musts:
+            self.musts.append(matcher.words)
+        if not all(self.left()) or self.wanted & self.unwanted or ANYTHING in self.unwanted:
+            raise Impossible
+        return before != (
+            len(self.musts), len(self.banned), len(self.wanted), len(self.unwanted), *map(len, self.musts)
+        )  # fmt: skip
+
+    def sure(self, matcher: Matcher, answer: bool) -> bool:
+        if not self.known:
+            return False
+        if not isinstance(matcher, Equal):
+            return matcher in (self.wanted if answer else self.unwanted) or (answer and matcher == ANYTHING)
+        if answer:
+            return any(must <= matcher.words for must in self.left())
+        apart = self.single and any(not must & matcher.words for must in self.left())
+        return apart or matcher.words <= self.banned
+
+
+@dataclass(slots=True)
+class _Age:
+    """Where the whole span of an age lies: in completed units, and in years."""
+
+    units: dict[str, Intervals] = field(default_factory=dict)
+    years: Intervals = ALL
+    known: bool = False
+
+    def assume(self, sign: str, limit: int, unit: str) -> None:
+        self.known = True
+        self.units[unit] = whole(both(self.units.get(unit, ALL), where(sign, limit)))
+        self.years = both(self.years, _years(sign, limit, unit, MARGIN))
+        if not (self.units[unit] and self.years):
+            raise Impossible
+
+    def sure(self, sign: str, limit: int, unit: str) -> bool:
+        same = within(self.units.get(unit, ALL), whole(where(sign, limit)))
+        return self.known and (same or within(self.years, _years(sign, limit, unit, -MARGIN)))
+
+
+def _years(sign: str, limit: int, unit: str, wider: float) -> Intervals:
+    """The years in which completed units compare so, wider by a margin, or narrower."""
+    least, below = limit / PER_YEAR[unit], (limit + 1) / PER_YEAR[unit]
+    low, high = (least - wider, 0), (below + wider, 0)
+    spans = {
+        "<": ((ALL[0][0], (least + wider, 0)),),
+        "<=": ((ALL[0][0], high),),
+        ">": (((below - wider, 0), ALL[0][1]),),
+        ">=": ((low, ALL[0][1]),),
+        "==": ((low, high),),
+        "!=": ALL if wider > 0 else ((ALL[0][0], (least + wider, 0)), ((below - wider, 0), ALL[0][1])),
+    }
+    return both(spans[sign], ALL)
+
+
+class World:
+    """What can be the case. `changes` counts what was learnt, and `keys` are the values that something is known of."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self.keys: set[Key] = set()
+        self._states = STATES
+        self._pixels = PIXELS
+        self._numbers: dict[Key, tuple[Intervals, bool]] = {}
+        """Where a number lies, and whether it may be unknown."""
+        self._words: dict[Key, _Words] = {}
+        self._there: dict[Key, bool] = {}
+        self._age = _Age()
+
+    def certain_words(self) -> Iterator[tuple[Key, str]]:
+        """For each text one word of those that it must have one of."""
+        for key, text in self._words.items():
+            for must in text.left():
+                yield key, min(must)
+
+    def assume(self, condition: Condition, answer: bool) -> None:
+        """The condition has this answer. Raises Impossible."""
+        self.keys.update(key_of(condition))
+        if isinstance(condition, Confidence | Probability):
+            self._narrow_states(frozenset(self._states - {None}))
+        if isinstance(condition, AgeIs):
+            self._age.assume(*_compared(condition, answer))
+        elif isinstance(condition, Exists | PrivateExists):
+            self._narrow_pixels(self._pixels - {UNPARSEABLE})
+            self._is_there(_place(condition), condition.expected is answer)
+        elif asked := words_asked(condition):
+            key, matcher = asked
+            self._text(condition).known = True
+            self._words[key].want(matcher, answer)
+            if isinstance(condition, Text | PrivateText):
+                self._is_there(_place(condition), True)
+        else:
+            self._narrow(condition, answer, unknown=False)
+
+    def deny(self, condition: Condition, answer: bool) -> None:
+        """The condition has another answer, or none. Raises Impossible."""
+        if isinstance(condition, AgeIs):
+            if self._age.sure(*_compared(condition, answer)):
+                raise Impossible
+        elif isinstance(condition, Exists | PrivateExists):
+            self._deny_there(condition, answer)
+        elif asked := words_asked(condition):
+            text = self._text(condition)
+            if text.sure(asked[1], answer):
+                raise Impossible
+            if text.known:
+                self.changes += text.want(asked[1], not answer)
+        else:
+            self._narrow(condition, not answer, unknown=True)
+
+    def sure(self, condition: Condition, answer: bool) -> bool:
+        """Whether the condition has this answer in every case that is left."""
+        if isinstance(condition, ClassIs | TopIs | Novel):
+            return all(_of_state(condition, state) is answer for state in self._states)
+        if isinstance(condition, PixelsAre):
+            return all((pixels in condition.states) is answer for pixels in self._pixels)
+        if isinstance(condition, AgeIs):
+            return self._age.sure(*_compared(condition, answer))
+        if isinstance(condition, Exists | PrivateExists):
+            there = self._there.get(_place(condition))
+            return UNPARSEABLE not in self._pixels and there is not None and (there is condition.expected) is answer
+        if asked := words_asked(condition):
+            return self._text(condition).sure(asked[1], answer)
+        if isinstance(condition, Confidence | Probability | Frames | PeerIn):
+            key, asked_for, base = _number(condition)
+            lies, unknown = self._numbers.get(key, (base, True))
+            return not unknown and within(lies, asked_for if answer else _complement(condition, asked_for))
+        return False
+
+    def _narrow(self, condition: Condition, answer: bool, *, unknown: bool) -> None:
+        """The condition has this answer, or, with `unknown`, none."""
+        if isinstance(condition, ClassIs | TopIs | Novel):
+            fits = (answer, None) if unknown else (answer,)
+            self._narrow_states(frozenset(s for s in self._states if _of_state(condition, s) in fits))
+        elif isinstance(condition, PixelsAre):
+            self._narrow_pixels(frozenset(p for p in self._pixels if (p in condition.states) is answer))
+        elif isinstance(condition, Confidence | Probability | Frames | PeerIn):
+            key, asked, base = _number(condition)
+            lies, maybe = self._numbers.get(key, (base, True))
+            narrower = both(lies, asked if answer else _complement(condition, asked))
+            narrower = narrower if isinstance(condition, Confidence | Probability) else whole(narrower)
+            if not narrower and not (maybe and unknown):
+                raise Impossible
+            self.changes += (narrower, maybe and unknown) != (lies, maybe)
+            self._numbers[key] = narrower, maybe and unknown
+
+    def _narrow_states(self, states: frozenset[State]) -> None:
+        self.changes += states != self._states
+        self._states = states
+        if not states:
+            raise Impossible
+
+    def _narrow_pixels(self, pixels: frozenset[str]) -> None:
+        self.changes += pixels != self._pixels
+        self._pixels = pixels
+        if not pixels:
+            raise Impossible
+
+    def _is_there(self, place: Key, there: bool) -> None:
+        if self._there.setdefault(place, there) is not there:
+            raise Impossible
+
+    def _deny_there(self, condition: Exists | PrivateExists, answer: bool) -> None:
+        """The answer is another one, or none; and it is none where the data set is unparseable."""
+        there = self._there.get(_place(condition))
+        if there is not None and (there is condition.expected) is answer:
+            self._narrow_pixels(self._pixels & {UNPARSEABLE})
+        elif there is None and UNPARSEABLE not in self._pixels and isinstance(condition, Exists):
+            self.changes += 1
+            self._there[_place(condition)] = condition.expected is not answer
+
+    def _text(self, condition: Condition) -> _Words:
+        asked = words_asked(condition)
+        key = asked[0] if asked else condition.subject
+        always = isinstance(condition, FromAe | SopClass)
+        single = always or (isinstance(condition, Text) and condition.single)
+        return self._words.setdefault(key, _Words(known=always, single=single))
+
+
+def key_of(condition: Condition) -> tuple[Key, ...]:
+    """What a condition asks about; nothing for one that anything meets."""
+    asked = words_asked(condition)
+    if asked is not None:
+        return () if isinstance(condition, FromAe | SopClass) and asked[1] == ANYTHING else (asked[0],)
+    if isinstance(condition, ClassIs | TopIs | Novel):
+        return ("prediction",)
+    if isinstance(condition, Probability):
+        return (("probability", condition.classes),)
+    return (condition.subject,)
+
+
+def words_asked(condition: Condition) -> tuple[Key, Matcher] | None:
+    """The text that a condition asks about and how; None for any other condition."""
+    if isinstance(condition, Text):
+        return ("text", condition.tag, condition.single), condition.matcher
+    if isinstance(condition, PrivateText):
+        return ("text", condition.place), condition.matcher
+    if isinstance(condition, FromAe | SopClass):
+        return ("text", condition.subject), condition.matcher
+    return None
+
+
+def _place(condition: Text | PrivateText | Exists | PrivateExists) -> Key:
+    return condition.place if isinstance(condition, PrivateText | PrivateExists) else condition.tag
+
+
+def _of_state(condition: ClassIs | TopIs | Novel, state: State) -> bool | None:
+    if state is None:
+        return None
+    if isinstance(condition, Novel):
+        return state[2] is condition.expected
+    return state[0 if isinstance(condition, ClassIs) else 1] in condition.names
+
+
+def _compared(condition: AgeIs, answer: bool) -> tuple[str, int, str]:
+    sign = condition.operator if answer else OPPOSITE[condition.operator]
+    return sign, condition.limit, condition.unit
+
+
+def _number(condition: Confidence | Probability | Frames | PeerIn) -> tuple[Key, Intervals, Intervals]:
+    """The number that a condition asks about, where it holds, and where the number can lie at all."""
+    (key,) = key_of(condition)
+    if isinstance(condition, PeerIn):
+        return key, networks(condition.networks), whole(ALL)
+    asked = where(condition.comparison.operator, condition.comparison.limit)
+    return (key, whole(asked), ONE_FRAME) if isinstance(condition, Frames) else (key, asked, ALL)
+
+
+def _complement(condition: Confidence | Probability | Frames | PeerIn, asked: Intervals) -> Intervals:
+    rest = outside(asked)
+    return rest if isinstance(condition, Confidence | Probability) else whole(rest)
