@@ -362,6 +362,15 @@ def test_a_uid_that_is_cut_is_unreadable_and_not_another(syntax: str) -> None:
         sop_uids(data[: end - 3], syntax)
 
 
+@pytest.mark.parametrize("failing", ["begin", "accept"])
+def test_the_log_says_why_an_instance_was_not_stored(spool: FakeSpool, failing: str) -> None:
+    spool.failing, spool.error = failing, SpoolError("the spool is full: inodes: none")
+    with capture_logs() as said, receiving(spool) as port, RawPeer(port) as peer:
+        assert stored(peer.associate()) == "STATUS a700"
+    (line,) = [line for line in said if line["event"] == "not stored"]
+    assert (line["reason"], line["calling_ae"]) == ("the spool is full: inodes: none", "RAW")
+
+
 @given(st.binary(max_size=300), st.sampled_from([IMPLICIT, EXPLICIT, BIG, DEFLATED]), st.integers(0, 120))
 def test_whatever_comes_is_uids_or_unreadable(noise: bytes, syntax: str, keep: int) -> None:
     try:

@@ -17,7 +17,7 @@ from router.forward.circuit import Circuit
 from router.spool import DONE, Spool, SpoolError, clock, open_spool, read_spool
 from router.spool.schema import FINISHED, delivery, instance
 from router.spool.transactions import LEASE
-from tests.unit.spooling import HEADER, SEEN, accept, decide, decision, files, settings_of, turned_by_hand
+from tests.unit.spooling import HEADER, SEEN, accept, decide, decision, files, settings_of, stored, turned_by_hand
 
 pytestmark = pytest.mark.postgresql
 
@@ -354,6 +354,17 @@ def test_another_database_does_not_make_orphans_of_all_blobs(
     with pytest.raises(SpoolError, match="has blobs but its database is empty"):
         open_spool(settings_of(settings.path, postgresql()))
     assert len(files(settings.path)) == 1
+
+
+def test_an_older_dump_costs_no_instance(settings: SpoolSettings) -> None:
+    """The server was restored from a dump, or a standby that lagged took over."""
+    spool = open_spool(settings)
+    known, lost = stored(spool, "1.1").id, stored(spool, "1.2").id
+    spool._run(lambda c: c.execute(instance.delete().where(instance.c.id == lost)))
+    spool.close()
+    spool = open_spool(settings)
+    assert {claim.instance.id for claim in spool.claim_instances(9)} == {known, lost}
+    spool.close()
 
 
 def test_looking_cannot_write(settings: SpoolSettings) -> None:
