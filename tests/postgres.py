@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -53,3 +54,22 @@ def server() -> Iterator[Callable[[], str]]:
     finally:
         run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
         shutil.rmtree(folder)
+
+
+@contextmanager
+def stopped(database: str) -> Iterator[None]:
+    """The whole server is stopped (SIGSTOP), as by a stalled disk: the kernel still acknowledges what it is sent."""
+    import psycopg
+
+    with psycopg.connect(database) as connection:
+        (folder,) = connection.execute("SHOW data_directory").fetchone()  # type: ignore[misc]
+    main = int((Path(folder) / "postmaster.pid").read_text().split()[0])
+    threads = Path(f"/proc/{main}/task").iterdir()
+    processes = [main, *(int(pid) for thread in threads for pid in (thread / "children").read_text().split())]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)

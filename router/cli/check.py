@@ -68,6 +68,11 @@ def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
     for state, text in inspect(settings.spool):
         yield "spool", state, text
+    if settings.spool.database != "sqlite":
+        from router.spool.postgresql import examine
+
+        for state, text in examine(settings.spool.database):
+            yield "spool's database", state, text
 
 
 def _ports(settings: Settings) -> Iterator[tuple[str, str, str]]:

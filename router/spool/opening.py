@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from router.config.settings import SpoolSettings
-from router.spool import engine
+from router.spool import engine, identity
 from router.spool.account import as_owner
 from router.spool.blobs import BlobStore, make_folder, sync_folder
 from router.spool.errors import SpoolError
@@ -39,6 +39,8 @@ def open_spool(settings: SpoolSettings) -> Spool:
             write = engine.writing(folder, settings.database)
             undo.callback(write.dispose)
             engine.migrate(write, may_be_new=not blobs.has_any())
+            if not is_sqlite:
+                identity.hold_together(write, folder)
             spool = Spool(settings, blobs, engine.reading(folder, settings.database))
             undo.callback(spool.close)
             spool.start_working(write, lock, alone=alone)

@@ -114,7 +114,7 @@ def examine(database: str) -> Iterator[tuple[str, str]]:
     """(state, text) for `check`: whether the server answers, and how it is set."""
     made = None
     try:
-        made = engine(database, poolclass=sa.pool.NullPool)
+        made = engine(database, pool_size=1)
         with limits.within(2 * limits.QUESTION), made.connect() as connection:
             version = connection.exec_driver_sql("SHOW server_version").scalar_one()
             found = list(dangers(connection))

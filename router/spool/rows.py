@@ -91,8 +91,8 @@ def values_of(instance: Instance) -> dict[str, Any]:
     return {
         "id": instance.id,
         "received_at": instance.received_at,
-        "calling_ae": instance.caller.calling_ae,
-        "called_ae": instance.caller.called_ae,
+        "calling_ae": _storable(instance.caller.calling_ae),
+        "called_ae": _storable(instance.caller.called_ae),
         "peer": instance.caller.peer,
         "sop_class": instance.sop_class,
         "sop_instance": instance.sop_instance,
@@ -101,6 +101,11 @@ def values_of(instance: Instance) -> dict[str, Any]:
         "size": instance.size,
         "digest": instance.digest,
     }
+
+
+def _storable(title: str) -> str:
+    """PostgreSQL keeps no NUL in a text, and some callers fill their titles up with it."""
+    return title.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def values_of_decision(seen: Seen, decision: Decision) -> dict[str, Any]:

@@ -447,11 +447,11 @@ class Spool:
         then both end with the process, and what was claimed is free again at the next start.
         """
         if self._watch:
-            self._watch.stop(0.0)
-        if self._leases and self.is_working:
-            self._leases.stop()
+            self._watch.stop(limits.CONNECT)
         if self._writer and self.is_working:
             with suppress(SpoolError):  # closed already
+                if self._leases:
+                    self._leases.stop()
                 self._writer.submit(lambda c: steady.look(c, last=True) and None)
         if self._writer and not self._writer.close(seconds):
             return False

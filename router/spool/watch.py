@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from multiprocessing.connection import wait
 from typing import Any
 
 import sqlalchemy as sa
@@ -50,6 +52,7 @@ class Watch:
         self._answered = time.monotonic()
         self._hears = False
         self._stopped = threading.Event()
+        self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="spool-watch", daemon=True)
 
     def start(self) -> None:
@@ -57,8 +60,14 @@ class Watch:
 
     def stop(self, seconds: float) -> None:
         self._stopped.set()
+        self._wake.close()
         if self._thread.is_alive():
             self._thread.join(seconds)
+
+    @property
+    def hears(self) -> bool:
+        """Whether words of other processes come."""
+        return self._hears
 
     def answers(self, within: float) -> bool:
         """Whether the server has answered within so many seconds."""
@@ -80,22 +89,26 @@ class Watch:
                     log.error("watch failed", error=where(error))
             self._hears = False
             self._stopped.wait(AGAIN_AFTER)
+        self._woken.close()
 
     def _open(self) -> Any:
         _, chosen = self._engine.dialect.create_connect_args(self._engine.url)
-        connection = postgresql.connect({**chosen, "autocommit": True})
-        connection.execute(f"LISTEN {CHANNEL}")
-        return connection
+        return postgresql.connect({**chosen, "autocommit": True})
 
     def _listen(self, connection: Any) -> None:
+        with limits.within(limits.QUESTION):
+            connection.execute(f"LISTEN {CHANNEL}")
         self._hears = True
         self._signals.set_all()  # what was said in the meantime nobody heard
         while not self._stopped.is_set():
-            for one in connection.notifies(timeout=PULSE):
-                self._hear(one.payload)
+            # Not by the driver's own wait, which looks ten times a second whether somebody wants to interrupt it.
+            wait([connection, self._woken], PULSE)
             with limits.within(PULSE_ANSWER):
-                connection.execute("SELECT 1")
-            self._answered = time.monotonic()
+                for one in connection.notifies(timeout=0):
+                    self._hear(one.payload)
+                if time.monotonic() - self._answered > PULSE / 2:
+                    connection.execute("SELECT 1")
+                    self._answered = time.monotonic()
             self._then()
 
     def _hear(self, payload: str) -> None:

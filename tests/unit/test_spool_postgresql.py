@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
 from router.forward.circuit import Circuit
-from router.spool import DONE, Spool, SpoolError, clock, open_spool, read_spool
+from router.spool import DONE, INSTANCES, Spool, SpoolError, clock, open_spool, read_spool
 from router.spool.schema import FINISHED, delivery, instance
 from router.spool.transactions import LEASE
+from tests.unit.peer import wait_for
 from tests.unit.spooling import HEADER, SEEN, accept, decide, decision, files, settings_of, stored, turned_by_hand
 
 pytestmark = pytest.mark.postgresql
@@ -170,6 +173,82 @@ def test_two_make_the_schema_at_once(settings: SpoolSettings) -> None:
     assert len({spool._token() >> 32 for spool in opened}) == 3
     for spool in opened:
         spool.close()
+
+
+# -- work that another process makes
+
+
+SENDER = (
+    "import sys; from pathlib import Path; from tests.unit.spooling import *; from router.spool import *;"
+    "spool = open_spool(settings_of(Path(sys.argv[1]), sys.argv[2])); print('open', flush=True); input();"
+    "accept(spool); print('accepted', flush=True); input(); decide(spool, 'ai'); spool.close()"
+)
+
+
+@contextmanager
+def sender(settings: SpoolSettings) -> Iterator[Callable[[], None]]:
+    """Another process on the spool, that receives and then decides, each when told."""
+    command = [sys.executable, "-c", SENDER, str(settings.path), settings.database]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
+        assert one.stdin is not None
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"open\n"
+
+        def go_on() -> None:
+            assert one.stdin is not None
+            one.stdin.write(b"\n")
+            one.stdin.flush()
+
+        yield go_on
+    assert one.returncode == 0
+
+
+def test_work_that_another_process_makes_is_signalled(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a poll behind it, and nobody hears of what he did himself a second time."""
+    spool = open_spool(settings)
+    wait_for(lambda: spool._watch is not None and spool._watch.hears)
+    monkeypatch.setattr(spool._watch, "longest_wait", lambda: 60.0)
+    with sender(settings) as go_on:
+        for topic in (INSTANCES, "ai"):
+            version, begin = spool.signal(topic).version, time.monotonic()
+            go_on()
+            spool.signal(topic).wait(version, None)
+            assert spool.signal(topic).version > version
+            assert time.monotonic() - begin < 30
+    assert len(spool.claim_deliveries("ai", 5)) == 1
+    spool.close()
+
+
+def test_who_does_not_hear_looks_by_itself(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.spool.watch.Watch._hear", lambda *_: None)
+    monkeypatch.setattr("router.spool.watch.POLL", (0.05, 0.1))
+    spool = open_spool(settings)
+    with sender(settings) as go_on:
+        go_on()
+        claims: list[Any] = []
+        while not claims:
+            version = spool.signal(INSTANCES).version
+            claims = spool.claim_instances(5)
+            if not claims:
+                spool.signal(INSTANCES).wait(version, None)  # as the stages do
+        spool.release_instance(claims[0]).result()
+        go_on()
+    spool.close()
+
+
+def test_what_was_said_while_nobody_heard_is_looked_for(
+    settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.spool.watch.AGAIN_AFTER", 0.01)
+    spool, looker = open_spool(settings), read_spool(settings)
+    wait_for(lambda: spool._watch is not None and spool._watch.hears)
+    version = spool.signal("ai").version
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR query = 'SELECT 1'"
+    looker._ask(lambda c: c.execute(sa.text(end)).all())
+    spool.signal("ai").wait(version, 30)
+    assert spool.signal("ai").version > version
+    looker.close()
+    spool.close()
 
 
 # -- leases

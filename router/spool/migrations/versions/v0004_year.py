@@ -1,4 +1,4 @@
-"""What a year of records needs: indexes by instance and state; time that counts; which spool it is."""
+"""What a year of records needs: deliveries by instance and state, events by kind. Time that counts. A spool's id."""
 
 from __future__ import annotations
 
