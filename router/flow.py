@@ -19,6 +19,9 @@ CLASSES: tuple[str, ...] = ("abdominal", "adult_chest", "pediatric_chest", "spin
 PREPROCESSING = "1"
 """Version of `pixels.prepare`. It stands here because a model's card must be held against it."""
 
+VIEWS: tuple[str, ...] = ("frontal", "lateral", "other")
+"""How a body part was projected: from front or back, from the side, or in any other way."""
+
 UNCERTAIN = "uncertain"
 """The class of a prediction that the model card does not trust: low confidence, or novel."""
 
