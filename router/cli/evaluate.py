@@ -23,12 +23,17 @@ def command(
     root: Annotated[Path | None, typer.Option(help="Where the manifest's files are; left out, beside it.")] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="Score this split; left out, `test` where there is one or it was trained on these; else all.")
+        typer.Option(
+            help="Score this split; left out, `test` where there is one or it was trained on these; else all."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Every figure as JSON.")] = False,
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV line for each image here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here, readable by you only.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="The worst mistakes as pictures.")] = True,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The routing.yaml to score; left out, the shipped one.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
 ) -> None:
@@ -40,12 +45,14 @@ def command(
     from router.cli.train import check_device, choose_items, failing
     from router.training.evaluate import evaluate, read_model, write_predictions
     from router.training.report import write_report
+    from router.training.routes import Routes, who_gets_what
 
     with failing():
         check_device(device)
         if model is not None:
             must_be_folder("--model", model)
         directory = model or _own()
+        routes = Routes.of(config)
         everything = _dealt(choose_items(folder, manifest, root, any_split=True), split, directory)
         scored, which = _split(everything, split)
         loaded = read_model(directory, device)
@@ -54,7 +61,7 @@ def command(
             found, answers = evaluate(
                 loaded, scored, everything=everything, resamples=resamples, progress=lambda n: bar.advance(task, n)
             )
-        found = {"split": which} | found
+        found = {"split": which, "routes": who_gets_what(routes, answers.items, answers.predictions)} | found
         if predictions:
             write_predictions(answers, predictions)
         if report:
@@ -105,8 +112,17 @@ def _split(items: list[Item], wanted: str | None) -> tuple[list[Item], str]:
 
 
 def show(found: dict[str, Any], console: Console) -> None:
-    """Print Table 1, Table 2 and what the model may be trusted with."""
+    """Print who gets what, Table 1, Table 2 and what the model may be trusted with."""
     from rich.table import Table
+
+    from router.training.routes import HEAD, rows
+
+    zeroth = Table(title="Who gets what, by the rules")
+    for name in HEAD:
+        zeroth.add_column(name, justify="left" if name in ("header", "class") else "right")
+    for row in rows(found["routes"]):
+        zeroth.add_row(*row)
+    console.print(zeroth)
 
     first = Table(title="Table 1: images by class and split")
     splits = list(found["table1"]["total"]["splits"])
