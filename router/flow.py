@@ -80,6 +80,11 @@ class Prediction:
     novel: bool
     class_name: str
     model: str
+    view: str = ""
+    """One of VIEWS; `uncertain` where the card does not trust it; empty where the model does not say."""
+    view_confidence: float = 0.0
+    inverted: bool = False
+    """The picture came with the wrong polarity, and was looked at again in the right one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def _pattern(written: str) -> str:
     return written
 
 
-def _names(condition: type[c.ClassIs] | type[c.TopIs], allowed: tuple[str, ...]) -> Build:
+def _names(condition: type[c.ClassIs] | type[c.TopIs] | type[c.ViewIs], allowed: tuple[str, ...]) -> Build:
     def build(where: str, node: Node, context: Context) -> c.Condition:
         return condition(frozenset(several(values.one_of(*allowed))(where, node, context)))
 
@@ -131,6 +131,10 @@ def _vocabulary(context: Context) -> Vocabulary:
     if context.vocabulary is None:  # its own mistake is already written down
         raise Skip
     return context.vocabulary
+
+
+def _inverted(where: str, node: Node, context: Context) -> c.Condition:
+    return c.Inverted(scalar(values.boolean)(where, node, context))
 
 
 def _novel(where: str, node: Node, context: Context) -> c.Condition:
@@ -228,6 +232,8 @@ CONDITIONS: dict[str, Build] = {
     "class": _names(c.ClassIs, (*CLASSES, UNCERTAIN)),
     "top": _names(c.TopIs, CLASSES),
     "confidence": _compared(lambda written: c.Confidence(probability(written))),
+    "view": _names(c.ViewIs, (*VIEWS, UNCERTAIN)),
+    "inverted": _inverted,
     "part_confidence": _compared(lambda written: c.PartConfidence(probability(written))),
     "header_part": _header(c.HeaderPart, PARTS),
     "header_view": _header(c.HeaderView, VIEWS),

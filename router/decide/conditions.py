@@ -107,6 +107,30 @@ class TopIs(_NoTags):
 
 
 @dataclass(frozen=True, slots=True)
+class ViewIs(_NoTags):
+    """The view that the model sees: one of three, or `uncertain`; unknown where the model says none."""
+
+    names: frozenset[str]
+    subject: str = "view"
+
+    def holds(self, facts: Facts) -> bool | None:
+        prediction = facts.seen.prediction
+        return None if prediction is None or not prediction.view else prediction.view in self.names
+
+
+@dataclass(frozen=True, slots=True)
+class Inverted(_NoTags):
+    """Whether the picture came with the wrong polarity (and was looked at in the right one)."""
+
+    expected: bool
+    subject: str = "inverted"
+
+    def holds(self, facts: Facts) -> bool | None:
+        prediction = facts.seen.prediction
+        return None if prediction is None else prediction.inverted is self.expected
+
+
+@dataclass(frozen=True, slots=True)
 class Confidence(_NoTags):
     """The probability of `top`."""
 

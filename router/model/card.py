@@ -18,12 +18,15 @@ from safetensors.torch import save
 
 from router.flow import CLASSES, PREPROCESSING
 from router.model import files
-from router.model.calibration import Calibration
+from router.model.calibration import HEADS, ONE_HEAD, Calibration
 from router.model.mobilenet_v1 import MobileNetV1
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
-ARCHITECTURES = ("mobilenet_v1",)
+CLASS_ALONE, SEVERAL_HEADS = "mobilenet_v1", "mobilenet_v1_heads"
+"""A program that knows one head only must refuse a network with more, or it would take all outputs for classes."""
+OF_HEADS = ("view_temperature", "view_threshold", "inverted_threshold")
+"""What the calibration of a network with several heads holds beside that of the class."""
 CARD_LIMIT = 1 << 20
 
 
@@ -42,11 +45,14 @@ class Card:
     digest: str
     size: int
     classes: tuple[str, ...] = CLASSES
-    architecture: str = "mobilenet_v1"
     preprocessing: str = PREPROCESSING
     calibration: Calibration = field(default_factory=Calibration)
     figures: Mapping[str, Any] = field(default_factory=dict)
     trained: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str:
+        return CLASS_ALONE if self.calibration.heads == ONE_HEAD else SEVERAL_HEADS
 
     @classmethod
     def read(cls, directory: Path) -> Card:
@@ -70,6 +76,12 @@ class Card:
             )
         return card
 
+    def must_fit(self, network: MobileNetV1) -> None:
+        """Raises CardError where the network has other outputs than the card says."""
+        wanted, found = sum(HEADS[name] for name in self.calibration.heads), network.head.out_features
+        if wanted != found:
+            raise CardError(f"the weights have {found} outputs, their card has {wanted}; copy the model's folder again")
+
     @classmethod
     def _parse(cls, path: Path) -> Card:
         try:
@@ -81,12 +93,13 @@ class Card:
                 digest=str(raw["digest"]),
                 size=int(raw["size"]),
                 classes=tuple(raw["classes"]),
-                architecture=str(raw["architecture"]),
                 preprocessing=str(raw["preprocessing"]),
                 calibration=Calibration(
                     temperature=float(calibration["temperature"]),
                     thresholds={name: float(calibration["thresholds"][name]) for name in raw["classes"]},
                     novelty_limit=math.inf if limit is None else float(limit),
+                    heads=_heads(raw),
+                    **{name: float(calibration[name]) for name in OF_HEADS if name in calibration},
                 ),
                 figures=dict(raw.get("figures", {})),
                 trained=dict(raw.get("trained", {})),
@@ -95,7 +108,9 @@ class Card:
             raise CardError(f"{path}: {error.strerror}; give a model's folder, one with a card.json") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CardError(f"{path}: not a model card ({type(error).__name__}); copy the folder again") from error
-        if not (32 <= card.size <= 1024 and card.calibration.temperature > 0 and card.architecture in ARCHITECTURES):
+        if not (
+            32 <= card.size <= 1024 and card.calibration.temperature > 0 and raw["architecture"] == card.architecture
+        ):
             raise CardError(f"{path}: size, temperature or architecture is out of range; copy the folder again")
         return card
 
@@ -104,6 +119,7 @@ class Card:
         calibration = self.calibration
         files.replace(directory / CARD, json.dumps({
             "architecture": self.architecture,
+            "heads": list(calibration.heads),
             "classes": list(self.classes),
             "size": self.size,
             "input": "grey, bone white, uint8 scaled to -1..1, (n, 1, size, size)",
@@ -112,11 +128,19 @@ class Card:
                 "temperature": calibration.temperature,
                 "thresholds": dict(calibration.thresholds),
                 "novelty_limit": calibration.novelty_limit if math.isfinite(calibration.novelty_limit) else None,
-            },
+            } | ({} if calibration.heads == ONE_HEAD else {name: getattr(calibration, name) for name in OF_HEADS}),
             "digest": self.digest,
             "figures": dict(self.figures),
             "trained": dict(self.trained),
         }, indent=2).encode() + b"\n")  # fmt: skip
+
+
+def _heads(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Raises ValueError where they are not some of HEADS in order, the class first."""
+    found = tuple(raw.get("heads", ONE_HEAD))
+    if found[:1] != ONE_HEAD or found != tuple(name for name in HEADS if name in found):
+        raise ValueError(found)
+    return found
 
 
 def save_model(
