@@ -173,6 +173,11 @@ def _show_rest(found: dict[str, Any], console: Console) -> None:
         f"answered {routing['coverage']:.1%}, of which right {right_of_answered(routing)}; novel {routing['novel']}; "
         f"calibration error {found['calibration']['error']:.4f}"
     )
+    for row in found["views"]:
+        named = f"{row['right']} right, {row['wrong']} wrong, {row['uncertain']} uncertain of {row['n']}"
+        console.print(f"  view {row['view']}: {named}")
+    if found["inverted"]:
+        console.print(f"  {found['inverted']} were inverted, and looked at again the other way round")
     for name, row in routing["wrong_routes"].items():
         console.print(f"  {name}: {row['taken']} of {row['others']} other images (at most {row['upper_bound']:.2%})")
     console.print(

@@ -77,18 +77,13 @@ class MobileNetV1(nn.Module):
         self.head = nn.Linear(WIDTH, classes)
         self.novelty = Novelty()
 
-    def features(self, x: Tensor, begin: int = 0) -> Tensor:
-        """Pooled features (n, 1024) of pictures (n, 1, height, width) in −1…1; or of what block `begin` gave."""
-        return self.blocks(x, begin, len(BLOCKS)).mean(dim=(2, 3))
-
-    def blocks(self, x: Tensor, begin: int, end: int) -> Tensor:
-        """What block `end` gives for what block `begin` gave; for 0, that is the picture."""
-        if begin == 0:
-            x = _convolve(x, self.conv1, self.conv1_bn, stride=2)
-        for number, (_, stride) in enumerate(BLOCKS[begin:end], start=begin + 1):
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled features (n, 1024) of pictures (n, 1, height, width) in −1…1."""
+        x = _convolve(x, self.conv1, self.conv1_bn, stride=2)
+        for number, (_, stride) in enumerate(BLOCKS, start=1):
             x = _convolve(x, getattr(self, f"conv_dw_{number}"), getattr(self, f"conv_dw_{number}_bn"), stride)
             x = _convolve(x, getattr(self, f"conv_pw_{number}"), getattr(self, f"conv_pw_{number}_bn"))
-        return x
+        return x.mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(x)

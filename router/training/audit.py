@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.flow import CLASSES, UNCERTAIN
+from router.flow import CLASSES, UNCERTAIN, VIEWS
 from router.model.calibration import Calibration
 from router.training.calibrate import ROUTED, fit_limit, fit_temperature, fit_thresholds
 from router.training.folds import Withheld
@@ -39,6 +39,15 @@ def fit_calibration(sources: Withheld, patients: Withheld | None) -> tuple[Calib
     chances[both.novelty > limit] = 1 / len(CLASSES)  # whatever it says of these, it is not believed
     thresholds, borrowed = fit_thresholds(chances, both.truth)
     return Calibration(temperature, thresholds, limit), borrowed
+
+
+def fit_view(answers: Withheld) -> float:
+    """The temperature of the view's outputs, from answers about unseen sources; 1 where nothing is known of views."""
+    known = answers.view != ""
+    if not known.any() or answers.heads.shape[1] < len(VIEWS):
+        return 1.0
+    truth = np.array([VIEWS.index(name) for name in answers.view[known]])
+    return fit_temperature(answers.heads[known, : len(VIEWS)], truth)
 
 
 def calibrated_without(images: Names, *withheld: Withheld) -> Calibration:

@@ -38,8 +38,8 @@ SIDE = 300
 def write_report(found: dict[str, Any], answers: Answers, size: int, path: Path, *, pictures: bool = True) -> None:
     """Write the report of `evaluate`'s figures; `pictures` adds the worst mistakes at `size` pixels."""
     sections = [
-        _summary(found), _routes(found), _table1(found), _table2(found), _confusion(found), _routing(found),
-        _curves(found), _sources(found), _mistakes(answers, size, pictures), _skipped(found),
+        _summary(found), _routes(found), _table1(found), _table2(found), _confusion(found), _views(found),
+        _routing(found), _curves(found), _sources(found), _mistakes(answers, size, pictures), _skipped(found),
     ]  # fmt: skip
     title = f"Evaluation: {escape(found['model']['network'])}"
     head = f'<meta charset=utf-8><meta http-equiv=Content-Security-Policy content="{_policy()}"><title>{title}</title>'
@@ -83,6 +83,13 @@ def _routes(found: dict[str, Any]) -> str:
         "<h2>Who gets what</h2>" + note + _table(HEAD, routes_rows(found["routes"]))
         + _table(("source", "class", "n", "right", "wrong", "to people"), rows)
     )  # fmt: skip
+
+
+def _views(found: dict[str, Any]) -> str:
+    if not found.get("views"):
+        return ""
+    head = ("view", "n", "right", "wrong", "uncertain")
+    return "<h2>Views</h2>" + _table(head, [[str(row[key]) for key in head] for row in found["views"]])
 
 
 def _table1(found: dict[str, Any]) -> str:
