@@ -28,7 +28,9 @@ from router.pixels.elements import UnparseableError, open_data_set
 from router.pixels.header import values
 from router.training.audit import calibrated_without, share
 from router.training.data import DataError, Item, read_manifest
+from router.training.evaluate import with_age
 from router.training.folds import Withheld
+from router.training.metrics import macro_f1
 
 MODALITY, IMAGE_TYPE, BODY_PART, PATIENT_AGE = 0x00080060, 0x00080008, 0x00180015, 0x00101010
 WORDS = {"abdominal": "ABDOMEN", CHEST: "CHEST", "spine": "SPINE", "others": "HAND"}
@@ -198,7 +200,9 @@ def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 HEAD = ("header", "class", "n", "right", "wrong", "to people", "at the right AI", "at a wrong AI")
 
 
-def of_folds(folds: Path, items: Sequence[Item], routes: Routes, by: str = "sources") -> dict[str, Any]:
+def withheld_predictions(
+    folds: Path, items: Sequence[Item], by: str = "sources"
+) -> tuple[list[Item], list[Prediction]]:
     """What the networks of folds said of images they never saw, by thresholds that were fitted without their fold."""
     answers = Withheld.read(folds / by)
     others = [
@@ -216,13 +220,16 @@ def of_folds(folds: Path, items: Sequence[Item], routes: Routes, by: str = "sour
         fresh = calibration.predictions(answers.logits[mine], answers.novelty[mine], "")
         for place, prediction in zip(mine, fresh, strict=True):
             predictions[place] = prediction
-    return who_gets_what(routes, scored, predictions) | {"macro_f1": _macro_f1(scored, predictions)}
+    return scored, predictions
 
 
-def _macro_f1(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-    from router.training.evaluate import with_age
-    from router.training.metrics import macro_f1
+def of_folds(folds: Path, items: Sequence[Item], routes: Routes, by: str = "sources") -> dict[str, Any]:
+    """Who gets what, of the images that folds withheld."""
+    return who_gets_what(routes, *withheld_predictions(folds, items, by))
 
+
+def f1(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Macro F1 by pixels alone, and with the ages of the set deciding between chests."""
     truth = np.array([item.target for item in items])
     top = np.array([CLASSES.index(prediction.top) for prediction in predictions])
     return {"pixels": round(macro_f1(truth, top), 4), "with_age": round(macro_f1(truth, with_age(items, top)), 4)}
@@ -237,7 +244,9 @@ def main(
 ) -> None:
     """Score the rules on images that the answering networks never saw."""
     items = read_manifest(manifest, root or manifest.parent, any_split=True)
-    print(json.dumps(of_folds(folds, items, Routes.of(config), by), indent=1))
+    scored, predictions = withheld_predictions(folds, items, by)
+    found = who_gets_what(Routes.of(config), scored, predictions)
+    print(json.dumps(found | {"macro_f1": f1(scored, predictions)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from router.training.evaluate import Model, evaluate, read_model
 from router.training.folds import Outputs, Withheld, outputs
 from router.training.model_card import model_card
 from router.training.phantoms import phantoms
+from router.training.routes import Routes, of_folds, who_gets_what
 from router.training.shortcuts import shortcuts
 
 RESTRICTED = re.compile(
@@ -138,8 +139,12 @@ def ship(
     found, answers = evaluate(model, test, everything=items)
     figures = {"test": _test(found, note_look(run)), "borrowed_thresholds": borrowed,
                "shortcuts": shortcuts(model, test), "phantoms": at_an_ai_node(model)}  # fmt: skip
-    if withheld:
+    rules = Routes.of(None)
+    who = {"test split": who_gets_what(rules, answers.items, answers.predictions)}
+    if withheld and folds:
         figures |= _unseen(withheld, calibration)
+        who = {"sources it never saw": of_folds(folds, items, rules)} | who
+    figures["routes"] = who
     card = save_model(network, out, size=size, half=True, calibration=calibration, trained=trained, figures=figures)
     history = json.loads(file.read_text()) if (file := run / "history.json").exists() else []
     terms = licences(manifest)
@@ -167,6 +172,7 @@ def _unseen(withheld: Folds, calibration: Calibration) -> dict[str, Any]:
     return {
         "folds": {kind: {key: withheld.figures[kind]["recipe"][key] for key in ("size", "epochs")} for kind in KINDS},
         "sources": {key: by_sources[key] for key in ("n", "macro_f1", "classes", "sources")}
+        | {key: by_sources[key] for key in ("views",) if key in by_sources}
         | {"shipped_calibration": routes(named_by(calibration, sources.logits, sources.novelty), sources.truth)},
         "patients": pooled(sources, patients),
         "parts": novelty(sources, patients, parts),
