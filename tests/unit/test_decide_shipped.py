@@ -64,7 +64,7 @@ CASES: list[tuple[str, Prediction | None, dict[str, Any], str, str]] = [
     ("lumbar seen as abdomen, abdomen", OPEN, {"Part": ("ABDOMEN",)}, "abdominal by header", "abdominal-ai"),
     ("open, nothing said", OPEN, {}, "otherwise", "catch-all"),
     ("open, by study", OPEN, {"Study": ("LWS 2 Ebenen",)}, "spine by header", "spine-ai"),
-    ("open, another part", OPEN, {"Part": ("HAND",)}, "header and pixels disagree on the part", "catch-all"),
+    ("open, another part", OPEN, {"Part": ("CHEST",)}, "header and pixels disagree on the part", "catch-all"),
     (
         "open, contradiction",
         OPEN,
@@ -96,8 +96,9 @@ CASES: list[tuple[str, Prediction | None, dict[str, Any], str, str]] = [
     ),
     ("torn by header, no age", TORN, {"Part": ("CHEST",)}, "otherwise", "catch-all"),
     # Clear pixels overrule the header, others do not.
-    ("clear spine, hand", says("spine", 0.99), {"Part": ("HAND",)}, "spine", "spine-ai"),
-    ("spine, hand", says("spine", 0.97), {"Part": ("HAND",)}, "header and pixels disagree on the part", "catch-all"),
+    ("clear spine, abdomen", says("spine", 0.99), {"Part": ("ABDOMEN",)}, "spine", "spine-ai"),
+    ("spine, chest", says("spine", 0.97), {"Part": ("CHEST",)}, "header and pixels disagree on the part", "catch-all"),
+    ("clear spine, hand", says("spine", 0.99), {"Part": ("HAND",)}, "header names a part without an AI", "catch-all"),
     ("clear chest, spine", CLEAR, {"Part": ("SPINE",), "Age": ("045Y",)}, "adult by header", "adult-chest-ai"),
     (
         "adult, spine",
