@@ -19,6 +19,9 @@ CLASSES: tuple[str, ...] = ("abdominal", "adult_chest", "pediatric_chest", "spin
 PREPROCESSING = "1"
 """Version of `pixels.prepare`. It stands here because a model's card must be held against it."""
 
+VIEWS: tuple[str, ...] = ("frontal", "lateral", "other")
+"""How a body part was projected: from front or back, from the side, or in any other way."""
+
 UNCERTAIN = "uncertain"
 """The class of a prediction that the model card does not trust: low confidence, or novel."""
 
@@ -78,6 +81,11 @@ class Prediction:
     novel: bool
     class_name: str
     model: str
+    view: str = ""
+    """One of VIEWS; `uncertain` where the card does not trust it; empty where the model does not say."""
+    view_confidence: float = 0.0
+    inverted: bool = False
+    """The picture came with the wrong polarity, and was looked at again in the right one."""
 
 
 @dataclass(frozen=True, slots=True)

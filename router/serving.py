@@ -187,6 +187,6 @@ def write_down(spool: Spool, plan: State, order: dict[str, Any]) -> None:
 def _brief(prediction: Prediction, decision: Decision) -> dict[str, Any]:
     return {
         "model": prediction.model[:16], "class": prediction.class_name, "top": prediction.top,
-        "confidence": round(prediction.confidence, 3), "rule": decision.rule,
+        "confidence": round(prediction.confidence, 3), "view": prediction.view or None, "rule": decision.rule,
         "destinations": list(decision.destinations),
     }  # fmt: skip

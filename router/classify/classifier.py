@@ -22,7 +22,7 @@ from router.decide import decide, header_tags
 from router.flow import Decision, Instance, Seen
 from router.inference import Inference, InferenceError
 from router.observe import log, where
-from router.observe.metrics import DECIDE_SECONDS, DECISIONS
+from router.observe.metrics import DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
 from router.spool import INSTANCES, Claim, Spool, SpoolError
 
 IN_FLIGHT, OF_ONE_CALLER = 64, 32
@@ -194,11 +194,17 @@ def _tell(claim: Claim, seen: Seen, decision: Decision) -> None:
     DECISIONS.labels(prediction.class_name if prediction else seen.pixels, decision.rule).inc()
     if seconds is not None:
         DECIDE_SECONDS.observe(seconds)
+    if prediction and prediction.view:
+        VIEWS_SEEN.labels(prediction.view).inc()
+    if prediction and prediction.inverted:
+        INVERTED.inc()
     log.info(
         "decided",
         instance=claim.instance.id,
         seen=prediction.class_name if prediction else seen.pixels,
         confidence=round(prediction.confidence, 3) if prediction else None,
+        view=(prediction.view or None) if prediction else None,
+        inverted=prediction.inverted if prediction else None,
         rule=decision.rule,
         destinations=list(decision.destinations),
         ms=None if seconds is None else round(1000 * seconds),

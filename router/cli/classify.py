@@ -118,6 +118,9 @@ def _row(looked: Looked, *, body_part: bool) -> dict[str, Any]:
         "probabilities": {c: round(p, 4) for c, p in zip(CLASSES, prediction.probabilities, strict=True)}
         if prediction
         else None,
+        "view": prediction.view or None if prediction else None,
+        "view_confidence": round(prediction.view_confidence, 4) if prediction and prediction.view else None,
+        "inverted": prediction.inverted if prediction else None,
         "rule": decision.rule if decision else None,
         "destinations": list(decision.destinations) if decision else [],
         "error": looked.error or None,
@@ -164,6 +167,10 @@ def _to_terminal(rows: Iterable[dict[str, Any]], limits: Limits | None, *, rules
             line += f" ({limits.why(row['top'], row['confidence'], novel=novel)})"
         if chances:
             line += f"  ({chances})"
+        if row["view"]:
+            line += f"  view: {row['view']}"
+        if row["inverted"]:
+            line += "  inverted"
         if rules and row["rule"]:
             line += f"  rule: {row['rule']} -> {', '.join(row['destinations']) or 'nowhere'}"
         if row["error"]:

@@ -35,6 +35,9 @@ def command(
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV line for each image here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here, readable by you only.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="The worst mistakes as pictures.")] = True,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The routing.yaml to score; left out, the shipped one.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
 ) -> None:
@@ -46,12 +49,14 @@ def command(
     from router.cli.train import check_device, choose_items, failing
     from router.training.evaluate import evaluate, read_model, write_predictions
     from router.training.report import write_report
+    from router.training.routes import Routes, who_gets_what
 
     with failing():
         check_device(device)
         if model is not None:
             must_be_folder("--model", model)
         directory = model or _own()
+        routes = Routes.of(config)
         everything = _dealt(choose_items(folder, manifest, root, any_split=True), split, directory)
         scored, which = _split(everything, split)
         loaded = read_model(directory, device)
@@ -60,7 +65,7 @@ def command(
             found, answers = evaluate(
                 loaded, scored, everything=everything, resamples=resamples, progress=lambda n: bar.advance(task, n)
             )
-        found = {"split": which} | found
+        found = {"split": which, "routes": who_gets_what(routes, answers.items, answers.predictions)} | found
         if predictions:
             write_predictions(answers, predictions)
         if report:
@@ -111,8 +116,17 @@ def _split(items: list[Item], wanted: str | None) -> tuple[list[Item], str]:
 
 
 def show(found: dict[str, Any], console: Console) -> None:
-    """Print Table 1, Table 2 and what the model may be trusted with."""
+    """Print who gets what, Table 1, Table 2 and what the model may be trusted with."""
     from rich.table import Table
+
+    from router.training.routes import HEAD, rows
+
+    zeroth = Table(title="Who gets what, by the rules")
+    for name in HEAD:
+        zeroth.add_column(name, justify="left" if name in ("header", "class") else "right")
+    for row in rows(found["routes"]):
+        zeroth.add_row(*row)
+    console.print(zeroth)
 
     first = Table(title="Table 1: images by class and split")
     splits = list(found["table1"]["total"]["splits"])
@@ -163,6 +177,11 @@ def _show_rest(found: dict[str, Any], console: Console) -> None:
         f"answered {routing['coverage']:.1%}, of which right {right_of_answered(routing)}; novel {routing['novel']}; "
         f"calibration error {found['calibration']['error']:.4f}"
     )
+    for row in found["views"]:
+        named = f"{row['right']} right, {row['wrong']} wrong, {row['uncertain']} uncertain of {row['n']}"
+        console.print(f"  view {row['view']}: {named}")
+    if found["inverted"]:
+        console.print(f"  {found['inverted']} were inverted, and looked at again the other way round")
     for name, row in routing["wrong_routes"].items():
         console.print(f"  {name}: {row['taken']} of {row['others']} other images (at most {row['upper_bound']:.2%})")
     console.print(

@@ -17,7 +17,8 @@ from router.config.uids import sop_class
 from router.config.values import WrongError
 from router.decide import conditions as c
 from router.decide.age import OLDEST, PER_YEAR
-from router.flow import CLASSES, UNCERTAIN
+from router.decide.header_words import CONTRADICTORY, PARTS, UNKNOWN, Vocabulary
+from router.flow import CLASSES, UNCERTAIN, VIEWS
 
 _COMPARISON = re.compile(r"(<=|>=|==|!=|<|>)? *([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 _AGE = re.compile(r"(<=|>=|==|!=|<|>) *([0-9]{1,5}) *([A-Za-z]*)")
@@ -117,7 +118,7 @@ def _pattern(written: str) -> str:
     return written
 
 
-def _names(condition: type[c.ClassIs] | type[c.TopIs], allowed: tuple[str, ...]) -> Build:
+def _names(condition: type[c.ClassIs] | type[c.TopIs] | type[c.ViewIs], allowed: tuple[str, ...]) -> Build:
     def build(where: str, node: Node, context: Context) -> c.Condition:
         return condition(frozenset(several(values.one_of(*allowed))(where, node, context)))
 
@@ -126,6 +127,28 @@ def _names(condition: type[c.ClassIs] | type[c.TopIs], allowed: tuple[str, ...])
 
 def _states(where: str, node: Node, context: Context) -> c.Condition:
     return c.PixelsAre(frozenset(several(values.one_of(*_STATES))(where, node, context)))
+
+
+def _header(condition: type[c.HeaderPart] | type[c.HeaderView], names: tuple[str, ...]) -> Build:
+    def build(where: str, node: Node, context: Context) -> c.Condition:
+        found = several(values.one_of(*names, CONTRADICTORY, UNKNOWN))(where, node, context)
+        return condition(frozenset(found), _vocabulary(context))
+
+    return build
+
+
+def _header_agrees(where: str, node: Node, context: Context) -> c.Condition:
+    return c.HeaderAgrees(scalar(values.boolean)(where, node, context), _vocabulary(context))
+
+
+def _vocabulary(context: Context) -> Vocabulary:
+    if context.vocabulary is None:  # its own mistake is already written down
+        raise Skip
+    return context.vocabulary
+
+
+def _inverted(where: str, node: Node, context: Context) -> c.Condition:
+    return c.Inverted(scalar(values.boolean)(where, node, context))
 
 
 def _novel(where: str, node: Node, context: Context) -> c.Condition:
@@ -223,6 +246,12 @@ CONDITIONS: dict[str, Build] = {
     "class": _names(c.ClassIs, (*CLASSES, UNCERTAIN)),
     "top": _names(c.TopIs, CLASSES),
     "confidence": _compared(lambda written: c.Confidence(probability(written))),
+    "view": _names(c.ViewIs, (*VIEWS, UNCERTAIN)),
+    "inverted": _inverted,
+    "part_confidence": _compared(lambda written: c.PartConfidence(probability(written))),
+    "header_part": _header(c.HeaderPart, PARTS),
+    "header_view": _header(c.HeaderView, VIEWS),
+    "header_agrees": _header_agrees,
     "novel": _novel,
     "pixels": _states,
     "frames": _compared(_frames),

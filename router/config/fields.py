@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from router.config.document import Node, Scalar, Sequence, Table
 from router.config.problems import Problems, nearest
 from router.config.values import WrongError, text
+from router.decide.header_words import Vocabulary
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -21,6 +22,8 @@ class Context:
 
     problems: Problems
     folder: Path
+    vocabulary: Vocabulary | None = None
+    """The words that headers are read by; known before the rules are parsed."""
 
     def wrong(self, node: Node, message: str, fix: str = "") -> None:
         """Put a mistake where the node stands: on its line, or at its environment variable."""

@@ -12,10 +12,14 @@ from router.decide.conditions import (
     Confidence,
     Equal,
     Frames,
+    HeaderPart,
+    HeaderView,
+    PartConfidence,
     PixelsAre,
     Probability,
     Text,
     TopIs,
+    ViewIs,
 )
 
 
@@ -37,9 +41,11 @@ def implies(stronger: Condition, weaker: Condition) -> bool:
 def _narrower(stronger: Condition, weaker: Condition) -> bool:
     """The same question with fewer answers."""
     match stronger, weaker:
-        case (ClassIs(a), ClassIs(b)) | (TopIs(a), TopIs(b)) | (PixelsAre(a), PixelsAre(b)):
+        case (ClassIs(a), ClassIs(b)) | (TopIs(a), TopIs(b)) | (PixelsAre(a), PixelsAre(b)) | (ViewIs(a), ViewIs(b)):
             return a <= b
-        case (Confidence(p), Confidence(q)) | (Frames(p), Frames(q)):
+        case (HeaderPart(a), HeaderPart(b)) | (HeaderView(a), HeaderView(b)):
+            return a <= b
+        case (Confidence(p), Confidence(q)) | (Frames(p), Frames(q)) | (PartConfidence(p), PartConfidence(q)):
             return _tighter(p, q)
         case Probability(), Probability():
             return stronger.classes == weaker.classes and _tighter(stronger.comparison, weaker.comparison)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from router.config import values
 from router.config.document import Node, Scalar, Table, read
 from router.config.fields import Context, Skip, unknown
+from router.config.header_words import HEADER_WORDS, vocabulary
 from router.config.overrides import overridden
 from router.config.problems import Problems
 from router.config.rules import otherwise, rules
@@ -18,7 +20,7 @@ from router.config.settings import DestinationSettings, NodeSettings, Settings, 
 from router.decide import Rule, RuleTable
 
 _SECTIONS = {"node": node_section, "spool": spool_section, "model": model_section, "web": web_section}
-_KEYS = (*_SECTIONS, "destinations", "rules", "otherwise")
+_KEYS = (*_SECTIONS, "destinations", HEADER_WORDS, "rules", "otherwise")
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
 
@@ -27,6 +29,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     problems = Problems(str(path))
     root = overridden(read(path, environ, problems), environ, problems)
     context = Context(problems, path.absolute().parent)
+    context = replace(context, vocabulary=_attempt(vocabulary, HEADER_WORDS, root, context))
     for key in root.entries:
         if key not in _KEYS:
             unknown(key, root, f"unknown key '{key}'", dict.fromkeys(_KEYS), context)

@@ -19,7 +19,8 @@ import re2
 
 from router.decide.age import PER_YEAR, age_at_study
 from router.decide.age import TAGS as AGE_TAGS
-from router.flow import CLASSES, Header, Instance, Seen
+from router.decide.header_words import CHEST, PART_TAGS, UNKNOWN, VIEW_TAGS, Vocabulary
+from router.flow import CLASSES, Header, Instance, Prediction, Seen
 
 NUMBER_OF_FRAMES = 0x00280008
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -31,6 +32,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "!=": operator.ne,
 }
 CallerField = Literal["calling_ae", "called_ae"]
+CHESTS = frozenset({"adult_chest", "pediatric_chest"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,30 @@ class TopIs(_NoTags):
 
 
 @dataclass(frozen=True, slots=True)
+class ViewIs(_NoTags):
+    """The view that the model sees: one of three, or `uncertain`; unknown where the model says none."""
+
+    names: frozenset[str]
+    subject: str = "view"
+
+    def holds(self, facts: Facts) -> bool | None:
+        prediction = facts.seen.prediction
+        return None if prediction is None or not prediction.view else prediction.view in self.names
+
+
+@dataclass(frozen=True, slots=True)
+class Inverted(_NoTags):
+    """Whether the picture came with the wrong polarity (and was looked at in the right one)."""
+
+    expected: bool
+    subject: str = "inverted"
+
+    def holds(self, facts: Facts) -> bool | None:
+        prediction = facts.seen.prediction
+        return None if prediction is None else prediction.inverted is self.expected
+
+
+@dataclass(frozen=True, slots=True)
 class Confidence(_NoTags):
     """The probability of `top`."""
 
@@ -125,15 +151,82 @@ class Probability(_NoTags):
 
     @property
     def subject(self) -> str:
-        both = {"adult_chest", "pediatric_chest"}
-        return "probability." + ("chest" if self.classes == both else "+".join(sorted(self.classes)))
+        return "probability." + ("chest" if self.classes == CHESTS else "+".join(sorted(self.classes)))
 
     def holds(self, facts: Facts) -> bool | None:
         prediction = facts.seen.prediction
-        if prediction is None or len(prediction.probabilities) != len(CLASSES):
+        return None if prediction is None else self.comparison.holds(_summed(prediction, self.classes))
+
+
+@dataclass(frozen=True, slots=True)
+class PartConfidence(_NoTags):
+    """The probability of the body part that `top` shows: both chests are one part."""
+
+    comparison: Comparison
+    subject: str = "part_confidence"
+
+    def holds(self, facts: Facts) -> bool | None:
+        prediction = facts.seen.prediction
+        if prediction is None:
             return None
-        pairs = zip(CLASSES, prediction.probabilities, strict=True)
-        return self.comparison.holds(sum(p for name, p in pairs if name in self.classes))
+        classes = CHESTS if prediction.top in CHESTS else frozenset({prediction.top})
+        return self.comparison.holds(_summed(prediction, classes))
+
+
+def _summed(prediction: Prediction, classes: frozenset[str]) -> float:
+    """NaN where the prediction has other classes than ours."""
+    if len(prediction.probabilities) != len(CLASSES):
+        return math.nan
+    pairs = zip(CLASSES, prediction.probabilities, strict=True)
+    return sum(chance for name, chance in pairs if name in classes)
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderPart:
+    """The body part that the header names. `unknown` can be asked for; else it makes the answer unknown."""
+
+    names: frozenset[str]
+    vocabulary: Vocabulary
+    subject: str = "header_part"
+    tags: frozenset[int] = PART_TAGS
+
+    def holds(self, facts: Facts) -> bool | None:
+        return _said(self.vocabulary.part(facts.seen.header), self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderView:
+    """The view that the header names; as `HeaderPart`."""
+
+    names: frozenset[str]
+    vocabulary: Vocabulary
+    subject: str = "header_view"
+    tags: frozenset[int] = VIEW_TAGS
+
+    def holds(self, facts: Facts) -> bool | None:
+        return _said(self.vocabulary.view(facts.seen.header), self.names)
+
+
+def _said(found: str, names: frozenset[str]) -> bool | None:
+    return None if found == UNKNOWN and UNKNOWN not in names else found in names
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderAgrees:
+    """Whether the header names the part that `top` shows; a header that contradicts itself agrees with nothing."""
+
+    expected: bool
+    vocabulary: Vocabulary
+    subject: str = "header_agrees"
+    tags: frozenset[int] = PART_TAGS
+
+    def holds(self, facts: Facts) -> bool | None:
+        prediction = facts.seen.prediction
+        part = self.vocabulary.part(facts.seen.header)
+        if prediction is None or part == UNKNOWN:
+            return None
+        seen = CHEST if prediction.top in CHESTS else prediction.top
+        return (part == seen) is self.expected
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,17 @@ Pure numpy over what an engine returned; knows no engine and reads no file. Fitt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.flow import CLASSES, UNCERTAIN, Prediction
+from router.flow import CLASSES, UNCERTAIN, VIEWS, Prediction
 
 Floats = NDArray[np.floating]
+HEADS: Mapping[str, int] = {"class": len(CLASSES), "view": len(VIEWS), "inverted": 2}
+"""What a network can answer, and with how many outputs, in the order of its outputs. `inverted`: right, inverted."""
+ONE_HEAD = ("class",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +30,57 @@ class Calibration:
     temperature: float = 1.0
     thresholds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0.5))
     novelty_limit: float = float("inf")
+    heads: tuple[str, ...] = ONE_HEAD
+    """Names of HEADS, in their order: what the network's outputs are."""
+    view_temperature: float = 1.0
+    view_threshold: float = 0.9
+    """The least confidence with which a view is named."""
+    inverted_threshold: float = 0.9
+    """A picture at least so likely inverted is looked at again the other way round."""
 
     def probabilities(self, logits: Floats) -> NDArray[np.float64]:
-        """Logits (n, classes) to calibrated probabilities (n, classes) that sum to 1."""
-        scaled = np.asarray(logits, np.float64) / self.temperature
-        scaled -= scaled.max(axis=1, keepdims=True)
-        exponentials = np.exp(scaled)
-        total: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return total
+        """Outputs (n, all heads) to calibrated probabilities of the classes (n, classes) that sum to 1."""
+        return _softmax(logits[:, : len(CLASSES)], self.temperature)
 
-    def predictions(self, logits: Floats, novelty: Floats, model: str) -> list[Prediction]:
-        """One prediction for each row. An output that is not finite is novel, and so `uncertain`."""
+    def inverted(self, logits: Floats) -> NDArray[np.float64]:
+        """How likely each picture (n,) has the wrong polarity; 0 where the network does not say."""
+        found = self._outputs(logits, "inverted")
+        return np.zeros(len(logits)) if found is None else _softmax(found, 1.0)[:, 1]
+
+    def _outputs(self, logits: Floats, head: str) -> Floats | None:
+        if head not in self.heads:
+            return None
+        begin = sum(HEADS[name] for name in self.heads[: self.heads.index(head)])
+        return logits[:, begin : begin + HEADS[head]]
+
+    def predictions(
+        self, logits: Floats, novelty: Floats, model: str, inverted: NDArray[np.bool_] | None = None
+    ) -> list[Prediction]:
+        """One prediction for each row. An output that is not finite is novel, and so `uncertain`.
+
+        `inverted` (n,): which were looked at in the other polarity than they came with.
+        """
         finite = np.isfinite(logits).all(axis=1) & np.isfinite(novelty)
         clean = np.where(finite[:, None], logits, 0.0)
+        views = self._outputs(clean, "view")
+        chances = [None] * len(clean) if views is None else _softmax(views, self.view_temperature)
+        turned = np.zeros(len(clean), bool) if inverted is None else inverted
         return [
-            self._predict(tuple(map(float, row)), float(score), bool(ok), model)
-            for row, score, ok in zip(self.probabilities(clean), novelty, finite, strict=True)
+            self._seen(self._predict(tuple(map(float, row)), float(score), bool(ok), model), chance, bool(flag))
+            for row, score, ok, chance, flag in zip(
+                self.probabilities(clean), novelty, finite, chances, turned, strict=True
+            )
         ]
+
+    def _seen(self, prediction: Prediction, views: NDArray[np.float64] | None, inverted: bool) -> Prediction:
+        """The prediction with what the other heads say."""
+        if views is None:
+            return replace(prediction, inverted=inverted)
+        best = int(views.argmax())
+        confidence = float(views[best])
+        trusted = not prediction.novel and confidence >= self.view_threshold
+        view = VIEWS[best] if trusted else UNCERTAIN
+        return replace(prediction, view=view, view_confidence=confidence, inverted=inverted)
 
     def _predict(self, probabilities: tuple[float, ...], novelty: float, finite: bool, model: str) -> Prediction:
         best = max(range(len(CLASSES)), key=probabilities.__getitem__)
@@ -59,3 +96,11 @@ class Calibration:
             class_name=top if trusted else UNCERTAIN,
             model=model,
         )
+
+
+def _softmax(logits: Floats, temperature: float) -> NDArray[np.float64]:
+    scaled = np.asarray(logits, np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    exponentials = np.exp(scaled)
+    total: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return total

@@ -18,13 +18,16 @@ from safetensors.torch import save
 
 from router.flow import CLASSES, PREPROCESSING
 from router.model import files, weights
-from router.model.calibration import Calibration
+from router.model.calibration import HEADS, ONE_HEAD, Calibration
 from router.model.errors import CardError as CardError
 from router.model.mobilenet_v1 import MobileNetV1
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
-ARCHITECTURES = ("mobilenet_v1",)
+CLASS_ALONE, SEVERAL_HEADS = "mobilenet_v1", "mobilenet_v1_heads"
+"""A program that knows one head only must refuse a network with more, or it would take all outputs for classes."""
+OF_HEADS = ("view_temperature", "view_threshold", "inverted_threshold")
+"""What the calibration of a network with several heads holds beside that of the class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,14 @@ class Card:
     digest: str
     size: int
     classes: tuple[str, ...] = CLASSES
-    architecture: str = "mobilenet_v1"
     preprocessing: str = PREPROCESSING
     calibration: Calibration = field(default_factory=Calibration)
     figures: Mapping[str, Any] = field(default_factory=dict)
     trained: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str:
+        return CLASS_ALONE if self.calibration.heads == ONE_HEAD else SEVERAL_HEADS
 
     @classmethod
     def read(cls, directory: Path) -> Card:
@@ -67,6 +73,12 @@ class Card:
             )
         return card
 
+    def must_fit(self, network: MobileNetV1) -> None:
+        """Raises CardError where the network has other outputs than the card says."""
+        wanted, found = sum(HEADS[name] for name in self.calibration.heads), network.head.out_features
+        if wanted != found:
+            raise CardError(f"the weights have {found} outputs, their card has {wanted}; copy the model's folder again")
+
     @classmethod
     def _parse(cls, path: Path) -> Card:
         try:
@@ -86,6 +98,7 @@ class Card:
         calibration = self.calibration
         files.replace(directory / CARD, json.dumps({
             "architecture": self.architecture,
+            "heads": list(calibration.heads),
             "classes": list(self.classes),
             "size": self.size,
             "input": "grey, bone white, uint8 scaled to -1..1, (n, 1, size, size)",
@@ -94,14 +107,14 @@ class Card:
                 "temperature": calibration.temperature,
                 "thresholds": dict(calibration.thresholds),
                 "novelty_limit": calibration.novelty_limit if math.isfinite(calibration.novelty_limit) else None,
-            },
+            } | ({} if calibration.heads == ONE_HEAD else {name: getattr(calibration, name) for name in OF_HEADS}),
             "digest": self.digest,
             "figures": dict(self.figures),
             "trained": dict(self.trained),
         }, indent=2).encode() + b"\n")  # fmt: skip
 
 
-def _card(raw: object) -> Card:
+def _card(raw: Any) -> Card:
     """Raises ValueError, which says what is wrong in words of our own."""
     calibration = _table(raw, "calibration")
     thresholds = _table(calibration, "thresholds")
@@ -113,23 +126,32 @@ def _card(raw: object) -> Card:
         digest=_value(raw, "digest", str),
         size=_value(raw, "size", int),
         classes=tuple(classes),
-        architecture=_value(raw, "architecture", str),
         preprocessing=_value(raw, "preprocessing", str),
         calibration=Calibration(
             temperature=temperature,
             thresholds={name: _number(thresholds, name) for name in classes},
             novelty_limit=math.inf if limit is None else _number(calibration, "novelty_limit"),
+            heads=_heads(raw),
+            **{name: _number(calibration, name) for name in OF_HEADS if name in calibration},
         ),
         figures=_table(raw, "figures", {}),
         trained=_table(raw, "trained", {}),
     )
-    if not (32 <= card.size <= 1024 and card.architecture in ARCHITECTURES):
+    if not (32 <= card.size <= 1024 and _value(raw, "architecture", str) == card.architecture):
         raise ValueError("size or architecture is out of range")
-    if not temperature > 0 or card.calibration.novelty_limit < 0:
-        raise ValueError("the temperature must be above 0, and a novelty_limit not below it")
+    if not (temperature > 0 and card.calibration.view_temperature > 0) or card.calibration.novelty_limit < 0:
+        raise ValueError("a temperature must be above 0, and a novelty_limit not below it")
     if not all(0 < least <= 1 for least in card.calibration.thresholds.values()):
         raise ValueError("each threshold must be above 0 and at most 1")
     return card
+
+
+def _heads(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Raises ValueError where they are not some of HEADS in order, the class first."""
+    found = tuple(raw.get("heads", ONE_HEAD))
+    if found[:1] != ONE_HEAD or found != tuple(name for name in HEADS if name in found):
+        raise ValueError("heads must be of those that this program knows, in their order")
+    return found
 
 
 def _value(table: object, name: str, *kinds: type | None) -> Any:

@@ -18,6 +18,7 @@ from router.model.engines import EngineError, Run
 from router.model.files import shipped_model as shipped_model
 from router.model.int8 import Int8
 from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.model.polarity import look_right
 from router.observe import to_install
 
 INT8, REFERENCE = "openvino int8", "torch"
@@ -41,8 +42,9 @@ class Model:
 
     def predict(self, pictures: NDArray[np.uint8]) -> list[Prediction]:
         """Predictions for pictures (n, size, size) uint8, n at least 1."""
-        logits, novelty = self.run(pictures)
-        return self.card.calibration.predictions(logits, novelty, self.card.digest)
+        calibration = self.card.calibration
+        logits, novelty, inverted = look_right(self.run, pictures, calibration)
+        return calibration.predictions(logits, novelty, self.card.digest, inverted)
 
 
 def load(directory: Path | None, *, device: str = "auto", engine: str = "auto", threads: int = 0) -> Model:
@@ -51,6 +53,7 @@ def load(directory: Path | None, *, device: str = "auto", engine: str = "auto", 
     directory = directory or shipped_model()
     card = Card.read(directory)
     network = MobileNetV1.read(directory / WEIGHTS)
+    card.must_fit(network)
     name, why, run = _choose(network, card, directory, device, engine, threads)
     for batch in WARM_BATCHES:
         run(np.zeros((batch, card.size, card.size), np.uint8))

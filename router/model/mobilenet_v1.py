@@ -103,8 +103,9 @@ class MobileNetV1(nn.Module):
     @classmethod
     def read(cls, path: Path) -> MobileNetV1:
         """The network of a `model.safetensors`, in float32 and ready to answer (eval mode). Raises CardError."""
-        network = cls()
-        network.load(weights.read(path, network.state_dict()))
+        state = weights.read(path, cls().state_dict())
+        network = cls(classes=state["head.weight"].shape[0])
+        network.load(state)
         return network.eval()
 
     def start_from_imagenet(self, path: Path) -> list[str]:

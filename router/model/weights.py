@@ -22,6 +22,9 @@ MOST_ROWS = 65_536
 """Dimensions and centres of the novelty, whose number is the model's own."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 FREE = ("novelty.project", "novelty.offset", "novelty.centres")
+HEAD = ("head.weight", "head.bias")
+"""Their rows are the network's outputs; the card says how many there must be."""
+MOST_OUTPUTS = 64
 
 
 def read(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,12 +55,16 @@ def _problem(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
         tensor = found[name]
         if tensor.dtype not in FLOATS if like.is_floating_point() else tensor.dtype != like.dtype:
             return f"{name} has the wrong type of numbers"
-        if name not in FREE and tensor.shape != like.shape:
-            return f"{name} has the shape {tuple(tensor.shape)} and not {tuple(like.shape)}"
+        wanted_shape = (*tensor.shape[:1], *like.shape[1:]) if name in HEAD else tuple(like.shape)
+        if name not in FREE and tuple(tensor.shape) != wanted_shape:
+            return f"{name} has the shape {tuple(tensor.shape)} and not {wanted_shape}"
         if not bool(torch.isfinite(tensor).all()):
             return f"{name} holds numbers that are not finite"
         if name.endswith("running_var") and bool((tensor < 0).any()):
             return f"{name} holds a variance below 0"
+    outputs = [len(found[name]) if found[name].ndim else 0 for name in HEAD]
+    if outputs[0] != outputs[1] or not 0 < outputs[0] <= MOST_OUTPUTS:
+        return "the head's weight and bias do not fit each other"
     return _novelty_problem([tuple(found[name].shape) for name in FREE], width=wanted[FREE[0]].shape[1])
 
 

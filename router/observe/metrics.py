@@ -35,6 +35,8 @@ DECISIONS = Counter(
     "dicom_router_decisions_total", "Decisions, by class (or why there is none) and rule", ["class", "rule"],
     registry=REGISTRY,
 )  # fmt: skip
+VIEWS_SEEN = Counter("dicom_router_views_total", "Predictions that say a view, by view", ["view"], registry=REGISTRY)
+INVERTED = Counter("dicom_router_inverted_total", "Pictures that came with the wrong polarity", registry=REGISTRY)
 DELIVERED = Counter("dicom_router_delivered_total", "Deliveries done", ["destination"], registry=REGISTRY)
 RETRIED = Counter("dicom_router_retried_total", "Deliveries to be tried again", ["destination"], registry=REGISTRY)
 BURIED = Counter("dicom_router_buried_total", "Deliveries given up on", ["destination"], registry=REGISTRY)

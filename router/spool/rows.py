@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from router.flow import Caller, Decision, Instance, Seen
+from router.flow import Caller, Decision, Instance, Prediction, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +108,21 @@ def _storable(title: str) -> str:
     return title.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
+def _other_answers(prediction: Prediction | None) -> dict[str, Any]:
+    """What a model says beside the class, where it does: kept among the facts, which need no column for it."""
+    if prediction is None:
+        return {}
+    view = {"view": prediction.view, "view_confidence": round(prediction.view_confidence, 6)} if prediction.view else {}
+    return view | ({"inverted": True} if prediction.inverted else {})
+
+
 def values_of_decision(seen: Seen, decision: Decision) -> dict[str, Any]:
     """The columns that a decision fills. Header values are not among them."""
     prediction = seen.prediction
     values: dict[str, Any] = {
         "pixels": seen.pixels,
         "why_no_prediction": seen.reason,
-        "facts": json.dumps(asdict(seen.facts)),
+        "facts": json.dumps(asdict(seen.facts) | _other_answers(prediction)),
         "rule": decision.rule,
         "reason": decision.reason,
         "destinations": json.dumps(decision.destinations),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.flow import CLASSES, UNCERTAIN
+from router.flow import CLASSES, UNCERTAIN, VIEWS
 from router.model.calibration import Calibration
 from router.training.calibrate import ROUTED, fit_limit, fit_temperature, fit_thresholds
 from router.training.folds import Withheld
@@ -29,9 +29,9 @@ FAMILIES = {
 }
 
 
-def fit_calibration(sources: Withheld, patients: Withheld) -> tuple[Calibration, list[str]]:
+def fit_calibration(sources: Withheld, patients: Withheld | None) -> tuple[Calibration, list[str]]:
     """From answers about unseen sources and unseen patients; and the classes that borrowed their threshold."""
-    both = sources + patients
+    both = sources + patients if patients is not None else sources
     temperature = fit_temperature(both.logits, both.truth)
     right = sources.logits.argmax(axis=1) == sources.truth
     limit = fit_limit(sources.novelty[right], sources.truth[right], KEPT)
@@ -39,6 +39,22 @@ def fit_calibration(sources: Withheld, patients: Withheld) -> tuple[Calibration,
     chances[both.novelty > limit] = 1 / len(CLASSES)  # whatever it says of these, it is not believed
     thresholds, borrowed = fit_thresholds(chances, both.truth)
     return Calibration(temperature, thresholds, limit), borrowed
+
+
+def fit_view(answers: Withheld) -> float:
+    """The temperature of the view's outputs, from answers about unseen sources; 1 where nothing is known of views."""
+    known = answers.view != ""
+    if not known.any() or answers.heads.shape[1] < len(VIEWS):
+        return 1.0
+    truth = np.array([VIEWS.index(name) for name in answers.view[known]])
+    return fit_temperature(answers.heads[known, : len(VIEWS)], truth)
+
+
+def calibrated_without(images: Names, *withheld: Withheld) -> Calibration:
+    """Fitted on answers about unseen sources (the first) and, where there are any, unseen patients, but on none of
+    these images."""
+    kept = [one[~np.isin(one.image, images)] for one in withheld]
+    return fit_calibration(kept[0], kept[1] if len(kept) > 1 else None)[0]
 
 
 def named_by(calibration: Calibration, logits: NDArray[np.floating], novelty: NDArray[np.floating]) -> Names:
@@ -51,7 +67,7 @@ def named_unseen(answers: Withheld, sources: Withheld, patients: Withheld) -> Na
     named = np.full(len(answers.truth), UNCERTAIN, dtype="U32")
     for fold in np.unique(answers.fold):
         mine = answers[answers.fold == fold]
-        calibration, _ = fit_calibration(*(one[~np.isin(one.image, mine.image)] for one in (sources, patients)))
+        calibration = calibrated_without(mine.image, sources, patients)
         named[answers.fold == fold] = named_by(calibration, mine.logits, mine.novelty)
     return named
 

@@ -40,10 +40,12 @@ WORDS = (
 )
 
 
-def robust(image: Image.Image, field: Crop, rng: Rng, size: int, others: Sequence[Image.Image] = ()) -> Picture:
-    """One augmented picture (size, size) of a grey image; `others` lend their histograms."""
+def robust(
+    image: Image.Image, field: Crop, rng: Rng, size: int, others: Sequence[Image.Image] = (), *, inverted: bool = False
+) -> Picture:
+    """One augmented picture (size, size) of a grey image; `others` lend their histograms. `inverted`: bone black."""
     content = _place(image, field, rng, size)
-    content = _grey(content, rng, others)
+    content = _grey(content, rng, others, inverted)
     content = _marks(content, rng)
     content = _degrade(content, rng)
     return _canvas(content, rng, size)
@@ -100,7 +102,7 @@ def _place(image: Image.Image, field: Crop, rng: Rng, size: int) -> Image.Image:
     return placed
 
 
-def _grey(image: Image.Image, rng: Rng, others: Sequence[Image.Image]) -> Image.Image:
+def _grey(image: Image.Image, rng: Rng, others: Sequence[Image.Image], inverted: bool) -> Image.Image:
     """Window, gamma, histogram of another image, local equalisation, uneven light, polarity."""
     if others and rng.random() < 0.2:
         image = _match(image, others[int(rng.integers(len(others)))])
@@ -112,7 +114,7 @@ def _grey(image: Image.Image, rng: Rng, others: Sequence[Image.Image]) -> Image.
     values = values ** math.exp(rng.normal(0, 0.25))
     if rng.random() < 0.25:
         values *= _gradient(values.shape, rng)
-    if rng.random() < 0.08:
+    if inverted:
         values = 1 - values
     return Image.fromarray((values * 255).astype(np.uint8))
 

@@ -20,8 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from router.flow import CLASSES
+from router.flow import CLASSES, VIEWS
 
+SYNTHETIC = "synthetic"
+"""A `view` that holds this word belongs to a generated picture: such are for training, never for a figure."""
+NO_RADIOGRAPHS = frozenset(
+    {"ct", "mr", "ct/mr", "us", "photo", "document", "histology", "blank", "dxa_spine", "dxa_hip", "dxa_body"}
+)
+"""Parts of `others` that have neither a view nor a polarity as a radiograph has."""
+FRONTAL, LATERAL, OTHER = VIEWS
+VIEW_WORDS = {
+    "ap": FRONTAL, "pa": FRONTAL, "ap/pa": FRONTAL, "pa/ap": FRONTAL, "frontal": FRONTAL,
+    "lat": LATERAL, "ll": LATERAL, "rl": LATERAL, "lateral": LATERAL,
+    "other": OTHER, "oblique": OTHER, "decubitus": OTHER, "mlo": OTHER, "cc": OTHER, "panoramic": OTHER,
+    "axial": OTHER, "tangential": OTHER,
+}  # fmt: skip
 SPLITS = ("train", "val", "test")
 SHARES = (0.70, 0.15, 0.15)
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".ima", ""})
@@ -49,6 +62,19 @@ class Item:
     @property
     def target(self) -> int:
         return CLASSES.index(self.label)
+
+    @property
+    def is_radiograph(self) -> bool:
+        return self.part not in NO_RADIOGRAPHS
+
+    @property
+    def is_synthetic(self) -> bool:
+        return SYNTHETIC in self.view
+
+    @property
+    def projection(self) -> str:
+        """One of VIEWS, from the first word of `view`; empty where it is not known."""
+        return VIEW_WORDS.get(self.view.split(";")[0].strip().casefold(), "") if self.is_radiograph else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from router.flow import CLASSES, UNCERTAIN, Prediction
+from router.flow import CLASSES, UNCERTAIN, VIEWS, Prediction
 from router.model.calibration import Calibration
 from router.model.card import CARD, Card, CardError
 from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.model.polarity import look_right
 from router.pixels.prepare import prepare
 from router.training import metrics
 from router.training.data import DataError, Item, Skipped, read_grey, with_header_age
@@ -51,13 +52,17 @@ class Model:
         return sum(p.numel() for p in self.network.parameters())
 
     def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits (n, 5) and novelty (n,) of prepared pictures (n, size, size)."""
+        """Outputs (n, all heads) and novelty (n,) of prepared pictures (n, size, size)."""
         where = next(self.network.parameters()).device
         with torch.inference_mode():
             x = scale(torch.from_numpy(pictures).to(where)).contiguous(memory_format=torch.channels_last)
             out = self.network(x)
         logits, novelty = (out["class"], torch.zeros(len(x))) if isinstance(out, dict) else out
         return logits.float().cpu().numpy(), novelty.float().cpu().numpy()
+
+    def look(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """As in service: what is inverted is looked at again. All outputs, novelty, and which were inverted."""
+        return look_right(self, pictures, self.calibration)
 
 
 def read_model(directory: Path, device: str = "auto") -> Model:
@@ -111,17 +116,18 @@ def answer(
     """Ask the model about every image; an unreadable one is skipped and named. Raises DataError if all are."""
     kept: list[Item] = []
     skipped: list[Skipped] = []
-    logits, novelty = [], []
+    logits, novelty, turned = [], [], []
     for pictures, chunk in _batches(items, model.size, batch, skipped, progress):
-        one, two = model(pictures)
+        one, two, three = model.look(pictures)
         logits.append(one)
         novelty.append(two)
+        turned.append(three)
         kept += chunk
     if not kept:
         raise DataError(f"none of {len(items)} images can be read; see that the root folder is the manifest's")
     all_logits, all_novelty = np.concatenate(logits), np.concatenate(novelty)
-    predictions = model.calibration.predictions(all_logits, all_novelty, model.digest)
-    return Answers(kept, predictions, all_logits, all_novelty, skipped)
+    predictions = model.calibration.predictions(all_logits, all_novelty, model.digest, np.concatenate(turned))
+    return Answers(kept, predictions, all_logits[:, : len(CLASSES)], all_novelty, skipped)
 
 
 def _batches(
@@ -212,7 +218,22 @@ def figures(answers: Answers, *, resamples: int = 10_000, seed: int = 0) -> dict
             "reliability": metrics.reliability(confidence, right),
         },
         "coverage": metrics.coverage_curve(confidence, right),
+        "views": views(answers),
+        "inverted": sum(p.inverted for p in answers.predictions),
     }
+
+
+def views(answers: Answers) -> list[dict[str, Any]]:
+    """For each view that is known: how many there are, are named rightly, wrongly, and not at all."""
+    rows = []
+    for name in VIEWS:
+        said = [p.view for item, p in zip(answers.items, answers.predictions, strict=True) if item.projection == name]
+        if said and any(said):
+            right, unsure = said.count(name), said.count(UNCERTAIN)
+            low, high = metrics.binomial_interval(right, len(said) - unsure)
+            rows.append({"view": name, "n": len(said), "right": right, "wrong": len(said) - right - unsure,
+                         "uncertain": unsure, "low": low, "high": high})  # fmt: skip
+    return rows
 
 
 def with_age(items: Sequence[Item], predicted: metrics.Indices) -> metrics.Indices:

@@ -22,7 +22,7 @@ import typer
 import yaml
 from numpy.typing import NDArray
 
-from router.flow import CLASSES
+from router.flow import CLASSES, VIEWS
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.training.calibrate import fit_novelty
 from router.training.data import DataError, Item, deal, read_manifest
@@ -41,6 +41,7 @@ class Outputs:
 
     items: list[Item]
     logits: NDArray[np.float32]
+    """Of all heads, the class's first."""
     features: NDArray[np.float32]
 
     @property
@@ -59,12 +60,18 @@ class Withheld:
     source: NDArray[np.str_]
     part: NDArray[np.str_]
     fold: NDArray[np.str_]
+    heads: NDArray[np.float32]
+    """The outputs of the other heads (n, 0 where there were none)."""
+    view: NDArray[np.str_]
+    """One of VIEWS; empty where it is not known."""
 
     @classmethod
     def read(cls, out: Path) -> Withheld:
         """What a run of folds wrote into its folder."""
         with np.load(out / "answers.npz") as stored:
-            return cls(**{name: stored[name] for name in cls.__slots__})
+            n = len(stored["truth"])
+            absent = {"heads": np.zeros((n, 0), np.float32), "view": np.full(n, "")}  # before there were any
+            return cls(**{name: stored[name] if name in stored else absent[name] for name in cls.__slots__})
 
     def __getitem__(self, kept: NDArray[np.bool_]) -> Withheld:
         return Withheld(**{name: getattr(self, name)[kept] for name in self.__slots__})
@@ -106,7 +113,7 @@ def remove_groups(column: str, items: Sequence[Item], path: Path = FOLDS) -> dic
         for fold, names in groups.items()
     }
     for fold, removed in folds.items():
-        if not removed:
+        if all(item.is_synthetic for item in removed):
             raise DataError(f"{path}: no image of this set belongs to fold {fold}; write the set's own {column} there")
     return folds
 
@@ -135,7 +142,7 @@ def run_fold(
     best = train(recipe, deal(seen), out, weights=weights, say=say)
     network = MobileNetV1.read(best / "model.safetensors")
     known = outputs(network, [item for item in seen if item.split == "train"], recipe.size)
-    judged = outputs(network, removed, recipe.size)
+    judged = outputs(network, [item for item in removed if not item.is_synthetic], recipe.size)
     novelty = fit_novelty(known.features, known.truth)
     with torch.inference_mode():
         return judged, novelty(torch.from_numpy(judged.features)).numpy()
@@ -154,7 +161,9 @@ def run(
             say(f"fold {name}: without {len(removed)} images")
             judged, novelty = run_fold(removed, pool, recipe, out / name, weights, say)
             arrays = {
-                "logits": judged.logits, "truth": judged.truth, "novelty": novelty,
+                "logits": judged.logits[:, :len(CLASSES)], "heads": judged.logits[:, len(CLASSES):],
+                "view": np.array([item.projection for item in judged.items]),
+                "truth": judged.truth, "novelty": novelty,
                 "image": np.array([f"{item.path.parent.name}/{item.path.name}" for item in judged.items]),
                 "source": np.array([item.source for item in judged.items]),
                 "part": np.array([item.part for item in judged.items]),
@@ -186,7 +195,7 @@ def figures(foreign: Withheld) -> dict[str, Any]:
         for label in range(len(CLASSES))
         if (mine := (foreign.source == source) & (foreign.truth == label)).any()
     ]
-    return {
+    return views(foreign) | {
         "n": len(predicted),
         "macro_f1": round(macro_f1(foreign.truth, predicted), 4),
         "classes": {
@@ -196,6 +205,21 @@ def figures(foreign: Withheld) -> dict[str, Any]:
         },
         "sources": rows,
     }  # fmt: skip
+
+
+def views(foreign: Withheld) -> dict[str, Any]:
+    """How often the view is right, for each view and source where it is known; nothing where there is no such head."""
+    known = foreign.view != ""
+    if not known.any() or foreign.heads.shape[1] < len(VIEWS):
+        return {}
+    right = np.array(VIEWS)[foreign.heads[:, : len(VIEWS)].argmax(axis=1)] == foreign.view
+    rows = [
+        {"source": str(source), "view": view, "n": int(mine.sum()), "right": int(right[mine].sum())}
+        for source in np.unique(foreign.source)
+        for view in VIEWS
+        if (mine := known & (foreign.source == source) & (foreign.view == view)).any()
+    ]
+    return {"views": {"n": int(known.sum()), "right": int(right[known].sum()), "sources": rows}}
 
 
 def main(

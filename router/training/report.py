@@ -16,6 +16,8 @@ from typing import Any
 from PIL import Image
 
 from router.training.evaluate import UNREADABLE, Answers, picture_of, private, worst
+from router.training.routes import HEAD
+from router.training.routes import rows as routes_rows
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #1b1f24 }
@@ -36,8 +38,8 @@ SIDE = 300
 def write_report(found: dict[str, Any], answers: Answers, size: int, path: Path, *, pictures: bool = True) -> None:
     """Write the report of `evaluate`'s figures; `pictures` adds the worst mistakes at `size` pixels."""
     sections = [
-        _summary(found), _table1(found), _table2(found), _confusion(found), _routing(found), _curves(found),
-        _sources(found), _mistakes(answers, size, pictures), _skipped(found),
+        _summary(found), _routes(found), _table1(found), _table2(found), _confusion(found), _views(found),
+        _routing(found), _curves(found), _sources(found), _mistakes(answers, size, pictures), _skipped(found),
     ]  # fmt: skip
     title = f"Evaluation: {escape(found['model']['network'])}"
     head = f'<meta charset=utf-8><meta http-equiv=Content-Security-Policy content="{_policy()}"><title>{title}</title>'
@@ -65,6 +67,29 @@ def _summary(found: dict[str, Any]) -> str:
         ("time an image", f"{took['network']:.1f} ms, and {took['prepare']:.1f} ms to read and prepare"),
         ("device", took["device"]),
     ])  # fmt: skip
+
+
+def _routes(found: dict[str, Any]) -> str:
+    """By class for each kind of header, and by source where the header says nothing."""
+    if "routes" not in found:
+        return ""
+    note = (
+        "<p>By the rules of the routing.yaml that was given. Simulated: the header names the right body part in 85 %, "
+        "none in 10 % and another in 5 % of the images. In brackets: Clopper–Pearson intervals at 95 %.</p>"
+    )
+    plain = next(iter(found["routes"].values()))
+    rows = [[str(row[key]) for key in ("source", "class", "n", "right", "wrong", "people")] for row in plain["sources"]]
+    return (
+        "<h2>Who gets what</h2>" + note + _table(HEAD, routes_rows(found["routes"]))
+        + _table(("source", "class", "n", "right", "wrong", "to people"), rows)
+    )  # fmt: skip
+
+
+def _views(found: dict[str, Any]) -> str:
+    if not found.get("views"):
+        return ""
+    head = ("view", "n", "right", "wrong", "uncertain")
+    return "<h2>Views</h2>" + _table(head, [[str(row[key]) for key in head] for row in found["views"]])
 
 
 def _table1(found: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import textwrap
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,17 +24,19 @@ import torch
 import typer
 from numpy.typing import NDArray
 
+from router.flow import CLASSES
 from router.model.calibration import Calibration
 from router.model.card import Card, save_model
 from router.model.mobilenet_v1 import MobileNetV1
 from router.pixels.prepare import prepare
-from router.training.audit import fit_calibration, named_by, novelty, pooled, routes, share
+from router.training.audit import fit_calibration, fit_view, named_by, novelty, pooled, routes, share
 from router.training.calibrate import ROUTED, fit_limit, fit_novelty, fit_temperature, fit_thresholds
 from router.training.data import DataError, Item, deal, digest_of, read_manifest
 from router.training.evaluate import Model, evaluate, read_model
 from router.training.folds import Outputs, Withheld, outputs
 from router.training.model_card import model_card
 from router.training.phantoms import phantoms
+from router.training.routes import Routes, of_folds, who_gets_what
 from router.training.shortcuts import shortcuts
 
 RESTRICTED = re.compile(
@@ -68,7 +70,7 @@ class Folds:
 
 def fit_at_home(val: Outputs, novelty: NDArray[np.float32]) -> Calibration:
     """From the validation split alone, where no folds were run: less is known, so no confidence is added."""
-    temperature = max(1.0, fit_temperature(val.logits, val.truth))
+    temperature = max(1.0, fit_temperature(val.logits[:, : len(CLASSES)], val.truth))
     thresholds, _ = fit_thresholds(Calibration(temperature).probabilities(val.logits), val.truth)
     return Calibration(temperature, thresholds, fit_limit(novelty, val.truth, AT_HOME))
 
@@ -127,6 +129,9 @@ def ship(
     known = outputs(network, [item for item in items if item.split == "train"], size)
     network.novelty = fit_novelty(known.features, known.truth)
     calibration, borrowed = _calibrate(network, [i for i in items if i.split == "val"], size, withheld)
+    calibration = replace(calibration, heads=Card.read(run / "best").calibration.heads)
+    if withheld:
+        calibration = replace(calibration, view_temperature=fit_view(withheld.answers["sources"]))
     save_model(network, out, size=size, half=True, calibration=calibration, trained=trained)
 
     model = read_model(out, "cpu")
@@ -134,8 +139,12 @@ def ship(
     found, answers = evaluate(model, test, everything=items)
     figures = {"test": _test(found, note_look(run)), "borrowed_thresholds": borrowed,
                "shortcuts": shortcuts(model, test), "phantoms": at_an_ai_node(model)}  # fmt: skip
-    if withheld:
+    rules = Routes.of(None)
+    who = {"test split": who_gets_what(rules, answers.items, answers.predictions)}
+    if withheld and folds:
         figures |= _unseen(withheld, calibration)
+        who = {"sources it never saw": of_folds(folds, items, rules)} | who
+    figures["routes"] = who
     card = save_model(network, out, size=size, half=True, calibration=calibration, trained=trained, figures=figures)
     history = json.loads(file.read_text()) if (file := run / "history.json").exists() else []
     terms = licences(manifest)
@@ -163,6 +172,7 @@ def _unseen(withheld: Folds, calibration: Calibration) -> dict[str, Any]:
     return {
         "folds": {kind: {key: withheld.figures[kind]["recipe"][key] for key in ("size", "epochs")} for kind in KINDS},
         "sources": {key: by_sources[key] for key in ("n", "macro_f1", "classes", "sources")}
+        | {key: by_sources[key] for key in ("views",) if key in by_sources}
         | {"shipped_calibration": routes(named_by(calibration, sources.logits, sources.novelty), sources.truth)},
         "patients": pooled(sources, patients),
         "parts": novelty(sources, patients, parts),
@@ -172,7 +182,7 @@ def _unseen(withheld: Folds, calibration: Calibration) -> dict[str, Any]:
 def at_an_ai_node(model: Model) -> dict[str, Any]:
     """How many generated pictures, none of which took part in anything, would reach an AI node."""
     pictures = np.stack([prepare(grey, size=model.size)[0] for _, grey in phantoms()])
-    named = named_by(model.calibration, *model(pictures))
+    named = named_by(model.calibration, *model.look(pictures)[:2])
     return share(int(np.isin(named, ROUTED).sum()), len(named))
 
 

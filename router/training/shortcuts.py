@@ -18,6 +18,7 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from router.flow import CLASSES
 from router.pixels.prepare import field, prepare
 from router.training.data import Item, deal, read_all, read_manifest
 from router.training.evaluate import Model, read_model
@@ -188,10 +189,12 @@ def _donor(items: Sequence[Item], place: int, transform: Transform, rng: np.rand
 
 def _tops(model: Model, images: Sequence[Image.Image]) -> NDArray[np.int64]:
     tops = [
-        model(np.stack([prepare(np.asarray(image), size=model.size)[0] for image in images[begin : begin + 32]]))[0]
+        model.look(np.stack([prepare(np.asarray(image), size=model.size)[0] for image in images[begin : begin + 32]]))[
+            0
+        ]
         for begin in range(0, len(images), 32)
     ]
-    found: NDArray[np.int64] = np.concatenate(tops).argmax(axis=1)
+    found: NDArray[np.int64] = np.concatenate(tops)[:, : len(CLASSES)].argmax(axis=1)
     return found
 
 

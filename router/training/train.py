@@ -25,10 +25,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from router.flow import CLASSES
+from router.flow import CLASSES, VIEWS
 from router.model import files
+from router.model.calibration import HEADS, Calibration
 from router.model.card import save_model
-from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.model.mobilenet_v1 import WIDTH, MobileNetV1, scale
 from router.pixels.prepare import field, prepare
 from router.training import augment
 from router.training.data import DataError, Item, digest_of, read_all
@@ -59,7 +60,9 @@ class Recipe:
     """Images an epoch; None: as many as there are."""
     smoothing: float = 0.0
     helpers: float = 0.0
-    """Weight of the losses for `part` and `view`."""
+    """Weight of the losses for view, polarity and `part`; 0: the model gives no view and knows no polarity."""
+    inverted: float = 0.1
+    """Of the pictures of an augmentation that is `robust`, this share is shown with the wrong polarity."""
     average: float = 0.0
     """Decay of the moving average of the weights, for each step; 0: none."""
     frozen_blocks: int = 0
@@ -67,13 +70,18 @@ class Recipe:
     seed: int = 0
 
 
+EPOCH = "epoch {epoch} loss {loss:.4f} val F1 {val_f1:.4f} val loss {val_loss:.4f} {seconds:.0f} s"
+VIEW, INVERTED = "view", "inverted"
+LEAST = 8
+"""A value that fewer images have is not learned."""
+
 PAPER = Recipe()
 SHIPPED = Recipe(
     size=160,
-    epochs=8,
+    epochs=4,
     optimizer="adamw",
     schedule="one_cycle",
-    rate=1.5e-3,
+    rate=1e-3,
     weight_decay=0.02,
     augmentation="robust",
     class_shares=(0.16, 0.22, 0.20, 0.22, 0.20),
@@ -81,7 +89,7 @@ SHIPPED = Recipe(
     smoothing=0.05,
     helpers=0.3,
     average=0.995,
-    frozen_blocks=3,
+    frozen_blocks=5,
 )
 RECIPES = {"paper": PAPER, "shipped": SHIPPED}
 
@@ -135,7 +143,7 @@ def train(
     say(f"{len(train_set.items)} train, {len(val_set.items)} val, {len(skipped) + len(also)} skipped")
 
     torch.manual_seed(recipe.seed)
-    tasks = _tasks(train_set.items) if recipe.helpers else {}
+    tasks = _tasks(train_set.items, recipe) if recipe.helpers else {}
     learner = Learner(recipe.network, {task: len(names) for task, names in tasks.items()}, weights)
     learner.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     _freeze(learner, recipe.frozen_blocks)
@@ -155,16 +163,16 @@ def train(
             began, losses = time.monotonic(), []
             rng = np.random.default_rng((recipe.seed, epoch))
             torch.manual_seed(recipe.seed * 100_003 + epoch)
-            order = _order(rng, share, draws)
-            learner.train()
-            _still(learner, recipe.frozen_blocks)
-            for step, (chosen, pictures) in enumerate(_batches(train_set, order, recipe, (recipe.seed, epoch), pool)):
+            _still(learner.train(), recipe.frozen_blocks)
+            batches = _batches(train_set, _order(rng, share, draws), recipe, (recipe.seed, epoch), pool)
+            for step, (chosen, pictures, inverted) in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = _rate(recipe, epoch + step / steps)
                 x = scale(torch.from_numpy(pictures).to(where)).contiguous(memory_format=torch.channels_last)
                 with torch.autocast(where.type, enabled=_has_fast_halves(where)):
                     outputs = learner(x)
-                    loss = _loss(recipe, outputs, {task: t[chosen].to(where) for task, t in targets.items()})
+                    wanted = {task: t.to(where) for task, t in _wanted(targets, chosen, inverted).items()}
+                    loss = _loss(recipe, outputs, wanted)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
@@ -178,11 +186,7 @@ def train(
             nll = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)))
             history.append({"epoch": epoch + 1, "loss": float(np.mean(losses)), "val_f1": score, "val_loss": nll,
                             "rate": _rate(recipe, epoch + 1), "seconds": time.monotonic() - began})  # fmt: skip
-            say(
-                "epoch {epoch} loss {loss:.4f} val F1 {val_f1:.4f} val loss {val_loss:.4f} {seconds:.0f} s".format(
-                    **history[-1]
-                )
-            )
+            say(EPOCH.format(**history[-1]))
             if _better(history):
                 _write_best(averaged, out, recipe, identity, history)
             _save(out / "state.pt", {
@@ -213,12 +217,15 @@ def _has_fast_halves(where: torch.device) -> bool:
 def _batches(
     data: Set, order: NDArray[np.int64], recipe: Recipe, seed: tuple[int, int], pool: ThreadPoolExecutor
 ) -> Any:
-    """Pairs of chosen indices and augmented pictures (n, size, size); the next batch is made while one is used."""
+    """Chosen indices, augmented pictures (n, size, size), which are inverted; one batch is made while one is used."""
+    flip = np.random.default_rng((*seed, len(order))).random(len(order)) < recipe.inverted
+    flip &= recipe.augmentation == "robust"
 
     def make(place: int) -> NDArray[np.uint8]:
         rng, index = np.random.default_rng((*seed, place)), order[place]
         if recipe.augmentation == "robust":
-            return augment.robust(data.images[index], data.fields[index], rng, recipe.size, data.images)
+            image, field = data.images[index], data.fields[index]
+            return augment.robust(image, field, rng, recipe.size, data.images, inverted=bool(flip[place]))
         if recipe.augmentation == "paper":
             return augment.paper(data.prepared[index], rng)
         picture: NDArray[np.uint8] = data.prepared[index]
@@ -230,7 +237,8 @@ def _batches(
     for number, batch in enumerate(places):
         pictures = np.stack([future.result() for future in waiting])
         waiting = [pool.submit(make, place) for place in places[number + 1]] if number + 1 < len(places) else []
-        yield torch.from_numpy(order[batch.start : batch.stop]), pictures
+        taken = slice(batch.start, batch.stop)
+        yield torch.from_numpy(order[taken]), pictures, torch.from_numpy(flip[taken])
 
 
 def _shares(recipe: Recipe, items: Sequence[Item]) -> NDArray[np.float64] | None:
@@ -261,24 +269,39 @@ def _order(rng: np.random.Generator, share: NDArray[np.float64] | None, draws: i
     return rng.permutation(drawn)
 
 
-def _tasks(items: Sequence[Item]) -> dict[str, list[str]]:
-    """The values of `part` and `view` that are frequent enough to be learned; the empty one is left out."""
-    tasks = {}
-    for task in ("part", "view"):
-        counts = Counter(getattr(item, task) for item in items)
-        names = sorted(name for name, n in counts.items() if name and n >= 8)
-        if len(names) > 1:
-            tasks[task] = names
+def _tasks(items: Sequence[Item], recipe: Recipe) -> dict[str, list[str]]:
+    """What is learned beside the class: the frequent values of `part`, and view and polarity where they can be."""
+    tasks: dict[str, list[str]] = {}
+    parts = Counter(item.part for item in items)
+    names = sorted(name for name, n in parts.items() if name and n >= LEAST)
+    if len(names) > 1:
+        tasks["part"] = names
+    if all(sum(item.projection == name for item in items) >= LEAST for name in VIEWS):
+        tasks[VIEW] = list(VIEWS)
+    if recipe.augmentation == "robust" and recipe.inverted > 0:
+        tasks[INVERTED] = ["right", "inverted"]
     return tasks
 
 
 def _targets(items: Sequence[Item], tasks: dict[str, list[str]]) -> dict[str, Tensor]:
-    """Class and helper targets for every item; −1 where a helper has none."""
+    """Class and helper targets for every item; −1 where a helper has none. Polarity is that of the image as it is."""
     targets = {"class": torch.tensor([item.target for item in items])}
     for task, names in tasks.items():
         place = {name: index for index, name in enumerate(names)}
-        targets[task] = torch.tensor([place.get(getattr(item, task), -1) for item in items])
+        if task == INVERTED:
+            found = [0 if item.is_radiograph else -1 for item in items]
+        else:
+            found = [place.get(item.projection if task == VIEW else item.part, -1) for item in items]
+        targets[task] = torch.tensor(found)
     return targets
+
+
+def _wanted(targets: dict[str, Tensor], chosen: Tensor, inverted: Tensor) -> dict[str, Tensor]:
+    """The targets of the pictures of a batch, of which some were inverted."""
+    wanted = {task: target[chosen] for task, target in targets.items()}
+    if INVERTED in wanted:
+        wanted[INVERTED][inverted & (wanted[INVERTED] >= 0)] = 1
+    return wanted
 
 
 def _loss(recipe: Recipe, outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
@@ -348,11 +371,23 @@ def _better(history: list[dict[str, float]]) -> bool:
     return key[-1] == max(key)
 
 
+def joined(learner: Learner) -> tuple[MobileNetV1, tuple[str, ...]]:
+    """The network with the heads that serve (class, view, polarity) as one, one above the other; and their names."""
+    network: MobileNetV1 = copy.deepcopy(learner.net)
+    heads = ("class", *(name for name in HEADS if name in learner.helpers))
+    states = [network.head.state_dict(), *(learner.helpers[name].state_dict() for name in heads[1:])]
+    network.head = nn.Linear(WIDTH, sum(HEADS[name] for name in heads))
+    network.head.load_state_dict({key: torch.cat([state[key] for state in states]) for key in ("weight", "bias")})
+    return network, heads
+
+
 def _write_best(learner: Learner, out: Path, recipe: Recipe, identity: dict[str, Any], history: list[Any]) -> None:
     trained = identity | {"epoch": history[-1]["epoch"]}
     figures = {"val_macro_f1": round(history[-1]["val_f1"], 4)}
     if isinstance(learner.net, MobileNetV1):
-        save_model(learner.net, out / "best", size=recipe.size, figures=figures, trained=trained)
+        network, heads = joined(learner)
+        calibration = Calibration(heads=heads)
+        save_model(network, out / "best", size=recipe.size, calibration=calibration, figures=figures, trained=trained)
     else:
         (out / "best").mkdir(exist_ok=True)
         _save(out / "best" / "network.pt", {"recipe": asdict(recipe), "state": learner.net.state_dict()})

@@ -226,6 +226,11 @@ def test_what_is_probably_not_meant_is_a_warning(text: str, said: str, tmp_path:
 @pytest.mark.parametrize(
     ("earlier", "later", "hidden"),
     [
+        ("{view: [lateral, other]}", "{view: other}", True),
+        ("{header_part: [spine, unknown]}", "{header_part: spine}", True),
+        ("{header_part: spine}", "{header_part: [spine, unknown]}", False),
+        ("{header_view: lateral}", "{header_view: frontal}", False),
+        ("{part_confidence: '< 0.98'}", "{part_confidence: '< 0.5'}", True),
         ("{class: [spine, others]}", "{class: spine}", True),
         ("{class: spine}", "{class: [spine, others]}", False),
         ("{class: spine}", "{age: '< 5y', class: spine}", True),

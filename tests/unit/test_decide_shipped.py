@@ -13,7 +13,8 @@ from router.flow import CLASSES, Caller, Instance, PictureFacts, Prediction, See
 SETTINGS = load(shipped(), {})
 ENABLED = frozenset(SETTINGS.destinations)
 INSTANCE = Instance("0" * 32, 0.0, Caller("A", "B", "10.0.0.1"), "1.2", "1.2.3", "1.2.840.10008.1.2", 0, 1, "0")
-TAGS = {"Modality": 0x00080060, "ImageType": 0x00080008, "Intent": 0x00080068, "Age": 0x00101010}
+TAGS = {"Modality": 0x00080060, "ImageType": 0x00080008, "Intent": 0x00080068, "Age": 0x00101010,
+        "Part": 0x00180015, "Study": 0x00081030}  # fmt: skip
 PLAIN = {"Modality": ("DX",), "ImageType": ("ORIGINAL", "PRIMARY"), "Intent": ("FOR PRESENTATION",)}
 
 
@@ -31,6 +32,9 @@ def says(
 ADULT, CHILD = says("adult_chest"), says("pediatric_chest")
 TORN = says("adult_chest", 0.5, uncertain=True, chest=0.48)
 FAINT = says("adult_chest", 0.8, chest=0.02)
+FAINTEST = says("adult_chest", 0.6, uncertain=True, chest=0.02)
+CLEAR = says("adult_chest", 0.6, uncertain=True, chest=0.395)
+OPEN = Prediction((0.55, 0.01, 0.01, 0.42, 0.01), "abdominal", 0.55, 0.0, False, "uncertain", "m")
 CASES: list[tuple[str, Prediction | None, dict[str, Any], str, str]] = [
     # What the header alone keeps from every AI.
     ("a CT", ADULT, {"Modality": ("CT",)}, "not a plain X-ray", "catch-all"),
@@ -55,6 +59,61 @@ CASES: list[tuple[str, Prediction | None, dict[str, Any], str, str]] = [
     ("faint, adult", FAINT, {"Age": ("045Y",)}, "adult chest by pixels", "adult-chest-ai"),
     ("faint, child", FAINT, {"Age": ("009Y",)}, "header and pixels disagree on the age", "catch-all"),
     ("faint, no age", FAINT, {}, "adult chest by pixels", "adult-chest-ai"),
+    # The header's part decides where the pixels leave it open.
+    ("lumbar seen as abdomen", OPEN, {"Part": ("LSPINE",)}, "spine by header", "spine-ai"),
+    ("lumbar seen as abdomen, abdomen", OPEN, {"Part": ("ABDOMEN",)}, "abdominal by header", "abdominal-ai"),
+    ("open, nothing said", OPEN, {}, "otherwise", "catch-all"),
+    ("open, by study", OPEN, {"Study": ("LWS 2 Ebenen",)}, "spine by header", "spine-ai"),
+    ("open, another part", OPEN, {"Part": ("CHEST",)}, "header and pixels disagree on the part", "catch-all"),
+    (
+        "open, contradiction",
+        OPEN,
+        {"Part": ("LSPINE",), "Study": ("Abdomen",)},
+        "header and pixels disagree on the part",
+        "catch-all",
+    ),
+    (
+        "chest by header, adult",
+        FAINTEST,
+        {"Part": ("CHEST",), "Age": ("045Y",)},
+        "adult, chest by header",
+        "adult-chest-ai",
+    ),
+    (
+        "chest by header, child",
+        FAINTEST,
+        {"Part": ("CHEST",), "Age": ("009Y",)},
+        "child, chest by header",
+        "pediatric-chest-ai",
+    ),
+    ("chest by header, no age", FAINTEST, {"Part": ("CHEST",)}, "adult chest by header and pixels", "adult-chest-ai"),
+    (
+        "small child by header, no age",
+        says("pediatric_chest", 0.6, uncertain=True),
+        {"Part": ("CHEST",)},
+        "pediatric chest by header and pixels",
+        "pediatric-chest-ai",
+    ),
+    ("torn by header, no age", TORN, {"Part": ("CHEST",)}, "otherwise", "catch-all"),
+    # Clear pixels overrule the header, others do not.
+    ("clear spine, abdomen", says("spine", 0.99), {"Part": ("ABDOMEN",)}, "spine", "spine-ai"),
+    ("spine, chest", says("spine", 0.97), {"Part": ("CHEST",)}, "header and pixels disagree on the part", "catch-all"),
+    ("clear spine, hand", says("spine", 0.99), {"Part": ("HAND",)}, "header names a part without an AI", "catch-all"),
+    ("clear chest, spine", CLEAR, {"Part": ("SPINE",), "Age": ("045Y",)}, "adult by header", "adult-chest-ai"),
+    (
+        "adult, spine",
+        ADULT,
+        {"Part": ("SPINE",), "Age": ("045Y",)},
+        "header and pixels disagree on the part",
+        "catch-all",
+    ),
+    (
+        "novel, whatever the header",
+        says("spine", novel=True),
+        {"Part": ("SPINE",)},
+        "unlike anything known",
+        "catch-all",
+    ),
     # The other classes.
     ("spine", says("spine"), {"Age": ("009Y",)}, "spine", "spine-ai"),
     ("abdominal", says("abdominal"), {}, "abdominal", "abdominal-ai"),

@@ -13,10 +13,11 @@ import torch
 
 from router.cli.train import choose_items
 from router.model.card import Card, CardError
-from router.training.data import DataError, deal, read_folders, read_manifest
+from router.training.data import DataError, Item, deal, read_folders, read_manifest
 from router.training.evaluate import Answers, answer, read_model
+from router.training.folds import Withheld, run
 from router.training.metrics import macro_f1
-from router.training.train import Recipe, train
+from router.training.train import Recipe, _wanted, train
 from tests.unit.training_set import make_set, read_rows, write_manifest
 
 TINY = Recipe(size=32, epochs=12, batch=12, rate=3e-3, optimizer="adamw", schedule="one_cycle", augmentation="none")
@@ -72,6 +73,63 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
         [{k: v for k, v in entry.items() if k != "seconds"} for entry in state["history"]] for state in (whole, cut)
     ]
     assert figures[0] == figures[1]
+
+
+def with_views(manifest: Path) -> Path:
+    """Views for every image: each third of a class another one, and one class of generated pictures."""
+    rows = read_rows(manifest)
+    for number, row in enumerate(rows):
+        row["view"] = ("AP", "LAT;may be mirrored", "decubitus")[number % 3]
+        if row["label"] == "spine":
+            row["view"] += ";synthetic"
+    return write_manifest(manifest, rows)
+
+
+@pytest.mark.slow
+def test_view_and_polarity_are_learned_beside_the_class(tmp_path: Path) -> None:
+    manifest = with_views(make_set(tmp_path, 24))
+    items = deal(read_manifest(manifest, tmp_path))
+    recipe = Recipe(size=32, epochs=1, batch=12, augmentation="robust", helpers=0.3)
+    best = train(recipe, items, tmp_path / "run", device="cpu", say=quiet)
+    assert Card.read(best).calibration.heads == ("class", "view", "inverted")
+    answers = answer(read_model(best, "cpu"), items[:6])
+    assert answers.logits.shape == (6, 5)
+    assert all(prediction.view for prediction in answers.predictions)
+    plain = train(Recipe(size=32, epochs=1, batch=12), items, tmp_path / "paper", device="cpu", say=quiet)
+    assert Card.read(plain).calibration.heads == ("class",)
+
+
+@pytest.mark.parametrize(
+    ("view", "part", "projection"),
+    [
+        ("AP", "chest", "frontal"), ("LAT;synthetic_drr", "lspine", "lateral"), ("mlo", "mammo", "other"),
+        ("glioma", "mr", ""), ("coronal", "ct", ""), ("AP", "photo", ""), ("", "chest", ""), ("unheard of", "hand", ""),
+    ],
+)  # fmt: skip
+def test_the_first_word_of_a_view_is_its_projection(view: str, part: str, projection: str) -> None:
+    assert Item(Path("x.png"), "others", "p", view=view, part=part).projection == projection
+
+
+def test_polarity_is_wanted_of_radiographs_alone() -> None:
+    targets = {"class": torch.tensor([0, 4, 1]), "inverted": torch.tensor([0, -1, 0])}
+    wanted = _wanted(targets, torch.tensor([0, 1, 2]), torch.tensor([True, True, False]))
+    assert wanted["inverted"].tolist() == [1, -1, 0]
+    assert targets["inverted"].tolist() == [0, -1, 0]
+
+
+@pytest.mark.slow
+def test_generated_pictures_are_trained_on_and_never_judged(tmp_path: Path) -> None:
+    manifest = with_views(make_set(tmp_path, 24))
+    items = deal(read_manifest(manifest, tmp_path))
+    pool = [item for item in items if item.split != "test"]
+    removed = {"half": [item for item in pool if item.source == "a"]}
+    recipe = Recipe(size=32, epochs=1, batch=12, augmentation="robust", helpers=0.3)
+    found = run(removed, items, recipe, tmp_path / "folds", say=quiet)
+    real = [item for item in removed["half"] if item.label != "spine"]
+    assert found["n"] == len(real) < len(removed["half"])
+    assert found["views"]["n"] == len(real)
+    answers = Withheld.read(tmp_path / "folds")
+    assert answers.heads.shape == (len(real), 5)
 
 
 @pytest.mark.slow

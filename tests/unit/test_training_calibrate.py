@@ -15,11 +15,12 @@ import yaml
 from router.flow import CLASSES
 from router.model.calibration import Calibration
 from router.model.card import Card
-from router.training.audit import fit_calibration, named_by, novelty, pooled, routes
+from router.training.audit import fit_calibration, fit_view, named_by, novelty, pooled, routes
 from router.training.calibrate import fit_limit, fit_novelty, fit_temperature, fit_thresholds
 from router.training.data import DataError, Item, deal, read_manifest
 from router.training.evaluate import answer, read_model
 from router.training.folds import FOLDS, Withheld, remove_groups, remove_patients, run
+from router.training.folds import figures as fold_figures
 from router.training.metrics import upper_bound
 from router.training.ship import KINDS, licence_text, ship
 from router.training.train import Recipe, train
@@ -155,7 +156,9 @@ def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> N
     right = float((answers.truth == answers.predicted).sum())
     assert right == sum(row["recall"] * row["n"] for row in card.figures["test"]["classes"].values())
     page = (out / "MODEL_CARD.md").read_text()
-    told = ("looked at 2 times", card.digest, "| a | none (", "- Ours: knees.", "Pictures of nobody")
+    assert set(card.figures["routes"]) == {"sources it never saw", "test split"}
+    told = ("## Who gets what", "simulated header", "looked at 2 times", card.digest, "| a | none (", "- Ours: knees.",
+            "Pictures of nobody")  # fmt: skip
     for words in ("not a medical device", *told):
         assert words in page
     assert (out / "LICENSE").read_text().startswith("Ours.\n")
@@ -182,7 +185,24 @@ def withheld(truth: list[int], named: list[int], **columns: list[str]) -> Withhe
     logits = np.zeros((len(truth), 5), np.float32)
     logits[np.arange(len(truth)), named] = 9
     texts = {name: np.array(columns.get(name, [name] * len(truth))) for name in ("image", "source", "part", "fold")}
-    return Withheld(logits, np.array(truth), np.zeros(len(truth), np.float32), **texts)
+    heads, view = np.zeros((len(truth), 0), np.float32), np.full(len(truth), "")
+    return Withheld(logits, np.array(truth), np.zeros(len(truth), np.float32), **texts, heads=heads, view=view)
+
+
+def test_the_views_of_answers_set_their_temperature_and_their_figures() -> None:
+    plain = withheld([3] * 8, [3] * 8)
+    assert fit_view(plain) == 1.0
+    assert "views" not in fold_figures(plain)
+    outputs = np.zeros((8, 5), np.float32)
+    outputs[:, 0] = 3.0
+    known = replace(plain, heads=outputs, view=np.array(["frontal"] * 6 + ["lateral", ""]))
+    assert fit_view(known) > 1.0
+    assert fold_figures(known)["views"] == {
+        "n": 7, "right": 6, "sources": [
+            {"source": "source", "view": "frontal", "n": 6, "right": 6},
+            {"source": "source", "view": "lateral", "n": 1, "right": 0},
+        ],
+    }  # fmt: skip
 
 
 def test_routes_count_what_reaches_a_wrong_ai_node() -> None:

@@ -205,6 +205,8 @@ def test_train_then_evaluate_from_the_command_line(tmp_path: Path, run: Callable
     scored = run(*asked, "--json", "--report", tmp_path / "r.html", "--predictions", tmp_path / "p.csv")
     assert scored.exit_code == 0, scored.output
     found = json.loads(scored.stdout)
+    assert set(found["routes"]) == {"no body part in the header", "simulated header"}
+    assert "Who gets what" in (tmp_path / "r.html").read_text()
     assert found["split"] == "test"
     assert found["n"] == 10
     assert found["model"]["parameters"] > 3_000_000

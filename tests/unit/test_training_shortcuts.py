@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -49,10 +50,11 @@ def test_local_equalisation_spreads_each_place_of_its_own() -> None:
     assert found[:, 100:120].std() > 1.5 * faint[:, 100:120].std()
 
 
-class Brightness:
+class Brightness(Model):
     """Answers 0 for a dark picture and 4 for a bright one: a network that has learned nothing but polarity."""
 
-    size = 64
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Identity(), "brightness", 64)
 
     def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         bright = pictures[:, :, :32].mean(axis=(1, 2)) > pictures[:, :, 32:].mean(axis=(1, 2))
@@ -63,7 +65,7 @@ class Brightness:
 
 def test_the_table_counts_changed_answers(tmp_path: Path) -> None:
     items = [item for item in deal(read_manifest(make_set(tmp_path, 12), tmp_path)) if item.split == "test"]
-    model: Model = Brightness()  # type: ignore[assignment]
+    model: Model = Brightness()
     table = shortcuts(model, items)
     assert set(table) == set(TRANSFORMS)
     assert table["inverted polarity"]["changed"] == table["inverted polarity"]["n"] == len(items)

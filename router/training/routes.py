@@ -1,0 +1,253 @@
+"""What a hospital would see: by the rules of a routing.yaml, which labelled images get where they belong.
+
+Where an image belongs is asked of the rules themselves: where they send a picture of its class that is beyond doubt,
+with a header that says the same. Where they send one of `others`, people look. The header is made: its words are the
+standard's, once without any body part, and once right, absent and wrong in shares that were measured in hospitals.
+
+`python -m router.training.routes --manifest FILE.csv --folds runs/folds` scores what folds withheld.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from router.config import Settings, load, shipped
+from router.decide import decide, header_tags
+from router.decide.header_words import CHEST, PARTS
+from router.flow import CLASSES, Caller, Header, Instance, PictureFacts, Prediction, Seen
+from router.pixels.elements import UnparseableError, open_data_set
+from router.pixels.header import values
+from router.training.audit import calibrated_without, share
+from router.training.data import DataError, Item, read_manifest
+from router.training.evaluate import with_age
+from router.training.folds import Withheld
+from router.training.metrics import macro_f1
+
+MODALITY, IMAGE_TYPE, BODY_PART, PATIENT_AGE = 0x00080060, 0x00080008, 0x00180015, 0x00101010
+WORDS = {"abdominal": "ABDOMEN", CHEST: "CHEST", "spine": "SPINE", "others": "HAND"}
+AGES = {"adult_chest": 45.0, "pediatric_chest": 5.0}
+RIGHT, ABSENT = 0.85, 0.10
+"""How often a header names the right body part, and none; else it names another."""
+DRAWS = 5
+"""Made headers are drawn so often, each time with a seed of its own; counts are the mean."""
+INSTANCE = Instance("0" * 32, 0.0, Caller("", "", "127.0.0.1"), "1.2.840.10008.5.1.4.1.1.1.1", "", "", 0, 0, "")
+Outcome = str
+AT_RIGHT, AT_WRONG, TO_PEOPLE = "right", "wrong", "people"
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The rules under test, and where each class belongs by them."""
+
+    settings: Settings
+    places: dict[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, config: Path | None) -> Routes:
+        """Of a routing.yaml, or of the one that came with the program. Raises ConfigError."""
+        settings = load(config or shipped(), {})
+        places = {name: _sent(settings, _made(WORDS[part_of(name)], AGES.get(name)), _certain(name))
+                  for name in CLASSES}  # fmt: skip
+        return cls(settings, places)
+
+    def outcome(self, label: str, header: Header, prediction: Prediction) -> Outcome:
+        """Whether an image of this class comes where it belongs. People are no wrong place for anything."""
+        sent = _sent(self.settings, header, prediction)
+        if sent == self.places[label]:
+            return TO_PEOPLE if label == "others" else AT_RIGHT
+        return TO_PEOPLE if sent <= self.places["others"] else AT_WRONG
+
+
+def part_of(label: str) -> str:
+    return CHEST if label in AGES else label
+
+
+def _certain(label: str) -> Prediction:
+    chances = tuple(float(name == label) for name in CLASSES)
+    return Prediction(chances, label, 1.0, 0.0, False, label, "")
+
+
+def _sent(settings: Settings, header: Header, prediction: Prediction) -> frozenset[str]:
+    seen = Seen("decoded", header, prediction, PictureFacts(frames=1))
+    return frozenset(decide(settings.rules, INSTANCE, seen, enabled=settings.enabled).destinations)
+
+
+def _made(word: str, age: float | None) -> Header:
+    header: dict[int, tuple[str, ...]] = {MODALITY: ("DX",), IMAGE_TYPE: ("ORIGINAL", "PRIMARY")}
+    if word:
+        header[BODY_PART] = (word,)
+    if age is not None:
+        header[PATIENT_AGE] = (f"{int(age):03d}Y" if age >= 1 else f"{max(1, int(age * 12)):03d}M",)
+    return header
+
+
+def without_part(item: Item) -> Header:
+    """A header that says nothing of the body part, and the age where the set knows it."""
+    return _made("", item.age)
+
+
+def simulated(item: Item, seed: int) -> Header:
+    """A header that names the right part, none or another one; the same for an image and a seed on every machine."""
+    chance = random.Random(f"{seed}/{item.path.parent.name}/{item.path.name}")  # noqa: S311 - it must repeat
+    drawn, part = chance.random(), part_of(item.label)
+    if drawn >= RIGHT + ABSENT:
+        part = chance.choice([name for name in PARTS if name != part])
+    return _made("" if RIGHT <= drawn < RIGHT + ABSENT else WORDS[part], item.age)
+
+
+def as_it_is(item: Item, tags: frozenset[int]) -> Header | None:
+    """The header of a DICOM file; None where it is none."""
+    try:
+        data_set = open_data_set(item.path)
+    except (OSError, UnparseableError):
+        return None
+    try:
+        return values(data_set, tags)
+    finally:
+        data_set.close()
+
+
+def who_gets_what(routes: Routes, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """For each kind of header, where the images come: over all, by class, and by source and class."""
+    kinds: dict[str, tuple[Callable[[Item, int], Header | None], int]] = {
+        "no body part in the header": (lambda item, _: without_part(item), 1),
+        "simulated header": (simulated, DRAWS),
+    }
+    tags = header_tags(routes.settings.rules)
+    if any(item.path.suffix.lower() not in (".png", ".jpg", ".jpeg") for item in items):
+        kinds["header as it is"] = (lambda item, _: as_it_is(item, tags), 1)
+    found = {}
+    for kind, (header, draws) in kinds.items():
+        counts: Counter[tuple[str, str, Outcome]] = Counter()
+        for seed in range(draws):
+            for item, prediction in zip(items, predictions, strict=True):
+                made = header(item, seed)
+                if made is not None:
+                    counts[item.source, item.label, routes.outcome(item.label, made, prediction)] += 1
+        if counts:
+            found[kind] = _table(counts, draws)
+    return found
+
+
+def _table(counts: Counter[tuple[str, str, Outcome]], draws: int) -> dict[str, Any]:
+    classes: dict[str, dict[str, Any]] = {}
+    for name in CLASSES:
+        mine = {outcome: _mean(counts, draws, label=name, outcome=outcome)
+                for outcome in (AT_RIGHT, AT_WRONG, TO_PEOPLE)}  # fmt: skip
+        n = sum(mine.values())
+        if n:
+            classes[name] = mine | {
+                "n": n,
+                "coverage": share(mine[AT_RIGHT], n),
+                "wrong_share": share(mine[AT_WRONG], n),
+            }
+    at_an_ai = sum(row[AT_RIGHT] + row[AT_WRONG] for row in classes.values())
+    covered = [row["coverage"]["share"] for name, row in classes.items() if name != "others"]
+    wrong = sum(row[AT_WRONG] for row in classes.values())
+    sources = [
+        {"source": source, "class": label, "n": _mean(counts, draws, source, label)}
+        | {outcome: _mean(counts, draws, source, label, outcome) for outcome in (AT_RIGHT, AT_WRONG, TO_PEOPLE)}
+        for source, label in sorted({(source, label) for source, label, _ in counts})
+    ]
+    return {
+        "n": sum(row["n"] for row in classes.values()), "at_an_ai": at_an_ai, "wrong": wrong,
+        "wrong_at_an_ai": share(wrong, at_an_ai),
+        "mean_coverage": round(float(np.mean(covered)), 4) if covered else 0.0,
+        "classes": classes, "sources": sources,
+    }  # fmt: skip
+
+
+def _mean(
+    counts: Counter[tuple[str, str, Outcome]], draws: int, source: str = "", label: str = "", outcome: Outcome = ""
+) -> int:
+    """The mean count of a draw of what is asked for; an empty word asks for all."""
+    wanted = (source, label, outcome)
+    total = sum(n for key, n in counts.items() if all(w in ("", k) for w, k in zip(wanted, key, strict=True)))
+    return round(total / draws)
+
+
+def _of_all(wrong: dict[str, Any]) -> str:
+    return f"{wrong['share']:.2%} of what is at an AI ({wrong['low']:.2%}–{wrong['high']:.2%})"
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Lines of cells for people: kind of header, class, n, right, wrong, to people; wrong and right with intervals."""
+    lines: list[tuple[str, ...]] = []
+    for kind, table in found.items():
+        wrong = table["wrong_at_an_ai"]
+        lines.append((kind, "all", str(table["n"]), str(table["at_an_ai"] - table["wrong"]), str(table["wrong"]),
+                      str(table["n"] - table["at_an_ai"]), f"{table['mean_coverage']:.3f} (mean of classes)",
+                      _of_all(wrong)))  # fmt: skip
+        for name, row in table["classes"].items():
+            cells = (f"{row[key]['share']:.3f} ({row[key]['low']:.3f}–{row[key]['high']:.3f})"
+                     for key in ("coverage", "wrong_share"))  # fmt: skip
+            right, shares = str(row[AT_RIGHT]), tuple(cells)
+            if name == "others":
+                right, shares = "–", ("–", shares[1])
+            lines.append(("", name, str(row["n"]), right, str(row[AT_WRONG]), str(row[TO_PEOPLE]), *shares))
+    return lines
+
+
+HEAD = ("header", "class", "n", "right", "wrong", "to people", "at the right AI", "at a wrong AI")
+
+
+def withheld_predictions(
+    folds: Path, items: Sequence[Item], by: str = "sources"
+) -> tuple[list[Item], list[Prediction]]:
+    """What the networks of folds said of images they never saw, by thresholds that were fitted without their fold."""
+    answers = Withheld.read(folds / by)
+    others = [
+        Withheld.read(folds / kind) for kind in ("sources", "patients") if (folds / kind / "answers.npz").exists()
+    ]
+    known = {f"{item.path.parent.name}/{item.path.name}": item for item in items}
+    try:
+        scored = [known[str(name)] for name in answers.image]
+    except KeyError as error:
+        raise DataError(f"{folds / by}: an image that the manifest lacks; give the manifest of that run") from error
+    predictions: list[Prediction] = [_certain("others")] * len(scored)
+    for fold in np.unique(answers.fold):
+        mine = np.flatnonzero(answers.fold == fold)
+        calibration = calibrated_without(answers.image[mine], *others)
+        fresh = calibration.predictions(answers.logits[mine], answers.novelty[mine], "")
+        for place, prediction in zip(mine, fresh, strict=True):
+            predictions[place] = prediction
+    return scored, predictions
+
+
+def of_folds(folds: Path, items: Sequence[Item], routes: Routes, by: str = "sources") -> dict[str, Any]:
+    """Who gets what, of the images that folds withheld."""
+    return who_gets_what(routes, *withheld_predictions(folds, items, by))
+
+
+def f1(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Macro F1 by pixels alone, and with the ages of the set deciding between chests."""
+    truth = np.array([item.target for item in items])
+    top = np.array([CLASSES.index(prediction.top) for prediction in predictions])
+    return {"pixels": round(macro_f1(truth, top), 4), "with_age": round(macro_f1(truth, with_age(items, top)), 4)}
+
+
+def main(
+    manifest: Annotated[Path, typer.Option()],
+    folds: Annotated[Path, typer.Option(help="What `python -m router.training.folds` wrote, its `sources` below.")],
+    by: Annotated[str, typer.Option(help="sources, patients or stress.")] = "sources",
+    root: Annotated[Path | None, typer.Option()] = None,
+    config: Annotated[Path | None, typer.Option(help="A routing.yaml; left out, the shipped one.")] = None,
+) -> None:
+    """Score the rules on images that the answering networks never saw."""
+    items = read_manifest(manifest, root or manifest.parent, any_split=True)
+    scored, predictions = withheld_predictions(folds, items, by)
+    found = who_gets_what(Routes.of(config), scored, predictions)
+    print(json.dumps(found | {"macro_f1": f1(scored, predictions)}, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
