@@ -27,7 +27,7 @@ BALLAST = "ballast"
 PIECES, PIECE_BYTES = 8, 2 << 20
 """Files of the ballast, and bytes of each: together twice what SQLite's log grows to before it is folded."""
 SHARE = 64
-"""Of what is free on a small file system one file takes so small a part."""
+"""One file is at most so small a part of the file system."""
 LOG, SMALL_LOG = 2000, 32
 """Pages of SQLite's log after which it is folded into the database: as `engine` says, and while room is short."""
 SHORT = PIECES * PIECE_BYTES
@@ -62,7 +62,7 @@ class Room:
             return f"limit: the spool holds {self._held() / GB:.1f} GB, and spool.limit is {limit / GB:.1f} GB"
         if free <= reserve:
             return f"disk: {max(0, free) / GB:.1f} GB are free, and spool.reserve is {reserve / GB:.1f} GB"
-        if self._ballast.is_in_use:
+        if self._ballast.is_in_use and not self._ballast.lay():
             return "disk: it is full, and what is left of it is kept for the database"
         inodes = self._blobs.free_inodes()
         if inodes < LEAST_INODES:
@@ -89,19 +89,21 @@ class Ballast:
         self.is_in_use = False
         """Whether it was thrown off and is not there again."""
 
-    def lay(self) -> None:
-        """Make what is missing of it, where there is room to spare."""
+    def lay(self) -> bool:
+        """Make what is missing of it, where there is room to spare; whether it is whole."""
         with suppress(OSError):  # the next time
             missing = [path for path in self._pieces() if not path.exists()]
-            self.is_in_use = self.is_in_use and bool(missing)
             space = os.statvfs(self._spool)
-            size = min(PIECE_BYTES, (space.f_bavail * space.f_frsize - self._reserve) // SHARE // BLOCK * BLOCK)
-            if not missing or size <= 0 or (space.f_files and space.f_favail < LEAST_INODES + PIECES):
-                return
+            size = min(PIECE_BYTES, space.f_blocks * space.f_frsize // SHARE // BLOCK * BLOCK)
+            spare = space.f_bavail * space.f_frsize - self._reserve - 2 * len(missing) * size
+            if missing and (spare < 0 or (space.f_files and space.f_favail < LEAST_INODES + PIECES)):
+                return False
             self._folder.mkdir(mode=0o700, exist_ok=True)
             for path in missing:
                 _fill(path, size)
             self.is_in_use = False
+            return True
+        return False
 
     def throw_off(self) -> None:
         """Give its blocks and inodes back."""
