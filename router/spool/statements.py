@@ -86,9 +86,11 @@ OWED_ALREADY = sa.select(delivery.c.destination).where(_is_owed)
 OPEN_UP_TO = sa.select(sa.func.count()).select_from(
     sa.select(sa.literal_column("1"))
     .where(delivery.c.destination == bound("to"), delivery.c.state == OPEN)
+    .order_by(delivery.c.ready_at)
     .limit(bound("most"))
     .subquery()
 )
+"""In the order of the index: PostgreSQL would read the table until it has so many, which is all of it where few wait."""
 STILL_TIMES = sa.select(destination.c.name, destination.c.stood_still, destination.c.still_since)
 
 

@@ -120,7 +120,7 @@ def test_health_readiness_and_metrics(running: Running, dx: Path) -> None:
     running.send(dx)
     wait_for(lambda: latest(running)["state"] == "finished")
     assert running.get("/healthz") == (200, '{"spool":true,"classify":true,"control":true}')
-    assert running.get("/readyz") == (200, '{"inference":true,"room":true,"open":true}')
+    assert running.get("/readyz") == (200, '{"inference":true,"database":true,"room":true,"open":true}')
     _, metrics = running.get("/metrics")
     for line in ('dicom_router_received_total{status="0000"}', 'dicom_router_delivered_total{destination="here"}'):
         value = next(x for x in metrics.splitlines() if x.startswith(line)).rsplit(" ", 1)[1]

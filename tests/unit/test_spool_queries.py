@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from router.config.settings import SpoolSettings
 from router.flow import PictureFacts, Prediction, Seen
 from router.spool import BURIED, DONE, INSTANCES, OPEN, SKIPPED, Spool, open_spool
-from router.spool.schema import metadata
+from router.spool.schema import DECIDED, GONE, metadata
 from tests.unit.spooling import SEEN, accept, decide, decision, files, settings_of, turned_by_hand
 
 LARGE = ("instance", "delivery", "event")
@@ -92,6 +93,115 @@ def test_every_statement_goes_by_an_index(settings: SpoolSettings) -> None:
         for line in spool._ask(lambda c, s=statement, p=parameters: plan_of(c, s, p)):
             assert not any(scan in line for scan in scans()), (statement, line)
     spool.close()
+
+
+def filled(spool: Spool, count: int) -> None:
+    """Records of the past, delivered, their blobs removed. And as much that waits for a destination that is down."""
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+    which = "substr('000000000000000000000000' || i, length('' || i)) || 'abcdef'"
+    instances = (
+        "INSERT INTO instance (id, received_at, calling_ae, called_ae, peer, sop_class, sop_instance, transfer_syntax, "
+        "\"offset\", size, digest, state, finished_at) {} SELECT '{}' || {}, 1e9, 'X', 'Y', '10.0.0.9', '1.2', "
+        "'1.9.{}.' || i, '1.2', 0, 1, '0', '{}', 1e12 FROM n"
+    )
+    deliveries = (
+        "INSERT INTO delivery (instance_id, destination, state, owed_since, ready_at, tries) "
+        "{} SELECT '{}' || {}, '{}', '{}', 1e9, 1e12, 0 FROM n"
+    )
+
+    def fill(connection: sa.Connection) -> None:
+        for kind, state in (("0", GONE), ("a", DECIDED)):
+            connection.exec_driver_sql(instances.format(numbers, kind, which, kind, state))
+        for kind, to, state in (("0", "ai", DONE), ("0", "other", DONE), ("a", "down", OPEN)):
+            connection.exec_driver_sql(deliveries.format(numbers, kind, which, to, state))
+        connection.exec_driver_sql(
+            f"INSERT INTO event (at, kind, instance_id) {numbers} SELECT 1e12, 'same UID again', '0' || {which} FROM n"
+        )
+
+    spool._run(fill)
+
+
+def steps(spool: Spool) -> Counter[str]:
+    """The largest number of steps of SQLite's machine for each statement that `everything` makes."""
+    found: Counter[str] = Counter()
+    running = [0]
+
+    def begin(connection: Any, _cursor: Any, _statement: str, *_: Any) -> None:
+        running[0] = 0
+        connection.connection.driver_connection.set_progress_handler(count, 10)
+
+    def count() -> int:
+        running[0] += 10
+        return 0
+
+    def end(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        found[statement] = max(found[statement], running[0])
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", begin)
+    sa.event.listen(sa.engine.Engine, "after_cursor_execute", end)
+    try:
+        everything(spool)
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", begin)
+        sa.event.remove(sa.engine.Engine, "after_cursor_execute", end)
+    return found
+
+
+SUMS = ("count(*) AS n", "coalesce(sum(")
+"""What is counted for `/metrics`, and at a start: by its index, all that waits or is kept."""
+
+
+def test_no_statement_looks_at_more_rows_because_there_are_more(tmp_path: Path) -> None:
+    """Nothing that happens to one instance may cost more after a year."""
+    counted = []
+    for count in (1, 1500):
+        spool = open_spool(settings_of(tmp_path / str(count)))
+        filled(spool, count)
+        counted.append(steps(spool))
+        spool.close()
+    empty, large = counted
+    assert len(empty) > 30
+    grown = {
+        text: (empty[text], large[text])
+        for text in large
+        if large[text] > 2 * empty[text] + 2000 and not any(sums in text for sums in SUMS)
+    }
+    assert grown == {}
+
+
+@pytest.mark.postgresql
+def test_on_postgresql_neither(postgresql: Callable[[], str], tmp_path: Path) -> None:
+    """What it looks at by its own statistics: rows read, also those that a filter drops."""
+    spool = open_spool(settings_of(tmp_path / "spool", postgresql()))
+    filled(spool, 5000)
+    spool._run(lambda c: c.execute(sa.text("ANALYZE")))
+    asked: dict[str, Any] = {}
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.split()[0] in ("SELECT", "WITH") and any(table in statement for table in LARGE):
+            asked[statement] = parameters
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+    try:
+        everything(spool)
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+    assert len(asked) > 15
+    read = {text: spool._run(lambda c, t=text, p=values: rows_read(c, t, p)) for text, values in asked.items()}
+    assert {
+        text: rows for text, rows in read.items() if rows > 700 and not any(sums in text for sums in SUMS)
+    } == {}  # a page has at most 500
+    spool.close()
+
+
+def rows_read(connection: sa.Connection, statement: str, parameters: Any) -> int:
+    explained = connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters).scalar_one()
+
+    def total(node: dict[str, Any]) -> int:
+        here = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+        return int(here * node["Actual Loops"]) + sum(total(inner) for inner in node.get("Plans", ()))
+
+    return total(explained[0]["Plan"])
 
 
 def plan_of(connection: sa.Connection, statement: str, parameters: Any) -> list[str]:
