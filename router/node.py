@@ -51,6 +51,8 @@ class Reloaded:
     file: str
     changed: list[str]
     needs_restart: list[str]
+
+
 PAUSE = 4.0
 """So many times as long as a bite of retention took does the next one wait: what arrives shares disk and database."""
 LATE = 4.0

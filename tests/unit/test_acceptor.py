@@ -59,7 +59,8 @@ BEFORE = {  # Sta2
     "request of 4 GB": (pdu(1, request()[6:], 0xFFFFFFFF), [INVALID, "CLOSED"]),
     "request beyond 1 MiB": (pdu(1, b"", 1024 * 1024 + 1), [INVALID, "CLOSED"]),
     "countless transfer syntaxes": (
-        request(b"".join(context(2 * i + 1, VERIFICATION, *["1"] * 900) for i in range(32))), [INVALID, "CLOSED"],
+        request(b"".join(context(2 * i + 1, VERIFICATION, *["1"] * 900) for i in range(32))),
+        [INVALID, "CLOSED"],
     ),
     "countless items": (request(context(1) + item(0x99, b"") * 2000), [INVALID, "CLOSED"]),
     "countless sub-items": (request(user=item(0x50, item(0x99, b"") * 2000)), [INVALID, "CLOSED"]),

@@ -225,9 +225,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_restore_that_cannot_be_right_is_refused(
-    spool: Spool, settings: Settings, tmp_path: Path, name: str
-) -> None:
+def test_a_restore_that_cannot_be_right_is_refused(spool: Spool, settings: Settings, tmp_path: Path, name: str) -> None:
     spoil, words = WRONG[name]
     back_up(settings, tmp_path / "backup", quiet)
     spoil(tmp_path)
