@@ -91,6 +91,8 @@ def _connected(destination: DestinationSettings) -> socket.socket:
 def _secured(sock: socket.socket, tls: ssl.SSLContext, host: str) -> ssl.SSLSocket:
     try:
         return tls.wrap_socket(sock, server_hostname=host)
+    except TimeoutError as error:
+        raise ConnectError(ConnectKind.SILENT, "connected, but no answer to the TLS handshake in time") from error
     except OSError as error:
         raise _not_connected(ConnectKind.TLS, f"the TLS handshake failed: {tls_words(error)}", error) from error
 

@@ -34,7 +34,7 @@ _UNDECOMPOSED = str.maketrans({"ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "đ":
 
 
 class Words:
-    """Entries of some groups (`spine`, `chest`, …), found in received text. Two are equal only if they are the same."""
+    """Entries of some groups (`spine`, `chest`, …), found in received text."""
 
     def __init__(self, groups: Mapping[str, Iterable[str]]) -> None:
         """Raises ValueError for an entry without a letter."""
@@ -46,6 +46,9 @@ class Words:
         options.max_mem = 64 << 20
         self._pattern = re2.compile("|".join(parts), options)
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._find)
+
+    def __repr__(self) -> str:
+        return f"Words({self._names}, {self._pattern.pattern!r})"
 
     def named(self, values: tuple[str, ...] | None) -> frozenset[str]:
         """The groups of which the values of an element hold an entry."""
@@ -64,6 +67,17 @@ class Vocabulary:
     def __init__(self, groups: Mapping[str, Iterable[str]]) -> None:
         self.parts = Words({name: groups[name] for name in PARTS})
         self.views = Words({name: groups[name] for name in VIEWS})
+        self._said = repr((self.parts, self.views))
+
+    def __repr__(self) -> str:
+        return self._said
+
+    def __eq__(self, other: object) -> bool:
+        """Two that find the same are equal, so that a reload sees whether anything has changed."""
+        return isinstance(other, Vocabulary) and other._said == self._said
+
+    def __hash__(self) -> int:
+        return hash(self._said)
 
     def part(self, header: Header) -> str:
         """One of PARTS; `unknown`: nothing or several named; `contradictory`: elements that exclude each other."""

@@ -19,8 +19,11 @@ from router.decide.conditions import (
     Exists,
     Frames,
     FromAe,
+    HeaderPart,
+    HeaderView,
     Matcher,
     Novel,
+    PartConfidence,
     PeerIn,
     PixelsAre,
     PrivateExists,
@@ -29,10 +32,15 @@ from router.decide.conditions import (
     SopClass,
     Text,
     TopIs,
+    ViewIs,
     glob,
 )
+from router.decide.header_words import UNKNOWN
 from router.decide.intervals import ALL, Intervals, both, networks, outside, where, whole, within
 from router.flow import CLASSES, UNCERTAIN
+
+_Chance = Confidence | Probability | PartConfidence
+_Number = _Chance | Frames | PeerIn
 
 Key = Hashable
 """What is asked about: one value of an instance."""
@@ -48,6 +56,8 @@ ANYTHING = glob("*")
 ONE_FRAME: Intervals = (((1, 0), (math.inf, 1)),)
 MARGIN = 1e-3
 """Years by which ages in different units must be apart to be told apart."""
+NO_WORD = Equal(frozenset({UNKNOWN}))
+"""What a header says that names neither part nor view."""
 OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 
 
@@ -155,7 +165,7 @@ class World:
     def assume(self, condition: Condition, answer: bool) -> None:
         """The condition has this answer. Raises Impossible."""
         self.keys.update(key_of(condition))
-        if isinstance(condition, Confidence | Probability):
+        if isinstance(condition, _Chance):
             self._narrow_states(frozenset(self._states - {None}))
         if isinstance(condition, AgeIs):
             self._age.assume(*_compared(condition, answer))
@@ -166,6 +176,8 @@ class World:
             key, matcher = asked
             self._text(condition).known = True
             self._words[key].want(matcher, answer)
+            if not answer and _needs_a_word(condition):
+                self._words[key].want(NO_WORD, False)
             if isinstance(condition, Text | PrivateText):
                 self._is_there(_place(condition), True)
         else:
@@ -180,9 +192,9 @@ class World:
             self._deny_there(condition, answer)
         elif asked := words_asked(condition):
             text = self._text(condition)
-            if text.sure(asked[1], answer):
+            if self.sure(condition, answer):
                 raise Impossible
-            if text.known:
+            if text.known and (answer or not _needs_a_word(condition)):
                 self.changes += text.want(asked[1], not answer)
         else:
             self._narrow(condition, not answer, unknown=True)
@@ -199,8 +211,10 @@ class World:
             there = self._there.get(_place(condition))
             return UNPARSEABLE not in self._pixels and there is not None and (there is condition.expected) is answer
         if asked := words_asked(condition):
-            return self._text(condition).sure(asked[1], answer)
-        if isinstance(condition, Confidence | Probability | Frames | PeerIn):
+            text = self._text(condition)
+            has_a_word = answer or not _needs_a_word(condition) or text.sure(NO_WORD, False)
+            return has_a_word and text.sure(asked[1], answer)
+        if isinstance(condition, _Number):
             key, asked_for, base = _number(condition)
             lies, unknown = self._numbers.get(key, (base, True))
             return not unknown and within(lies, asked_for if answer else _complement(condition, asked_for))
@@ -213,11 +227,11 @@ class World:
             self._narrow_states(frozenset(s for s in self._states if _of_state(condition, s) in fits))
         elif isinstance(condition, PixelsAre):
             self._narrow_pixels(frozenset(p for p in self._pixels if (p in condition.states) is answer))
-        elif isinstance(condition, Confidence | Probability | Frames | PeerIn):
+        elif isinstance(condition, _Number):
             key, asked, base = _number(condition)
             lies, maybe = self._numbers.get(key, (base, True))
             narrower = both(lies, asked if answer else _complement(condition, asked))
-            narrower = narrower if isinstance(condition, Confidence | Probability) else whole(narrower)
+            narrower = narrower if isinstance(condition, _Chance) else whole(narrower)
             if not narrower and not (maybe and unknown):
                 raise Impossible
             self.changes += (narrower, maybe and unknown) != (lies, maybe)
@@ -251,8 +265,8 @@ class World:
     def _text(self, condition: Condition) -> _Words:
         asked = words_asked(condition)
         key = asked[0] if asked else condition.subject
-        always = isinstance(condition, FromAe | SopClass)
-        single = always or (isinstance(condition, Text) and condition.single)
+        always = isinstance(condition, FromAe | SopClass | HeaderPart | HeaderView)
+        single = always or isinstance(condition, ViewIs) or (isinstance(condition, Text) and condition.single)
         return self._words.setdefault(key, _Words(known=always, single=single))
 
 
@@ -276,7 +290,14 @@ def words_asked(condition: Condition) -> tuple[Key, Matcher] | None:
         return ("text", condition.place), condition.matcher
     if isinstance(condition, FromAe | SopClass):
         return ("text", condition.subject), condition.matcher
+    if isinstance(condition, HeaderPart | HeaderView | ViewIs):
+        return ("text", condition.subject), Equal(condition.names)
     return None
+
+
+def _needs_a_word(condition: Condition) -> bool:
+    """Whether the condition is unknown, and not false, where the header names nothing."""
+    return isinstance(condition, HeaderPart | HeaderView) and UNKNOWN not in condition.names
 
 
 def _place(condition: Text | PrivateText | Exists | PrivateExists) -> Key:
@@ -296,7 +317,7 @@ def _compared(condition: AgeIs, answer: bool) -> tuple[str, int, str]:
     return sign, condition.limit, condition.unit
 
 
-def _number(condition: Confidence | Probability | Frames | PeerIn) -> tuple[Key, Intervals, Intervals]:
+def _number(condition: _Number) -> tuple[Key, Intervals, Intervals]:
     """The number that a condition asks about, where it holds, and where the number can lie at all."""
     (key,) = key_of(condition)
     if isinstance(condition, PeerIn):
@@ -305,6 +326,6 @@ def _number(condition: Confidence | Probability | Frames | PeerIn) -> tuple[Key,
     return (key, whole(asked), ONE_FRAME) if isinstance(condition, Frames) else (key, asked, ALL)
 
 
-def _complement(condition: Confidence | Probability | Frames | PeerIn, asked: Intervals) -> Intervals:
+def _complement(condition: _Number, asked: Intervals) -> Intervals:
     rest = outside(asked)
-    return rest if isinstance(condition, Confidence | Probability) else whole(rest)
+    return rest if isinstance(condition, _Chance) else whole(rest)

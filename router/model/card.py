@@ -148,7 +148,7 @@ def _card(raw: Any) -> Card:
 
 def _heads(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Raises ValueError where they are not some of HEADS in order, the class first."""
-    found = tuple(raw.get("heads", ONE_HEAD))
+    found = tuple(_value(raw, "heads", list)) if "heads" in raw else ONE_HEAD
     if found[:1] != ONE_HEAD or found != tuple(name for name in HEADS if name in found):
         raise ValueError("heads must be of those that this program knows, in their order")
     return found

@@ -31,9 +31,11 @@ from router.flow import Caller, Instance
 from router.pixels import codestream
 from router.pixels.decoders import NATIVE
 from router.pixels.elements import UnparseableError, open_data_set
+from router.pixels.grey import to_grey
 from router.pixels.header import Layout, UndecodableError, layout, values
 from router.pixels.prepare import prepare
-from router.pixels.render import _grey, _reduction
+from router.pixels.render import _reduction
+from router.pixels.samples import first_frame, thinned
 from router.pixels.transcode import NotTranscodedError, _transcode
 from router.receive import Receiver
 from router.receive.first_elements import MOST, UnreadableError, sop_uids
@@ -301,7 +303,8 @@ def picture(data: bytes) -> None:
         try:
             if opened.syntax in NATIVE:
                 form = layout(opened)
-                grey = _grey(opened, form, _reduction(form, 8))
+                reduce = _reduction(form, 8)
+                grey = to_grey(opened, form, thinned(first_frame(opened, form, reduce), form, reduce))
                 small, _ = prepare(grey.image, size=16, mask=grey.mask)
                 if small.shape != (16, 16):
                     raise WrongError("the picture has another size")
