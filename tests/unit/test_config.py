@@ -295,6 +295,8 @@ PLAIN = "{any: [{not: {Modality: [CR, DX]}}, {Modality: {exists: false}}]}"
         ("{top: spine}", "{class: spine}", "'a' on line 4"),
         ("{'(0019,ACME,ab)': [x, y]}", "{'(0019,ACME,ab)': x}", "'a' on line 4"),
         ("{'(0019,ACME,ab)': x}", "{'(0019,OTHER,ab)': x}", ""),
+        ("{Modality: {exists: true}}", "{Modality: CR}", ""),  # a data set that breaks off may have shown it
+        ("{Modality: {exists: true}}", "{Modality: CR, not: {pixels: unparseable}}", "'a' on line 4"),
     ],
 )
 def test_a_rule_that_can_never_fire_for_another_reason_is_a_warning(

@@ -16,8 +16,9 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from router.encoding import LONG_VRS
-from router.pixels import decode, decoders, grey_of, render
+from router.association import negotiation
+from router.encoding import LONG_VRS, LOSSY
+from router.pixels import decode, decoders, grey_of, render, samples
 from router.pixels.elements import EXPLICIT, IMPLICIT, UnparseableError, inflate, open_data_set
 from router.pixels.grey import Grey, to_grey
 from router.pixels.header import Layout, UndecodableError, layout
@@ -369,6 +370,16 @@ def test_eight_bits_stored_in_sixteen_allocated(tmp_path: Path, syntax: str) -> 
     assert np.abs(samples.astype(int) - EIGHT).max() <= (16 if syntax == decoders.JPEG_BASELINE else 0)
     with pytest.raises(UndecodableError, match="about the bits" if syntax != decoders.RLE else "RLE"):
         frame_of(coded(syntax, EIGHT), syntax, 12)
+
+
+def test_one_table_says_which_syntaxes_are_lossy() -> None:
+    assert negotiation.LOSSY is samples.LOSSY is LOSSY
+    known = {uid for uid in negotiation.KNOWN_SYNTAXES if uid.startswith("1.2.840.10008.1.2.4.")}
+    lossless = {f"1.2.840.10008.1.2.4.{n}" for n in (57, 58, 65, 66, 70, 80, 90, 92, 110, 201, 202)}
+    assert known - LOSSY == lossless
+    assert {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 81, 91, 111, 112, 203)} == LOSSY & set(
+        decoders.DECODERS
+    )
 
 
 def test_left_aligned_samples_are_moved_down(tmp_path: Path) -> None:
