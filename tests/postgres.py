@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -64,12 +64,18 @@ def stopped(database: str) -> Iterator[None]:
     with psycopg.connect(database) as connection:
         (folder,) = connection.execute("SHOW data_directory").fetchone()  # type: ignore[misc]
     main = int((Path(folder) / "postmaster.pid").read_text().split()[0])
-    threads = Path(f"/proc/{main}/task").iterdir()
-    processes = [main, *(int(pid) for thread in threads for pid in (thread / "children").read_text().split())]
-    for pid in processes:
-        os.kill(pid, signal.SIGSTOP)
+    processes = [main]
+    _signal(processes, signal.SIGSTOP)  # it makes no more
+    for thread in Path(f"/proc/{main}/task").iterdir():
+        processes += map(int, (thread / "children").read_text().split())
+    _signal(processes, signal.SIGSTOP)
     try:
         yield
     finally:
-        for pid in processes:
-            os.kill(pid, signal.SIGCONT)
+        _signal(processes, signal.SIGCONT)
+
+
+def _signal(processes: list[int], number: int) -> None:
+    for pid in processes:
+        with suppress(ProcessLookupError):  # a backend whose client has just gone
+            os.kill(pid, number)

@@ -10,21 +10,34 @@ import typer
 
 from router.cli.options import Config, Json, local_time, pages, printable, spool_of
 
+MOST = 10_000
+"""Events that are read at once."""
+
 
 def command(
     config: Config = None,
+    last: Annotated[int, typer.Option("--last", min=1, max=MOST, help="So many of the latest.")] = 200,
+    every: Annotated[bool, typer.Option("--all", help="All of them, from the first on.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing new ones.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the record of events, oldest first."""
+    """Show the latest events, the newest at the end."""
     spool, after = spool_of(config), 0
-    while True:
+    if not every:
+        for row in spool.events(limit=last):
+            after = row["id"]
+            _show(row, as_json)
+    while every or follow:
         for row in pages(spool.events, after):
             after = row["id"]
-            print(json.dumps(row) if as_json else printable(_line(row)), flush=True)
+            _show(row, as_json)
         if not follow:
             return
         time.sleep(1.0)
+
+
+def _show(row: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(row) if as_json else printable(_line(row)), flush=True)
 
 
 def _line(row: dict[str, Any]) -> str:

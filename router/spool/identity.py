@@ -55,7 +55,8 @@ def _read(path: Path) -> str | None:
 def _write(path: Path, value: str) -> None:
     """Durable, and whole or not there. Before the row is: else a crash between would leave a folder that is refused."""
     part = path.with_suffix(".part")
-    with part.open("w", encoding="ascii") as file:
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
         file.write(value + "\n")
         file.flush()
         os.fsync(file.fileno())

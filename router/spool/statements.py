@@ -90,7 +90,7 @@ OPEN_UP_TO = sa.select(sa.func.count()).select_from(
     .limit(bound("most"))
     .subquery()
 )
-"""In the order of the index: else PostgreSQL reads the table until it has so many, all of it where few wait."""
+"""In the order of the index: else PostgreSQL may read the table until it has so many, which is all where few wait."""
 STILL_TIMES = sa.select(destination.c.name, destination.c.stood_still, destination.c.still_since)
 
 

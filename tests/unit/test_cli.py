@@ -17,6 +17,7 @@ from router.cli import app
 from router.config import load
 from router.model.card import save_random_model
 from router.pixels.wrap import wrap_image
+from router.spool import open_spool
 from tests.acceptance.peers import free_port
 
 pytestmark = pytest.mark.slow
@@ -266,3 +267,20 @@ def test_the_conformance_statement_in_docs_is_that_of_the_shipped_configuration(
     page = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text()
     assert page == statement(load(shipped(), {}))
     assert not [line for line in page.splitlines() if len(line) > 120 and not line.startswith("|")]
+
+
+def test_events_shows_the_latest_and_all_when_told(tmp_path: Path) -> None:
+    config = tmp_path / "routing.yaml"
+    config.write_text(GOOD.format(port=1, web=2).replace("path: model, ", ""))
+    spool = open_spool(load(config).spool)
+    for number in range(5):
+        spool.event(f"event {number}")
+    spool.close()
+
+    def shown(*words: str) -> list[str]:
+        done = CliRunner().invoke(app, ["events", "--config", str(config), "--json", *words])
+        assert done.exit_code == 0
+        return [json.loads(line)["kind"] for line in done.stdout.splitlines()]
+
+    assert shown("--last", "2") == ["event 3", "event 4"]
+    assert shown() == shown("--all") == [f"event {number}" for number in range(5)]

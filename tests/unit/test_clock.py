@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from router.spool import Spool, open_spool
 from router.spool.steady import before
+from tests.unit.forwarding import forwarding
+from tests.unit.peer import Peer
 from tests.unit.spooling import CALLERS, Clock, accept, decide, files, settings_of, turned_by_hand
 
 DAY = 86400.0
@@ -194,3 +197,29 @@ def test_what_an_archive_is_asked_has_its_time_whatever_the_clock_says(
     assert again is not None
     assert other is not None
     assert [one.deadline - hands.at for one in (again, other)] == [3600 - 310] * 2
+
+
+@pytest.mark.parametrize("ahead", [600.0, -600.0])
+def test_waits_are_reckoned_by_the_databases_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """It is a server's, and this machine's differs: what is due in half a second is tried then, and not looked for."""
+    monkeypatch.setattr("router.spool.clock.now", lambda _: time.time() + ahead)
+    monkeypatch.setattr("router.forward.worker.retry_after", lambda *_: 0.5)
+    answers = iter([0xA700])
+    with Peer(status=lambda _: next(answers, 0)) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        looked: list[float | None] = []
+        next_due = stage.spool.next_due
+
+        def noted(to: str) -> float | None:
+            looked.append(next_due(to))
+            return looked[-1]
+
+        monkeypatch.setattr(stage.spool, "next_due", noted)
+        stage.owe("dest")
+        begin = time.monotonic()
+        stage.start()
+        stage.until("done")
+        assert time.monotonic() - begin >= 0.5
+        assert len([due for due in looked if due is not None]) < 5
+        assert all(due is None or due <= 0.5 for due in looked)

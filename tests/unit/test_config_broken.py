@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from router.config import ConfigError, Problem, load
+from router.config.settings import SpoolSettings
+from router.config.values import database, hidden_password
 
 GOOD = """\
 node: {ae_title: ROUTER, port: 11112}
@@ -203,9 +205,39 @@ def test_a_rule_is_not_blamed_for_its_destinations_mistake(tmp_path: Path) -> No
     assert [p.line for p in problems_of(GOOD.replace("10.1.0.21", "a b"), tmp_path)] == [3]
 
 
-def test_a_secret_is_not_repeated(tmp_path: Path) -> None:
-    text = GOOD.replace(NODE, NODE + "\nspool: {database: 'mysql://u:hunter2@h/d'}")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://u:hunter2@h/d", "postgres://u:hunter2@h/d", "postgresql://u:hunter2@h:port/d",
+        "postgresql://u:hunter2/x@h/d", "postgresql://u:hunter2@x@h/d", "postgresql://u:hunter2#@h/d",
+        "postgresql://u:hunter2?@h/d", "postgresql://u:12/hunter2@h/d", "postgresql://u:12?hunter2@h/d",
+        "postgresql://u:hunter2@[::1/d", "postgresql://u:hunter2:x@h/d", "host=h password=hunter2",
+    ],
+)  # fmt: skip
+def test_a_secret_is_not_repeated(tmp_path: Path, url: str) -> None:
+    """Not a part of it either: what stands behind an @ or / in it would be taken for the host."""
+    text = GOOD.replace(NODE, NODE + f"\nspool: {{database: '{url}'}}")
     assert "hunter2" not in str(ConfigError(problems_of(text, tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h/d", "postgresql://u:p%40%2F%23@h:5432/d", "postgresql+psycopg://u@h/d?sslmode=require",
+        "postgresql://u@/d?host=/run/postgresql", "postgresql://u:p@[::1]:5432/d", "postgresql://u:p@h",
+    ],
+)  # fmt: skip
+def test_a_database_url_that_reads_in_one_way_is_taken(url: str) -> None:
+    assert database(url) == url
+
+
+def test_a_drivers_words_do_not_hold_the_password() -> None:
+    for url in ("postgresql://u:s%40cret@h/d", "postgresql://h/d?password=s%40cret"):
+        assert hidden_password("no s@cret and no s%40cret", url) == "no *** and no ***"
+    assert "cab" not in hidden_password("a cab", "postgresql://u:cab@h/d")
+    assert "cab" not in hidden_password("a cab", "postgresql://u:c/ab@h/d")
+    assert hidden_password("a cab", "sqlite://") == "a cab"
+    assert "s@cret" not in repr(SpoolSettings(database="postgresql://u:s@cret@h/d"))
 
 
 def test_a_missing_file_has_no_line_and_says_how_to_make_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -336,3 +338,25 @@ def test_names_of_blobs_hold_nothing_received(running: Running, dx: Path) -> Non
 
 def test_events_are_json(running: Running) -> None:
     assert json.dumps(running.node.spool.events(limit=10))
+
+
+def test_what_expires_goes_in_bites_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times as long as each bite took: what arrives meanwhile shares the disk; and a full disk goes first."""
+    ticks, bites, pauses = itertools.count(), [50, 50, 7, 0, 50], []
+    monkeypatch.setattr("router.node.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+
+    class Full:
+        version = 0
+
+        def wait(self, _version: int, seconds: float) -> None:
+            pauses.append(seconds)
+
+    node = Node.__new__(Node)
+    node._stopped = threading.Event()
+    node._spool = SimpleNamespace(sweep=lambda: bites.pop(0))  # type: ignore[assignment]
+    full: Any = Full()
+    node._expire(full, 0)
+    assert (pauses, bites) == ([4.0] * 3, [50])
+    full.version = 1
+    node._expire(full, 0)
+    assert bites == [50]

@@ -41,3 +41,18 @@ def test_a_signal_that_another_thread_gets_wakes_the_main_thread() -> None:
 
 def test_an_end_goes_before_a_reload_and_one_reload_does_for_all() -> None:
     assert said(ONE_AFTER_THE_OTHER) == "SIGTERM SIGTERM SIGHUP SIGINT"
+
+
+HANGS = """
+import time
+from router.cli.serve import end_anyway
+
+end_anyway(0.1)
+time.sleep(60)
+"""
+
+
+def test_what_hangs_at_the_end_does_not_keep_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "stopping took too long" in done.stdout + done.stderr

@@ -319,6 +319,17 @@ def test_a_long_list_is_read_in_pages(spool: Spool) -> None:
     assert [row["instance_id"] for row in (*page, *rest)] == ids
 
 
+def test_the_latest_events_and_those_after_one(spool: Spool) -> None:
+    for number in range(5):
+        spool.event(f"event {number}")
+    spool._run(lambda _: None)
+    latest = spool.events(limit=2)
+    assert [row["kind"] for row in latest] == ["event 3", "event 4"]
+    assert [row["kind"] for row in spool.events(after=latest[0]["id"])] == ["event 4"]
+    assert [row["kind"] for row in spool.events(after=0, limit=2)] == ["event 0", "event 1"]
+    assert [row["kind"] for row in spool.events(kind="event 1")] == ["event 1"]
+
+
 def test_the_oldest_that_is_owed(settings: SpoolSettings) -> None:
     with turned_by_hand() as clock:
         spool = open_spool(settings)

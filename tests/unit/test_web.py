@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from router.config.settings import WebSettings
-from router.web import WebServer, server
+from router.spool import Counts
+from router.web import WebServer, health, server
+from tests.unit.peer import wait_for
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 
@@ -98,3 +101,81 @@ def test_it_waits_without_looking_and_knows_the_time(monkeypatch: pytest.MonkeyP
         said = parsedate_to_datetime(answer.headers["date"]).timestamp()
     assert abs(said - time.time()) < 10
     assert not ticks
+
+
+# -- a node that hangs
+
+
+class Hanging(Sound):
+    """Its database does not answer: whatever asks it waits."""
+
+    def __init__(self) -> None:
+        self.hangs = threading.Event()
+        self.goes_on = threading.Event()
+        self.asked = 0
+
+    def alive(self) -> dict[str, bool]:
+        self._wait()
+        return {"spool": True}
+
+    def ready(self) -> dict[str, bool]:
+        return {"room": True}
+
+    def counts(self) -> Counts:
+        self.asked += 1
+        self._wait()
+        return Counts(undecided=7)
+
+    def associations(self) -> int:
+        return 0
+
+    def circuits(self) -> dict[str, bool]:
+        return {}
+
+    def models(self) -> dict[str, str]:
+        return {}
+
+    def _wait(self) -> None:
+        if self.hangs.is_set():
+            assert self.goes_on.wait(30)
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Hanging, int]]:
+    for name, seconds in {"STALE": 0.2, "LOOK_EVERY": 0.05, "METRICS_WITHIN": 0.5}.items():
+        monkeypatch.setattr(health, name, seconds)
+    view = Hanging()
+    web = WebServer(WebSettings(address="127.0.0.1", port=0), view)
+    yield view, web.start()
+    view.goes_on.set()
+    web.stop()
+
+
+def test_what_hangs_is_told_and_nobody_waits_for_it(hanging: tuple[Hanging, int]) -> None:
+    view, port = hanging
+    assert (status(port, "/healthz"), status(port, "/readyz"), status(port, "/metrics")) == (200, 200, 200)
+    view.hangs.set()
+    wait_for(lambda: (status(port, "/healthz"), status(port, "/readyz")) == (503, 503), 5)
+    view.goes_on.set()
+    wait_for(lambda: (status(port, "/healthz"), status(port, "/readyz")) == (200, 200), 5)
+
+
+def test_metrics_that_do_not_come_keep_nobody_else_from_an_answer(hanging: tuple[Hanging, int]) -> None:
+    """As many as ask, one question is under way; each is told in time that there is no answer."""
+    view, port = hanging
+    view.hangs.set()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(half_a_request(port)) for _ in range(12)]
+        for client in clients:
+            client.sendall(b"\r\n")
+        asking = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(3)]
+        for one in asking:
+            stack.enter_context(one)
+            one.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        begin = time.monotonic()
+        assert status(port, "/healthz") in (200, 503)
+        assert time.monotonic() - begin < 3
+        assert [b"503" in everything(one) for one in asking] == [True] * 3
+    assert view.asked == 1
+    view.goes_on.set()
+    wait_for(lambda: status(port, "/metrics") == 200, 5)
