@@ -5,6 +5,7 @@ PYTHON ?= python3
 TORCH  ?= cpu
 # Tests side by side. More than there are cores: most of a test is waiting.
 WORKERS ?= 4
+PYTEST   = $(BIN)/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -37,11 +38,11 @@ lint: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	@tools/system-packages.sh dcmtk orthanc postgresql strace gcc libc6-dev
-	$(BIN)/pytest -q -n $(WORKERS) $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # What needs a system package that is not there is skipped.
 quick: lint
-	$(BIN)/pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 container: $(VENV)/.dev
 	@tools/container-check.sh $(BIN)/python

@@ -40,6 +40,8 @@ NEEDS = {
 
 SLOW_FOLDERS = ("acceptance", "chaos")
 """Whose tests start whole nodes: all of them count as slow."""
+BEGIN_FIRST = ("test_training", "test_model_life", "test_isolation", "test_routing", "test_training_calibrate")
+"""Of the files with slow tests, those that take a minute: one that began last would keep everybody waiting."""
 UNMARKED_SECONDS = 2.0
 """A test without the mark `slow` takes at most 0.5 s alone. Beside others it may take this long before it is listed."""
 UNMARKED_SECONDS_IN_CI = 6.0
@@ -57,10 +59,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
         if item.path.parent.name in SLOW_FOLDERS:
             item.add_marker(pytest.mark.slow)
-        if not item.get_closest_marker("xdist_group"):  # the tests of a file share its fixtures
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    # What is quick fails early. Of the rest, what takes longest begins first.
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+        if not item.get_closest_marker("xdist_group"):  # one process for the tests of a file: they share its fixtures
+            file = "/".join(item.path.parts[-2:])
+            item.add_marker(pytest.mark.xdist_group(f"{file} {'slow' if _place(item) else 'quick'}"))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    """What is quick comes first, and fails early; of the rest, what takes longest."""
+    if not item.get_closest_marker("slow"):
+        return 0
+    return 1 if item.path.stem in BEGIN_FIRST else 2
 
 
 _seconds: Counter[str] = Counter()

@@ -79,8 +79,10 @@ def test_c_store_by_pynetdicom_is_byte_identical(syntax: str, tmp_path: Path, mo
     path = tmp_path / "instance.dcm"
     path.write_bytes(file)
     monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
-    contexts = ((DX, syntax), (VERIFICATION, IMPLICIT))
-    with served(node(idle=30.0, artim=10.0)) as (port, handler), associated(port, *contexts) as peer:
+    with (
+        served(node(idle=30.0, artim=10.0)) as (port, handler),
+        associated(port, (DX, syntax), (VERIFICATION, IMPLICIT)) as peer,
+    ):
         assert peer.acceptor.maximum_length == 131072
         assert peer.acceptor.asynchronous_operations == (1, 1)  # PEERS trap 9: never a window
         assert not peer.acceptor.role_selection
