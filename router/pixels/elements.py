@@ -319,8 +319,12 @@ def _length_without_vr(stream: BinaryIO, tag: int, head: bytes, offset: int, end
     for length in (short, long):
         if _follows(stream, tag, offset + length, end, coding):
             return int(length)
-    placeholder = head[4:6] == b"\0\0" or all(0x20 <= byte < 0x7F for byte in head[4:6])
-    return int(short if placeholder or long > end - offset else long)
+    return int(short if is_placeholder(head[4:6]) or long > end - offset else long)
+
+
+def is_placeholder(vr: bytes) -> bool:
+    """Whether bytes in the place of a VR stand for one: NULs or printable, and not the length of implicit VR."""
+    return vr == b"\0\0" or all(0x20 <= byte < 0x7F for byte in vr)
 
 
 def _follows(stream: BinaryIO, tag: int, position: int, end: int, coding: Coding) -> bool:

@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 
 from router.encoding import BIG_ENDIAN, DEFLATED, IMPLICIT
-from router.pixels.elements import Coding, UnparseableError, inflater_for, walk
+from router.pixels.elements import Coding, UnparseableError, inflater_for, is_placeholder, walk
 
 MOST = 64 * 1024
 """Bytes of the data set, deflated or not, within which both UIDs must stand."""
@@ -46,6 +46,8 @@ def sop_uids(head: bytes | bytearray, transfer_syntax: str) -> SopUids:
             if element.tag >> 16 == COMMAND:
                 raise UnreadableError("group 0000 in a data set")
             if element.tag in (SOP_CLASS, SOP_INSTANCE):
+                if coding.explicit and not is_placeholder(data[element.offset - 4 : element.offset - 2]):
+                    raise UnreadableError("an element is in implicit VR")
                 value = data[element.offset : element.offset + element.length]
                 found.setdefault(element.tag, value.decode("ascii", "replace").strip("\0 "))
             if len(found) == 2:

@@ -332,6 +332,12 @@ def test_a_vr_that_is_none_is_passed_over(vr: bytes) -> None:
     assert sop_uids(data[:4] + vr + data[6:], EXPLICIT) == UIDS
 
 
+@pytest.mark.parametrize("syntax", [EXPLICIT, J2K_LOSSLESS])
+def test_a_data_set_in_implicit_vr_is_none_of_an_explicit_syntax(syntax: str) -> None:
+    with pytest.raises(UnreadableError, match="implicit VR"):
+        sop_uids(encoded(IMPLICIT), syntax)
+
+
 def test_uids_may_stand_out_of_order() -> None:
     uids = element(8, 0x16, DX.encode()) + element(8, 0x18, INSTANCE.encode())
     assert sop_uids(element(8, 0x20, b"20240105") + element(0x10, 0x20, b"1 ") + uids, IMPLICIT) == UIDS
