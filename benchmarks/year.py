@@ -29,6 +29,8 @@ from router.spool.schema import DECIDED, DONE, GONE, OPEN
 DAY = 86400.0
 WAITING = 5000
 """Deliveries that wait."""
+EXPIRY = 60.0
+"""Seconds in which records expire: all of them would take much longer, and show nothing else."""
 PAUSE = 4.0
 """As the node does between two bites of retention (`router.node`)."""
 CONFIG = """
@@ -128,7 +130,7 @@ def commands(folder: Path, database: str, path: Path) -> dict[str, Callable[[], 
 
 
 def expiry(spool: Spool, base: int) -> dict[str, Any]:
-    """Half of the records go while instances come: how long it takes, and what those who store wait."""
+    """Half of the records are to go while instances come: how many go in a minute, and what those who store wait."""
 
     def receive(until: Callable[[], bool]) -> list[float]:
         taken = []
@@ -146,7 +148,8 @@ def expiry(spool: Spool, base: int) -> dict[str, Any]:
     done = threading.Event()
 
     def remove() -> None:
-        while True:
+        end = time.monotonic() + EXPIRY
+        while time.monotonic() < end:
             begin = time.monotonic()
             count = spool.sweep()
             if not count:

@@ -98,8 +98,8 @@ class Watch:
     def _listen(self, connection: Any) -> None:
         with limits.within(limits.QUESTION):
             connection.execute(f"LISTEN {CHANNEL}")
-        self._hears = True
         self._signals.set_all()  # what was said in the meantime nobody heard
+        self._hears = True
         while not self._stopped.is_set():
             # Not by the driver's own wait, which looks ten times a second whether somebody wants to interrupt it.
             wait([connection, self._woken], PULSE)

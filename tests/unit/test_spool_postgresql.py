@@ -223,6 +223,7 @@ def test_who_does_not_hear_looks_by_itself(settings: SpoolSettings, monkeypatch:
     monkeypatch.setattr("router.spool.watch.Watch._hear", lambda *_: None)
     monkeypatch.setattr("router.spool.watch.POLL", (0.05, 0.1))
     spool = open_spool(settings)
+    wait_for(lambda: spool._watch is not None and spool._watch.hears)
     with sender(settings) as go_on:
         go_on()
         claims: list[Any] = []
