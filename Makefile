@@ -81,8 +81,9 @@ fuzz: $(VENV)/.dev
 # Each run adds rounds to runs/kills/rounds.jsonl, and the sum over all of them is printed. Power cuts that take longer
 # than an hour are a failure.
 chaos: $(VENV)/.dev
-	@tools/system-packages.sh strace
+	@tools/system-packages.sh strace postgresql
 	$(BIN)/python -m tests.chaos.kills --kills 500 $(ARGS)
+	$(BIN)/python -m tests.chaos.postgresql --acknowledged $(or $(ACKNOWLEDGED),20000)
 	timeout 1h $(BIN)/python -m tests.chaos.power_cut $(CUTS)
 	timeout 1h $(BIN)/python -m tests.chaos.power_cut --failing $(CUTS)
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,14 +57,32 @@ def server() -> Iterator[Callable[[], str]]:
         shutil.rmtree(folder)
 
 
-@contextmanager
-def stopped(database: str) -> Iterator[None]:
-    """The whole server is stopped (SIGSTOP), as by a stalled disk: the kernel still acknowledges what it is sent."""
+def restart(database: str, pause: float = 0.0) -> None:
+    """The server ends at once, as if killed, and is there again after so many seconds."""
+    folder, bin_folder = _data(database), programs()
+    before = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
+    options = (folder / "postmaster.opts").read_text().split('"-c" ')[1:]
+    settings = " ".join("-c " + option.strip().strip('"') for option in options)
+    control = [*before, str(bin_folder / "pg_ctl") if bin_folder else "", "-D", str(folder), "-w"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder.parent, "timeout": 60}
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)  # type: ignore[call-overload]
+    time.sleep(pause)
+    log = ["-l", str(folder.parent / "log"), "-o", settings, "start"]
+    subprocess.run([*control, *log], check=True, **quiet)  # type: ignore[call-overload]
+
+
+def _data(database: str) -> Path:
     import psycopg
 
     with psycopg.connect(database) as connection:
         (folder,) = connection.execute("SHOW data_directory").fetchone()  # type: ignore[misc]
-    main = int((Path(folder) / "postmaster.pid").read_text().split()[0])
+    return Path(folder)
+
+
+@contextmanager
+def stopped(database: str) -> Iterator[None]:
+    """The whole server is stopped (SIGSTOP), as by a stalled disk: the kernel still acknowledges what it is sent."""
+    main = int((_data(database) / "postmaster.pid").read_text().split()[0])
     processes = [main]
     _signal(processes, signal.SIGSTOP)  # it makes no more
     for thread in Path(f"/proc/{main}/task").iterdir():
