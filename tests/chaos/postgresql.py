@@ -48,8 +48,6 @@ LONGEST_STALL, LONGEST_PAUSE = 70.0, 8.0
 """Seconds: longer than a lease; how long a killed node may stay away."""
 ANSWER_WITHIN = 60.0
 """Seconds in which each C-STORE is answered whatever the database does: promised are 30, on a machine that is free."""
-FINDS_OUT = LEASE / 3
-"""Seconds after a failure of the server at which the last holder knows what it lost: it renews its claims so often."""
 CLAIMED = len(NODES) * BATCH
 """Deliveries to one place that all nodes together hold."""
 RESPONSE, START, TRAFFIC, LAST_ANSWER, REST = 200.0, 120.0, 180.0, 180.0, 300.0
@@ -106,6 +104,7 @@ class Round:
     sinks: traffic.Sinks
     senders: list[Sender]
     chance: random.Random
+    lease: float
     longest_stall: float
     happened: Counter[str] = field(default_factory=Counter)
     crashes: list[Crash] = field(default_factory=list)
@@ -124,7 +123,8 @@ class Round:
         began = time.monotonic()
         getattr(self, f"_fail_{kind}")()
         if kind in ("server", "connections", "stall"):
-            self.crashes.append(Crash("server", began, until=time.monotonic() + FINDS_OUT))
+            # A holder renews its claims three times in each lease: then the last one knows what it has lost.
+            self.crashes.append(Crash("server", began, until=time.monotonic() + self.lease / 3))
         self._begin_again()
 
     def _fail_node(self) -> None:
@@ -246,7 +246,7 @@ def begun(folder: Path, seed: str, database: str, *, lease: float, longest_stall
                 life.wait_until_up()
             for sender in senders:
                 sender.start()
-            yield Round(database, folder / "spool", lives, sinks, senders, chance, longest_stall)
+            yield Round(database, folder / "spool", lives, sinks, senders, chance, lease, longest_stall)
         finally:
             for sender in senders:
                 sender.stop()
