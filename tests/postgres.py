@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests alone: in a folder of its own, on a socket, without syncs, gone afterwards."""
+"""A PostgreSQL server for the tests alone: in a folder of its own, on a socket, gone afterwards; most need no syncs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 
-SETTINGS = ("listen_addresses=", "fsync=off", "full_page_writes=off", "max_connections=60")
+SYNCED = ("listen_addresses=", "max_connections=60")
+"""A server that keeps what it says it keeps."""
+SETTINGS = (*SYNCED, "fsync=off", "full_page_writes=off")
 
 
 def programs() -> Path | None:
@@ -25,7 +27,7 @@ def programs() -> Path | None:
 
 
 @contextmanager
-def server() -> Iterator[Callable[[], str]]:
+def server(settings: Sequence[str] = SETTINGS) -> Iterator[Callable[[], str]]:
     """Start it; what is given out makes a new, empty database at each call and returns its URL."""
     bin_folder = programs()
     assert bin_folder is not None
@@ -39,7 +41,7 @@ def server() -> Iterator[Callable[[], str]]:
         command = [*before, str(bin_folder / program), *arguments]
         subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=60)
 
-    options = " ".join(f"-c {setting}" for setting in (*SETTINGS, f"unix_socket_directories={folder}"))
+    options = " ".join(f"-c {setting}" for setting in (*settings, f"unix_socket_directories={folder}"))
     run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
     run("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-o", options, "-w", "start")
     numbers = itertools.count()

@@ -14,6 +14,8 @@ from itertools import pairwise
 
 GONE, DECIDED_WITHOUT_HEADER = "gone", frozenset({"undecodable", "failed"})
 """States and outcomes as the spool writes them: a blob removed after its time; a picture worker that died."""
+MAKE_COPIES = frozenset({"node", "server"})
+"""What can fail between a delivery and the note of it: inference and pixel workers deliver nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,19 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """`what` was killed: node, inference or worker. `at` lies after the last arrival of the life that ended."""
+    """`what` was killed: node, inference or worker. `at` lies after the last arrival of the life that ended.
+
+    Or the database server failed (`server`): from `at` to `until` a delivery may have been sent and not written down.
+    """
 
     what: str
     at: float
     aimed_at: str = ""
+    until: float = 0.0
+
+    @property
+    def end(self) -> float:
+        return max(self.at, self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +199,9 @@ def _check_copies(
     otherwise: frozenset[str],
     found: _Findings,
 ) -> Counter[tuple[float, str]]:
-    """Each copy at its right place and unchanged; each copy beyond the rows needs a node's crash before it."""
+    """Each copy at its right place and unchanged; each one beyond the rows needs a crash before it."""
     blamed: Counter[tuple[float, str]] = Counter()
-    ends = sorted(crash.at for crash in crashes if crash.what == "node")
+    failures = [crash for crash in crashes if crash.what in MAKE_COPIES]
     for (uid, place), copies in arrived.items():
         one = known.get(uid)
         if one is None:
@@ -204,7 +214,7 @@ def _check_copies(
             if copy.digest != one.digest:
                 found.broken("altered", f"{uid} arrived changed at {place}")
         extra = max(0, len(copies) - max(1, rows))
-        between = _crashes_between([copy.at for copy in copies], ends)
+        between = _crashes_between([copy.at for copy in copies], failures)
         if extra > len(between):
             found.broken("unexplained", f"{uid} arrived {len(copies)} times at {place}: {rows} rows, crashes between")
         found.counts["duplicates"] += extra
@@ -212,12 +222,13 @@ def _check_copies(
     return blamed
 
 
-def _crashes_between(times: Sequence[float], ends: Sequence[float]) -> list[float]:
+def _crashes_between(times: Sequence[float], crashes: Sequence[Crash]) -> list[float]:
     """At most one crash for each copy after the first: the last before it and after the copy before."""
     latest = (
-        (max((end for end in ends if one < end <= other), default=None)) for one, other in pairwise(sorted(times))
+        max((crash.at for crash in crashes if one < crash.end and crash.at <= other), default=None)
+        for one, other in pairwise(sorted(times))
     )
-    return [end for end in latest if end is not None]
+    return [at for at in latest if at is not None]
 
 
 def _check_without_header(
@@ -225,11 +236,12 @@ def _check_without_header(
 ) -> None:
     """A worker's death costs the one instance that it was looking at; any three others the one that each interrupted.
 
+    A failure of the database server costs none: it interrupts no picture.
     Of such three only the first can have interrupted several: what was interrupted is asked about alone afterwards.
     """
     blind = sum(row.pixels in DECIDED_WITHOUT_HEADER for uid in known for row in by_uid.get(uid, ()))
     workers = sum(crash.what == "worker" for crash in crashes)
-    others = len(crashes) - workers
+    others = sum(crash.what in ("node", "inference") for crash in crashes)
     found.counts["without_header"] += blind
     if blind > workers + max(0, others - 1) // 2:
         found.broken("unexplained", f"{blind} instances had no picture: {workers} workers killed, {others} others")

@@ -21,10 +21,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -46,6 +47,10 @@ MOST_BEFORE_A_KILL = 260
 """Instances between two kills: anything from none, so that a start with much to do is killed, too."""
 START, REST, AIM, LAST_ANSWER = 120.0, 180.0, 4.0, 60.0
 """Seconds: to start, to come to rest, for an aimed kill to strike, for the senders' last answers."""
+
+ROWS = """SELECT sop_instance, digest, state, coalesce(pixels, ''), coalesce(destinations, '[]'),
+    (SELECT count(*) FROM delivery WHERE instance_id = instance.id AND delivery.state != 'done') FROM instance"""
+"""What the spool says of each instance."""
 
 
 @dataclass
@@ -213,13 +218,16 @@ def has_blob(spool: Path, row_id: str, size: int) -> bool:
 
 
 def spool_rows(node: NodeUnderTest) -> list[SpoolRow]:
-    query = """SELECT sop_instance, digest, state, coalesce(pixels, ''), coalesce(destinations, '[]'),
-        (SELECT count(*) FROM delivery WHERE instance_id = instance.id AND delivery.state != 'done') FROM instance"""
     with database(node) as connection:
-        return [
-            SpoolRow(uid, digest, state, pixels, frozenset(json.loads(destinations)), waiting)
-            for uid, digest, state, pixels, destinations, waiting in connection.execute(query)
-        ]
+        return as_rows(connection.execute(ROWS))
+
+
+def as_rows(answer: Iterable[Sequence[Any]]) -> list[SpoolRow]:
+    """What the database, of either kind, answers to ROWS."""
+    return [
+        SpoolRow(uid, digest, state, pixels, frozenset(json.loads(destinations)), waiting)
+        for uid, digest, state, pixels, destinations, waiting in answer
+    ]
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """Two nodes on one PostgreSQL spool, and everything between them fails: is anything lost?
 
-`python -m tests.chaos.postgresql --acknowledged 20000` goes on until so many instances are acknowledged: nodes,
-inference and pixel workers are killed, the server is stopped at once, or stalls (SIGSTOP) for up to 70 seconds, or ends
-all its connections. Then the spool comes to rest, and the history is judged as that of `tests.chaos.kills`.
+`python -m tests.chaos.postgresql --rounds 10 --seed 1` adds rounds to what runs/chaos-postgresql/rounds.jsonl holds
+and prints the sum. A round is one server, with syncs, one database and one spool folder. Senders and sinks live on in
+this process while nodes, inference and pixel workers are killed and the server is stopped at once, stalls, or ends the
+nodes' connections, one after the other. Then the spool comes to rest, and the history is judged as that of
+`tests.chaos.kills`.
 """
 
 from __future__ import annotations
@@ -11,80 +13,90 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from router.association.requestor import AssociationLostError, ConnectError
+from router.forward.worker import BATCH
+from router.spool.transactions import LEASE
 from tests import postgres
 from tests.acceptance.peers import NodeUnderTest, listening, wait_for
 from tests.chaos import traffic
-from tests.chaos.history import Crash, Sent, SpoolRow, Verdict, judge
-from tests.chaos.kills import STUB, Life, descendants, has_blob, quiet
+from tests.chaos.history import Crash, Sent, Verdict, judge, total
+from tests.chaos.kills import ROWS, STUB, Life, as_rows, descendants, has_blob, quiet
 
-KINDS = {
-    "node": 5, "inference": 1, "worker": 1, "server ends": 2, "backends end": 1, "stall 3": 2, "stall 12": 1,
-    "stall 40": 1, "stall 70": 1,
-}  # fmt: skip
-"""What fails, and how often."""
-SHORT = ("node", "backends end", "stall 3", "server ends", "node")
-"""What a test plays."""
-ANSWER_WITHIN = 45.0
-"""Seconds in which each C-STORE must be answered while only the database fails: promised are 30, on a free machine."""
-REST, LAST_ANSWER = 240.0, 120.0
-HELD = 64
-"""Deliveries to one place that several holders may have sent and not written down: two nodes, with a batch each."""
+KINDS = {"node": 5, "inference": 1, "worker": 1, "server": 2, "connections": 1, "stall": 3}
+"""What fails, and how often: a process is killed; the server is stopped at once and started; its connections are
+ended; it stalls."""
+FAULTS_A_ROUND = 9
+NODES = ("a", "b")
+MOST_BEFORE_A_FAULT = 500
+"""Instances between two faults: anything from none."""
+LONGEST_STALL, LONGEST_PAUSE = 70.0, 8.0
+"""Seconds: longer than a lease; how long a killed node may stay away."""
+ANSWER_WITHIN = 60.0
+"""Seconds in which each C-STORE is answered whatever the database does: promised are 30, on a machine that is free."""
+CLAIMED = len(NODES) * BATCH
+"""Deliveries to one place that all nodes together hold."""
+RESPONSE, START, TRAFFIC, LAST_ANSWER, REST = 200.0, 120.0, 180.0, 180.0, 300.0
+"""Seconds: for an answer to a C-STORE, for a start, for traffic before a fault, for the senders' last answers, and
+until the spool is at rest."""
+STILL_OWED = """SELECT (SELECT count(*) FROM instance WHERE state = 'new')
+    + (SELECT count(*) FROM delivery WHERE state = 'open')"""
 
 
 class Sender(traffic.Sender):
-    """Asks one of several nodes at a time, and notes each answer and the longest wait for one."""
+    """Asks one of several nodes at a time; notes each answer, and the longest wait for one."""
 
     def __init__(self, ports: Sequence[int], folder: Path, seed: str, number: int) -> None:
         super().__init__(ports[0], folder, seed, number)
-        self.statuses: Counter[str] = Counter()
-        self.longest = 0.0
+        self.answers: Counter[str] = Counter()
+        self.longest_s = 0.0
         self._ports = ports
 
     def _until_acknowledged(self, one: Sent) -> Sent:
         while not one.acknowledged:
             if self._association is None:
-                self._to = replace(self._to, port=self._random.choice(self._ports), response_timeout=200.0)
+                self._to = replace(self._to, port=self._random.choice(self._ports), response_timeout=RESPONSE)
             try:
                 association = self._associated()
             except ConnectError:
                 time.sleep(traffic.AGAIN_AFTER)
                 continue
             one = replace(one, tries=one.tries + 1)
-            begin = time.monotonic()
+            began = time.monotonic()
             try:
-                size = self._file.stat().st_size
                 status = association.store(
-                    self._file, 0, size, sop_class=traffic.SOP_CLASS, sop_instance=one.uid,
+                    self._file, 0, self._file.stat().st_size, sop_class=traffic.SOP_CLASS, sop_instance=one.uid,
                     transfer_syntax=traffic.SYNTAX,
                 )  # fmt: skip
-                self.statuses[f"{status:04x}"] += 1
-                self.longest = max(self.longest, time.monotonic() - begin)
-                one = replace(one, acknowledged=status == 0)
-                if status:
-                    time.sleep(traffic.AGAIN_AFTER)
             except AssociationLostError as error:
-                self.statuses[error.kind] += 1
+                self.answers[error.kind] += 1
                 self._hang_up()
+                continue
+            self.answers[f"0x{status:04X}"] += 1
+            self.longest_s = max(self.longest_s, time.monotonic() - began)
+            one = replace(one, acknowledged=status == 0)
+            if status:
+                time.sleep(traffic.AGAIN_AFTER)
         return one
 
 
 @dataclass
-class Campaign:
-    """Two nodes, a server, and what happens to them."""
+class Round:
+    """Two nodes, a server, and everything that happens to them."""
 
     database: str
     spool: Path
@@ -92,166 +104,274 @@ class Campaign:
     sinks: traffic.Sinks
     senders: list[Sender]
     chance: random.Random
+    lease: float
+    longest_stall: float
     happened: Counter[str] = field(default_factory=Counter)
     crashes: list[Crash] = field(default_factory=list)
-    judged: Verdict = field(default_factory=Verdict)
+    faults: list[str] = field(default_factory=list)
 
     @property
     def acknowledged(self) -> int:
         return sum(len(sender.sent) for sender in self.senders)
 
-    def fail(self, kind: str) -> None:
-        """One failure; afterwards both nodes run, or begin to."""
+    def fail(self, kind: str, traffic_before: int) -> None:
+        """One fault, after some traffic; afterwards both nodes run, or begin to."""
+        enough = self.acknowledged + self.chance.randint(0, traffic_before)
+        wait_for(lambda: self.acknowledged >= enough, TRAFFIC, "traffic")
+        self._begin_again()
         self.happened[kind] += 1
-        what, _, seconds = kind.partition(" ")
-        if what == "stall":
-            with postgres.stopped(self.database):
-                time.sleep(float(seconds))
-        elif kind == "server ends":
-            postgres.restart(self.database, self.chance.uniform(0, 2))
-        elif kind == "backends end":
-            self._end_backends()
-        else:
-            self._kill(what)
-        # A holder that lost its lease, or whose write was lost, makes copies as one that was killed.
-        self.crashes.append(Crash(what if what in ("worker", "inference") else "node", time.monotonic()))
+        began = time.monotonic()
+        getattr(self, f"_fail_{kind}")()
+        if kind in ("server", "connections", "stall"):
+            # A holder renews its claims three times in each lease: then the last one knows what it has lost.
+            self.crashes.append(Crash("server", began, until=time.monotonic() + self.lease / 3))
+        self._begin_again()
+
+    def _fail_node(self) -> None:
+        process = self.chance.choice(self.lives).process
+        assert process is not None
+        process.kill()
+        process.wait()
+        self.crashes.append(Crash("node", time.monotonic()))
+        time.sleep(self.chance.choice((0.0, 0.0, self.chance.uniform(0, min(LONGEST_PAUSE, self.longest_stall)))))
+
+    def _fail_inference(self) -> None:
+        self._kill_child("inference", "router.inference")
+
+    def _fail_worker(self) -> None:
+        self._kill_child("worker", "router.inference.pixel_worker")
+
+    def _kill_child(self, what: str, module: str) -> None:
+        """Of either node; a node that has just begun may have none yet."""
+        found: list[int] = []
+
+        def one_is_there() -> bool:
+            found[:] = [pid for life in self.lives if life.process for pid in descendants(life.process.pid, module)]
+            return bool(found)
+
+        wait_for(one_is_there, START, f"a process of {module}")
+        os.kill(self.chance.choice(found), signal.SIGKILL)
+        self.crashes.append(Crash(what, time.monotonic()))
+
+    def _fail_server(self) -> None:
+        postgres.restart(self.database, self.chance.uniform(0, min(2.0, self.longest_stall)))
+
+    def _fail_connections(self) -> None:
+        """Those of the nodes, and whatever else the server has open on this database."""
+        self.ask(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname != ''"
+        )
+
+    def _fail_stall(self) -> None:
+        """One second or more; short ones are as likely as long ones."""
+        with postgres.stopped(self.database):
+            time.sleep(self.longest_stall ** self.chance.random())
+
+    def _begin_again(self) -> None:
+        """A node that ended by itself, as one does that finds no database at its start, is started as by systemd."""
         for life in self.lives:
             if life.process is None or life.process.poll() is not None:
+                if life.process and life.process.returncode != -signal.SIGKILL:
+                    self.happened["ended by itself"] += 1
+                    self.crashes.append(Crash("node", time.monotonic()))
                 life.begin()
 
-    def _end_backends(self) -> None:
-        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname != ''"
-        with psycopg.connect(self.database, autocommit=True) as connection:
-            connection.execute(end)
-
-    def _kill(self, what: str) -> None:
-        life = self.chance.choice(self.lives)
-        process = life.process
-        if process is None or process.poll() is not None:
-            return
-        if what == "node":
-            process.kill()
-            process.wait()
-            time.sleep(self.chance.choice((0.0, 0.0, self.chance.uniform(0, 8))))
-            return
-        found = descendants(process.pid, "router.inference" + (".pixel_worker" if what == "worker" else ""))
-        for pid in found[:1]:
-            os.kill(pid, signal.SIGKILL)
-
     def come_to_rest(self) -> None:
+        """The senders get their last answers, and the nodes do what they still owe."""
         for sender in self.senders:
             sender.stop()
-        for sender in self.senders:
-            sender.join(LAST_ANSWER)
-            if sender.is_alive():
-                raise RuntimeError("a sender got no answer")
-        still = (
-            "SELECT (SELECT count(*) FROM instance WHERE state = 'new') "
-            "+ (SELECT count(*) FROM delivery WHERE state = 'open')"
-        )
-        wait_for(lambda: self._ask(still)[0][0] == 0, REST, "the spool to come to rest")
+        deadline = time.monotonic() + LAST_ANSWER
+        while any(sender.is_alive() for sender in self.senders) and time.monotonic() < deadline:
+            self._begin_again()
+            time.sleep(0.1)
+        if alive := sum(sender.is_alive() for sender in self.senders):
+            self.faults.append(f"{alive} senders got no answer")
+        self._begin_again()
+        for life in self.lives:
+            wait_for(lambda life=life: listening(life.node.port), START, "both nodes to listen")  # type: ignore[misc]
+        try:
+            wait_for(lambda: self.ask(STILL_OWED)[0][0] == 0, REST, "the spool to come to rest")
+        except AssertionError as error:
+            self.faults.append(str(error))
 
-    def _ask(self, query: str) -> list[Any]:
-        with psycopg.connect(self.database) as connection:
+    def ask(self, query: str) -> list[Any]:
+        with psycopg.connect(self.database, autocommit=True) as connection:
             return connection.execute(query).fetchall()
 
     def verdict(self) -> Verdict:
         """The history as that of the other campaigns, and what only this one can break."""
-        query = """SELECT sop_instance, digest, state, coalesce(pixels, ''), coalesce(destinations, '[]'),
-            (SELECT count(*) FROM delivery WHERE instance_id = instance.id AND delivery.state != 'done')
-            FROM instance"""
-        rows = [
-            SpoolRow(uid, digest, state, pixels, frozenset(json.loads(destinations)), waiting)
-            for uid, digest, state, pixels, destinations, waiting in self._ask(query)
-        ]
-        kept = self._ask("SELECT id, \"offset\" + size FROM instance WHERE state != 'gone'")
+        kept = self.ask("SELECT id, \"offset\" + size FROM instance WHERE state != 'gone'")
         without = {which for which, size in kept if not has_blob(self.spool, which, size)}
         sent = [one for sender in self.senders for one in sender.sent]
-        found = judge(sent, self.sinks.arrivals, self.crashes, rows, without, traffic.OTHERWISE, HELD)
-        return replace(found, faults=(*found.faults, *self._own_faults()))
+        rows = as_rows(self.ask(ROWS))
+        found = judge(sent, self.sinks.arrivals, self.crashes, rows, without, traffic.OTHERWISE, CLAIMED)
+        return replace(found, faults=(*self.faults, *found.faults, *self._wrong_answers()))
 
-    def _own_faults(self) -> Iterator[str]:
-        for status in sorted(set(self.statuses) & {"c000", "a900", "0110"}):
-            yield f"{self.statuses[status]} callers heard 0x{status}, though nothing was wrong with what they sent"
-        longest = max(sender.longest for sender in self.senders)
-        if longest > ANSWER_WITHIN:
-            yield f"a caller waited {longest:.0f} s for an answer"
+    def _wrong_answers(self) -> Iterator[str]:
+        """Nothing is wrong with what was sent, so a sender may hear 'try again' and nothing that makes it give up."""
+        for status in sorted(self.answers):
+            if status.startswith("0x") and status != "0x0000" and not status.startswith("0xA7"):
+                yield f"{self.answers[status]} callers heard {status}, though nothing was wrong with what they sent"
+        if self.longest_answer_s > ANSWER_WITHIN:
+            yield f"a caller waited {self.longest_answer_s:.0f} s for an answer"
 
     @property
-    def statuses(self) -> Counter[str]:
-        return sum((sender.statuses for sender in self.senders), Counter())
+    def answers(self) -> Counter[str]:
+        return sum((sender.answers for sender in self.senders), Counter())
+
+    @property
+    def longest_answer_s(self) -> float:
+        return max(sender.longest_s for sender in self.senders)
 
 
 @contextmanager
-def begun(folder: Path, seed: str, database: str, senders: int = 5) -> Iterator[Campaign]:
+def begun(folder: Path, seed: str, database: str, *, lease: float, longest_stall: float) -> Iterator[Round]:
     """Two nodes that are up, with traffic on both."""
     chance = random.Random(seed)
-    spool = folder / "spool"
-    with traffic.Sinks("") as sinks:
+    with traffic.Sinks() as sinks:
         environment = {
-            "DICOM_ROUTER__SPOOL__DATABASE": database, "DICOM_ROUTER__SPOOL__PATH": str(spool),
+            "DICOM_ROUTER__SPOOL__DATABASE": database, "DICOM_ROUTER__SPOOL__PATH": str(folder / "spool"),
+            "DICOM_ROUTER__SPOOL__KEEP": chance.choice(("1s", "24h")), "LEASE_SECONDS": str(lease),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(STUB), os.environ.get("PYTHONPATH", "")])),
         }  # fmt: skip
         extra = "model: {device: cpu, workers: 1}\n"
-        nodes = [NodeUnderTest(folder / name, sinks.ports, rules=traffic.rules(), extra=extra) for name in ("a", "b")]
+        nodes = [NodeUnderTest(folder / name, sinks.ports, rules=traffic.rules(), extra=extra) for name in NODES]
         lives = [Life(node, environment) for node in nodes]
         ports = [node.port for node in nodes]
-        made = [Sender(ports, folder, seed, number) for number in range(senders)]
+        senders = [Sender(ports, folder, seed, number) for number in range(chance.randint(6, 12))]
         try:
             for life in lives:
                 life.begin()
+            for life in lives:
                 life.wait_until_up()
-            for sender in made:
+            for sender in senders:
                 sender.start()
-            yield Campaign(database, spool, lives, sinks, made, chance)
+            yield Round(database, folder / "spool", lives, sinks, senders, chance, lease, longest_stall)
         finally:
-            for sender in made:
+            for sender in senders:
                 sender.stop()
             for life in lives:
                 life.end()
 
 
-def play(folder: Path, seed: str, database: str, kinds: Iterator[str], enough: Callable[[Campaign], bool]) -> Campaign:
-    """Failures, one every few seconds, until it is enough; then rest, and its verdict."""
-    with begun(folder, seed, database) as campaign:
+def play(
+    folder: Path, seed: str, database: str, kinds: Sequence[str], *, most: float = float("inf"), lease: float = LEASE,
+    longest_stall: float = LONGEST_STALL, traffic_before: int = MOST_BEFORE_A_FAULT,
+) -> tuple[Round, Verdict]:  # fmt: skip
+    """A whole round: these faults, or fewer once `most` are acknowledged; then rest, a clean end, and the verdict."""
+    with begun(folder, seed, database, lease=lease, longest_stall=longest_stall) as current:
         for kind in kinds:
-            more = campaign.acknowledged + campaign.chance.randint(20, 200)
-            wait_for(lambda more=more: campaign.acknowledged >= more, 120, "traffic")
-            campaign.fail(kind)
-            if enough(campaign):
-                break
-        for life in campaign.lives:
-            wait_for(lambda life=life: listening(life.node.port), 120, "both nodes")
-        campaign.come_to_rest()
-        campaign.judged = campaign.verdict()
-    return campaign
+            if current.acknowledged < most:
+                current.fail(kind, traffic_before)
+        current.come_to_rest()
+    return current, current.verdict()
 
 
-def for_ever(seed: str) -> Iterator[str]:
-    chance = random.Random(f"kinds {seed}")
-    while True:
-        yield from chance.choices(list(KINDS), list(KINDS.values()))
+@dataclass(frozen=True)
+class Result:
+    """One line of rounds.jsonl."""
+
+    number: int
+    seed: str
+    seconds: float
+    happened: dict[str, int]
+    answers: dict[str, int]
+    longest_answer_s: float
+    verdict: Verdict
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+
+def read(file: Path) -> list[Result]:
+    """The results of earlier rounds; none where there is no file."""
+    results = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        values = json.loads(line)
+        verdict = values.pop("verdict")
+        results.append(Result(**values, verdict=Verdict(**verdict | {"faults": tuple(verdict["faults"])})))
+    return results
+
+
+def campaign(out: Path, rounds: int, most: float, seed: int, say: Callable[[str], object]) -> list[Result]:
+    """Add so many rounds, or fewer once `most` instances are acknowledged; the results of all, earlier ones too."""
+    out.mkdir(parents=True, exist_ok=True)
+    results = read(out / "rounds.jsonl")
+    left = most
+    for _ in range(rounds):
+        if left <= 0:
+            break
+        number = 1 + max((result.number for result in results), default=0)
+        result = _result(out, number, f"{seed}:{number}", left)
+        with (out / "rounds.jsonl").open("a") as file:
+            file.write(result.line())
+        results.append(result)
+        left -= result.verdict.acknowledged
+        numbers = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.verdict.numbers().items())
+        say(f"round {number}: {result.seconds:.0f} s, {numbers}")
+        for fault in result.verdict.faults[:10]:
+            say(f"  {fault}")
+    return results
+
+
+def _result(out: Path, number: int, seed: str, most: float) -> Result:
+    """Play one round in a temporary folder; folder and database of one with faults are kept beside the results.
+
+    A round that does not come to its end (no start, no traffic) counts nothing, and its one fault says why.
+    """
+    kinds = random.Random(f"kinds {seed}").choices(list(KINDS), list(KINDS.values()), k=FAULTS_A_ROUND)
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    happened: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
+    longest = 0.0
+    with postgres.server(postgres.SYNCED) as new_database:
+        database = new_database()
+        try:
+            played, verdict = play(folder, seed, database, kinds, most=most)
+        except (AssertionError, RuntimeError, psycopg.Error, subprocess.SubprocessError) as error:
+            verdict = Verdict(faults=(f"round {number} did not end: {error}",))
+        else:
+            happened, answers, longest = played.happened, played.answers, played.longest_answer_s
+        if not verdict.kept:
+            with (folder / "database.sql").open("wb") as dump:
+                subprocess.run(["pg_dump", database], stdout=dump, check=False)
+    if verdict.kept:
+        shutil.rmtree(folder)
+    else:
+        shutil.move(folder, out / f"round-{number}")
+    seconds = round(time.monotonic() - began, 1)
+    return Result(number, seed, seconds, dict(happened), dict(answers), round(longest, 1), verdict)
+
+
+def summary(results: Sequence[Result]) -> dict[str, object]:
+    """All rounds as one: counts, what failed, what senders heard, seconds, faults."""
+    whole = total(result.verdict for result in results)
+    happened, answers = (
+        sum((Counter(getattr(result, name)) for result in results), Counter()) for name in ("happened", "answers")
+    )
+    return {
+        "rounds": len(results), **whole.numbers(), "happened": dict(happened.most_common()),
+        "answers": dict(answers.most_common()),
+        "longest_answer_s": max((result.longest_answer_s for result in results), default=0.0),
+        "seconds": round(sum(result.seconds for result in results)), "faults": list(whole.faults),
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--acknowledged", type=int, default=20_000)
-    parser.add_argument("--seed", default="1")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds to add; 0: only print the sum")
+    parser.add_argument("--acknowledged", type=int, default=None, help="stop sending once so many are acknowledged")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/chaos-postgresql"))
     arguments = parser.parse_args()
     quiet()
-    with postgres.server() as new_database, tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        began = time.monotonic()
-        played = play(
-            Path(name), arguments.seed, new_database(), for_ever(arguments.seed),
-            lambda campaign: campaign.acknowledged >= arguments.acknowledged,
-        )  # fmt: skip
-        verdict = played.judged
-        print(json.dumps({
-            "seconds": round(time.monotonic() - began), "failures": dict(played.happened), **verdict.numbers(),
-            "answers": dict(played.statuses), "longest_answer_s": round(max(s.longest for s in played.senders), 1),
-            "faults": verdict.faults[:20],
-        }, indent=1))  # fmt: skip
-    sys.exit(0 if verdict.kept else 1)
+    say: Callable[[str], object] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    most = arguments.acknowledged or float("inf")
+    whole = summary(campaign(arguments.out, arguments.rounds, most, arguments.seed, say))
+    for name, value in whole.items():
+        print(f"{name.replace('_', ' '):28} {value}")
+    sys.exit(1 if whole["faults"] else 0)
 
 
 if __name__ == "__main__":

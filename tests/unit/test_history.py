@@ -114,6 +114,15 @@ def test_a_duplicate_without_a_crash_of_the_node_between(crashes: tuple[Crash, .
     assert broken(verdict(AT_ONE, AT_TWO, LATE, crashes=crashes)) == {"unexplained": 1}
 
 
+@pytest.mark.parametrize(
+    ("at", "until", "explained"),
+    [(5.0, 9.0, False), (5.0, 15.0, True), (15.0, 25.0, True), (25.0, 40.0, True), (31.0, 40.0, False)],
+)
+def test_a_failure_of_the_server_explains_a_duplicate_while_it_lasts(at: float, until: float, explained: bool) -> None:
+    found = verdict(AT_ONE, AT_TWO, LATE, crashes=(Crash("server", at, until=until),))
+    assert broken(found) == ({} if explained else {"unexplained": 1})
+
+
 def test_one_crash_explains_one_duplicate_of_an_instance_and_two_explain_two() -> None:
     later = replace(AT_ONE, at=31.0)
     assert broken(verdict(AT_ONE, AT_TWO, LATE, later, crashes=(NODE,))) == {"unexplained": 1}
@@ -139,6 +148,12 @@ def test_what_was_sent_again_may_arrive_again() -> None:
 
 def test_more_rows_than_tries() -> None:
     assert broken(verdict(AT_ONE, AT_TWO, LATE, rows=(ROW, ROW))) == {"unexplained": 1}
+
+
+def test_failures_of_the_server_explain_no_instance_without_a_header() -> None:
+    crashes = tuple(Crash("server", at) for at in (1.0, 2.0, 3.0))
+    arrived = Arrival("1.1", "aa", "three", 30.0)
+    assert broken(verdict(arrived, sent=(HEADER,), rows=(BLIND,), crashes=crashes)) == {"unexplained": 1}
 
 
 @pytest.mark.parametrize(("kills", "explained"), [(2, False), (3, True)])
