@@ -19,6 +19,7 @@ from router.association.requestor import AssociationLostError, ConnectError, Req
 from router.config.settings import DestinationSettings
 from router.model.card import save_random_model
 from router.pixels.elements import BIG_ENDIAN, EXPLICIT, IMPLICIT
+from router.pixels.even import even_out
 from router.sending import FileMeta, data_set_offset, read_meta
 from tests.acceptance.peers import NodeUnderTest
 
@@ -74,6 +75,19 @@ def cases(shared: Path, *groups: str) -> list[Case]:
 def digest(path: Path) -> str:
     """Of the data set of a Part 10 file, as the spool computes it."""
     return xxh3_128_hexdigest(path.read_bytes()[described(path).offset :])
+
+
+def arriving(path: Path, folder: Path) -> tuple[str, str]:
+    """UID and digest as they arrive: what is of odd length and so cannot be sent is padded on its way."""
+    meta = described(path)
+    data = path.read_bytes()[meta.offset :]
+    if len(data) % 2 == 0:
+        return meta.sop_instance, digest(path)
+    try:
+        even_out(path, folder / "even.dcm")
+    except ValueError:
+        return meta.sop_instance, xxh3_128_hexdigest(data + b"\0")
+    return meta.sop_instance, digest(folder / "even.dcm")
 
 
 def quick_node(folder: Path, destinations: dict[str, int], *, rules: str, extra: str = "") -> NodeUnderTest:

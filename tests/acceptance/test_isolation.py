@@ -137,8 +137,8 @@ def test_a_status_that_does_not_is_never_done(ward: Ward, status: int) -> None:
         return [one for one in ward.deliveries()[name] if one[3]]
 
     wait_for(lambda: bool(tried()), 60, "some to be tried")
+    wait_for(lambda: len(ward.deliveries()[name]) == COUNT, 60, "all to be decided")
     found = ward.deliveries()[name]
-    assert len(found) == COUNT
     assert {state for state, *_ in found} == {"open"}
     assert {(answer, f"0x{status:04X}" in reason) for _, answer, reason, _ in tried()} == {(status, True)}
 

@@ -18,13 +18,13 @@ from xxhash import xxh3_128_hexdigest
 from router.association.messages import SUCCESS
 from router.demo.network import Downstream
 from router.pixels.elements import BIG_ENDIAN, DEFLATED, IMPLICIT
-from router.pixels.even import even_out
 from router.sending import read_meta
 from tests.acceptance.corpus import (
     EXPECTED,
     Arrivals,
     Case,
     Row,
+    arriving,
     cases,
     described,
     digest,
@@ -132,19 +132,6 @@ def test_what_dcmtk_sends_reaches_dcmtk_as_without_a_node(passage: Passage) -> N
 def test_only_what_has_no_identity_is_refused(passage: Passage) -> None:
     refused = {path.name: status for path, status in passage.answers.items() if status != SUCCESS}
     assert refused == NO_IDENTITY
-
-
-def arriving(path: Path, folder: Path) -> tuple[str, str]:
-    """As `identity`, but what is of odd length and so cannot be sent is padded on its way."""
-    meta = described(path)
-    data = path.read_bytes()[meta.offset :]
-    if len(data) % 2 == 0:
-        return identity(path)
-    try:
-        even_out(path, folder / "even.dcm")
-    except ValueError:
-        return meta.sop_instance, xxh3_128_hexdigest(data + b"\0")
-    return meta.sop_instance, digest(folder / "even.dcm")
 
 
 def test_everything_arrives_byte_for_byte(passage: Passage, tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from tests.strace import Call
 
 SECTOR = 512
 BY_NAME = ("rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir")
-KNOWN = ("openat", "creat", "write", "pwrite64", "writev", "ftruncate", "lseek", "fsync", "fdatasync", *BY_NAME)
+KNOWN = (
+    "openat", "creat", "write", "pwrite64", "writev", "ftruncate", "fallocate", "lseek", "fsync", "fdatasync", *BY_NAME,
+)  # fmt: skip
 """The calls that the model knows; those of `BY_NAME` name what they change by path."""
 UNKNOWN = (
-    "open", "truncate", "pwritev", "pwritev2", "fallocate", "link", "linkat", "symlink", "symlinkat", "copy_file_range",
+    "open", "truncate", "pwritev", "pwritev2", "link", "linkat", "symlink", "symlinkat", "copy_file_range",
     "sendfile", "splice",
 )  # fmt: skip
 """Calls that change a disk as well, and that the model does not know: where one touches the spool, it says so."""
@@ -259,6 +261,9 @@ class Disk:
     def _write_to(self, node: Node, call: Call) -> list[tuple[Node, Change]]:
         if call.name == "ftruncate":
             return [_changed(node, Change(length=call.number(-1)))]
+        if call.name == "fallocate":  # as `posix_fallocate` calls it: a file only grows
+            length = max(len(_content(node, node.changes)), call.number(-2) + call.number(-1))
+            return [_changed(node, Change(length=length))]
         data = b"".join(call.strings)[: call.result]
         if call.name == "pwrite64":
             return [_changed(node, Change(call.number(-1), data))]

@@ -121,6 +121,9 @@ def test_offsets_lengths_and_positions(tmp_path: Path) -> None:
     assert trace.left(tmp_path, disk.everything) == {"a": b"12\0xz!"}
     trace.add("ftruncate", f"5<{hexed(f'{ROOT}/a')}>, 2) = 0")
     assert trace.left(tmp_path, disk.everything) == {"a": b"12"}
+    for length in (4, 1):
+        trace.add("fallocate", f"5<{hexed(f'{ROOT}/a')}>, 0, 0, {length}) = 0")
+        assert trace.left(tmp_path, disk.everything) == {"a": b"12\0\0"}
     trace.make("a", "O_WRONLY|O_TRUNC")
     assert trace.left(tmp_path, disk.everything) == {"a": b""}
 

@@ -312,7 +312,7 @@ def test_tls_that_cannot_be_trusted(pairs: tuple[Pair, Pair], tmp_path: Path) ->
     theirs, ours = pairs
     with our_acceptor(theirs) as (port, _):
         unknown = _refusal(destination(port, tls=ClientTls(ca=ours.certificate)))
-        assert (unknown.kind, "CERTIFICATE_VERIFY_FAILED" in unknown.reason) == ("tls", True)
+        assert (unknown.kind, "not in ca" in unknown.reason) == ("tls", True)
         assert _refusal(destination(port, host="localhost", tls=ClientTls(ca=theirs.certificate))).kind == "tls"
         lax = ClientTls(ca=theirs.certificate, verify_host=False)
         connect(destination(port, host="localhost", tls=lax), "US", [(DX, EXPLICIT)]).release()
