@@ -42,6 +42,8 @@ KINDS = {"node": 5, "inference": 1, "worker": 1, "server": 2, "connections": 1, 
 ended; it stalls."""
 FAULTS_A_ROUND = 9
 NODES = ("a", "b")
+SENDERS = (6, 24)
+"""The fewest and the most."""
 MOST_BEFORE_A_FAULT = 500
 """Instances between two faults: anything from none."""
 LONGEST_STALL, LONGEST_PAUSE = 70.0, 8.0
@@ -172,7 +174,8 @@ class Round:
         for life in self.lives:
             if life.process is None or life.process.poll() is not None:
                 if life.process and life.process.returncode != -signal.SIGKILL:
-                    self.happened["ended by itself"] += 1
+                    why = life.node.log.read_text(errors="replace").strip().rpartition("\n")[2].partition(" (")[0]
+                    self.happened[f"ended by itself: {why[:80]}"] += 1
                     self.crashes.append(Crash("node", time.monotonic()))
                 life.begin()
 
@@ -238,7 +241,7 @@ def begun(folder: Path, seed: str, database: str, *, lease: float, longest_stall
         nodes = [NodeUnderTest(folder / name, sinks.ports, rules=traffic.rules(), extra=extra) for name in NODES]
         lives = [Life(node, environment) for node in nodes]
         ports = [node.port for node in nodes]
-        senders = [Sender(ports, folder, seed, number) for number in range(chance.randint(6, 12))]
+        senders = [Sender(ports, folder, seed, number) for number in range(chance.randint(*SENDERS))]
         try:
             for life in lives:
                 life.begin()
