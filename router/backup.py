@@ -1,8 +1,8 @@
-"""A backup of a node that runs, and a spool from a backup. The work is here; what is shown is the command line's.
+"""Backs a spool up, even while its node runs, and restores a spool from a backup.
 
-Order is what makes it whole. Blobs come first, then the database as it is at one moment, then the blobs that came
-meanwhile: so each row finds its blob. A blob without a row is taken in again at the node's next start. What was
-delivered and removed between the two is noted as delivered in the copy.
+The order makes it complete: first the blobs, then the database as it is at one moment, then the blobs that came
+meanwhile. So each row has its blob. A blob without a row is taken in again at the next start. An instance that was
+delivered and removed in between is noted as delivered in the copy.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from router.spool import SpoolError, copying, engine, read_spool
 from router.spool.blobs import make_folder, sync_folder
 
 ABOUT, CONFIGURATION = "backup.json", "routing.yaml"
-"""What says that a backup is whole, written last; and the configuration at its time."""
+"""The file that marks a complete backup, written last; and the configuration of that time."""
 FORMAT = 1
 BESIDE = frozenset(("lost+found",))
 """What may lie in a folder that counts as empty."""
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
 Tell = Callable[[str], None]
-"""Is told of each file and each step, so that a person sees that it goes on."""
+"""Called for each file and each step, to show progress."""
 
 
 class BackupError(Exception):
@@ -65,12 +65,12 @@ class Restored:
 
 
 def back_up(settings: Settings, target: Path, tell: Tell, *, always_copy: bool = False) -> BackedUp:
-    """Copy a spool, also under load. Raises BackupError, SpoolError, OSError: then there is no whole backup."""
+    """Copy a spool, even under load. Raises BackupError, SpoolError or OSError; the backup is then incomplete."""
     spool = settings.spool
     if spool.path.resolve() in (target.resolve(), *target.resolve().parents):
         raise BackupError(f"{target} lies in the spool itself; name a folder elsewhere, best on another disk")
     _must_be_empty(target, "name a new folder for the backup")
-    looking = read_spool(spool)  # says what is wrong where there is no spool
+    looking = read_spool(spool)  # raises if there is no spool
     looking.close()
     make_folder(target)
     os.chmod(target, 0o700)
@@ -98,7 +98,7 @@ def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
     kind = _kind(spool)
     if about["database"] != kind:
         raise BackupError(f"{source} is of a spool on {about['database']}; set spool.database to that")
-    _must_be_empty(spool.path, "a backup is never put over a spool: move that one away first")
+    _must_be_empty(spool.path, "restore never writes over a spool: move that one away first")
     database = source / engine.DATABASE
     if kind == SQLITE:
         tell("database")
@@ -118,7 +118,7 @@ def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
         copying.copy_rest(source, spool.path)
         for name in (ABOUT, CONFIGURATION):
             (spool.path / name).unlink(missing_ok=True)
-        if kind == SQLITE:  # last: without it no node starts on half of a spool
+        if kind == SQLITE:  # last: no node starts on half of a spool
             part = spool.path / (engine.DATABASE + ".part")
             copying.copy_file(database, part)
             part.rename(spool.path / engine.DATABASE)
@@ -128,7 +128,7 @@ def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
 
 
 def _copy_blobs(spool: Path, target: Path, done: set[str], tell: Tell, *, always_copy: bool) -> int:
-    """Those that are not there yet; how many of them were copied and not linked."""
+    """Copy the blobs that are not in `done` yet. Returns how many were copied and not linked."""
     copied = 0
     for path in copying.blobs_in(spool):
         if path.stem in done:
@@ -143,7 +143,7 @@ def _copy_blobs(spool: Path, target: Path, done: set[str], tell: Tell, *, always
 
 
 def _bring_blobs(source: Path, spool: Path, work: dict[str, copying.Work], tell: Tell) -> tuple[set[str], list[str]]:
-    """The ids of the blobs that were copied, and of those that work needs and whose bytes have changed."""
+    """Copy all blobs. Returns their ids, and the ids of needed ones whose bytes have changed."""
     found: set[str] = set()
     damaged: list[str] = []
     for path in copying.blobs_in(source):
@@ -157,7 +157,7 @@ def _bring_blobs(source: Path, spool: Path, work: dict[str, copying.Work], tell:
 
 
 def _settle(spool: SpoolSettings, database: Path | None, target: Path) -> tuple[list[str], tuple[int, int, int]]:
-    """Instances with open work whose blob is not in the backup, and the counts of the backup."""
+    """Note what was delivered meanwhile. Returns instances with open work but no blob in the backup, and its counts."""
     live = copying.engine_for(spool)
     copy = copying.engine_of(database) if database else live
     lacking = [one for one in copying.open_work(copy) if not copying.blob_in(target, one).exists()]
@@ -202,7 +202,7 @@ def _read_about(source: Path) -> dict[str, Any]:
         if about["format"] != FORMAT:
             raise BackupError(f"{source}: format {about['format']}; a newer dicom-router made this backup")
     except (OSError, ValueError, KeyError, TypeError):
-        raise BackupError(f"{source} is no whole backup: it has no readable {ABOUT}, which is written last") from None
+        raise BackupError(f"{source} is no complete backup: it has no readable {ABOUT}, written last") from None
     if not isinstance(about.get("database"), str):
         raise BackupError(f"{source / ABOUT} does not say which database it is of")
     return dict(about)

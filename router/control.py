@@ -29,12 +29,11 @@ SOCKET = "control"
 LONGEST = 1 << 20
 SECONDS = 60.0
 REQUEST_SECONDS = 5.0
-"""For the whole of a request: a client that stays silent or trickles loses its connection then."""
+"""Seconds for a whole request. A client that is silent or trickles then loses its connection."""
 PLACES = 64
-"""Connections whose request has not come yet. One more costs the oldest silent one its connection, so that no client
-waits for silent ones."""
+"""The most connections without a request. One more closes the oldest silent one, so that no client waits for them."""
 ORDERS = 64
-"""Requests that have come and wait for their turn; one more is told to come back."""
+"""The most requests that wait for their turn. One more is refused for now."""
 BUSY = "the node is busy with other requests; try again"
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
@@ -45,7 +44,7 @@ class NoNodeError(Exception):
 
 
 class NoAnswerError(Exception):
-    """A node is running, and has not said whether it did what it was asked: no other process may do it instead."""
+    """A node is running, but did not say whether it did the work. No other process may do it instead."""
 
 
 class ControlServer:
@@ -94,7 +93,7 @@ class ControlServer:
                 self._make_place_for(connection)
                 threading.Thread(target=self._serve, args=(connection,), name="control", daemon=True).start()
             except (OSError, RuntimeError) as error:
-                # Out of descriptors, memory or threads: the clients that are served will give some back.
+                # Out of descriptors, memory or threads: clients that end will free some.
                 if connection is not None:
                     self._has_spoken(connection)
                     connection.close()
@@ -106,7 +105,7 @@ class ControlServer:
             oldest = next((one for one in self._silent if not _has_bytes(one)), None)
             if oldest is not None and len(self._silent) >= PLACES:
                 del self._silent[oldest]
-                with suppress(OSError):  # it has gone by itself
+                with suppress(OSError):  # it has closed already
                     oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
             self._silent[connection] = None
 
@@ -201,7 +200,7 @@ def carry_out(spool: Spool, request: dict[str, Any], destinations: Iterable[str]
 
 
 def _has_bytes(connection: socket.socket) -> bool:
-    """Whether something has come that its thread has not read yet."""
+    """Whether something has arrived that the thread has not read yet."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))

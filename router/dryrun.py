@@ -36,7 +36,7 @@ class Looked:
     decision: Decision | None = None
     error: str = ""
     kept_from: tuple[str, ...] = ()
-    """The AIs of its class, where the rules send it to none of them."""
+    """The AIs of its class, if the rules miss all of them."""
 
     @property
     def body_part(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 """Implicit and Explicit VR Little Endian."""
 OWN_SYNTAX = ""
-"""Asked for in place of a transfer syntax: the copy keeps the one that the instance has, and only pads odd values."""
+"""In place of a transfer syntax: the copy keeps the instance's own, and only pads odd values."""
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 
 LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
@@ -25,4 +25,4 @@ LOSSY = frozenset(
         203,  # HTJ2K
     )
 )  # fmt: skip
-"""Transfer syntaxes whose pixels may have lost something. The one table: negotiation and decoders both go by it."""
+"""Transfer syntaxes whose pixels may have lost something. Negotiation and decoders both use this table."""

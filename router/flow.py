@@ -82,10 +82,10 @@ class Prediction:
     class_name: str
     model: str
     view: str = ""
-    """One of VIEWS; `uncertain` where the card does not trust it; empty where the model does not say."""
+    """One of VIEWS; `uncertain` if below the card's threshold; empty if the model has no views."""
     view_confidence: float = 0.0
     inverted: bool = False
-    """The picture came with the wrong polarity, and was looked at again in the right one."""
+    """The picture came with the wrong polarity, and was classified again in the right one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class PictureFacts:
     """(top, left, bottom, right) of the exposed field, in pixels of the decoded image."""
     decoder: str = ""
     notes: tuple[str, ...] = ()
-    """What header or codestream left out or contradicted, and what was taken instead; words of our own."""
+    """What header or codestream left out or contradicted, and what was assumed; fixed texts, nothing received."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ DRAIN_SECONDS = 6.5
 """Docker kills ten seconds after SIGTERM; what hangs at the end of the drain has the rest."""
 LATE_AT_END = 2.0
 DRAIN_IN_VAIN = 3.0
-"""Seconds where the spool's database does not answer: what is under way cannot be finished then."""
+"""Seconds to stop in if the spool's database does not answer: work under way cannot be finished then."""
 LAST_WRITES = 1.0
 """Seconds for what still waits for the database, however late it is."""
 SWEEP_EVERY = 60.0
@@ -41,12 +41,12 @@ PARTS = ("node", "spool", "model", "web", "destinations", "rules")
 """The parts of the settings that a reload compares."""
 
 
-TLS_FIX = "mend the file, or name another"
+TLS_FIX = "correct the file, or name another"
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a reload did: the file, which parts of it differ from before, and what of them needs a restart."""
+    """What a reload did: the file, the parts of it that changed, and those of them that need a restart."""
 
     file: str
     changed: list[str]
@@ -54,7 +54,7 @@ class Reloaded:
 
 
 PAUSE = 4.0
-"""So many times as long as a bite of retention took does the next one wait: what arrives shares disk and database."""
+"""After each step of retention the next waits this many times as long: arriving instances share disk and database."""
 LATE = 4.0
 """Seconds after which changes that the database has not taken are late, to `/healthz` and `/readyz`."""
 
@@ -156,7 +156,7 @@ class Node:
         return done
 
     def _refuse_bad_certificates(self, new: Settings) -> None:
-        """A file of TLS that cannot be used is a mistake in the file that names it; what goes on has good ones."""
+        """A TLS file that cannot be used is a mistake in routing.yaml."""
         makers: dict[str, Callable[[], object]] = {}
         if new.node.tls is not None:
             makers["node"] = partial(server_context, new.node.tls)
@@ -275,7 +275,7 @@ class Node:
             full.wait(wanted, SWEEP_EVERY)
 
     def _expire(self, full: Signal, wanted: int) -> None:
-        """What retention says, bite by bite, until all is gone or something else is wanted."""
+        """Remove what retention says, step by step, until all is gone or the node stops."""
         while not self._stopped.is_set() and full.version == wanted:
             begin = time.monotonic()
             if not self._spool.sweep():

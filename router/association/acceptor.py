@@ -62,7 +62,7 @@ TOO_MANY = Refusal(
 )
 
 MOST_NAMED = 8
-"""Refused contexts, and syntaxes of one, that a log line names."""
+"""The most refused contexts, and the most syntaxes of one, that a log line names."""
 LINGER = 2.0
 """Seconds that a peer may take to close after our last PDU."""
 
@@ -257,7 +257,7 @@ class Acceptor:
 
 
 def refused_contexts(proposal: Proposal, accepted: Mapping[int, AgreedContext]) -> list[str]:
-    """What was refused, by class and syntax; some of it where it is much."""
+    """What was refused, by class and syntax; a long list is cut."""
     words: list[str] = []
     for context in proposal.contexts:
         if context.id in accepted:

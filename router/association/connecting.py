@@ -1,4 +1,4 @@
-"""From nothing to an answered A-ASSOCIATE-RQ: connect, TLS, request; and why it failed, in words for people."""
+"""Opens an association: connect, TLS, A-ASSOCIATE-RQ and its answer. Says in words for people why it failed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from router.association.tls import client_context, tls_words, unusable
 from router.config.settings import DestinationSettings
 
 ALERT = 0.5
-"""Seconds to wait for the word that ends TLS; it was sent before the end that was seen."""
+"""Seconds to wait for the TLS alert that ended the connection; it was sent before the end that was seen."""
 NO_DICOM = "it answers, but not in DICOM: check host and port, and whether tls is wanted there"
 
 
@@ -25,27 +25,27 @@ class ConnectKind(StrEnum):
     """Why there is no association."""
 
     CONNECT = "connect"
-    """No connection: nothing listens there, the network or the name does not lead there, or it took too long."""
+    """No connection: nothing listens there, the host is unknown or unreachable, or it took too long."""
     TLS = "tls"
     """A file for TLS cannot be used, or the peers did not agree on TLS."""
     REJECTED = "rejected"
-    """A-ASSOCIATE-RJ, transient: the peer wants us to come back."""
+    """A-ASSOCIATE-RJ, transient: the peer may accept later."""
     REJECTED_FOR_GOOD = "rejected for good"
     """A-ASSOCIATE-RJ, permanent: only a person can help."""
     REFUSED = "refused"
-    """An association, but without the presentation context that it was for."""
+    """The peer accepted the association, but not the presentation context that it was for."""
     SILENT = "silent"
     """Connected, and no answer to the request in time."""
     ABORTED = "aborted"
     """The peer aborted or closed before it answered."""
     PROTOCOL = "protocol"
-    """The peer answered what is no DICOM, or against PS3.8."""
+    """The answer is not DICOM, or breaks PS3.8."""
     OURS = "ours"
-    """This machine lacks descriptors or memory: it says nothing of the peer."""
+    """This machine lacks descriptors or memory. The peer is not at fault."""
 
 
 class ConnectError(Exception):
-    """No association; `kind` says why, and `reason` tells a person, with the fix where we know one."""
+    """There is no association. `kind` says why; `reason` says it for people, with the fix if one is known."""
 
     def __init__(self, kind: ConnectKind, reason: str) -> None:
         super().__init__(reason)
@@ -85,7 +85,7 @@ def _connected(destination: DestinationSettings) -> socket.socket:
         words = f"cannot connect: {error.strerror or 'timed out or unknown host'}"
         raise _not_connected(ConnectKind.CONNECT, words, error) from error
     except UnicodeError as error:
-        raise ConnectError(ConnectKind.CONNECT, "cannot connect: the host is no name and no address") from error
+        raise ConnectError(ConnectKind.CONNECT, "cannot connect: the host is neither a name nor an address") from error
 
 
 def _secured(sock: socket.socket, tls: ssl.SSLContext, host: str) -> ssl.SSLSocket:
@@ -136,7 +136,7 @@ def _tls_failure(stream: pdu.Stream) -> ssl.SSLError | None:
 
 
 def _not_connected(kind: ConnectKind, words: str, error: BaseException) -> ConnectError:
-    """As this kind, unless this machine is at fault."""
+    """An error of this kind, unless this machine is at fault."""
     lacking = own_limit(error)
     return ConnectError(ConnectKind.OURS, lacking) if lacking else ConnectError(kind, words)
 
@@ -163,4 +163,4 @@ REJECTED = {
     (3, 1): "temporary congestion",
     (3, 2): "local limit exceeded",
 }
-"""PS3.8 table 9-21, with the fix where we know one."""
+"""PS3.8 table 9-21, with the fix if one is known."""

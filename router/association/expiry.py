@@ -1,6 +1,7 @@
-"""When the certificates that the settings name expire: read from the PEM files, by a small walk through their DER.
+"""When the certificates that the settings name expire.
 
-The standard library reads the dates of a certificate only in a handshake that verifies it; a file is read here.
+The standard library gives the dates of a certificate only in a verified handshake. So the PEM files are read here, by
+a short walk through their DER.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def expiries(settings: Settings) -> dict[str, list[float]]:
 
 
 def certificate_files(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """(setting, file) of every certificate: ours, those that identify us to others, and the authorities."""
+    """(setting, file) of every certificate: the server's, those shown to destinations, and the authorities."""
     server = settings.node.tls
     if server is not None:
         yield "node.tls.certificate", server.certificate

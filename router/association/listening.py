@@ -11,7 +11,7 @@ from router.config.settings import Settings
 
 WEB = "web.port"
 PRIVILEGED = 1024
-"""Ports below this one need a right that not every account has."""
+"""Ports below this one need a privilege."""
 
 
 class AddressError(Exception):

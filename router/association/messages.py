@@ -65,7 +65,7 @@ class StoreHandler(Protocol):
         """True where new associations must come back later (disk full, draining)."""
 
     def refused(self, peer: str, why: str, **about: str) -> None:
-        """A connection or association was refused; it is in the log already."""
+        """A connection or association was refused. The log has it already."""
 
     def begin(self, request: StoreRequest) -> Sink | int:
         """A sink for the data set that follows, or the status to answer once it has been swallowed."""
@@ -129,7 +129,7 @@ class Messages:
         self._commitment = commitment
         self._message: _Message | None = None
         self._unanswered = 0
-        """Messages in a row that need no answer: their sender waits for nothing, so their number is bounded."""
+        """The most messages in a row that need no answer. Their sender does not wait, so the number is bounded."""
 
     @property
     def under_way(self) -> bool:
@@ -280,7 +280,7 @@ class Messages:
         log.error("storing failed", error=where(error), errno=errno, reason=lacking, **self._who())
 
     def _failed(self, error: Exception) -> int:
-        """Say it, and answer with this status: whatever failed here, the same data set may be stored later."""
+        """Log it, and answer with this status: the same data set may be stored later."""
         self._say(error)
         return OUT_OF_RESOURCES
 

@@ -34,7 +34,7 @@ MOST_CONTEXTS = 128
 MOST_ITEMS = 1024
 """In what contains them: contexts of a request, transfer syntaxes of a context, sub-items of user information."""
 MOST_SYNTAXES = 16384
-"""Transfer syntaxes of all contexts together; PS3.5 has about sixty for each."""
+"""The most transfer syntaxes of all contexts together; PS3.5 has about sixty for each."""
 LEAST_MAX_PDU = 7
 """A P-DATA-TF body below this holds no byte of a message."""
 
@@ -266,7 +266,7 @@ def text(value: bytes | memoryview) -> str:
 
 
 def title(value: bytes) -> str:
-    """An AE title without its padding; a NUL ends it, since some peers send what a buffer of theirs held behind one."""
+    """An AE title without its padding. A NUL ends it: some peers send leftovers of a buffer behind one."""
     return text(value.lstrip(b"\0 ").partition(b"\0")[0])
 
 

@@ -1,4 +1,4 @@
-"""What this machine itself lacks: file descriptors, threads or memory. No peer is at fault, and it passes."""
+"""Resources that this machine lacks: file descriptors, threads or memory. No peer is at fault, and the lack passes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ THREADS = "out of threads (raise TasksMax= of the service, or the container's pi
 
 
 class OwnLimitError(Exception):
-    """Something could not be tried, because this machine lacks what it takes. One line with the fix."""
+    """This machine lacks a resource, so something was not tried. One line with the fix."""
 
 
 def own_limit(error: BaseException) -> str:
-    """What this machine lacked, with the fix; empty where the error says something else."""
+    """What this machine lacked, with the fix; empty for any other error."""
     if isinstance(error, MemoryError):
         return WORDS[errno.ENOMEM]
     if isinstance(error, RuntimeError) and "new thread" in str(error):
@@ -29,7 +29,7 @@ def own_limit(error: BaseException) -> str:
 
 
 def lacks_descriptors() -> str:
-    """The same for a library's error that hides it, as the resolver's do: whether no file can be opened now."""
+    """The same for an error that hides the cause, such as the resolver's: looks whether a file can be opened now."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:

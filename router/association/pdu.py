@@ -25,8 +25,8 @@ LONG = 4096
 """A body of so many bytes is part of a data set, and the next header is read with it: one system call less."""
 
 FREE_FRAGMENTS, LEAST_FRAGMENT = 2560, 128
-"""A message may have so many fragments, and one more for each so many bytes. Peers send fragments of kilobytes; what
-comes in empty ones or byte by byte costs a thousand times as much work as its bytes would."""
+"""A message may have FREE_FRAGMENTS fragments, and one more for each LEAST_FRAGMENT bytes. Real peers send fragments of
+kilobytes. Empty ones, or single bytes, cost a thousand times as much work as their bytes would."""
 
 HEADER = Struct(">BxI")
 PDV_HEADER = Struct(">IBB")
@@ -123,7 +123,7 @@ class Stream:
         self._buffer = memoryview(bytearray(max_pdu + HEADER.size))
         self._header = memoryview(bytearray(HEADER.size))
         self.failure: OSError | None = None
-        """What broke the connection, where it did not just end."""
+        """The error that broke the connection; None where it just ended."""
         self._ahead = 0
         """Bytes of the next PDU's header that came along with a long body."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -38,7 +38,7 @@ NETWORK_ERRORS = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDO
 """What a socket can raise that Python calls no ConnectionError; any other OSError while sending is the file's."""
 RESET = struct.pack("ii", 1, 0)
 MOST_REQUESTS = 16
-"""So many requests may a peer send before it answers ours."""
+"""The most requests that a peer may send before it answers."""
 
 
 __all__ = ["AssociationLostError", "ConnectError", "ConnectKind", "Requestor", "associate", "connect", "proposals"]
@@ -118,7 +118,7 @@ class Requestor:
     ) -> int:
         """C-STORE (PS3.7 §9.1.1) `size` bytes at `offset` of a file; the DIMSE status of the answer.
 
-        With `padded` false one of odd length goes as it is, as some senders do and no peer should get it.
+        With `padded` false a data set of odd length is sent as it is. Tests do so, as some real senders do.
         Raises AssociationLostError, and OSError when the file cannot be read.
         """
         context_id = self._contexts[sop_class, transfer_syntax]
@@ -170,7 +170,7 @@ class Requestor:
             self._stream.send(pdu.release_rq(), DRAIN)
             while (kind := self._read(deadline)[0]) not in (Kind.RELEASE_RP, Kind.ABORT):
                 if kind is Kind.RELEASE_RQ:
-                    # A collision: as the requestor we answer first, and then get our own answer (PS3.8 §7.2.2.7).
+                    # A collision: the requestor answers first, and then gets its own answer (PS3.8 §7.2.2.7).
                     self._stream.send(pdu.release_rp(), DRAIN)
                 elif kind is not Kind.P_DATA:  # what the peer sent before it knew of the release
                     break
@@ -282,7 +282,7 @@ class Requestor:
         raise ProtocolError("request after request instead of an answer")
 
     def _decline(self, request: Command, context_id: int) -> None:
-        """Answer a request that the peer sends while it owes us an answer: a C-ECHO is fine, nothing else is done."""
+        """Answer a request that the peer sends while it owes an answer: success for C-ECHO, a refusal for all else."""
         self._declined += 1
         if request.field != dimse.C_CANCEL_RQ:
             status = SUCCESS if request.field == dimse.C_ECHO_RQ else UNRECOGNIZED_OPERATION
@@ -315,7 +315,7 @@ class Requestor:
                 return bytes(part)
 
     def _fill(self, deadline: float) -> None:
-        """At least one fragment more; all of a PDU are kept, for the next message may begin in it."""
+        """Read at least one more fragment. All fragments of a PDU are kept: the next message may begin in it."""
         while not self._fragments:
             kind, body = self._read(deadline)
             if kind is Kind.ABORT:

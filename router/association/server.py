@@ -233,7 +233,7 @@ class AssociationServer:
         return secure
 
     def _turn_away_for_want(self, listener: socket.socket, error: OSError, *, is_tls: bool) -> None:
-        """There is no descriptor for whoever calls: with the one in reserve it hears so, and may come back."""
+        """There is no descriptor for a caller. Use the one in reserve to refuse it for now."""
         lacking = own_limit(error)
         log.error("accept failed", errno=error.errno, reason=lacking)
         while self._turned_away:
@@ -245,7 +245,7 @@ class AssociationServer:
                 with sock:
                     self._turn_away(sock, _peer(address[0]), _for_want(lacking), is_tls=is_tls, at_once=True)
         except OSError:
-            self._stopping.wait(LAST_WORD)  # those who are served will give some back
+            self._stopping.wait(LAST_WORD)  # associations that end will free some
         finally:
             listener.settimeout(None)
 
@@ -312,7 +312,7 @@ def _for_want(lacking: str) -> Refusal:
 
 
 def _last_word(sock: socket.socket, last: bytes) -> None:
-    """Say it, and let the other side close: what it sent is read, so that no reset overtakes our word."""
+    """Send the refusal, and let the other side close. What it sent is read, so that no reset overtakes the refusal."""
     with suppress(OSError):
         sock.settimeout(LAST_WORD)
         sock.sendall(last)

@@ -60,20 +60,20 @@ def client_context(settings: ClientTls) -> ssl.SSLContext:
 
 
 def unusable(error: Exception) -> str:
-    """Why no TLS context can be made of its files."""
+    """Why no TLS context can be made of the files in the settings."""
     if isinstance(error, ssl.SSLError):
         return f"certificate, key or ca cannot be used ({error.reason or 'not in PEM'})"
     return f"certificate, key or ca cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
 
 
 ALERTS = {
-    "UNKNOWN_CA": "the other side does not know the authority of our certificate",
-    "CERTIFICATE_EXPIRED": "the other side says that our certificate has expired",
-    "CERTIFICATE_REQUIRED": "the other side demands a certificate of ours",
-    "BAD_CERTIFICATE": "the other side does not take our certificate",
-    "CERTIFICATE_UNKNOWN": "the other side does not take our certificate",
-    "UNSUPPORTED_CERTIFICATE": "the other side does not take our certificate",
-    "HANDSHAKE_FAILURE": "the other side found no common cipher, or demands a certificate of ours",
+    "UNKNOWN_CA": "the other side does not know the authority of this node's certificate",
+    "CERTIFICATE_EXPIRED": "the other side says that this node's certificate has expired",
+    "CERTIFICATE_REQUIRED": "the other side demands a client certificate",
+    "BAD_CERTIFICATE": "the other side does not accept this node's certificate",
+    "CERTIFICATE_UNKNOWN": "the other side does not accept this node's certificate",
+    "UNSUPPORTED_CERTIFICATE": "the other side does not accept this node's certificate",
+    "HANDSHAKE_FAILURE": "the other side found no common cipher, or demands a client certificate",
     "PROTOCOL_VERSION": "no common version of TLS: 1.2 or newer is spoken here",
 }
 """Ends of OpenSSL's reasons for an alert that the other side sent."""
@@ -91,7 +91,7 @@ REASONS = {
 VERIFIED = {
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
-    18: "its certificate is signed by itself, and is not in ca",
+    18: "its certificate is self-signed, and is not in ca",
     19: "the authority of its certificate is not in ca",
     20: "the authority of its certificate is not in ca",
     21: "the authority of its certificate is not in ca",

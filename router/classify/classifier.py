@@ -1,7 +1,7 @@
 """Stage 2: claim what waits, ask inference, decide by the rules, write decision and deliveries in one transaction.
 
-Callers get their turns here as in inference: of each only so many are under way, and what is decoded slowly does not
-count among them, so that one caller's slow or hostile images keep no other caller's from being asked about.
+Callers take turns here as in inference: each has a limited number of instances under way. Those that are decoded slowly
+do not count, so that one caller's slow or hostile images do not hold up another's.
 
 One thread. Answers come back in any order; everything that they change goes through the spool's writer, so a crash at
 any point leaves either an instance without a decision or a decision with all its deliveries.
@@ -26,9 +26,9 @@ from router.observe.metrics import DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SE
 from router.spool import INSTANCES, Claim, Spool, SpoolError
 
 IN_FLIGHT, OF_ONE_CALLER = 64, 32
-"""Instances that are asked about at once."""
+"""The most instances that are asked about at once."""
 SLOW, SLOW_OF_ONE_CALLER = 256, 32
-"""Those beside them whose pixels are decoded slowly. A caller with so many waits until one is done."""
+"""The most slow ones beside them. A caller with this many waits until one is done."""
 TRIES = 3
 """So often may inference die over an instance before it goes on without a prediction."""
 AGAIN_AFTER = 1.0
@@ -50,7 +50,7 @@ class Classifier:
         self._settings = settings
         self._then = then
         self._answers: queue.SimpleQueue[tuple[Claim, Future[Seen] | None]] = queue.SimpleQueue()
-        """None: it is decoded slowly, and the answer is to come."""
+        """None: the pixels are decoded slowly, and the answer is yet to come."""
         self._asked: dict[str, Claim] = {}
         self._slow: set[str] = set()
         self._one_by_one = False
@@ -123,11 +123,11 @@ class Classifier:
         due = self._spool.next_instance_due()
         if due is None:
             return None
-        # What is due and was not claimed is of a caller that has enough under way: an answer is the signal for it.
+        # What is due but was not claimed belongs to callers with enough under way: the next answer is the signal.
         return max(AGAIN_AFTER if self._asked else 0.05, min(due, 3600.0))
 
     def _taken(self) -> Counter[tuple[str, str]]:
-        """How many each caller has under way; one with too many slow ones has all that it may have."""
+        """How many each caller has under way. One with too many slow ones counts as full."""
         taken, slow = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         for instance_id, claim in self._asked.items():
             caller = claim.instance.caller
@@ -166,7 +166,7 @@ class Classifier:
                 seen = future.result()
             except InferenceError as error:
                 log.warning("no prediction yet", instance=claim.instance.id, reason=str(error), tries=claim.tries + 1)
-                # An end of the node that was asked for is no sign of what it was working on.
+                # The node was asked to stop: that says nothing against the instances under way.
                 ends = self._stopping.is_set()
                 self._spool.release_instance(claim, after=0.0 if ends else AGAIN_AFTER, forget_try=ends)
                 continue
@@ -189,7 +189,7 @@ class Classifier:
 
 def _tell(claim: Claim, seen: Seen, decision: Decision) -> None:
     prediction = seen.prediction
-    # Since a person ordered a new decision is not known; since the instance came would be hours.
+    # When the new decision was ordered is not known, and since the instance came would be hours.
     seconds = None if claim.is_new_decision else max(0.0, time.time() - claim.instance.received_at)
     DECISIONS.labels(prediction.class_name if prediction else seen.pixels, decision.rule).inc()
     if seconds is not None:

@@ -60,14 +60,16 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     asked_for_json(False)
 
 
 def main() -> NoReturn:
     """The console script. A known failure becomes one line on standard error, or one JSON object under `--json`."""
-    as_json = "--json" in sys.argv[1:]  # where the words themselves are wrong, no option is parsed
+    as_json = "--json" in sys.argv[1:]  # a wrong command line is not parsed, so look here
     try:
         code = app(standalone_mode=not as_json)
     except Exception as error:
@@ -80,7 +82,7 @@ def main() -> NoReturn:
 
 
 def _wrong_words(error: Exception) -> tuple[int, str] | None:
-    """What the command line's parser says, where it is told not to print that itself."""
+    """The parser's own error, which it does not print under `--json`."""
     if isinstance(error, typer.Abort):
         return 1, "ended by the user"
     words = getattr(error, "format_message", None)

@@ -1,4 +1,4 @@
-"""`dicom-router backup` and `restore`: a copy of a spool, also of a node that runs; and a spool from such a copy."""
+"""`dicom-router backup` and `restore`: copy a spool, even of a running node; make a spool from such a copy."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import typer
 from router.cli.options import Config, Json, must_be_folder, settings_of
 
 SHOWN = 10
-"""Instances that are named, of those that are missing or damaged."""
+"""The most missing or damaged instances that are named."""
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(help="A new folder, best on another disk.")],
+    target: Annotated[Path, typer.Argument(help="A new or empty folder, best on another disk.")],
     config: Config = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy blobs also where a hard link would do.")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the blobs, never hard-link them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy the spool of a node, also while it runs. Exit code 1 where a blob that is still needed was not there."""
+    """Copy a node's spool, even while the node runs. Exit code 1 if a blob that is still needed is missing."""
     from router.backup import POSTGRESQL, back_up
 
     settings = settings_of(config)
@@ -37,7 +37,7 @@ def backup(
         if linked:
             print("linked blobs share the spool's disk: copy the folder to another machine, or use --copy")
         if result.database == POSTGRESQL:
-            print("the database is not in it: pg_dump must have been made before this backup began")
+            print("the database is not in it: make a pg_dump before each backup")
     _tell("missing", result.missing)
 
 
@@ -46,7 +46,7 @@ def restore(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Make a spool from a backup, and check it: spool.path must be new or empty. Exit code 1 where a blob that is still
+    """Make a spool from a backup, and check it. spool.path must be new or empty. Exit code 1 if a blob that is still
     needed is missing or damaged."""
     from router.backup import restore as bring_back
 
@@ -59,7 +59,7 @@ def restore(
     else:
         print(f"{result.spool}: {result.blobs} blobs, {_work(result)}")
         if result.without_row:
-            print(f"{result.without_row} blobs came after the database's moment; the node takes them in when it starts")
+            print(f"{result.without_row} blobs are newer than the database; the node takes them in when it starts")
     _tell("missing", result.missing)
     _tell("damaged", result.damaged)
 
@@ -70,7 +70,7 @@ def _work(result: object) -> str:
 
 
 def _tell(what: str, instances: tuple[str, ...]) -> None:
-    """Name what is not as it must be, and end with code 1."""
+    """Name the missing or damaged instances, if any, and end with code 1."""
     if instances:
         names = ", ".join(instances[:SHOWN]) + (" …" if len(instances) > SHOWN else "")
         typer.echo(f"{len(instances)} blobs that are still needed are {what}: {names}", err=True)

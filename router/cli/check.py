@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DAY = 86400.0
 SOON = 30 * DAY
-"""A certificate that expires within so many seconds is told of."""
+"""Seconds. A certificate that expires within this time is a warning."""
 
 
 def command(
@@ -76,7 +76,7 @@ def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _ports(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Whether the node could listen; the ports that the running node of this spool holds are as they should be."""
+    """Whether the node could listen. Ports held by the running node of this spool are fine."""
     from router.association.listening import AddressError, bind, listeners
 
     held: list[list[object]] | None = None
@@ -104,7 +104,7 @@ def _held_by_the_node(settings: Settings) -> list[list[object]]:
 
 
 def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Whether the server's certificate fits its key, and which certificate of any use expires soon."""
+    """Whether the server's certificate fits its key, and which certificates expire soon."""
     from router.association.expiry import expiries
     from router.association.tls import server_context
 
@@ -117,7 +117,7 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
     now = time.time()
     for setting, times in expiries(settings).items():
         if not times:
-            yield setting, "warning", "when it expires cannot be read: is it a certificate in PEM?"
+            yield setting, "warning", "its expiry cannot be read: is it a certificate in PEM?"
             continue
         soonest, of = local_time(times[0]), f" (the first of {len(times)} in the file)" if len(times) > 1 else ""
         if times[0] > now + SOON:
@@ -125,7 +125,7 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
         elif times[0] > now:
             yield setting, "warning", f"expires {soonest}{of}, in {(times[0] - now) / DAY:.0f} days: renew it"
         else:
-            # Of several authorities an old one may have served its time.
+            # One of several authorities may have expired as planned.
             state = "warning" if setting.endswith(".ca") and times[-1] > now else "failed"
             yield setting, state, f"expired {soonest}{of}: renew it"
 

@@ -24,14 +24,16 @@ def command(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", "-c", envvar=VARIABLE, help="Try the rules of this routing.yaml; without, only the model."
+            "--config", "-c", envvar=VARIABLE, help="Try the rules of this routing.yaml; without it, only the model."
         ),
     ] = None,
     as_json: Json = False,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write CSV here; an interrupted run goes on where it stopped.")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw the rows of the CSV away and begin anew.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="With --csv: drop the rows written so far and start over.")
+    ] = False,
     body_part: Annotated[bool, typer.Option(help="Add BodyPartExamined from the header.")] = False,
     calling_ae: Annotated[str, typer.Option(help="Try the rules as if this calling AE title had sent the files.")] = "",
     model: Annotated[Path | None, typer.Option(help="Another model's folder.")] = None,
@@ -89,7 +91,7 @@ def command(
 
 
 def _counted(looks: Iterable[Looked], kept: Counter[tuple[str, str, str]]) -> Iterator[Looked]:
-    """Count into `kept`, by class, AIs and rule, what the rules keep from the AI of its class."""
+    """Count in `kept`, by class, AIs and rule, the images that a rule keeps from the AI of their class."""
     for looked in looks:
         if looked.kept_from and looked.decision and looked.seen and looked.seen.prediction:
             kept[looked.seen.prediction.class_name, ", ".join(looked.kept_from), looked.decision.rule] += 1

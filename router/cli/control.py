@@ -39,9 +39,9 @@ def reload(config: Config = None, as_json: Json = False) -> None:
 
 
 def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None:
-    """Remove every blob that is no longer needed, before its time; says what is left and why. Asks first.
+    """Remove every blob that is no longer needed, before its time. Asks first, and says what is left and why.
 
-    What is removed can no longer be decided again, sent again, or looked at.
+    A removed image can no longer be decided again, sent again, or viewed.
     """
     from router.config.settings import GB
     from router.spool import read_spool

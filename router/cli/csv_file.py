@@ -1,7 +1,7 @@
 """The CSV of `dicom-router classify`: one row for each file, and beside it a note of what made the rows.
 
-An interrupted run goes on where it stopped, but only as it began: rows that other rules, another model or other options
-made would stand beside new ones as if they were one answer.
+An interrupted run goes on where it stopped, but only with the same rules, model and options. Otherwise rows of two runs
+would look like one answer.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from router.config.settings import ModelSettings
 
 Run = Mapping[str, str]
-"""What made the rows, each part by the name that a person knows it by: program, model, rules, options."""
+"""What made the rows, each part under a name for people: program, model, rules, options."""
 
 
 class CsvFile:
-    """A CSV that grows; `refusal` says why a run may not go on with it."""
+    """A CSV that a run continues; `refusal` says why it may not."""
 
     def __init__(self, path: Path, run: Run) -> None:
         self._path, self._run = path, run
         self._note = path.with_name(path.name + ".run.json")
 
     def refusal(self) -> str:
-        """Empty where there is nothing yet, or where all rows were made by such a run as this one."""
+        """Empty if there are no rows yet, or a run like this one made all of them."""
         if not self._has_rows():
             return ""
-        restart = "--restart throws its rows away and begins anew; or name another file"
+        restart = "--restart drops its rows and starts over; or name another file"
         try:
             before = dict(json.loads(self._note.read_bytes()))
         except (OSError, ValueError, TypeError):
-            return f"{self._path} is there, and no {self._note.name} beside it says what made it ({restart})"
+            return f"{self._path} exists, but without {self._note.name}, which says what made it ({restart})"
         names = sorted(name for name in {*before, *self._run} if before.get(name) != self._run.get(name))
         if not names:
             return ""
@@ -47,7 +47,7 @@ class CsvFile:
         return f"{self._path} was made by another run: {differ} ({restart})"
 
     def begin(self, *, restart: bool) -> dict[str, bool]:
-        """The files that have a row already, and whether that says that they could not be looked at."""
+        """The files that have a row, and whether the row says that they could not be read."""
         if restart or not self._has_rows():
             self._path.write_bytes(b"")
         self._note.write_text(json.dumps(dict(self._run), indent=1) + "\n", encoding="utf-8")
@@ -78,7 +78,7 @@ class CsvFile:
         return self._path.exists() and self._path.stat().st_size > 0
 
     def _cut_half_a_row(self) -> None:
-        """What a crash left of a last row goes: its file is looked at again."""
+        """Cut off half of a last row, left by a crash: its file is looked at again."""
         content = self._path.read_bytes()
         if not content.endswith(b"\n"):
             os.truncate(self._path, content.rfind(b"\n") + 1)

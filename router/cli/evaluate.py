@@ -26,7 +26,7 @@ def command(
     split: Annotated[
         str | None,
         typer.Option(
-            help="Score this split; left out, `test` where there is one or it was trained on these; else all."
+            help="Score this split. Default: `test` if there is one or the model was trained on these; else all."
         ),
     ] = None,
     as_json: Annotated[
@@ -36,7 +36,7 @@ def command(
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here, readable by you only.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="The worst mistakes as pictures.")] = True,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The routing.yaml to score; left out, the shipped one.")
+        Path | None, typer.Option("--config", "-c", help="The routing.yaml to score. Default: the shipped one.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,

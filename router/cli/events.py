@@ -16,9 +16,9 @@ MOST = 10_000
 
 def command(
     config: Config = None,
-    last: Annotated[int, typer.Option("--last", min=1, max=MOST, help="So many of the latest.")] = 200,
-    every: Annotated[bool, typer.Option("--all", help="All of them, from the first on.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing new ones.")] = False,
+    last: Annotated[int, typer.Option("--last", min=1, max=MOST, help="How many of the latest to show.")] = 200,
+    every: Annotated[bool, typer.Option("--all", help="Show all events, from the first.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new ones.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the latest events, the newest at the end."""

@@ -21,7 +21,7 @@ def explain(error: Exception) -> tuple[int, str]:
 
 
 def details(error: Exception) -> dict[str, Any]:
-    """What a program may want beside the text: each mistake of a configuration by itself."""
+    """What a program may want beside the text: a list of a configuration's mistakes."""
     problems = getattr(error, "problems", ())
     if not problems:
         return {}

@@ -10,7 +10,7 @@ from router.cli.options import Config, Json, fail, settings_of
 
 
 def command(config: Config = None, as_json: Json = False) -> None:
-    """Say whether the running node works: exit code 0, or 1 and what does not work."""
+    """Say whether the running node works. Exit code 0; or 1, with what does not work."""
     from router.control import ask
 
     parts = ask(settings_of(config).spool.path, {"do": "health"})

@@ -171,7 +171,7 @@ def _store(config: Path | None) -> tuple[Settings, ModelStore]:
 
 
 def _keep(store: ModelStore, folder: Path) -> str:
-    """A copy in the store, of a model that is sound. What is tested is the copy, and so is what serves."""
+    """Copy a sound model into the store. The copy is what is tested, and what serves."""
     from router.model.card import WEIGHTS, Card
     from router.model.mobilenet_v1 import MobileNetV1
 

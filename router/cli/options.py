@@ -31,7 +31,7 @@ class _Output:
 
 
 def asked_for_json(value: bool) -> bool:
-    """The callback of `--json`, so that a failure anywhere in the command is told as JSON as well."""
+    """The callback of `--json`: any failure of the command is then JSON too."""
     _Output.as_json = value
     return value
 
@@ -39,7 +39,7 @@ def asked_for_json(value: bool) -> bool:
 Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", help=f"The routing.yaml. Left out: ${VARIABLE}, ./routing.yaml or {PLACES[1]}.",
+        "--config", "-c", help=f"The routing.yaml. Default: ${VARIABLE}, ./routing.yaml or {PLACES[1]}.",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -47,7 +47,7 @@ ConfigArgument = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG]", help="The routing.yaml; the same as --config.", show_default=False)
 ]
 Json = Annotated[
-    bool, typer.Option("--json", callback=asked_for_json, help="For programs: one JSON object a line, errors too.")
+    bool, typer.Option("--json", callback=asked_for_json, help="Print one JSON object a line; errors too.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -56,7 +56,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def config_file(*named: Path | None) -> Path:
-    """The configuration that was named, else that of the environment, else the first of `PLACES` that is there."""
+    """The configuration that was named, or that of the environment, or the first of `PLACES` that exists."""
     given = list(dict.fromkeys(path for path in named if path is not None))
     if len(given) > 1:
         wrong(f"two configurations are named: {given[0]} and {given[1]}; name one")
@@ -111,7 +111,7 @@ def tell_failure(line: str, code: int, *, as_json: bool, **more: Any) -> None:
 
 
 def must_be_folder(what: str, path: Path) -> None:
-    """It is wrong use where a person named a folder that is not there. `what`: the option, or the argument's name."""
+    """A missing folder is wrong use. `what`: the option, or the argument's name."""
     if not path.is_dir():
         wrong(f"{what} {path}: no such folder")
 
@@ -142,7 +142,7 @@ def on_terminal() -> bool:
 
 
 def confirm(what: str, lines: list[str], *, yes: bool, as_json: bool) -> None:
-    """Say what will be taken and ask; away from a terminal, and under `--json`, only `--yes` lets the command go on."""
+    """Say what will be taken, and ask. Without a terminal, and under `--json`, only `--yes` lets the command go on."""
     if not as_json:
         for line in lines:
             typer.echo(printable(line), err=True)
@@ -173,7 +173,7 @@ def pages(ask: Callable[..., list[dict[str, Any]]], after: int = 0, **choice: An
 
 
 def printable(text: object) -> str:
-    """For a terminal, to which received characters may be orders."""
+    """For a terminal, which may obey control characters in received text."""
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 

@@ -36,11 +36,11 @@ app = typer.Typer(no_args_is_help=True, help="Deliveries that are owed or buried
 
 STATES = ("open", "buried", "done", "skipped", "discarded")
 ID_DIGITS = 19
-"""What has so many digits is no delivery's number; an instance's id may have no letter in it."""
+"""A number this long is not a delivery's: it is an instance's id without a letter in it."""
 
 To = Annotated[str | None, typer.Option("--to", help="Only this destination.")]
 Ids = Annotated[list[int] | None, typer.Argument(help="Deliveries by number, as `queue list` shows them.")]
-Which = Annotated[str, typer.Argument(metavar="INSTANCE", help="An instance by our id, or the number of a delivery.")]
+Which = Annotated[str, typer.Argument(metavar="INSTANCE", help="The id of an instance, or the number of a delivery.")]
 
 
 @app.command("list")
@@ -50,9 +50,9 @@ def list_(
     buried: Annotated[bool, typer.Option("--buried", help="Only what was given up on.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Open and buried deliveries, oldest first, and whether their destination is paused or does not take anything.
+    """Open and buried deliveries, oldest first, and whether their destination is paused or its circuit open.
 
-    What to do about such a destination goes to standard error.
+    Advice on such a destination goes to standard error.
     """
     _, spool = _open(config, to)
     states = spool.destination_states()
@@ -84,7 +84,7 @@ def _hold(row: dict[str, Any], state: DestinationState | None) -> str:
 
 
 def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
-    """Settings and spool, once it is certain that `to` is a destination: one that is unknown is wrong use."""
+    """Settings and spool. An unknown `to` is wrong use."""
     from router.control import known
     from router.spool import read_spool
 
@@ -96,7 +96,7 @@ def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
 
 
 def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) -> Iterator[str]:
-    """A line for each destination that is paused, and for each with an open circuit for which something waits."""
+    """A line for each paused destination, and for each with an open circuit and something that waits."""
     counts = spool.counts()
     waiting = counts.open
     if counts.set_aside and to is None:
@@ -137,7 +137,7 @@ def show(
 
 
 def _why_uncertain(settings: Settings, row: dict[str, Any]) -> str:
-    """By the card of the model that answered; empty where that model is not here any more."""
+    """Why, by the card of the model that answered; empty if that model is gone."""
     from router.model.doubt import limits_of
     from router.model.files import shipped_model
 
@@ -148,7 +148,7 @@ def _why_uncertain(settings: Settings, row: dict[str, Any]) -> str:
 
 
 def _instance(spool: Spool, which: str) -> str:
-    """The id of an instance that was given by its id or by the number of one of its deliveries."""
+    """The id of an instance, from that id or from the number of one of its deliveries."""
     delivery = _delivery(spool, int(which)) if which.isdecimal() and len(which) < ID_DIGITS else None
     return which if delivery is None else str(delivery["instance_id"])
 
@@ -190,7 +190,7 @@ def retry(
     every: Annotated[bool, typer.Option("--all", help="Everything buried.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Owe buried (or waiting) deliveries again, and try their destinations at once. The time to give up begins anew."""
+    """Try buried deliveries again, at once; with --to, waiting ones too. The time to give up begins anew."""
     _must_choose(ids, to, every=every)
     # --to takes what waits and what is buried there; --all only what is buried.
     states = ("buried",) if every and to is None else ("open", "buried")
@@ -209,11 +209,14 @@ def discard(
     every: Annotated[
         bool, typer.Option("--all", help="Everything buried; with --to, also what waits for that destination.")
     ] = False,
-    waiting: Annotated[bool, typer.Option("--waiting", help="With --to: what waits there, not the buried.")] = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="With --to: only what waits there.")] = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Drop deliveries for good: with --to, what is buried there. Asks first. It is recorded who did it."""
+    """Drop buried deliveries for good. With --to, --waiting or --all also take what waits there.
+
+    Asks first, and records who did it.
+    """
     if waiting and (to is None or every):
         wrong("--waiting goes with --to DESTINATION, and without --all")
     _must_choose(ids, to, every=every)
@@ -228,7 +231,7 @@ def discard(
 
 
 def _summary(rows: Iterable[dict[str, Any] | None]) -> Iterator[str]:
-    """For each destination how many deliveries there are, and since when the oldest is owed."""
+    """For each destination the number of deliveries, and since when the oldest is owed."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row is not None:
@@ -280,14 +283,14 @@ def _must_choose(ids: list[int] | None, to: str | None, *, every: bool) -> None:
 def _chosen(
     spool: Spool, ids: list[int] | None, to: str | None, states: tuple[str, ...]
 ) -> dict[int, dict[str, Any] | None]:
-    """The deliveries that the options name, by number; None for a number that is none."""
+    """The deliveries that the options name, by number; None for an unknown number."""
     if ids:
         return {number: _delivery(spool, number) for number in ids}
     return {row["id"]: row for row in _deliveries(spool, to, states)}
 
 
 def _change(settings: Settings, do: str, chosen: Mapping[int, dict[str, Any] | None], as_json: bool) -> None:
-    """Have the change made; exit code 1, with the reasons, where not all could be changed."""
+    """Make the change. Exit code 1, with the reasons, if not all could be changed."""
     numbers, changed = list(chosen), 0
     hindered = list(_hindered(chosen))
     for start in range(0, len(numbers), PAGE):

@@ -46,12 +46,12 @@ def command(
 
 
 ENDS_WITHIN = 8.0
-"""Seconds from the signal, as promised; what hangs for so long would not end by itself either."""
+"""Seconds from the signal, as promised. What still hangs then would not end by itself."""
 
 
 def end_anyway(seconds: float) -> None:
-    """Whatever hangs while the node stops (a disk that does not answer), the process ends. The spool is as after a
-    crash then: nothing is lost."""
+    """End the process if something hangs while the node stops, such as a disk that does not answer. Nothing is lost:
+    the spool is as after a crash."""
     from router.observe import log
 
     def end() -> None:

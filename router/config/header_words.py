@@ -1,4 +1,4 @@
-"""The words that headers are read by: those that come with the program, and a site's own under `header_words`."""
+"""The words that are looked for in headers: the program's own, and a site's under `header_words`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HEADER_WORDS = "header_words"
 SHIPPED = Path(__file__).with_suffix(".yaml")
 GROUPS = (*PARTS, *VIEWS)
 IGNORED = "ignored"
-"""Words of the program's that mean something else at a site."""
+"""The group of the program's words that mean something else at a site."""
 MOST_WORDS, LONGEST_WORD = 500, 64
 
 
 def vocabulary(where: str, node: Node, context: Context) -> Vocabulary:
-    """The shipped words with the site's: a word that the site gives to a group leaves every other one."""
+    """The shipped words and the site's. A word that the site puts into a group is removed from every other."""
     if isinstance(node, Scalar) and node.null:
         return shipped_vocabulary()
     own = fields(where, node, dict.fromkeys((*GROUPS, IGNORED), several(_word)), context)
@@ -43,7 +43,7 @@ def vocabulary(where: str, node: Node, context: Context) -> Vocabulary:
 
 
 def _without(own: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    """The shipped words but those that the site has placed itself."""
+    """The shipped words without those that the site has placed itself."""
     taken: dict[str, set[str]] = {}
     for group, entries in own.items():
         kinds = (PARTS, VIEWS) if group == IGNORED else ((PARTS,) if group in PARTS else (VIEWS,))

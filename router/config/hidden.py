@@ -1,4 +1,7 @@
-"""Whether one condition plainly follows from another: then a rule below one with the weaker condition is a mistake."""
+"""Whether one condition plainly follows from another: then a rule below one with the weaker condition is a mistake.
+
+`decide.reach` finds more rules that can never fire; those are warnings. This one says which are plain mistakes.
+"""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def private(written: str) -> Private | None:
 
 
 def has_one_value(tag: int) -> bool:
-    """Whether the standard allows the element, a code, one value only."""
+    """Whether the element is a code, for which the standard allows one value only."""
     return dictionary_has_tag(tag) and dictionary_VR(tag) == "CS" and dictionary_VM(tag) == "1"
 
 

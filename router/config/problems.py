@@ -38,7 +38,7 @@ class Problems:
         self.file = file
         self.found: list[Problem] = []
         self.warnings: list[tuple[int, str]] = []
-        """(line, text) of what is allowed and probably not meant."""
+        """(line, text) of what is allowed, but probably a mistake."""
 
     def add(self, line: int, message: str, fix: str = "") -> None:
         problem = Problem(self.file, line, message, fix)

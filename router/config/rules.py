@@ -54,7 +54,7 @@ def rules(node: Node, destinations: Mapping[str, bool], context: Context) -> tup
 
 
 def _check_reach(found: list[tuple[Rule, Node]], destinations: Mapping[str, bool], context: Context) -> None:
-    """A rule that an earlier one plainly hides is a mistake; one that can never fire for another reason, a warning."""
+    """A rule that an earlier one plainly hides is a mistake; any other rule that can never fire is a warning."""
     rules = [rule for rule, _ in found]
     hides = [_ends_the_search(rule, destinations) for rule in rules]
     for place, reasons in never_fire(rules, hides).items():
@@ -74,7 +74,7 @@ def _check_reach(found: list[tuple[Rule, Node]], destinations: Mapping[str, bool
 
 
 def _ends_the_search(rule: Rule, destinations: Mapping[str, bool]) -> bool:
-    """Whether no later rule is asked once this one is true. `destinations`: name to enabled."""
+    """Whether the rules after this one are not asked when it is true. `destinations`: name to enabled."""
     return not rule.shadow and (rule.discard or any(destinations.get(name, False) for name in rule.send))
 
 

@@ -86,7 +86,7 @@ class NodeSettings:
 class SpoolSettings:
     path: Path = Path("spool")
     database: str = field(default="sqlite", repr=False)
-    """It may hold a password, so no `repr` shows it."""
+    """It may hold a password, so `repr` leaves it out."""
     keep: float = 24 * HOUR
     keep_records: float = 365 * DAY
     limit: int = 50 * GB

@@ -174,8 +174,8 @@ DATABASE_URL = re.compile(
     r"(?:[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
     r"(?:/[^:@/?#\s]*)?(?:\?(?P<query>[^@?#\s]*))?"
 )
-"""What reads in one way only: a character that ends a part of a URL may stand in a password only percent-encoded. Else
-the rest of the password would be taken for the host, and stand in the error that the host is unknown."""
+"""A URL that can be read in one way only. In a password, characters that end a part of a URL must be percent-encoded.
+Otherwise the rest of the password would be taken for the host, and shown in the error that the host is unknown."""
 
 
 def database(value: str) -> str:
@@ -192,7 +192,7 @@ def database(value: str) -> str:
 
 
 def hidden_password(text: str, database: str) -> str:
-    """A text of the driver's without the password of the database's URL, which it may repeat."""
+    """A text from the driver, with the password of the database's URL removed."""
     if not database.startswith("postgresql"):
         return text
     found = DATABASE_URL.fullmatch(database)
@@ -207,7 +207,7 @@ def hidden_password(text: str, database: str) -> str:
 
 
 SHORT_PASSWORD = 4
-"""What is so short stands in many words by chance."""
+"""Characters. Shorter passwords occur in many words by chance."""
 
 
 def destination_name(value: str) -> str:

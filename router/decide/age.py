@@ -27,12 +27,12 @@ PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
 
 OLDEST = 120.0
 NOT_ENTERED = frozenset({date(1900, 1, 1), date(1970, 1, 1)})
-"""Birth dates that software writes where none was entered. Who was really born on one has an age by PatientAge alone.
+"""Birth dates that software writes where none was entered. A patient really born then has an age by PatientAge alone.
 Earlier defaults (0001-01-01, 1753-01-01, 1899-12-30) are beyond OLDEST anyway."""
 _AS = re.compile(r"[0-9]{3}[DWMY]")
 """An age as VR AS wants it (PS3.5 §6.2)."""
 _LOOSE_AGE = re.compile(r"0*([0-9]{1,3}) *([DWMY])")
-"""An age that can only mean one thing: `12 Y`, `3y`, `0003Y`. A number without a unit can mean several."""
+"""An unambiguous age that the standard does not allow: `12 Y`, `3y`, `0003Y`. A number without a unit is ambiguous."""
 _DATE = re.compile(r"([0-9]{4})([-./]?)([0-9]{2})\2([0-9]{2})")
 _ROUNDING = 1e-6
 _INSTANT = 1e-4

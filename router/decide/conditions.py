@@ -108,7 +108,7 @@ class TopIs(_NoTags):
 
 @dataclass(frozen=True, slots=True)
 class ViewIs(_NoTags):
-    """The view that the model sees: one of three, or `uncertain`; unknown where the model says none."""
+    """The view that the model sees: one of three, or `uncertain`. Unknown if the model has no views."""
 
     names: frozenset[str]
     subject: str = "view"
@@ -120,7 +120,7 @@ class ViewIs(_NoTags):
 
 @dataclass(frozen=True, slots=True)
 class Inverted(_NoTags):
-    """Whether the picture came with the wrong polarity (and was looked at in the right one)."""
+    """Whether the picture came with the wrong polarity."""
 
     expected: bool
     subject: str = "inverted"
@@ -174,7 +174,7 @@ class PartConfidence(_NoTags):
 
 
 def _summed(prediction: Prediction, classes: frozenset[str]) -> float:
-    """NaN where the prediction has other classes than ours."""
+    """NaN if the prediction has other classes than CLASSES."""
     if len(prediction.probabilities) != len(CLASSES):
         return math.nan
     pairs = zip(CLASSES, prediction.probabilities, strict=True)
@@ -183,7 +183,7 @@ def _summed(prediction: Prediction, classes: frozenset[str]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class HeaderPart:
-    """The body part that the header names. `unknown` can be asked for; else it makes the answer unknown."""
+    """The body part that the header names. An unknown part makes the answer unknown, unless it is asked for."""
 
     names: frozenset[str]
     vocabulary: Vocabulary
@@ -342,14 +342,14 @@ def _compiled(pattern: str) -> re2._Regexp[str]:
 
 
 NO_TEXT = ("",)
-"""What flow.Header has for a sequence or a binary element."""
+"""The value that flow.Header has for a sequence or a binary element."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
     """A header element as text; of several values, any may match.
 
-    `single`: the standard allows one value. Where such an element has several, which of them is meant is unknown.
+    `single`: the standard allows one value. If such an element has several, the answer is unknown.
     """
 
     tag: int
@@ -400,7 +400,7 @@ FIRST_BLOCK, LAST_BLOCK = 0x10, 0xFF
 
 @dataclass(frozen=True, slots=True)
 class Private:
-    """Where a maker's private element lies: in each block of the group that the creator has reserved."""
+    """A maker's private element, in each block of the group that its creator has reserved."""
 
     group: int
     creator: str
@@ -416,7 +416,7 @@ class Private:
         return frozenset(tag for block in blocks for tag in (self._named(block), self._tag(block)))
 
     def found(self, header: Header) -> list[tuple[str, ...] | None] | None:
-        """The values of the element in each block of the creator; None where it is unknown whose a block is."""
+        """The values of the element in each block of the creator. None if a block's creator is unknown."""
         theirs, unknown = [], False
         for block in range(FIRST_BLOCK, LAST_BLOCK + 1):
             name = header.get(self._named(block), ())

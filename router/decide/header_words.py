@@ -1,7 +1,7 @@
-"""What the header says of body part and view, in the words of vendors and languages: the second witness.
+"""The body part and the view that the header names, in the words of vendors and languages.
 
 Bounded: a few values of a few elements, each cut at a fixed length, matched in linear time. No value that was found
-leaves this module; what leaves it is one of a handful of words of our own.
+leaves this module: the answer is one of a few fixed words.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VIEW_TAGS = frozenset({VIEW_POSITION, *OF_THE_IMAGE})
 
 MOST_VALUES, MOST_CHARACTERS = 4, 128
 _REMEMBERED = 4096
-"""Texts whose meaning is kept: a hospital uses a few hundred."""
+"""Texts whose meaning is cached; a hospital uses a few hundred."""
 _UNDECOMPOSED = str.maketrans({"ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "ı": "i", "æ": "ae"})
 
 
@@ -73,7 +73,7 @@ class Vocabulary:
         return self._said
 
     def __eq__(self, other: object) -> bool:
-        """Two that find the same are equal, so that a reload sees whether anything has changed."""
+        """Two with the same words are equal, so that a reload sees whether anything has changed."""
         return isinstance(other, Vocabulary) and other._said == self._said
 
     def __hash__(self) -> int:
@@ -97,7 +97,7 @@ class Vocabulary:
 
 
 def _common(named: Iterable[frozenset[str]]) -> frozenset[str] | None:
-    """What all that name something have in common; None where none does."""
+    """The names that all elements have in common; None if no element names anything."""
     found: frozenset[str] | None = None
     for names in named:
         if names:

@@ -18,7 +18,7 @@ IPV6_AT = 1 << 33
 
 
 def where(operator: str, limit: float) -> Intervals:
-    """The numbers that compare so. None is less, equal or more than NaN."""
+    """The numbers for which the comparison holds; none for NaN."""
     if math.isnan(limit):
         return ALL if operator == "!=" else ()
     at, behind = (limit, 0), (limit, 1)
@@ -34,13 +34,13 @@ def where(operator: str, limit: float) -> Intervals:
 
 
 def both(one: Intervals, other: Intervals) -> Intervals:
-    """What lies in both."""
+    """Their intersection."""
     pairs = ((max(a, c), min(b, d)) for a, b in one for c, d in other)
     return tuple(sorted((low, high) for low, high in pairs if low < high))
 
 
 def outside(intervals: Intervals) -> Intervals:
-    """What lies in none of them."""
+    """The complement."""
     rest, low = [], LEAST
     for start, end in intervals:
         if low < start:
@@ -50,7 +50,7 @@ def outside(intervals: Intervals) -> Intervals:
 
 
 def within(one: Intervals, other: Intervals) -> bool:
-    """Whether the first lies in the second."""
+    """Whether the first is a subset of the second."""
     return not both(one, outside(other))
 
 

@@ -10,10 +10,10 @@ from router.flow import Decision, Seen
 
 
 def kept_from(table: RuleTable, seen: Seen, decision: Decision) -> tuple[str, ...]:
-    """The AIs of the image's class, in order, where the decision sends it to none of them; else nothing.
+    """The AIs of the image's class, in order, if the decision misses all of them; otherwise nothing.
 
     An AI of a class is a destination that some rule sends this class to and that `otherwise` does not name. An image
-    of an uncertain class belongs to no AI, so nothing keeps it from one.
+    of an uncertain class belongs to no AI.
     """
     if seen.prediction is None or decision.discard:
         return ()
@@ -34,7 +34,7 @@ def _ais(table: RuleTable, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def _asked(condition: Condition) -> Iterator[ClassIs | TopIs]:
-    """The conditions on the class that must, or may, hold; what stands below a `not` is none of them."""
+    """The conditions on the class that must, or may, hold; nothing below a `not`."""
     if isinstance(condition, ClassIs | TopIs):
         yield condition
     elif isinstance(condition, AllOf | AnyOf):

@@ -1,8 +1,8 @@
-"""Which rules can never fire: because they contradict themselves, or because earlier rules take all of theirs first.
+"""Which rules can never fire: those that contradict themselves, and those whose instances earlier rules take first.
 
-What is said here is certain; what cannot be told within the bounds counts as a rule that may fire. A rule fires where
-its conditions are true, and passes an earlier one where that is false *or unknown*. So each way in which a rule can be
-true is assumed in turn, as a `World` of what can then be the case, and each earlier rule is denied in it.
+A rule that is named can certainly never fire; one that cannot be settled within the bounds counts as one that may. An
+instance reaches a rule if each earlier rule is false *or unknown* for it. So each way in which a rule can be true is
+assumed in turn, as a `World` of what is then possible, and each earlier rule is denied in that world.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from router.decide.table import Rule
 from router.decide.world import Impossible, Key, World, key_of, words_asked
 
 MOST_CASES = 128
-"""Ways in which one rule can be true; alternatives beyond are taken for true."""
+"""The most ways in which one rule can be true that are followed; further alternatives count as true."""
 MOST_STEPS = 60_000
-"""Pairs of a way and an earlier rule that may matter to it; a few seconds. 300 rules that all ask about the same need
-fewer, and so do thousands that each name a machine of their own."""
+"""The most pairs of a way and an earlier rule that are tried: a few seconds. It is enough for 300 rules that all ask
+about the same value, and for thousands that each name another machine."""
 PASSES = 3
-"""What one earlier rule excludes can decide another; so often are they gone through."""
+"""How often the earlier rules are gone through: what one excludes can decide another."""
 
 Case = list[tuple[Condition, bool]]
 
@@ -37,8 +37,8 @@ class _Budget:
 def never_fire(rules: Sequence[Rule], hides: Sequence[bool]) -> dict[int, tuple[int, ...]]:
     """The places of the rules that can never fire, each with the places of the earlier ones that are the reason.
 
-    None: the rule contradicts itself. `hides` says which rules end the search when they are true; a shadow rule, or one
-    that is passed over, does not. Beyond a bound of steps nothing more is looked for.
+    No earlier ones: the rule contradicts itself. `hides` says which rules end the search when they are true; a shadow
+    rule, or one that is passed over, does not. After MOST_STEPS nothing more is looked for.
     """
     budget, earlier, found = _Budget(MOST_STEPS), _Earlier(rules), {}
     for place, rule in enumerate(rules):
@@ -58,7 +58,7 @@ def never_fire(rules: Sequence[Rule], hides: Sequence[bool]) -> dict[int, tuple[
 
 
 class _Earlier:
-    """The earlier rules, and those of them that a world can decide: few, where a table is long."""
+    """The earlier rules; `of` gives the few that a world can decide, even in a long table."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
@@ -71,7 +71,7 @@ class _Earlier:
         self._by_keys: dict[frozenset[Key], list[int]] = defaultdict(list)
 
     def add(self, place: int) -> None:
-        """A rule that asks for words is found by one of them: of the element with the most words in the table."""
+        """A rule that asks for words is indexed by those of the element with the most words in the table."""
         when = self._rules[place].when
         asked = max(_words(when), key=lambda pair: self._telling[pair[0]], default=None)
         if asked is None:
@@ -90,7 +90,7 @@ class _Earlier:
 
 
 def _shut_out(case: Case, earlier: _Earlier, budget: _Budget) -> set[int] | None:
-    """The earlier rules that leave nothing of a case; none for one that contradicts itself; None where it may be."""
+    """The earlier rules that exclude a case; empty if it contradicts itself; None if the case is possible."""
     world, reasons = World(), set[int]()
     try:
         for condition, answer in case:
@@ -125,7 +125,7 @@ def _parts(condition: Condition, answer: bool) -> tuple[tuple[Condition, ...], b
 
 
 def _cases(condition: Condition, answer: bool) -> list[Case]:
-    """The ways in which a condition has an answer; alternatives beyond the bound are left out of the ways."""
+    """The ways in which a condition has this answer. Beyond MOST_CASES it is left out, and narrows nothing."""
     if isinstance(condition, Not):
         return _cases(condition.condition, not answer)
     parts = _parts(condition, answer)
@@ -143,7 +143,7 @@ def _cases(condition: Condition, answer: bool) -> list[Case]:
 
 
 def _deny(world: World, condition: Condition, answer: bool) -> None:
-    """The condition has another answer, or none. Raises Impossible where it surely has this one."""
+    """The condition has another answer, or is unknown. Raises Impossible if it surely has this one."""
     if isinstance(condition, Not):
         _deny(world, condition.condition, not answer)
         return
@@ -171,7 +171,7 @@ def _sure(world: World, condition: Condition, answer: bool) -> bool:
 
 
 def _words(when: Condition) -> list[tuple[Key, frozenset[str]]]:
-    """What a rule asks of texts by listing words, where every one of its ways asks it."""
+    """The words that a rule lists for texts, if every way to fire needs them."""
     parts = when.conditions if isinstance(when, AllOf) else (when,)
     asked = [words_asked(part) for part in parts]
     return [(key, matcher.words) for key, matcher in filter(None, asked) if isinstance(matcher, Equal)]

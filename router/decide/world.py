@@ -1,6 +1,6 @@
-"""What can still be the case of an instance, once some conditions are assumed and others denied: for `reach`.
+"""What is still possible for an instance, once some conditions are assumed and others denied: for `reach`.
 
-Everything here errs towards what is possible. A condition of a kind that is not known here narrows nothing.
+In doubt something counts as possible. A condition of an unfamiliar kind narrows nothing.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ State = tuple[str, str, bool] | None
 STATES: frozenset[State] = frozenset(
     state for top in CLASSES for state in (None, (top, top, False), (UNCERTAIN, top, False), (UNCERTAIN, top, True))
 )
-"""(class, top, novel) of a prediction, or none: a class is its top or uncertain, and what is novel is uncertain."""
+"""(class, top, novel) of a prediction, or none. The class is the top or uncertain; a novel picture is uncertain."""
 UNPARSEABLE = "unparseable"
 PIXELS = frozenset({"decoded", "none", "undecodable", UNPARSEABLE, "failed"})
 ANYTHING = glob("*")
 ONE_FRAME: Intervals = (((1, 0), (math.inf, 1)),)
 MARGIN = 1e-3
-"""Years by which ages in different units must be apart to be told apart."""
+"""Years. Ages in different units that are closer count as equal."""
 NO_WORD = Equal(frozenset({UNKNOWN}))
-"""What a header says that names neither part nor view."""
+"""The values of a header that names neither part nor view."""
 OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 
 
 class Impossible(Exception):  # noqa: N818 - not an error: an answer
-    """Nothing can be the case any more."""
+    """No case is left."""
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class _Words:
         return (must - self.banned for must in self.musts)
 
     def want(self, matcher: Matcher, answer: bool) -> bool:
-        """Whether that was news. Raises Impossible."""
+        """Whether this added anything. Raises Impossible."""
         before = len(self.musts), len(self.banned), len(self.wanted), len(self.unwanted), *map(len, self.musts)
         if not isinstance(matcher, Equal):
             (self.wanted if answer else self.unwanted).add(matcher)
@@ -143,7 +143,7 @@ def _years(sign: str, limit: int, unit: str, wider: float) -> Intervals:
 
 
 class World:
-    """What can be the case. `changes` counts what was learnt, and `keys` are the values that something is known of."""
+    """The cases that are left. `changes` counts what was learnt; `keys` are the values that something is known of."""
 
     def __init__(self) -> None:
         self.changes = 0

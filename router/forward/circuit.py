@@ -2,7 +2,7 @@
 
 A dead destination must cost nothing and bury nothing: while its circuit is open nothing but one probe at a time is
 tried, and the time does not count towards giving up (a probe refused for itself `FEW_WHILE_OPEN` times is buried). The
-state lives in the spool, so that a restart does not hammer what is down; this process goes by time that nobody can set.
+state lives in the spool, so that a restart does not hammer what is down; within a process the monotonic clock counts.
 
 Where instances opened it they may be at fault and not the destination. Only those that were tried wait out its growing
 time; what was not is a probe after the first, short one, however often others failed.
@@ -36,7 +36,7 @@ class Circuit:
         self._chance = chance
         self._lock = threading.RLock()
         self._until = 0.0
-        if state.circuit_left is not None:  # beyond: nobody opens one for so long, so the clock was set
+        if state.circuit_left is not None:  # beyond that the clock was set: a circuit is never open for so long
             self._until = time.monotonic() + min(state.circuit_left, 1.25 * CIRCUIT_LONGEST)
         self._untried_from = 0.0
         self._failures = state.circuit_failures

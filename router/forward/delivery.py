@@ -98,7 +98,7 @@ def fault(path: Path, instance: Instance) -> str:
             digest.update(buffer[:count])
     if digest.hexdigest() != instance.digest:
         return "the blob has changed on disk since it was received (digest)"
-    return "" if agrees(header, instance) else "the blob and its row say different things: one of them has changed"
+    return "" if agrees(header, instance) else "the blob and its row contradict each other: one of them has changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def attempt(
 
 
 def _raise_own_limit(error: OSError) -> None:
-    """Raise OwnLimitError where this machine lacks something: then this was no try."""
+    """Raise OwnLimitError if this machine lacks a resource: then this was no try."""
     if lacking := own_limit(error):
         raise OwnLimitError(lacking) from error
 
@@ -175,7 +175,7 @@ def _sendable(delivery: Delivery, association: Requestor, transcode: Transcode) 
         try:
             one = _Sendable(*transcode(instance, delivery.path, OWN_SYNTAX), syntax, ("values of odd length padded",))
         except ValueError:
-            pass  # nobody knows which of its values is odd
+            pass  # its odd values cannot be found
         except OSError as error:
             _raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a padded copy cannot be made", sign="ours")

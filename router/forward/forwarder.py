@@ -16,12 +16,12 @@ from router.spool import Spool
 
 
 class NoWorkerError(Exception):
-    """The system gives no thread for a destination: one line with the fix."""
+    """The system has no thread for a destination; one line with the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What new settings need and the forwarder does not have yet."""
+    """Workers that new settings need and the forwarder does not have yet."""
 
     destinations: dict[str, DestinationSettings]
     circuits: dict[str, Circuit] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Forwarder:
         self.apply_settings()
 
     def apply_settings(self) -> None:
-        """Match the workers to the settings that are in force now."""
+        """Match the workers to the settings in force."""
         self.take(self.prepare(self._settings().destinations))
 
     def prepare(self, wanted: Mapping[str, DestinationSettings]) -> Prepared:
@@ -72,7 +72,7 @@ class Forwarder:
         return prepared
 
     def discard(self, prepared: Prepared) -> None:
-        """What was prepared is not wanted after all."""
+        """Stop what was prepared: it is not wanted after all."""
         self._leave(prepared.workers)
 
     def take(self, prepared: Prepared) -> None:

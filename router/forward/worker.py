@@ -23,7 +23,7 @@ from router.spool import DONE, SKIPPED, Spool, SpoolError
 
 BATCH = 8
 OWN_LIMIT = 5.0
-"""Seconds that a worker rests for which this machine had no descriptor or memory: no try, and no fault of the peer."""
+"""Seconds that a worker rests when this machine lacks a descriptor or memory. That is no try, no fault of the peer."""
 TOO_MANY = 30.0
 """Seconds that a worker rests whose association a peer refused for now while it serves others of ours."""
 
@@ -208,7 +208,7 @@ class Worker(threading.Thread):
         return True
 
     def _rest_for_want(self, lacking: str) -> None:
-        """This machine lacks something: what is owed waits, and says nothing of the destination."""
+        """This machine lacks a resource: deliveries wait. It says nothing about the destination."""
         log.error("out of resources", destination=self._to, reason=lacking)
         self._pool.abort()
         self._rests_until = time.monotonic() + OWN_LIMIT

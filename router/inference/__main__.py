@@ -100,7 +100,7 @@ def serve(model: Model, options: dict[str, Any], requests: BinaryIO, answers: An
 
 
 class BatchClock:
-    """Since when (monotonic) the model has been at the present batch; None between two."""
+    """When (monotonic) the model began its present batch; None between two."""
 
     began: float | None = None
 

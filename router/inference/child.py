@@ -109,7 +109,7 @@ class Child:
 
     @property
     def working_seconds(self) -> float:
-        """How long, at the last sign of life, the oldest work had been under way. What only waits is not meant."""
+        """Seconds that the oldest work had been under way at the last sign of life, without work that only waits."""
         return self._working
 
     def ping(self) -> int:

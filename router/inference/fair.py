@@ -1,4 +1,4 @@
-"""Turns for callers: what waits is taken in rounds over peers, and within a peer in rounds over calling AE titles."""
+"""Turns for callers: in rounds over peers, and within a peer in rounds over calling AE titles."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Calling = tuple[str, str]
 
 
 class FairQueue(Generic[T]):
-    """What waits, by caller; in order of arrival within one. Not for several threads."""
+    """Items that wait, by caller; within one in order of arrival. Not thread-safe."""
 
     def __init__(self) -> None:
         self._peers: dict[str, dict[str, deque[T]]] = {}
-        """In the order of the next round: who was served goes to the end."""
+        """In the order of the next round: a served one goes to the end."""
 
     def put(self, caller: Calling, item: T) -> None:
         calling_ae, peer = caller
@@ -32,7 +32,7 @@ class FairQueue(Generic[T]):
         return None
 
     def has(self, wanted: Callable[[T], bool]) -> bool:
-        """Whether the first item of a caller is such a one."""
+        """Whether this holds for the first item of any caller."""
         return any(wanted(items[0]) for titles in self._peers.values() for items in titles.values())
 
     def _serve(self, peer: str, calling_ae: str) -> None:

@@ -19,13 +19,13 @@ from router.observe.metrics import INFERENCE_RESTARTS
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 15.0
 HUNG_AFTER = 60.0
-"""Beyond the pixel time limit: work that is under way for so long means that the process hangs."""
+"""Seconds beyond the pixel time limit. If work is under way for longer, the process hangs."""
 PING_EVERY, MOST_UNANSWERED = 4.0, 3
 """Seconds, and how many signs of life may be missing: then it is stopped or starved, and another is better."""
 
 
 NO_CALLER = Caller("", "", "")
-"""Whose turn it is where nobody called: files that a command looks at."""
+"""The caller of files that a command looks at."""
 
 
 class Inference:

@@ -1,13 +1,13 @@
-"""Who is worked on next, and by which pixel worker: nobody waits for somebody else's slow or hostile image.
+"""Which image is worked on next, by which pixel worker: no caller waits for another's slow or hostile image.
 
-Three lanes. Each look begins in the first; native copies have their own. What a worker finds too expensive before it
-decodes, what is not done within the lane's patience, and what its worker died of goes on in the slow lane, which has
-few workers, a low priority, and the whole time limit. Within a lane callers take turns (`fair`). A caller with
-something in the slow lane always leaves a place of the first lane and a worker that is warm to the others; and a look
+There are three lanes. Each look begins in the first; native copies have their own. Work moves to the slow lane if a
+worker finds it too expensive before it decodes, if it is not done within the lane's patience, or if its worker died.
+The slow lane has few workers, a low priority, and the whole time limit. Within a lane callers take turns (`fair`). A
+caller with something in the slow lane always leaves a place of the first lane, and a warm worker, to the others. A look
 that takes longer than most makes room for one of another caller long before its patience is over.
 
-A worker is a thread with a process. There are as many as may be at work at once, and one more; processes beyond those
-of the first lane are started on demand, since a start takes half a second of a processor.
+A worker is a thread with a process. There is one more than may be at work at once. Processes beyond those of the first
+lane are started on demand, since a start costs half a second of a processor.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from router.inference.pixels import Answer, WorkerDiedError
 Request = dict[str, Any]
 
 PATIENCE_LOOK, PATIENCE_COPY = 1.0, 5.0
-"""Seconds in the first lane and in that of copies, before work goes on in the slow one. An honest DX takes 0.1 s."""
+"""Seconds in the first lane and in that of copies, before work goes on in the slow one. A usual DX takes 0.1 s."""
 LONG = 0.25
 """Seconds after which a look in the first lane makes room: one more may be under way, of another caller."""
 STARVED = 3.0
-"""So many times its patience may last if the worker has not had so much of a processor: then the machine is slow."""
+"""The patience may last up to this many times as long if the worker did not get the processor."""
 LOOK_AGAIN = 0.05
-"""Seconds between two looks whether it has."""
+"""Seconds between two checks of that."""
 START_AGAIN = 1.0
 
 CRASHED = "the decoder crashed or ran out of memory"
@@ -48,7 +48,7 @@ class Lane(enum.Enum):
 
 
 class Worker(Protocol):
-    """What a pixel worker is to the lanes (`pixels.PixelWorker`)."""
+    """What the lanes need of a pixel worker (`pixels.PixelWorker`)."""
 
     @property
     def is_warm(self) -> bool: ...
@@ -83,7 +83,7 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A thread with its worker; `jobs` is what it is given. None: be warm, for what comes."""
+    """A thread with its worker. `jobs` holds its work; None means: start the process, for work to come."""
 
     worker: Worker
     jobs: queue.SimpleQueue[Job | None] = field(default_factory=queue.SimpleQueue)
@@ -132,7 +132,7 @@ class Lanes:
             self._dispatch()
 
     def working_seconds(self) -> float:
-        """How long the oldest work that is under way has been so."""
+        """Seconds that the oldest work has been under way."""
         now = time.monotonic()
         with self._lock:
             return max((now - job.began for job in self._running), default=0.0)
@@ -140,7 +140,7 @@ class Lanes:
     # -- what is next ----------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Give work to idle slots, and see that enough are warm. The lock is held."""
+        """Give work to idle slots, and warm up enough of them. The lock is held."""
         for lane in Lane:
             while self._idle and (job := self._next(lane)) is not None:
                 slot = min(self._idle, key=lambda one: _unfit(one.worker, lane))
@@ -183,9 +183,9 @@ class Lanes:
         return self._waiting[Lane.LOOK].take(may)
 
     def _next_slow(self, running: list[Job]) -> Job | None:
-        """What a worker has died of runs alone in this lane: its neighbour's memory may have been the cause.
+        """Work that a worker died of runs alone in this lane: its neighbour's memory may have been the cause.
 
-        It and what has harmed no worker take turns, so that neither waits for the other for ever.
+        It takes turns with all other work, so that neither waits for ever.
         """
         waiting = self._waiting[Lane.SLOW]
         if any(job.has_died for job in running):
@@ -217,7 +217,7 @@ class Lanes:
                 continue
             try:
                 found = self._work(slot.worker, job)
-            except Exception as error:  # a worker that does not even start; whatever it is, the thread must go on
+            except Exception as error:  # a worker that does not even start: the thread must go on
                 slot.worker.stop()
                 self._end(job)
                 self._failed(job.request, f"no pixel worker ({type(error).__name__})")
@@ -270,7 +270,7 @@ class Lanes:
         return answer
 
     def _wait(self, worker: Worker, job: Job, patience: float) -> Answer:
-        """As `Worker.answer`; a worker that others keep from working is waited for somewhat longer."""
+        """As `Worker.answer`, but waits longer for a worker that does not get the processor."""
         had, until = worker.cpu_seconds(), time.monotonic() + STARVED * patience
         quick = min(LONG, patience)
         try:
@@ -302,7 +302,7 @@ class Lanes:
         return True
 
     def _move(self, job: Job) -> None:
-        """To the slow lane, to be begun anew."""
+        """Move it to the slow lane, where it begins anew."""
         was_slow = job.lane is Lane.SLOW
         with self._lock:
             self._running.discard(job)
@@ -325,7 +325,7 @@ class Lanes:
     def _warm(self, slot: Slot) -> None:
         try:
             slot.worker.start()
-        except (OSError, WorkerDiedError, TimeoutError):  # whoever needs it will say so
+        except (OSError, WorkerDiedError, TimeoutError):  # the next job that needs it reports it
             slot.worker.stop()
             time.sleep(START_AGAIN)
         with self._lock:
@@ -334,7 +334,7 @@ class Lanes:
             self._dispatch()
 
     def _settle(self, slot: Slot) -> None:
-        """Idle again. A low priority cannot be taken back: such a process ends."""
+        """The slot is idle again. A low priority cannot be raised, so such a process ends."""
         if slot.worker.is_lowered:
             slot.worker.stop()
         with self._lock:
@@ -343,7 +343,7 @@ class Lanes:
 
 
 def _unfit(worker: Worker, lane: Lane) -> int:
-    """Which idle worker to take first: one that needs no start, but for slow work, which can wait for one."""
+    """Which idle worker to take first: a started one, except for slow work, which can wait for a start."""
     if lane is Lane.SLOW:
         return int(worker.is_warm)
     return int(not worker.is_warm)

@@ -14,7 +14,7 @@ from router.inference.messages import receive, send
 
 START_SECONDS = 60.0
 LOW_PRIORITY = 10
-"""What `nice` a worker has that works on what takes long: others come first."""
+"""The `nice` of a worker for slow work: others come first."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
@@ -31,20 +31,20 @@ class WorkerDiedError(Exception):
 
 
 class PixelWorker:
-    """One worker process after another. Not for several threads."""
+    """One worker process after another. Not thread-safe."""
 
     def __init__(self, size: int, memory: int) -> None:
         self._size, self._memory = size, memory
         self._process: subprocess.Popen[bytes] | None = None
         self.is_lowered = False
-        """Whether the process has a low priority, which it cannot lose again."""
+        """Whether the process has a low priority; that cannot be undone."""
 
     @property
     def is_warm(self) -> bool:
         return self._process is not None
 
     def start(self) -> None:
-        """Start it where there is none. Raises OSError, WorkerDiedError or TimeoutError."""
+        """Start the process if there is none. Raises OSError, WorkerDiedError or TimeoutError."""
         if self._process is not None and self._process.poll() is None:
             return
         self.stop()
@@ -85,11 +85,11 @@ class PixelWorker:
         self.is_lowered = True
 
     def cpu_seconds(self) -> float:
-        """What the process has had of a processor since its start (Linux: the clock of a process, by its number)."""
+        """Seconds of processor time since the process started (Linux: a process's clock, by its number)."""
         return time.clock_gettime((~self._running().pid << 3) | 2)
 
     def stop(self) -> None:
-        """Kill the process, whatever it does."""
+        """Kill the process."""
         process, self._process, self.is_lowered = self._process, None, False
         if process is None:
             return

@@ -15,7 +15,7 @@ from router.flow import CLASSES, UNCERTAIN, VIEWS, Prediction
 
 Floats = NDArray[np.floating]
 HEADS: Mapping[str, int] = {"class": len(CLASSES), "view": len(VIEWS), "inverted": 2}
-"""What a network can answer, and with how many outputs, in the order of its outputs. `inverted`: right, inverted."""
+"""What a network can answer, with the number of outputs, in their order. `inverted`: normal, inverted."""
 ONE_HEAD = ("class",)
 
 
@@ -36,14 +36,14 @@ class Calibration:
     view_threshold: float = 0.9
     """The least confidence with which a view is named."""
     inverted_threshold: float = 0.9
-    """A picture at least so likely inverted is looked at again the other way round."""
+    """A picture at least this likely to be inverted is turned and classified again."""
 
     def probabilities(self, logits: Floats) -> NDArray[np.float64]:
         """Outputs (n, all heads) to calibrated probabilities of the classes (n, classes) that sum to 1."""
         return _softmax(logits[:, : len(CLASSES)], self.temperature)
 
     def inverted(self, logits: Floats) -> NDArray[np.float64]:
-        """How likely each picture (n,) has the wrong polarity; 0 where the network does not say."""
+        """How likely each picture (n,) has the wrong polarity; 0 if the network has no such head."""
         found = self._outputs(logits, "inverted")
         return np.zeros(len(logits)) if found is None else _softmax(found, 1.0)[:, 1]
 

@@ -25,7 +25,7 @@ from router.model.mobilenet_v1 import MobileNetV1
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
 CLASS_ALONE, SEVERAL_HEADS = "mobilenet_v1", "mobilenet_v1_heads"
-"""A program that knows one head only must refuse a network with more, or it would take all outputs for classes."""
+"""A program that knows one head only must refuse a network with more: it would take all outputs for classes."""
 OF_HEADS = ("view_temperature", "view_threshold", "inverted_threshold")
 """What the calibration of a network with several heads holds beside that of the class."""
 
@@ -115,7 +115,7 @@ class Card:
 
 
 def _card(raw: Any) -> Card:
-    """Raises ValueError, which says what is wrong in words of our own."""
+    """Raises ValueError with what is wrong; it quotes nothing from the card."""
     calibration = _table(raw, "calibration")
     thresholds = _table(calibration, "thresholds")
     classes = _value(raw, "classes", list)
@@ -147,7 +147,7 @@ def _card(raw: Any) -> Card:
 
 
 def _heads(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """Raises ValueError where they are not some of HEADS in order, the class first."""
+    """Raises ValueError unless they are some of HEADS in order, the class first."""
     found = tuple(_value(raw, "heads", list)) if "heads" in raw else ONE_HEAD
     if found[:1] != ONE_HEAD or found != tuple(name for name in HEADS if name in found):
         raise ValueError("heads must be of those that this program knows, in their order")

@@ -12,7 +12,7 @@ from router.model.files import CARD_LIMIT
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a card lets a class be named from: the least confidence of each, and the largest novelty (None: any)."""
+    """From where on a card names a class: the least confidence of each, and the largest novelty (None: any)."""
 
     digest: str
     thresholds: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""What a model's folder is refused with."""
+"""The error with which a model's folder is refused."""
 
 from __future__ import annotations
 

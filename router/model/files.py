@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 CARD_LIMIT = 1 << 20
-"""Bytes of a card that are read."""
+"""The most bytes of a card that are read."""
 
 
 def shipped_model() -> Path:
@@ -40,7 +40,7 @@ def sync(folder: Path) -> None:
 
 
 def must_be_regular(path: Path, largest: int) -> None:
-    """Raise OSError unless it is a file (also behind a link) of at most so many bytes: a pipe would be waited for."""
+    """Raise OSError unless it is a file (or a link to one) of at most this many bytes. Reading a pipe would hang."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "is not a file")

@@ -14,15 +14,15 @@ Floats = NDArray[np.float32]
 MIDDLE = 0.45
 """Where the median grey of a picture lies, as pictures are prepared (`pixels.prepare`)."""
 BELIEVED = 0.5
-"""What was turned must look right then: less likely inverted than this."""
+"""A turned picture must look right: less likely inverted than this."""
 
 
 def look_right(
     run: Callable[[Pictures], tuple[Floats, Floats]], pictures: Pictures, calibration: Calibration
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """What a network says of pictures (n, size, size), and which of them it was shown the other way round.
+    """What a network says of pictures (n, size, size), and which of them were turned for it.
 
-    Twice the work for what is likely inverted, and none for all others.
+    Pictures that are likely inverted cost twice the work, all others nothing more.
     """
     logits, novelty = run(pictures)
     turned = calibration.inverted(logits) >= calibration.inverted_threshold

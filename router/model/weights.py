@@ -1,6 +1,6 @@
-"""The weights of a model's folder, and every way in which they can be damaged, in words.
+"""Reads the weights of a model's folder, and says in words how they are damaged.
 
-That a file has the digest of its card says that nobody changed it since the card was written, not that it is sound.
+A digest that fits the card only says that the file has not changed since the card was written, not that it is sound.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from router.model.errors import CardError
 LARGEST = 256 * 1024**2
 """Bytes; a MobileNet-V1 in float32 has 17 MB."""
 MOST_ROWS = 65_536
-"""Dimensions and centres of the novelty, whose number is the model's own."""
+"""Dimensions and centres of the novelty; their number differs from model to model."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 FREE = ("novelty.project", "novelty.offset", "novelty.centres")
 HEAD = ("head.weight", "head.bias")
-"""Their rows are the network's outputs; the card says how many there must be."""
+"""Tensors whose rows are the network's outputs; the card says how many there must be."""
 MOST_OUTPUTS = 64
 
 
@@ -46,11 +46,11 @@ def _damaged(path: Path, what: str) -> CardError:
 
 
 def _problem(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """What is wrong with the tensors; empty where nothing is. Names that are told are ours, never the file's."""
+    """What is wrong with the tensors; empty if nothing is. It names tensors of the network, never of the file."""
     if missing := sorted(wanted.keys() - found.keys()):
         return f"{len(missing)} of {len(wanted)} tensors are missing, {missing[0]} among them"
     if found.keys() - wanted.keys():
-        return f"{len(found.keys() - wanted.keys())} tensors are too much: not the weights of this network"
+        return f"{len(found.keys() - wanted.keys())} tensors too many: these are not the weights of this network"
     for name, like in wanted.items():
         tensor = found[name]
         if tensor.dtype not in FLOATS if like.is_floating_point() else tensor.dtype != like.dtype:

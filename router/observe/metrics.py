@@ -35,7 +35,7 @@ DECISIONS = Counter(
     "dicom_router_decisions_total", "Decisions, by class (or why there is none) and rule", ["class", "rule"],
     registry=REGISTRY,
 )  # fmt: skip
-VIEWS_SEEN = Counter("dicom_router_views_total", "Predictions that say a view, by view", ["view"], registry=REGISTRY)
+VIEWS_SEEN = Counter("dicom_router_views_total", "Predictions with a view, by view", ["view"], registry=REGISTRY)
 INVERTED = Counter("dicom_router_inverted_total", "Pictures that came with the wrong polarity", registry=REGISTRY)
 DELIVERED = Counter("dicom_router_delivered_total", "Deliveries done", ["destination"], registry=REGISTRY)
 RETRIED = Counter("dicom_router_retried_total", "Deliveries to be tried again", ["destination"], registry=REGISTRY)
@@ -46,7 +46,7 @@ DECIDE_SECONDS = Histogram(
 )  # fmt: skip
 UNCERTAIN = Counter(
     "dicom_router_uncertain_commits_total",
-    "Instances whose COMMIT got no answer: unknown when it happened; stored, not stored or never known afterwards",
+    "Instances whose COMMIT got no answer: unknown when it happens; then stored, not stored or never known",
     ["outcome"], registry=REGISTRY,
 )  # fmt: skip
 INFERENCE_RESTARTS = Counter(

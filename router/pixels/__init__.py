@@ -1,8 +1,8 @@
 """From a data set to a picture: everything between the stored bytes and the network's input.
 
-Any transfer syntax, any photometric interpretation, hostile input included: `render` says in our own words why there
-is no picture, or, asked to have only so much patience, raises ExpensiveError before it decodes. No database, no
-network, no model; nothing of what is received is executed, logged or named in an error.
+Any transfer syntax, any photometric interpretation, hostile input included: `render` gives a fixed text where there is
+no picture. Asked to have limited patience, it raises ExpensiveError before it decodes. No database, no network, no
+model. Nothing received is executed, logged or quoted in an error.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def closed_jpeg2000(data: bytes) -> bytes | None:
     """The codestream up to its last tile-part, and an end marker; None unless every tile-part of every tile is there.
 
     Tile-parts say how long they are (T.800 A.4.2), so what is missing behind the last of them is the end marker alone,
-    and what stands there in its place is none of the picture.
+    and what stands in its place is not part of the picture.
     """
     start = _codestream(data)
     x1, y1, _, _, tile_x, tile_y, tile_x0, tile_y0 = struct.unpack(">8L", data[start + 8 : start + 40])

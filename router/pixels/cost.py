@@ -44,11 +44,11 @@ START_OF_SCAN = b"\xff\xda"
 
 
 class ExpensiveError(Exception):
-    """The pixels would take longer than whoever asked has patience."""
+    """Decoding the pixels would take longer than the patience that was given."""
 
 
 def check(data: bytes, syntax: str, form: Layout, reduce: int, patience: float) -> None:
-    """Raise ExpensiveError where a frame surely takes more than `patience` seconds to decode."""
+    """Raise ExpensiveError if a frame surely takes more than `patience` seconds to decode."""
     if seconds(data, syntax, form, reduce) > patience:
         raise ExpensiveError
 

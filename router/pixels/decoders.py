@@ -40,7 +40,7 @@ NATIVE = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
 class Frame:
     """Samples of one frame. `ybr`: they are luminance and chrominance. `depth`: bits that the codestream gives.
 
-    `note` says in our own words what was wrong with the codestream and did no harm.
+    `note` is a fixed text: what was wrong with the codestream and did no harm.
     """
 
     samples: Samples
@@ -71,7 +71,7 @@ def jpeg(data: bytes, layout: Layout, reduce: int) -> Frame:
 
 
 def _jpeg(data: bytes, stream: Stream, **options: Any) -> Samples:
-    """Decode; without an end marker only what is the same whatever follows. Raises UndecodableError for what is cut."""
+    """Decode. Without an end marker the picture must not depend on what follows. Raises UndecodableError if cut."""
     if stream.ended:
         samples: Samples = imagecodecs.jpeg8_decode(data, **options)
         return samples
@@ -130,7 +130,7 @@ def _jpeg_2000(data: bytes, stream: Stream, reduce: int) -> Samples:
 
 
 def reduced(stream: Stream, reduce: int) -> int:
-    """How often JPEG 2000 can be halved of `reduce` times, before it is decoded."""
+    """How often, of `reduce` times, JPEG 2000 can be halved before it is decoded."""
     possible = 1 < stream.depth <= 16 and (stream.components == 1 or stream.depth == 8)
     return min(reduce, stream.levels, 3) if possible else 0  # Pillow fails beyond a factor of 8
 

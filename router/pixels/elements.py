@@ -310,10 +310,10 @@ def _is_long(vr: bytes, head: bytes, position: int, end: int, coding: Coding) ->
 
 
 def _length_without_vr(stream: BinaryIO, tag: int, head: bytes, offset: int, end: int, coding: Coding) -> int:
-    """The length of an element in explicit VR whose VR is none: `??`, spaces or NULs, or a length as in implicit VR.
+    """The length of an element in explicit VR with an invalid VR: `??`, spaces or NULs, or a length as in implicit VR.
 
-    Behind a placeholder stand two bytes of length, as DCMTK reads it. Which of the two it is, is seen by the element
-    that follows, and where that says nothing, by the bytes in the VR's place.
+    Two bytes of length follow a placeholder, as DCMTK reads it. The element that follows shows which of the two it is;
+    if it does not, the bytes in the place of the VR do.
     """
     short, long = (struct.unpack(coding.order + code, head[at:8])[0] for code, at in (("H", 6), ("L", 4)))
     for length in (short, long):

@@ -1,8 +1,8 @@
-"""A data set whose values all have an even length, as PS3.5 §7.1 wants: one pad byte behind each that is odd.
+"""Makes the length of every value of a data set even, as PS3.5 §7.1 wants: one pad byte behind each odd one.
 
-Real senders write odd lengths. A data set that is odd in all cannot be sent by the rules of PS3.8 annex E; DCMTK and
-Orthanc refuse its last fragment. Nothing but pad bytes and the lengths around them changes, in any transfer syntax with
-elements in the open; what was written is read back and compared, value by value, before `even_out` returns.
+Real senders write odd lengths. PS3.8 annex E has no way to send a data set of odd length; DCMTK and Orthanc refuse its
+last fragment. Only pad bytes and the lengths around them change, in any transfer syntax that is not deflated. What was
+written is read back and compared, value by value, before `even_out` returns.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Place = tuple[int, ...]
 
 
 class NotEvenError(ValueError):
-    """The data set cannot be padded. The message is in words of our own."""
+    """The data set cannot be padded. The message is a fixed text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Part:
 
 
 def even_out(source: Path, target: Path) -> None:
-    """Write the Part 10 file `source` to `target`, padded, and compare. Raises ValueError in words of our own where
+    """Write the Part 10 file `source` to `target`, padded, and compare. Raises ValueError with a fixed text where
     that cannot be done; `target` is gone then. OSError where a file fails."""
     try:
         _even_out(source, target)
@@ -146,7 +146,7 @@ def _element(data_set: DataSet, element: Element, coding: Coding, here: Place) -
 
 
 def _holds_items(stream: BinaryIO, element: Element, coding: Coding) -> bool:
-    """Whether a value of unknown kind is a sequence: private ones in Implicit VR say so by their first item alone."""
+    """Whether a value of unknown kind is a sequence. In Implicit VR only the first item of a private one shows it."""
     return element.length >= 8 and _tag(stream, element.offset, coding) == ITEM
 
 
@@ -205,7 +205,7 @@ def _number(stream: BinaryIO, position: int, width: int, coding: Coding) -> int:
 
 
 def _write(data_set: DataSet, parts: list[Part], out: BinaryIO) -> None:
-    """Copy all bytes; with each odd value its pad, and with each length around one what it has become."""
+    """Copy all bytes, with a pad after each odd value, and the new lengths around it."""
     ends = sorted(part.end for part in parts if part.pad)
     edits: list[tuple[int, int, bytes]] = []
     for part in parts:

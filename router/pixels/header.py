@@ -42,8 +42,8 @@ class Layout:
     """The Image Pixel module (PS3.3 C.7.6.3), held against itself: a decoder can rely on it.
 
     `kind` is how a sample is stored: "u" and "i" for integers of `allocated` bits, "f" for IEEE 754. `low` is how many
-    bits lie below a native sample's own: none, but where samples are left-aligned. `notes` say in our own words what
-    the header left out or contradicted, and what was taken instead.
+    bits lie below a native sample's own: 0 unless samples are left-aligned. `notes` are fixed texts: what the header
+    left out or contradicted, and what was assumed.
     """
 
     rows: int
@@ -238,7 +238,7 @@ SHAPES = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}
 
 
 def _photometric(data_set: DataSet, samples: int) -> tuple[str, tuple[str, ...]]:
-    """The photometric interpretation, and what is to be said of it.
+    """The photometric interpretation, and notes on it.
 
     It says what the stored values are, and so it decides where Presentation LUT Shape (PS3.3 C.11.6) contradicts it.
     Where it is missing, the shape says which end of a grey image is white, and colour is RGB.
@@ -302,7 +302,7 @@ def _frames(data_set: DataSet) -> int:
         return 1
     if found is None or len(found) != 1 or not found[0].isascii() or not found[0].isdecimal() or len(found[0]) > 9:
         raise UndecodableError("the number of frames is not a number")
-    return max(1, int(found[0]))  # some write 0 for an image that is there
+    return max(1, int(found[0]))  # some write 0 though there is an image
 
 
 def pixel_element(data_set: DataSet) -> Element:

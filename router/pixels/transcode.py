@@ -50,7 +50,7 @@ SWAPPED = {"US": 2, "SS": 2, "OW": 2, "AT": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 
 """Bytes of one number by VR, where byte order matters (PS3.5 §7.3)."""
 BINARY = frozenset((*SWAPPED, "OB"))
 WRAPPER, WRAPPED, WRAPPED_VR, WRAPPED_VALUE = b"DICOM_ROUTER VR ", 0x00090010, 0x00091000, 0x00091001
-"""The private block of a value whose VR cannot be said: its creator, the VR, and the value."""
+"""The private block for a value whose VR Implicit VR cannot express: its creator, the VR, and the value."""
 
 Place = tuple[int, ...]
 Found = tuple[Place, str, str]
@@ -237,10 +237,10 @@ def _copy(data_set: DataSet, element: Element, out: BinaryIO, coding: Coding, he
 
 
 def _must_be_wrapped(element: Element) -> bool:
-    """Whether an element cannot stand in Implicit VR as it is: by its tag a sequence, and written as something else.
+    """Whether an element must be wrapped in Implicit VR: its tag is that of a sequence, but its value is none.
 
-    Readers of Implicit VR go by the tag, and stop at one that holds no items. Raises NotTranscodedError where the tag
-    says text and the VR numbers, or the other way round, or a sequence is none by its tag: it would be read wrongly.
+    Readers of Implicit VR go by the tag, and stop at a sequence without items. Raises NotTranscodedError if the value
+    would be read wrongly: numbers for text or the reverse, or a sequence under the tag of something else.
     """
     if element.vr in ("", "UN") or element.length == 0 or not dictionary_has_tag(element.tag):
         return False

@@ -19,7 +19,8 @@ MOST = 64 * 1024
 
 SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
 COMMAND = 0x0000
-"""The group of PS3.7: a reader that meets it takes the data set for a command, and a file's preamble begins so."""
+"""The group of commands (PS3.7). A data set that holds it would be taken for a command; a file's preamble also
+begins so."""
 
 
 class UnreadableError(ValueError):

@@ -94,7 +94,7 @@ class Receiver:
         return not self._spool.room()
 
     def refused(self, peer: str, why: str, **about: str) -> None:
-        """Into the record of events, but not as often as a caller likes."""
+        """Record the refusal as an event, unless the same one was recorded a short time ago."""
         if (unsaid := self._seldom.may(peer, why)) is not None:
             with suppress(SpoolError):  # the log has it
                 self._spool.event("refused", peer=peer, why=why, as_often_before=unsaid, **about)
@@ -102,7 +102,7 @@ class Receiver:
     def begin(self, request: StoreRequest) -> Sink | int:
         """A sink into a new blob; 0xA900 for what is no UID, 0xA700 where the spool cannot take it."""
         if not (is_uid(request.sop_class) and is_uid(request.sop_instance)):
-            return _refused(request, NO_MATCH, "the command's SOP Class or Instance UID is no UID")
+            return _refused(request, NO_MATCH, "the command's SOP Class or Instance UID is not a UID")
         header = file_meta(request.sop_class, request.sop_instance, request.transfer_syntax, request.caller)
         try:
             with making_room(self._spool):
@@ -112,7 +112,7 @@ class Receiver:
 
 
 def _refused(request: StoreRequest, status: int, reason: str) -> int:
-    """Say why an instance is not stored; the reason is in words of our own."""
+    """Log why an instance is not stored; the reason is a fixed text."""
     caller = request.caller
     known = {"peer": caller.peer, "calling_ae": safe(caller.calling_ae)}
     log.warning("not stored", status=f"{status:04x}", reason=reason, syntax=request.transfer_syntax, **known)

@@ -1,4 +1,4 @@
-"""How often the same may be written down, whoever brings it about: a hostile caller must not fill the database."""
+"""Limits how often the same event is recorded: a hostile caller must not fill the database."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import time
 EVERY = 600.0
 """Seconds between two records of the same kind from one peer."""
 MOST_KINDS = 256
-"""Different ones in such a time, of all peers together; what is beyond stands in the log alone."""
+"""The most kinds in that time, of all peers together; the rest is in the log only."""
 
 
 class Seldom:
-    """For several threads."""
+    """Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._said: dict[tuple[str, str], tuple[float, int]] = {}
 
     def may(self, peer: str, kind: str) -> int | None:
-        """Whether this may be written down now: how often it was not since the last time; None where it may not."""
+        """How often this was left out since it was last recorded; None if it may not be recorded now."""
         now, key = time.monotonic(), (peer, kind)
         with self._lock:
             at, unsaid = self._said.get(key, (None, 0))

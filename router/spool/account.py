@@ -1,4 +1,4 @@
-"""Which account a spool belongs to: its folder is closed to all others, and the fix is to work as that one."""
+"""Says which account owns a spool: its folder is closed to all others."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from xxhash import xxh3_128
 
 PART, WHOLE, DOUBTED = ".part", ".dcm", ".doubted"
-"""Endings of a blob that is still coming, of one that is whole, and of one that was refused and may yet get a row."""
+"""Endings of a blob that is being received, of a whole one, and of a refused one that may yet get a row."""
 NATIVE, EVEN = ".native", ".even"
 COPIES = (".1" + NATIVE, ".2" + NATIVE, EVEN + NATIVE)
 """Copies that forwarding may have put beside a blob: native ones (Explicit and Implicit VR Little Endian), and a padded
@@ -89,12 +89,12 @@ class Blob:
             raise
 
     def doubt(self) -> None:
-        """Call it by a name that says that it was refused. The next start asks whether it has a row all the same."""
+        """Give it the name of a refused blob. The next start looks whether it has a row all the same."""
         with suppress(OSError):  # then the next start takes it in, and a destination may get it twice
             os.rename(self.path, self.path.with_suffix(DOUBTED))
 
     def discard(self) -> None:
-        """Remove whatever is there, under any name."""
+        """Remove the file, under any of its names."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -151,7 +151,7 @@ class BlobStore:
 
 
 def free_inodes(folder: Path) -> int:
-    """How many files the file system can still take; plenty where it does not count them (btrfs)."""
+    """How many files the file system can still take; PLENTY if it does not count them (btrfs)."""
     space = os.statvfs(folder)
     return space.f_favail if space.f_files else PLENTY
 

@@ -18,5 +18,5 @@ _SERVERS = sa.text("SELECT extract(epoch FROM clock_timestamp())")
 
 
 def monotonic() -> float:
-    """Seconds of this process that nobody can set."""
+    """Seconds on this process's clock, which cannot be set."""
     return time.monotonic()

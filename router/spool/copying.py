@@ -1,7 +1,7 @@
-"""A second copy of a spool's database and blobs: what `backup` and `restore` ask of the spool.
+"""Copies a spool's database and blobs, for `backup` and `restore`.
 
 The database is copied in one step of SQLite's online backup. A reader of its log sees one moment, whatever is written
-meanwhile; in several steps the copy would begin again at each commit of the node, and never end.
+meanwhile. In several steps the copy would start over at each commit of the node, and never end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from router.spool.room import BALLAST
 
 BLOBS = "blobs"
 OWN = frozenset((DATABASE, DATABASE + "-wal", DATABASE + "-shm", LOCK, BLOBS, BALLAST, "control"))
-"""What of a spool's folder is copied in its own way, or belongs to a running node."""
+"""Entries of a spool's folder that are copied separately, or belong to a running node."""
 DAMAGED = "see 'A damaged database' in docs/operations.md"
 DELIVERED = "delivered while the backup was made"
 PIECE = 1 << 20
@@ -62,7 +62,7 @@ def copy_database(spool: Path, target: Path) -> None:
 
 
 def check_database(path: Path) -> None:
-    """Raises SpoolError where SQLite finds a fault in a database that nobody writes to."""
+    """Raises SpoolError if SQLite finds a fault. Nothing may write to the database meanwhile."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True)) as database:
             found = str(database.execute("PRAGMA integrity_check(1)").fetchone()[0])
@@ -73,7 +73,7 @@ def check_database(path: Path) -> None:
 
 
 def engine_of(path: Path) -> sa.Engine:
-    """An engine that reads a database that nobody writes to."""
+    """An engine that reads a database to which nothing writes."""
     uri = f"file:{quote(str(path))}?immutable=1"
     return sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False))
 
@@ -105,7 +105,7 @@ def counts(engine: sa.Engine) -> tuple[int, int, int]:
 
 
 def done_meanwhile(engine: sa.Engine, ids: list[str]) -> set[str]:
-    """Those of some instances that are delivered by now, or forgotten."""
+    """Those of the instances that are delivered by now, or expired."""
     done: set[str] = set()
     with engine.connect() as connection:
         for part in schema.parts(sorted(ids)):
@@ -115,7 +115,7 @@ def done_meanwhile(engine: sa.Engine, ids: list[str]) -> set[str]:
 
 
 def note_delivered(database: Path, ids: set[str], now: float) -> None:
-    """In a copy: these instances were delivered after its moment, and their blobs are gone."""
+    """Note in a copy that these instances were delivered after it was made, and that their blobs are gone."""
     with closing(sqlite3.connect(database)) as copy, copy:
         for one in sorted(ids):
             copy.execute(
@@ -149,7 +149,7 @@ def sync_blobs(folder: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path, *, always_copy: bool) -> bool:
-    """A second name for a file, or where there can be none a synced copy; whether it was copied. Raises OSError."""
+    """Hard-link a file, or make a synced copy if that fails. Returns whether it was copied. Raises OSError."""
     if not always_copy:
         try:
             os.link(source, target, follow_symlinks=False)
@@ -162,7 +162,7 @@ def link_or_copy(source: Path, target: Path, *, always_copy: bool) -> bool:
 
 
 def copy_file(source: Path, target: Path, skip: int = 0) -> str:
-    """Copy and sync a file; the XXH3-128 of what comes after `skip` bytes. Raises OSError."""
+    """Copy and sync a file. Returns the XXH3-128 of what follows the first `skip` bytes. Raises OSError."""
     digest = xxh3_128()
     with source.open("rb") as file, os.fdopen(new_file(target), "wb") as copy:
         copy.write(file.read(skip))
@@ -175,7 +175,7 @@ def copy_file(source: Path, target: Path, skip: int = 0) -> str:
 
 
 def copy_rest(source: Path, target: Path) -> None:
-    """Everything else of a spool's folder: models and which one serves, keys, what is set aside."""
+    """Copy everything else of a spool's folder: models and which one serves, keys, blobs set aside."""
     for entry in sorted(source.iterdir()):
         if entry.name in OWN or entry.is_symlink():
             continue
@@ -194,7 +194,7 @@ def _copied(source: str, target: str) -> Any:
 
 
 def new_file(path: Path) -> int:
-    """The descriptor of a private file that was not there before. Raises OSError."""
+    """The descriptor of a new private file. Raises OSError."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 

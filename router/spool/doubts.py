@@ -1,7 +1,9 @@
 """Blobs of instances that were refused because a commit failed: whether their rows are there is not always known.
 
 Where the sync of SQLite's log fails the change is undone, and yet the log holds all of it until another change is
-written over it. Whoever reads the log after a crash believes it; the row that comes back must find its blob.
+written over it. After a crash the log is believed, and the row comes back. It must then find its blob.
+
+This is about commits that failed on a disk. `uncertain` is about commits that a server did not answer.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ class Doubts:
         self._lock = threading.Lock()
 
     def discard(self, blob: Blob, error: Exception) -> None:
-        """A commit that failed with `error` may have happened, or happen yet. What cannot be told is asked again later.
+        """A commit that failed with `error` may have happened, or may yet. If the database cannot say, ask again later.
 
-        Where the node ends before it can be told the next start takes the blob in: its sender was refused and sends it
-        again, so that a destination may get it twice. To delete one that was acknowledged would be worse.
+        If the node ends first, the next start takes the blob in. Its sender was refused and sends it again, so a
+        destination may get it twice. To delete an acknowledged one would be worse.
         """
         try:
             if self._existing([blob.id]):
@@ -54,7 +56,7 @@ class Doubts:
             self._write_over()
 
     def ask_again(self) -> None:
-        """Of what could not be told: now the database may answer."""
+        """Ask again about blobs for which the database did not answer."""
         with self._lock:
             unasked, self._unasked = self._unasked, []
         for blob, error in unasked:
@@ -65,7 +67,7 @@ class Doubts:
             self._insist(self._job).add_done_callback(self._written)
 
     def _job(self, connection: Any) -> list[Blob]:
-        """Whatever waits now failed before this change is written."""
+        """The blobs that wait now failed before this change is written."""
         with self._lock:
             blobs = list(self._blobs)
         transactions.add_event(connection, REFUSED, count=len(blobs))

@@ -1,4 +1,4 @@
-"""What the spool says when it cannot do its work: one line, with the fix; and what kind of failure it was."""
+"""The spool's errors: one line with the fix, and the kind of failure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from router.config.values import hidden_password
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """What an OSError says of a disk that is full: it waits for room, and is nobody's fault."""
 OWN_FAULTS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)
-"""What a statement is refused for by itself, with the database in good health."""
+"""Results for which one statement is refused though the database is well."""
 PRIMARY = 0xFF
-"""The part of SQLite's result codes that says the kind of failure."""
+"""The bits of SQLite's result codes that say the kind of failure."""
 
 
 class SpoolError(Exception):
@@ -30,7 +30,7 @@ class SpoolError(Exception):
 
 
 class DatabaseError(SpoolError):
-    """The database did not answer, or not in time, or is full or damaged: it may be well again later."""
+    """The database did not answer in time, or is full or damaged. It may recover."""
 
 
 class RefusedError(SpoolError):
@@ -38,9 +38,9 @@ class RefusedError(SpoolError):
 
 
 class UncertainCommitError(DatabaseError):
-    """COMMIT was sent to PostgreSQL and nothing came back: the change has happened, or happens yet, or never will.
+    """PostgreSQL did not answer a COMMIT: the change has happened, may yet happen, or never will.
 
-    `transaction` is its number on the server, which can be asked later what became of it.
+    `transaction` is its number on the server, which can be asked later.
     """
 
     def __init__(self, message: str, transaction: int) -> None:
@@ -49,13 +49,13 @@ class UncertainCommitError(DatabaseError):
 
 
 def is_own_fault(error: BaseException) -> bool:
-    """Whether one statement failed by itself, with the database in good health."""
+    """Whether only this statement failed, and the database is well."""
     is_value = isinstance(error, sa.exc.StatementError) and not isinstance(error, sa.exc.DBAPIError)
     return is_value or isinstance(error, OWN_FAULTS)
 
 
 def is_of_database(error: BaseException) -> bool:
-    """Whether SQLAlchemy or a driver raised it, by whichever of their ways."""
+    """Whether SQLAlchemy or a database driver raised it."""
     psycopg = sys.modules.get("psycopg")
     return isinstance(error, sa.exc.SQLAlchemyError | sqlite3.Error) or (
         psycopg is not None and isinstance(error, psycopg.Error)
@@ -63,7 +63,7 @@ def is_of_database(error: BaseException) -> bool:
 
 
 def refusal(error: BaseException, database: str) -> SpoolError:
-    """What a change that failed says. Without the error as its cause: a traceback would show received values."""
+    """The error for a failed change. It has no cause: a traceback would show received values."""
     code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & PRIMARY
     fix = "; free some space there, and let spool.reserve keep more of it" if code == sqlite3.SQLITE_FULL else ""
     kind = RefusedError if is_own_fault(error) else DatabaseError

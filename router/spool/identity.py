@@ -1,7 +1,6 @@
-"""Whose database it is: on PostgreSQL the rows lie elsewhere than the blobs, and each must know the other.
+"""Keeps a PostgreSQL database and the folder with its blobs together, by an id that both hold.
 
-The folder holds a file with the id of its spool, the database a row with the same. A node whose folder is another one
-would find no blob of any row that others made, and give up on their deliveries.
+A node with another folder would find no blob of the rows that others made, and give up on their deliveries.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def _read(path: Path) -> str | None:
 
 
 def _write(path: Path, value: str) -> None:
-    """Durable, and whole or not there. Before the row is: else a crash between would leave a folder that is refused."""
+    """Write durably, whole or not at all. It comes before the row, so that a crash leaves no folder that is refused."""
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:

@@ -60,7 +60,7 @@ def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
 
 
 def _is_there(path: Path) -> bool:
-    """A folder in one that this account may not look into is taken for absent."""
+    """A folder that this account may not look into counts as absent."""
     try:
         return path.exists()
     except OSError:

@@ -37,7 +37,7 @@ class Leases:
     def stop(self) -> None:
         """Renew no more, and let the writer give back what is still held, as the end of a start does on SQLite.
 
-        Nothing is waited for: a database that does not answer must not hold up the end; then the claims end by
+        This does not wait: a database that does not answer must not hold up the end. Then the claims end by
         themselves.
         """
         self._stopped.set()

@@ -1,7 +1,7 @@
-"""How long the database may take, from the client's side.
+"""Time limits for the database, on the client's side.
 
-A server that is stopped (SIGSTOP, a stalled disk below it) still acknowledges what it is sent: its kernel does. No
-timer of TCP and none of the server's own notices. So each operation has a deadline, and the waits of its thread obey.
+The kernel of a stopped server (SIGSTOP, a stalled disk) still acknowledges packets, so neither TCP nor the server's own
+timers notice it. So each operation has a deadline, and every wait of its thread obeys it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ STATEMENT, LOCK = 8.0, 3.0
 CONNECT = 3.0
 """Seconds to open a connection; the driver takes two at least."""
 LOOK = 60.0
-"""Seconds for a question of a command, which nobody else waits for, and for those at the start of a node."""
+"""Seconds for a question of a command, and for questions at the start of a node."""
 MIGRATION = 3600.0
-"""Seconds for one statement that makes a new index on everything there is."""
+"""Seconds for one statement of a migration, such as a new index on all rows."""
 
 
 class _Own(threading.local):
@@ -34,7 +34,7 @@ _own = _Own()
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """What this thread does inside ends after so many seconds, or when an outer limit says so."""
+    """Operations of this thread inside the block end after this many seconds, or at an outer limit."""
     before = _own.deadline
     _own.deadline = min(before, time.monotonic() + seconds)
     try:
@@ -44,7 +44,7 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def deadline() -> float:
-    """When (time.monotonic) what this thread does must have ended; what has no limit of its own gets `LOOK`."""
+    """When (time.monotonic) this thread's operation must have ended; without a limit of its own it gets LOOK."""
     return min(_own.deadline, time.monotonic() + LOOK) if _own.deadline == float("inf") else _own.deadline
 
 

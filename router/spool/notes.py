@@ -1,6 +1,6 @@
-"""What a blob says of itself: the end of its header holds what its row knows, so that a blob without a row can get one.
+"""The note in a blob's header: it holds what the blob's row knows, so that a blob without a row can get one.
 
-A note has a fixed length, since its room is kept before the data set comes and it is written when the digest is known:
+A note has a fixed length: its room is reserved before the data set comes, and it is written once the digest is known:
 a checksum of the whole header, then JSON, then spaces. It is the Private Information (0002,0102) of a Part 10 file.
 """
 
@@ -19,7 +19,7 @@ CREATOR_UID = "2.25.214750816791657535726158664562455049671"
 NOTE_ROOM = 512
 """Bytes of a note. An even number, as PS3.5 §7.1.1 wants."""
 MOST_TITLE, MOST_PEER = 16, 45
-"""Characters of an AE title (PS3.5 §6.2), and of an address as text."""
+"""The most characters of an AE title (PS3.5 §6.2), and of an address as text."""
 CHECKSUM = 16
 """Hex digits."""
 
@@ -36,7 +36,7 @@ class Note:
 
 
 def note_for(header: bytes, instance: Instance) -> bytes:
-    """The note of an instance, for the room at the end of this header."""
+    """The note of an instance, to be written into the last NOTE_ROOM bytes of this header."""
     caller = instance.caller
     about = {
         "id": instance.id, "received_at": instance.received_at, "size": instance.size, "digest": instance.digest,
@@ -48,7 +48,7 @@ def note_for(header: bytes, instance: Instance) -> bytes:
 
 
 def read_note(header: bytes) -> Note | None:
-    """The note at the end of a header; None where none was written, or where a bit of the header has changed."""
+    """The note at the end of a header; None if there is none, or if a bit of the header has changed."""
     note = header[-NOTE_ROOM:]
     text = note[CHECKSUM:]
     if len(note) < NOTE_ROOM or note[:CHECKSUM] != _checksum(header, text):

@@ -1,8 +1,8 @@
-"""Blobs without a row, at the start of a node: a crash leaves them, and so does a database older than its blobs.
+"""Blobs without a row, at the start of a node. A crash leaves them, and so does a database older than its blobs.
 
-Nothing that may have been acknowledged is deleted. What is whole becomes an instance again, by what the file says of
-itself (`notes`); what cannot be verified is set aside, where a person finds it. What was never whole, and copies that
-can be made again, go.
+Nothing that may have been acknowledged is deleted. A whole blob becomes an instance again, by its note (`notes`). One
+that cannot be verified is set aside for a person. Blobs that were never whole, and copies that can be made again, are
+removed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from router.spool.notes import CREATOR_UID, NOTE_ROOM, read_note
 from router.spool.schema import GONE
 
 SET_ASIDE = "set-aside"
-"""The folder, in the spool's."""
+"""A folder in the spool's folder."""
 REPLACEABLE = (PART, NATIVE)
-"""Endings of files that were never acknowledged, or are made again."""
+"""Endings of files that were never acknowledged, or can be made again."""
 ID = re.compile(r"[0-9a-f]{32}")
 UID = re.compile(r"[0-9.]{1,64}")
 MOST_HEADER = 64 * 1024
-"""Bytes of file meta information that are looked through."""
+"""The most bytes of file meta information that are read."""
 PIECE = 1 << 20
 """Bytes that are read at once."""
 PREAMBLE = 132
@@ -39,12 +39,12 @@ SOP_CLASS, SOP_INSTANCE, SYNTAX, CREATOR = 0x0002, 0x0003, 0x0010, 0x0100
 
 
 class UnverifiedError(ValueError):
-    """Why a blob cannot become an instance again: a few words of our own, never received text."""
+    """Why a blob cannot become an instance again; a fixed text, never received words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the start has to do with a file among the blobs, by the state of the row that its name has, if any."""
+    """A file among the blobs, and the state of the row with its id, if there is one."""
 
     path: Path
     state: str | None
@@ -55,7 +55,7 @@ class Found:
 
     @property
     def may_go(self) -> bool:
-        """It was never whole, can be made again, was refused, or is the blob of a row that needs it no more."""
+        """It was never whole, can be made again, was refused, or its row no longer needs it."""
         if not ID.fullmatch(self.instance_id):
             return False
         if self.path.suffix in REPLACEABLE:
@@ -64,12 +64,12 @@ class Found:
 
     @property
     def came_back(self) -> bool:
-        """It was refused, and a crash has brought its row back all the same."""
+        """It was refused, but a crash has brought its row back."""
         return self.path.suffix == DOUBTED and not self.may_go
 
     @property
     def is_orphan(self) -> bool:
-        """It is whole, and no row speaks of it."""
+        """It is whole, and has no row."""
         return self.path.suffix == WHOLE and (self.state is None or not self._is_whole)
 
     @property
@@ -93,8 +93,7 @@ def read_back(path: Path) -> Instance:
 
 
 def agrees(header: bytes, instance: Instance) -> bool:
-    """Whether a row says what its blob says of itself: a bit of a row can change as well. True where the blob does not
-    say."""
+    """Whether a row agrees with the note of its blob: a bit of a row can change as well. True if there is no note."""
     try:
         meta, offset = _file_meta(header)
     except UnverifiedError:
@@ -127,8 +126,7 @@ def _by_note(instance_id: str, file: BinaryIO, header: bytes, file_size: int, me
 
 
 def _by_data_set(path: Path, file: BinaryIO, offset: int, file_size: int, meta: dict[int, str]) -> Instance:
-    """A blob of an earlier version has no note: it is taken where its data set reads to its end. Nobody knows who sent
-    it."""
+    """A blob of an earlier version has no note. It counts if its data set reads to its end; its caller is unknown."""
     if not all(UID.fullmatch(meta.get(element, "")) for element in (SOP_CLASS, SOP_INSTANCE, SYNTAX)):
         raise UnverifiedError("it is not a file of this spool")
     if meta[SYNTAX] == DEFLATED:

@@ -1,4 +1,4 @@
-"""PostgreSQL as the spool's database: connections whose every wait ends, and what is wrong with a server's settings."""
+"""PostgreSQL as the spool's database: connections that obey time limits, and checks of the server's settings."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from router.spool.errors import DatabaseError, describe
 
 T = TypeVar("T")
 SESSION = {"synchronous_commit": "on", "idle_in_transaction_session_timeout": "30s"}
-"""A commit is durable, and nobody waits for long for a process that stalled in the middle of one."""
+"""Commits are durable, and a process that stalls in a transaction does not hold up others for long."""
 SOCKET = {
     "keepalives": "1", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
     "tcp_user_timeout": "10000", "application_name": "dicom-router",
 }  # fmt: skip
-"""A machine that is gone is noticed by the kernel, also where nobody waits for it. A URL may say otherwise."""
+"""The kernel notices a machine that is gone, even if no query waits for it. A URL may override these."""
 CLIENT_CHECK = 140000
-"""The first version that can look, while it works on a statement, whether its client is still there."""
+"""The first version that checks, during a statement, whether its client is still there."""
 DANGEROUS = {
     "fsync": "off: a power cut at the server loses acknowledged instances, or the whole database; set fsync = on",
     "full_page_writes": "off: a power cut at the server can damage the database; set full_page_writes = on",
@@ -79,7 +79,7 @@ def _bounded() -> Any:
     import psycopg
 
     class Bounded(psycopg.Connection[Any]):
-        """Every wait of psycopg comes through `wait`, as a generator that is told each 0.1 s that nothing came."""
+        """All waits of psycopg pass through `wait`, as a generator that hears every 0.1 s whether anything came."""
 
         def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
             return super().wait(self._until_deadline(gen), *arguments, **named)
@@ -92,7 +92,7 @@ def _bounded() -> Any:
                     ready = yield wanted
                     if not ready and time.monotonic() > deadline:
                         gen.close()
-                        self.pgconn.finish()  # what comes now would be taken for the answer to something else
+                        self.pgconn.finish()  # a late answer would be taken for that of the next query
                         raise psycopg.OperationalError("the server did not answer in time")
                     wanted = gen.send(ready)
             except StopIteration as end:
@@ -133,6 +133,6 @@ def examine(database: str) -> Iterator[tuple[str, str]]:
 
 
 def trouble(database: str, error: BaseException) -> str:
-    """What to do about a server that does not answer; no word of the password."""
+    """What to do about a server that does not answer, without the password."""
     said = hidden_password(describe(error), database)
-    return f"the spool's database does not answer ({said}); see that the server runs, and spool.database"
+    return f"the spool's database does not answer ({said}); check that the server runs, and spool.database"

@@ -25,7 +25,7 @@ def next_instance_due(connection: Connection) -> float | None:
 
 
 def _seconds_until(connection: Connection, at: float | None) -> float | None:
-    """By the database's own clock, of which this machine's may differ."""
+    """By the database's clock, which may differ from this machine's."""
     return None if at is None else float(at) - clock.now(connection)
 
 

@@ -1,6 +1,6 @@
-"""What is left of the spool's file system, and a ballast that is thrown off when nothing is.
+"""How much room the spool's file system has left, and a ballast that is removed when it has none.
 
-On a full disk a node must still start and note what it has delivered, since that is what makes room. Both need a few
+On a full disk a node must still start and record deliveries, since that is what makes room. Both need a few
 new blocks and files (SQLite's log and its index, the control socket), so some are kept in hand.
 """
 
@@ -22,21 +22,21 @@ from router.observe import log
 from router.spool.blobs import BlobStore
 
 LEAST_INODES = 64
-"""Files that the file system must still be able to take."""
+"""Files that the file system must still be able to take; with fewer there is no room."""
 BALLAST = "ballast"
 PIECES, PIECE_BYTES = 8, 2 << 20
 """Files of the ballast, and bytes of each: together twice what SQLite's log grows to before it is folded."""
 SHARE = 64
-"""One file is at most so small a part of the file system."""
+"""A ballast file takes at most one part in this many of the file system."""
 LOG, SMALL_LOG = 2000, 32
 """Pages of SQLite's log after which it is folded into the database: as `engine` says, and while room is short."""
 SHORT = PIECES * PIECE_BYTES
-"""Free bytes below which the log is kept small."""
+"""Free bytes below which SQLite's log is kept small."""
 BLOCK = 4096
 TELL_EVERY = 60.0
 """Seconds between lines of the log while there is no room."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN)
-"""What SQLite says where it may not find a block or a file for its log."""
+"""SQLite's errors if it finds no block or file, as for its log."""
 
 
 class Room:
@@ -81,16 +81,16 @@ class Room:
 
 
 class Ballast:
-    """Files of no use that hold blocks and inodes."""
+    """Files that only hold blocks and inodes in reserve."""
 
     def __init__(self, spool: Path, reserve: int) -> None:
         self._spool, self._reserve = spool, reserve
         self._folder = spool / BALLAST
         self.is_in_use = False
-        """Whether it was thrown off and is not there again."""
+        """Whether it was removed and is not laid again yet."""
 
     def lay(self) -> bool:
-        """Make what is missing of it, where there is room to spare; whether it is whole."""
+        """Make its missing files, if there is room to spare. Returns whether it is complete."""
         with suppress(OSError):  # the next time
             missing = [path for path in self._pieces() if not path.exists()]
             space = os.statvfs(self._spool)
@@ -112,7 +112,7 @@ class Ballast:
             path.unlink(missing_ok=True)
 
     def throw_off_if_short(self) -> None:
-        """Give it back where a start may find no room without it."""
+        """Remove it if a start may find no room otherwise."""
         space = os.statvfs(self._spool)
         if is_short(self._spool) or (space.f_files and space.f_favail < LEAST_INODES):
             self.throw_off()
@@ -139,7 +139,7 @@ def is_short(folder: Path) -> bool:
 
 
 def relieve(engine: sa.Engine, folder: Path, on_full: Callable[[], object]) -> None:
-    """Where SQLite finds no room for a change: call `on_full`. While room is short, keep its log small.
+    """Call `on_full` when SQLite finds no room for a change, and keep its log small while room is short.
 
     A log that is folded into the database often begins again at its start and needs no room to grow. On PostgreSQL the
     disk is the server's.

@@ -104,12 +104,12 @@ def values_of(instance: Instance) -> dict[str, Any]:
 
 
 def _storable(title: str) -> str:
-    """PostgreSQL keeps no NUL in a text, and some callers fill their titles up with it."""
+    """PostgreSQL takes no NUL in a text, but some callers pad their titles with it."""
     return title.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _other_answers(prediction: Prediction | None) -> dict[str, Any]:
-    """What a model says beside the class, where it does: kept among the facts, which need no column for it."""
+    """What some models say beside the class; kept among the facts, so that it needs no column."""
     if prediction is None:
         return {}
     view = {"view": prediction.view, "view_confidence": round(prediction.view_confidence, 6)} if prediction.view else {}

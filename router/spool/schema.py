@@ -31,7 +31,7 @@ FOR_GOOD = 1e18
 """The end of a claim that ends with its owner's start (SQLite: the folder's lock says that no owner is left)."""
 
 _FRESH = sa.text("state = 'new' AND ready_at = 0")
-"""Written out and not bound: a database uses this index only where it reads the same words in a statement."""
+"""Written out and not bound: a database uses this index only if a statement has the same text."""
 
 instance = sa.Table(
     "instance",
@@ -137,7 +137,7 @@ heartbeat = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
     sa.Column("skipped", sa.Double, nullable=False),
 )
-"""One row: when a node that ran last looked at the clock, and how many seconds did not count so far (`steady`)."""
+"""One row: when a running node last looked at the clock, and the seconds that do not count (`steady`)."""
 
 jump = sa.Table(
     "clock_jump",
@@ -146,7 +146,7 @@ jump = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
     sa.Column("seconds", sa.Double, nullable=False),
 )
-"""Each time that did not count: what the clock said after it, and by how much it had moved without a node."""
+"""Each span that does not count: what the clock said after it, and by how many seconds it had jumped."""
 
 identity = sa.Table("spool", metadata, sa.Column("id", sa.String(32), primary_key=True))
 """One row: which spool this is. The folder with the blobs holds the same in a file (PostgreSQL)."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 class Signal:
     """Read `version`, look for work, and if there is none `wait(version)`: nothing that came between is missed.
 
-    `longest` says how long a wait may last all the same: other processes may make work, and no word of it may come.
+    `longest` limits each wait: other processes may make work without a signal here.
     """
 
     def __init__(self, longest: Callable[[], float | None] = lambda: None) -> None:
@@ -23,7 +23,7 @@ class Signal:
             self._changed.notify_all()
 
     def wait(self, version: int, timeout: float | None) -> None:
-        """Until the version differs from `version`, or `timeout` seconds have passed, or it is time to look again."""
+        """Wait until the version differs, `timeout` seconds have passed, or it is time to look again."""
         longest = self._longest()
         limits = [seconds for seconds in (timeout, longest) if seconds is not None]
         with self._changed:

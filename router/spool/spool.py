@@ -43,7 +43,7 @@ UNLIMITED = 1 << 30
 INSTANCES = "instances"
 """The topic that is signalled when an instance waits for its decision."""
 EARLY = 64
-"""Finished blobs that go at once when there is no room."""
+"""Finished blobs that are removed at a time when there is no room."""
 FULL = "the disk is full"
 """The topic that is signalled when finished blobs should go before their time."""
 BITE = 50
@@ -86,7 +86,7 @@ class Spool:
         return self._blobs.begin(header)
 
     def room(self, more: int = 0) -> bool:
-        """Whether there is room for (so much) more, after finished blobs have made way. What lacks is logged."""
+        """Whether there is room for `more` bytes, after finished blobs have made way. Logs what is lacking."""
         lack = self._room.lack(more)
         if lack:
             with self._pressure:
@@ -112,12 +112,12 @@ class Spool:
             return self._drop_finished(None, EARLY)
 
     def _free_finished(self) -> None:
-        """On a full disk the database may have no room to say first that blobs go. Nobody needs these any more."""
+        """Remove blobs of finished instances before their rows say so: a full disk may have no room for that record."""
         for instance_id in self._ask(lambda c: queries.finished_ids(c, EARLY)):
             self._blobs.remove(instance_id)
 
     def _is_full(self) -> None:
-        """The database found no room. What it must note makes room: the end of a delivery frees a blob."""
+        """The database found no room. Make some: to record the end of a delivery frees a blob."""
         self._ballast.throw_off()
         self.make_room()
 
@@ -131,7 +131,7 @@ class Spool:
         try:
             known = self._ask(lambda c: queries.same_uid(c, new.sop_instance))
         except BaseException:
-            blob.discard()  # nothing was asked for that could give it a row
+            blob.discard()  # no row was asked for
             raise
         equal = next((row.id for row in known if self._is_equal(row, blob, new)), None)
         first = known[0].id if known else None
@@ -151,7 +151,7 @@ class Spool:
         return Accepted(new.id, merged=False)
 
     def _drop_refused(self, blob: Blob, error: Exception) -> None:
-        """The row was refused: the blob goes, unless the row may be there all the same, or come yet."""
+        """The row was refused. Remove the blob, unless the row may exist all the same, or may yet come."""
         if isinstance(error, UncertainCommitError):
             self._uncertain.add(blob, error.transaction)
             if self._watch and self._watch.answers(watch.PULSE + 0.5):
@@ -354,7 +354,7 @@ class Spool:
         return self._writer is not None and self._writer.is_alive
 
     def answers(self, within: float) -> bool:
-        """Whether the database takes changes, as far as was seen within so many seconds. Asks nothing, never waits."""
+        """Whether the database took changes within the last `within` seconds. Asks nothing, never waits."""
         if self._writer is None:
             return False
         if self._writer.has_failed and self._writer.is_idle:
@@ -364,7 +364,7 @@ class Spool:
 
     @property
     def uncertain_commits(self) -> int:
-        """Blobs of which nobody knows yet whether their rows were committed."""
+        """How many blobs wait to learn whether their rows were committed."""
         return len(self._uncertain)
 
     # -- questions -------------------------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ class Spool:
     # -- housekeeping ----------------------------------------------------------------------------------------------
 
     def sweep(self) -> int:
-        """Remove some of what retention says; returns the number of blobs and records removed, 0 when that is all."""
+        """Remove some of what has expired. Returns the number of blobs and records removed; 0 when nothing is left."""
         removed = self._drop_finished(self.settings.keep, BITE)
         keep = self.settings.keep_records
         return removed + self._run(lambda c: transactions.forget_records(c, steady.cutoff(c, keep), BITE))

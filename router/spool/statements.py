@@ -48,7 +48,7 @@ CLAIM_AGAIN = _claim_instances(
     (instance.c.state == NEW) & (instance.c.ready_at > 0) & (instance.c.ready_at <= bound("now")),
     instance.c.ready_at, instance.c.id,
 )  # fmt: skip
-"""What was asked about before and not answered. It goes before new work, which never ends."""
+"""Instances that were asked about and not answered. They come before new work, which never ends."""
 CLAIM_FRESH = _claim_instances(
     sa.and_(_is_fresh, instance.c.peer == bound("from_peer"), instance.c.calling_ae == bound("from_ae")), instance.c.id
 )
@@ -90,7 +90,7 @@ OPEN_UP_TO = sa.select(sa.func.count()).select_from(
     .limit(bound("most"))
     .subquery()
 )
-"""In the order of the index: else PostgreSQL may read the table until it has so many, which is all where few wait."""
+"""In the order of the index. Otherwise PostgreSQL may read the whole table when few rows wait."""
 STILL_TIMES = sa.select(destination.c.name, destination.c.stood_still, destination.c.still_since)
 
 

@@ -1,8 +1,8 @@
-"""Time that counts: what a clock says that somebody has set must bury nothing and expire nothing.
+"""Time that counts: a clock that is set must bury nothing and expire nothing.
 
-Running nodes look at the database's clock often and write down when (`heartbeat`). Where it has moved by more than this
-process knows to have passed, somebody has set it, or no node ran: that time does not count, neither towards giving up
-nor towards retention. Each transaction that judges an age looks first, so none is judged before a jump is noticed.
+Running nodes often write down what the database's clock says (`heartbeat`). If it has moved by more than this process
+knows to have passed, it was set, or no node ran. That time does not count, neither towards giving up nor towards
+retention. Each transaction that judges an age first looks for such a jump.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from router.spool import clock, commitment_rows
 from router.spool.schema import FOR_GOOD, NEW, OPEN, delivery, destination, heartbeat, instance, jump
 
 EVERY = 20.0
-"""Seconds after which it is written down anew when somebody looked."""
+"""Seconds after which a look writes the time down again."""
 JUMP = 60.0
-"""Seconds. A clock that is set by less delays or hastens nothing that matters."""
+"""Seconds. To set a clock by less than this does no harm that matters."""
 LOOKED = "looked"
-"""Where a connection's `info` keeps what this process knows: its own time and the database's when it looked."""
+"""The key in a connection's `info` for this process's own time and the database's at the last look."""
 
 _ROW = sa.select(heartbeat.c.at, heartbeat.c.skipped).where(heartbeat.c.id == 1)
 _WRITE = heartbeat.update().where(heartbeat.c.id == 1)
@@ -30,16 +30,16 @@ _WRITE = heartbeat.update().where(heartbeat.c.id == 1)
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the database's clock says, and how many seconds of it did not count so far."""
+    """What the database's clock says, and how many seconds of it do not count."""
 
     now: float
     skipped: float
 
 
 def look(connection: sa.Connection, *, last: bool = False) -> Moment:
-    """What time it is. Where the clock has jumped, all that waits is moved with it before anybody judges by it.
+    """What time it is. If the clock has jumped, all that waits is moved with it first.
 
-    `last`: the node stops, so that the time until here counts and no more.
+    `last`: the node stops, so time counts up to here.
     """
     now = clock.now(connection)
     row = connection.execute(_ROW).one()
@@ -47,7 +47,7 @@ def look(connection: sa.Connection, *, last: bool = False) -> Moment:
     if 0 <= age < EVERY and LOOKED in connection.info and not last:
         return Moment(now, row.skipped)
     is_jump = row.at > 0 and not -JUMP <= age <= JUMP
-    # One of several nodes writes it. Another only waits for that where it must not judge by the old row.
+    # One of several nodes writes it. Another waits for that only if it must not judge by the old row.
     locked = connection.execute(_ROW.with_for_update(skip_locked=not is_jump)).one_or_none()
     if locked is None:
         return Moment(now, row.skipped)
@@ -60,7 +60,7 @@ def look(connection: sa.Connection, *, last: bool = False) -> Moment:
 
 
 def _missed(connection: sa.Connection, now: float, at: float) -> float:
-    """By how many seconds the clock has moved beyond what this process knows to have passed; 0 for little."""
+    """Seconds by which the clock has moved more than this process knows to have passed; 0 if that is little."""
     moved, known = now - at, connection.info.get(LOOKED)
     passed = clock.monotonic() - known[0] if known else 0.0
     if known and abs(was_set := now - known[1] - passed) > JUMP:
@@ -69,7 +69,7 @@ def _missed(connection: sa.Connection, now: float, at: float) -> float:
 
 
 def _move(connection: sa.Connection, now: float, at: float, missed: float) -> None:
-    """What waits goes on waiting as long as it would have; what is held stays held."""
+    """Move planned waits and claims with the clock, so that they keep their length."""
     connection.execute(jump.insert().values(at=now, seconds=missed))
     still = destination.c.still_since
     connection.execute(destination.update().where(still > 0).values(still_since=still + missed))
@@ -86,13 +86,13 @@ def _move(connection: sa.Connection, now: float, at: float, missed: float) -> No
 
 
 def cutoff(connection: sa.Connection, seconds: float) -> float:
-    """The time of day that lies so many seconds back, of those that count."""
+    """The time by the database's clock since which this many seconds have counted."""
     now = look(connection).now
     return before(connection.execute(sa.select(jump.c.at, jump.c.seconds).order_by(jump.c.id.desc())), now, seconds)
 
 
 def before(jumps: Iterable[Any], now: float, seconds: float) -> float:
-    """`jumps` are the latest first. Where a time of day was there twice, the earlier cutoff: nothing goes too early."""
+    """`jumps` come latest first. If a clock time occurred twice, the earlier is taken: nothing expires too early."""
     at = now - seconds
     for one in jumps:
         if at < one.at:

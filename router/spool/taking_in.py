@@ -30,7 +30,7 @@ Run = Callable[[Callable[[sa.Connection], Any]], Any]
 
 @dataclass(slots=True)
 class TakingIn:
-    """One look through the blobs of a spool that nothing is received into meanwhile."""
+    """One pass over the blobs of a spool. Nothing may be received meanwhile."""
 
     blobs: BlobStore
     ask: Ask
@@ -78,7 +78,7 @@ class TakingIn:
     def _set_aside(self, path: Path, reason: str) -> None:
         target = set_aside(path, self.blobs.root.parent / SET_ASIDE)
         self.set_aside += 1
-        # What others put there may be named by anything.
+        # A file that others put there may have any name.
         detail = {"file": target.name if ID.match(target.name) else "not named by the spool", "reason": reason}
         log.error("set aside", **detail)
         self.run(lambda c: transactions.add_event(c, transactions.SET_ASIDE, None, None, **detail))

@@ -29,11 +29,11 @@ DELIVERIES_LOST = "deliveries lost, decided again"
 FULL = "the destination's own limit of open deliveries was reached"
 
 CALLERS_AT_ONCE = 64
-"""Callers with new work that one claim looks at; the next one looks at those behind them."""
+"""The most callers with new work that one claim looks at; the next claim looks at those after them."""
 FIRST_CALLER = ("", "")
-"""What stands before every caller: a peer is never empty."""
+"""Sorts before every caller: a peer is never empty."""
 Calling = tuple[str, str]
-"""Who called, as fairness counts it: calling AE title and peer."""
+"""A caller: calling AE title and peer."""
 
 LEASE = 60.0
 """Seconds that a claim holds on PostgreSQL without being renewed."""
@@ -76,16 +76,16 @@ def accept(connection: Connection, new: Instance, first: str | None, equal: str 
 
 
 def take_in_again(connection: Connection, found: Sequence[Instance]) -> None:
-    """Rows for blobs that had none; each is decided anew. What an older database still owes them stays owed."""
+    """Rows for blobs that had none; each is decided anew. Deliveries in an older database stay owed."""
     for one in found:
         connection.execute(statements.INSERT_INSTANCE, values_of(one) | {"state": schema.NEW})
         add_event(connection, TAKEN_IN_AGAIN, one.id, caller_known=bool(one.caller.peer))
 
 
 def redecide_lost(connection: Connection) -> int:
-    """Decide anew what has fewer deliveries than its decision named: rows that a damaged database no longer had.
+    """Decide anew each instance with fewer deliveries than its decision named: a damaged database lost them.
 
-    Returns how many. On PostgreSQL rows are the server's to keep.
+    Returns how many. Not for PostgreSQL, where the server takes care of its rows.
     """
     if connection.dialect.name != "sqlite":
         return 0
@@ -128,10 +128,10 @@ def give_back(connection: Connection, table: sa.Table, ids: list[Any], tokens: l
 def claim_instances(
     connection: Connection, limit: int, token: int, taken: Mapping[Calling, int], most: int, after: Calling
 ) -> tuple[list[Any], Calling]:
-    """Rows for whoever classifies: what was asked about before, then new work, as evenly among callers as it comes.
+    """Claim instances to classify: first those asked about before, then new work, evenly among callers.
 
-    `taken` is how many each caller has under way already, of at most `most`. New work is looked for behind the caller
-    `after`; the second value is the one to begin behind the next time, since only CALLERS_AT_ONCE are looked at.
+    `taken` is how many each caller has under way already, of at most `most`. The search for new work begins after the
+    caller `after`; the second value is the caller to pass next time, since only CALLERS_AT_ONCE are looked at.
     """
     claim = {"now": steady.look(connection).now, "by": token, "until": claim_end(connection)}
     rows = list(connection.execute(statements.CLAIM_AGAIN, claim | {"most": limit}))
@@ -140,7 +140,7 @@ def claim_instances(
     of_peer = Counter[str]()
     for (_, peer), count in busy.items():
         of_peer[peer] += count
-    # The one with the least under way comes first; a peer with many AE titles is still one peer.
+    # The caller with the least under way comes first; a peer with many AE titles is still one peer.
     callers.sort(key=lambda caller: (of_peer[caller[1]], busy[caller]))
     while callers and len(rows) < limit:
         caller = callers.pop(0)
@@ -151,19 +151,19 @@ def claim_instances(
         found = connection.execute(statements.CLAIM_FRESH, claim | whose).all()
         busy[caller] += len(found)
         rows += found
-        if len(found) == share:  # there may be more of it, and what others leave is left for it
+        if len(found) == share:  # it may have more, and gets what others leave
             callers.append(caller)
     return sorted(rows, key=lambda row: str(row.id)), after
 
 
 def _callers(connection: Connection, after: Calling) -> tuple[list[Calling], Calling]:
-    """Callers with new work, by calling AE title and peer; behind one of them, and then from the first again."""
+    """Callers with new work, by calling AE title and peer: those after one of them, then from the first again."""
     statement = statements.CALLERS[connection.dialect.name]
     found: dict[Calling, None] = {}
     for calling_ae, peer in (after, FIRST_CALLER):
         behind = {"ae": calling_ae, "peer": peer, "most": CALLERS_AT_ONCE}
         if (calling_ae, peer) == FIRST_CALLER:
-            found[FIRST_CALLER] = None  # of a blob that was taken in again nobody may know who sent it
+            found[FIRST_CALLER] = None  # the caller of a blob that was taken in again may be unknown
         found |= {(row.calling_ae, row.peer): None for row in connection.execute(statement, behind)}
         if len(found) >= CALLERS_AT_ONCE or (calling_ae, peer) == FIRST_CALLER:
             break
@@ -180,7 +180,7 @@ def release_instance(connection: Connection, instance_id: str, token: int, after
 
 
 def _again(connection: Connection, after: float, forget_try: bool) -> Any:
-    """`ready_at` of an instance that is given back: never that of new work, unless it is new work again."""
+    """`ready_at` of an instance that is given back; that of new work only if it is new work again."""
     due = clock.now(connection) + after
     return sa.case((instance.c.tries <= 1, 0.0), else_=due) if forget_try and not after else due
 
@@ -272,7 +272,7 @@ def _is_full(connection: Connection, name: str, limit: int | None) -> bool:
 
 
 def _still_times(connection: Connection, moment: steady.Moment) -> Callable[[str], float]:
-    """By destination: the seconds so far that do not count towards giving up on what is owed to it."""
+    """By destination: the seconds that do not count towards giving up on its deliveries."""
     stood = {
         row.name: row.stood_still + (moment.now - row.still_since if row.still_since else 0.0)
         for row in connection.execute(statements.STILL_TIMES)
@@ -344,7 +344,7 @@ def set_destination(connection: Connection, name: str, **changes: Any) -> None:
 
 
 def set_circuit(connection: Connection, name: str, seconds: float | None, failures: int, reason: str) -> None:
-    """Open a destination's circuit for so many seconds; None closes it."""
+    """Open a destination's circuit for `seconds`; None closes it."""
     until = 0.0 if seconds is None else steady.look(connection).now + seconds
     set_destination(connection, name, circuit_until=until, circuit_failures=failures, circuit_reason=reason)
 

@@ -1,7 +1,7 @@
 """Blobs whose COMMIT PostgreSQL did not answer: kept until it says what became of the transaction.
 
-A stopped server may carry a COMMIT out minutes later, after the connection that it came on has gone. The row must find
-its blob then. What is still open when the process ends is left to the next start, which finds blobs without rows.
+A stopped server may carry out a COMMIT minutes later, after its connection has gone. The row must then find its blob.
+Blobs that still wait when the process ends are left to the next start, which looks for blobs without rows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class UncertainCommits:
             self._waiting.setdefault(transaction, []).append(blob)
 
     def settle(self) -> None:
-        """Ask what became of each transaction that waits. What cannot be told any more stays as it is."""
+        """Ask what became of each transaction that waits. If the server has forgotten it, the blob stays."""
         with self._lock:
             numbers = list(self._waiting)
         try:

@@ -1,4 +1,4 @@
-"""PostgreSQL's side of several processes: a word when there is work (NOTIFY), and whether the server answers at all."""
+"""Watches PostgreSQL: hears from other processes when there is work (NOTIFY), and sees whether the server answers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from router.spool.errors import is_of_database
 from router.spool.signals import Signals
 
 CHANNEL = "dicom_router"
-"""One in each database. What is said: the number of the start that says it, and a topic. Nothing that was received."""
+"""One channel for each database. The payload is the number of the sender's start, and a topic; nothing received."""
 PULSE = 1.5
-"""Seconds between two looks whether the server answers."""
+"""Seconds between two checks whether the server answers."""
 PULSE_ANSWER = 2.5
-"""Seconds for the answer: together less than the five within which health tells the truth."""
+"""Seconds for the answer. The sum must stay below the five within which health notices."""
 AGAIN_AFTER = 1.0
 POLL, POLL_DEAF = (4.0, 6.0), (1.0, 2.0)
-"""Seconds after which whoever waits for work looks by itself: while words come, and while none can."""
+"""Seconds after which a thread that waits for work looks by itself: while notifications come, and while they cannot."""
 
 _END = "SELECT txid_current_if_assigned(), (SELECT count(pg_notify(%s, t)) FROM unnest(%s::text[]) t)"
 
 
 def before_commit(start: Callable[[], int]) -> Callable[[sa.Connection, set[str]], int | None]:
-    """The last statement of each transaction: its number, and a word to the other processes of what it makes."""
+    """The last statement of each transaction: asks for its number, and notifies the other processes of new work."""
 
     def end(connection: sa.Connection, topics: set[str]) -> int | None:
         driver: Any = connection.connection.driver_connection
@@ -44,7 +44,7 @@ def before_commit(start: Callable[[], int]) -> Callable[[sa.Connection, set[str]
 
 
 class Watch:
-    """A thread with a connection of its own, which is made again for as long as it takes."""
+    """A thread with a connection of its own, which reconnects until it succeeds."""
 
     def __init__(self, engine: sa.Engine, start: int, signals: Signals, then: Callable[[], None]) -> None:
         """`then` is called after every answer of the server, in this thread."""
@@ -66,15 +66,15 @@ class Watch:
 
     @property
     def hears(self) -> bool:
-        """Whether words of other processes come."""
+        """Whether notifications of other processes arrive."""
         return self._hears
 
     def answers(self, within: float) -> bool:
-        """Whether the server has answered within so many seconds."""
+        """Whether the server answered within the last `within` seconds."""
         return time.monotonic() - self._answered < within
 
     def longest_wait(self) -> float:
-        """Seconds after which to look for work without a word of it; by chance, so that not all look at once."""
+        """Seconds after which to look for work without a notification; random, so that not all look at once."""
         return random.uniform(*(POLL if self._hears else POLL_DEAF))  # noqa: S311 - jitter
 
     def _run(self) -> None:
@@ -85,7 +85,7 @@ class Watch:
                 with closing(connection):
                     self._listen(connection)
             except Exception as error:
-                if not is_of_database(error):  # nobody else would notice that nothing is heard any more
+                if not is_of_database(error):  # a fault of this program: nothing else would show it
                     log.error("watch failed", error=where(error))
             self._hears = False
             self._stopped.wait(AGAIN_AFTER)
@@ -98,10 +98,10 @@ class Watch:
     def _listen(self, connection: Any) -> None:
         with limits.within(limits.QUESTION):
             connection.execute(f"LISTEN {CHANNEL}")
-        self._signals.set_all()  # what was said in the meantime nobody heard
+        self._signals.set_all()  # notifications sent meanwhile were missed
         self._hears = True
         while not self._stopped.is_set():
-            # Not by the driver's own wait, which looks ten times a second whether somebody wants to interrupt it.
+            # Not by the driver's own wait, which wakes ten times a second.
             wait([connection, self._woken], PULSE)
             with limits.within(PULSE_ANSWER):
                 for one in connection.notifies(timeout=0):

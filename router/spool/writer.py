@@ -39,9 +39,9 @@ CONFLICTS = ("40P01", "40001")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiting:
-    """A job and whoever waits for it. One that insists is tried until the database takes it, or the spool closes.
+    """A job and the future of its caller. A job that insists is tried until the database takes it, or the spool closes.
 
-    `wakes` says, from the result, for which topics there is work now, which other processes must hear of.
+    `wakes` gives, for the result, the topics with new work, of which other processes must hear.
     """
 
     job: Job
@@ -53,7 +53,7 @@ class Waiting:
 
 Outcome = tuple[Waiting, Any, BaseException | None]
 BeforeCommit = Callable[[sa.Connection, set[str]], int | None]
-"""What is done last in a transaction (PostgreSQL), with the topics to wake; returns the transaction's number there."""
+"""The last step of a transaction on PostgreSQL: gets the topics to wake, returns the transaction's number there."""
 
 
 class Writer:
@@ -92,7 +92,7 @@ class Writer:
         return self._thread.is_alive()
 
     def answers(self, within: float) -> bool:
-        """Whether the database took the last changes, and those under way are not late."""
+        """Whether the database took the last changes, and the current ones are not late."""
         begun = self._begun
         return self.is_alive and not self._failed and (begun is None or time.monotonic() - begun < within)
 
@@ -143,7 +143,7 @@ class Writer:
         return batch, True
 
     def _in_time(self, batch: list[Waiting]) -> list[Waiting]:
-        """Those that are worth a try: who has waited too long on a database that fails is refused."""
+        """The jobs to try. Those that have waited too long on a failing database are refused."""
         if not self._failed:
             return batch
         late = [one for one in batch if not one.insists and time.monotonic() - one.since > limits.CHANGES]
@@ -160,10 +160,10 @@ class Writer:
             connection = connection or self._engine.connect()
             with connection.begin():
                 outcomes = [self._try(connection, waiting) for waiting in batch]
-                if self._before_commit:  # after it comes COMMIT, and nobody may know what became of that
+                if self._before_commit:  # COMMIT follows, and may get no answer
                     transaction = self._before_commit(connection, _topics(outcomes))
             self._failed = False
-        except Exception as error:  # disk full, locked, corrupt, away: nobody's job has happened, as far as is known
+        except Exception as error:  # disk full, locked, corrupt, away: as far as is known, no job has happened
             lost = connection is None or connection.invalidated or _is_broken(connection) or not _has_answered(error)
             if connection is not None:
                 _undo(connection)
@@ -206,7 +206,7 @@ def _topics(outcomes: Iterable[Outcome]) -> set[str]:
 
 def _give_out(outcomes: Iterable[Outcome]) -> None:
     for waiting, result, reason in outcomes:
-        if not waiting.future.set_running_or_notify_cancel():  # whoever asked has gone
+        if not waiting.future.set_running_or_notify_cancel():  # the caller has cancelled
             continue
         if reason is not None:
             waiting.future.set_exception(reason)
@@ -215,12 +215,12 @@ def _give_out(outcomes: Iterable[Outcome]) -> None:
 
 
 def _has_answered(error: Exception) -> bool:
-    """Whether a PostgreSQL server itself says what went wrong."""
+    """Whether the error comes from the PostgreSQL server itself."""
     return bool(getattr(getattr(error, "orig", error), "sqlstate", None))
 
 
 def _is_broken(connection: sa.Connection) -> bool:
-    """Whether the driver's connection is gone, whether or not SQLAlchemy has seen it."""
+    """Whether the driver's connection is gone, even if SQLAlchemy has not noticed."""
     try:
         return bool(getattr(connection.connection.driver_connection, "closed", False))
     except Exception:  # there is none any more

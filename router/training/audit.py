@@ -51,8 +51,7 @@ def fit_view(answers: Withheld) -> float:
 
 
 def calibrated_without(images: Names, *withheld: Withheld) -> Calibration:
-    """Fitted on answers about unseen sources (the first) and, where there are any, unseen patients, but on none of
-    these images."""
+    """Fit on answers about unseen sources (the first) and, if there are any, unseen patients, without these images."""
     kept = [one[~np.isin(one.image, images)] for one in withheld]
     return fit_calibration(kept[0], kept[1] if len(kept) > 1 else None)[0]
 

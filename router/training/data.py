@@ -23,7 +23,7 @@ from PIL import Image
 from router.flow import CLASSES, VIEWS
 
 SYNTHETIC = "synthetic"
-"""A `view` that holds this word belongs to a generated picture: such are for training, never for a figure."""
+"""A `view` with this word marks a generated picture: for training, never for a figure."""
 NO_RADIOGRAPHS = frozenset(
     {"ct", "mr", "ct/mr", "us", "photo", "document", "histology", "blank", "dxa_spine", "dxa_hip", "dxa_body"}
 )
@@ -158,7 +158,7 @@ def _item(row: dict[str, Any], manifest: Path, line: int, root: Path, any_split:
 
 
 def with_header_age(item: Item) -> Item:
-    """The item with the age that the header of its DICOM file says, where the manifest gives none."""
+    """The item, with the age from its DICOM header if the manifest has none."""
     from router.decide.age import TAGS, age_at_study
     from router.pixels.elements import open_data_set
     from router.pixels.header import values

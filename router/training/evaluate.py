@@ -61,7 +61,7 @@ class Model:
         return logits.float().cpu().numpy(), novelty.float().cpu().numpy()
 
     def look(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """As in service: what is inverted is looked at again. All outputs, novelty, and which were inverted."""
+        """As in service, with inverted pictures turned. Returns all outputs, novelty, and which were inverted."""
         return look_right(self, pictures, self.calibration)
 
 
@@ -224,7 +224,7 @@ def figures(answers: Answers, *, resamples: int = 10_000, seed: int = 0) -> dict
 
 
 def views(answers: Answers) -> list[dict[str, Any]]:
-    """For each view that is known: how many there are, are named rightly, wrongly, and not at all."""
+    """For each known view: the images, and how many are named correctly, wrongly, or not at all."""
     rows = []
     for name in VIEWS:
         said = [p.view for item, p in zip(answers.items, answers.predictions, strict=True) if item.projection == name]

@@ -208,7 +208,7 @@ def figures(foreign: Withheld) -> dict[str, Any]:
 
 
 def views(foreign: Withheld) -> dict[str, Any]:
-    """How often the view is right, for each view and source where it is known; nothing where there is no such head."""
+    """How often the view is right, by view and source; empty if the network has no such head."""
     known = foreign.view != ""
     if not known.any() or foreign.heads.shape[1] < len(VIEWS):
         return {}

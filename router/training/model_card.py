@@ -52,7 +52,7 @@ def model_card(
 
 
 def _routes(card: Card) -> str:
-    """Before any F1: what a hospital would see."""
+    """What a hospital would see; it comes before any F1."""
     if "routes" not in card.figures:
         return ""
     text = (

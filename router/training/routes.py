@@ -1,8 +1,8 @@
-"""What a hospital would see: by the rules of a routing.yaml, which labelled images get where they belong.
+"""What a hospital would see: which labelled images reach the right place by the rules of a routing.yaml.
 
-Where an image belongs is asked of the rules themselves: where they send a picture of its class that is beyond doubt,
-with a header that says the same. Where they send one of `others`, people look. The header is made: its words are the
-standard's, once without any body part, and once right, absent and wrong in shares that were measured in hospitals.
+The right place of an image is where the rules send a picture of its class that is beyond doubt, with a header that says
+the same. Where they send one of `others`, people look. Headers are simulated in the words of the standard: once without
+a body part, and once with it right, absent and wrong in shares that were measured in hospitals.
 
 `python -m router.training.routes --manifest FILE.csv --folds runs/folds` scores what folds withheld.
 """
@@ -36,9 +36,9 @@ MODALITY, IMAGE_TYPE, BODY_PART, PATIENT_AGE = 0x00080060, 0x00080008, 0x0018001
 WORDS = {"abdominal": "ABDOMEN", CHEST: "CHEST", "spine": "SPINE", "others": "HAND"}
 AGES = {"adult_chest": 45.0, "pediatric_chest": 5.0}
 RIGHT, ABSENT = 0.85, 0.10
-"""How often a header names the right body part, and none; else it names another."""
+"""The shares of headers that name the right body part, and none; all others name a wrong one."""
 DRAWS = 5
-"""Made headers are drawn so often, each time with a seed of its own; counts are the mean."""
+"""Draws of simulated headers, each with its own seed; counts are the mean."""
 INSTANCE = Instance("0" * 32, 0.0, Caller("", "", "127.0.0.1"), "1.2.840.10008.5.1.4.1.1.1.1", "", "", 0, 0, "")
 Outcome = str
 AT_RIGHT, AT_WRONG, TO_PEOPLE = "right", "wrong", "people"
@@ -46,7 +46,7 @@ AT_RIGHT, AT_WRONG, TO_PEOPLE = "right", "wrong", "people"
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """The rules under test, and where each class belongs by them."""
+    """The rules under test, and the right place of each class by them."""
 
     settings: Settings
     places: dict[str, frozenset[str]]
@@ -60,7 +60,7 @@ class Routes:
         return cls(settings, places)
 
     def outcome(self, label: str, header: Header, prediction: Prediction) -> Outcome:
-        """Whether an image of this class comes where it belongs. People are no wrong place for anything."""
+        """Whether an image of this class reaches its place. People are never a wrong place."""
         sent = _sent(self.settings, header, prediction)
         if sent == self.places[label]:
             return TO_PEOPLE if label == "others" else AT_RIGHT
@@ -91,7 +91,7 @@ def _made(word: str, age: float | None) -> Header:
 
 
 def without_part(item: Item) -> Header:
-    """A header that says nothing of the body part, and the age where the set knows it."""
+    """A header without a body part; with the age, if the set has it."""
     return _made("", item.age)
 
 
@@ -105,7 +105,7 @@ def simulated(item: Item, seed: int) -> Header:
 
 
 def as_it_is(item: Item, tags: frozenset[int]) -> Header | None:
-    """The header of a DICOM file; None where it is none."""
+    """The header of a file; None if it is not DICOM."""
     try:
         data_set = open_data_set(item.path)
     except (OSError, UnparseableError):
@@ -117,7 +117,7 @@ def as_it_is(item: Item, tags: frozenset[int]) -> Header | None:
 
 
 def who_gets_what(routes: Routes, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """For each kind of header, where the images come: over all, by class, and by source and class."""
+    """For each kind of header, where the images go: in all, by class, and by source and class."""
     kinds: dict[str, tuple[Callable[[Item, int], Header | None], int]] = {
         "no body part in the header": (lambda item, _: without_part(item), 1),
         "simulated header": (simulated, DRAWS),
@@ -169,7 +169,7 @@ def _table(counts: Counter[tuple[str, str, Outcome]], draws: int) -> dict[str, A
 def _mean(
     counts: Counter[tuple[str, str, Outcome]], draws: int, source: str = "", label: str = "", outcome: Outcome = ""
 ) -> int:
-    """The mean count of a draw of what is asked for; an empty word asks for all."""
+    """The mean count for each draw of the kind asked for; an empty text asks for all."""
     wanted = (source, label, outcome)
     total = sum(n for key, n in counts.items() if all(w in ("", k) for w, k in zip(wanted, key, strict=True)))
     return round(total / draws)
@@ -203,7 +203,7 @@ HEAD = ("header", "class", "n", "right", "wrong", "to people", "at the right AI"
 def withheld_predictions(
     folds: Path, items: Sequence[Item], by: str = "sources"
 ) -> tuple[list[Item], list[Prediction]]:
-    """What the networks of folds said of images they never saw, by thresholds that were fitted without their fold."""
+    """Answers of the folds' networks for images that they never saw, by thresholds fitted without their fold."""
     answers = Withheld.read(folds / by)
     others = [
         Withheld.read(folds / kind) for kind in ("sources", "patients") if (folds / kind / "answers.npz").exists()
@@ -224,7 +224,7 @@ def withheld_predictions(
 
 
 def of_folds(folds: Path, items: Sequence[Item], routes: Routes, by: str = "sources") -> dict[str, Any]:
-    """Who gets what, of the images that folds withheld."""
+    """Who gets what, for the images that folds withheld."""
     return who_gets_what(routes, *withheld_predictions(folds, items, by))
 
 

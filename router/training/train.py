@@ -62,7 +62,7 @@ class Recipe:
     helpers: float = 0.0
     """Weight of the losses for view, polarity and `part`; 0: the model gives no view and knows no polarity."""
     inverted: float = 0.1
-    """Of the pictures of an augmentation that is `robust`, this share is shown with the wrong polarity."""
+    """The share of pictures that a `robust` augmentation shows with the wrong polarity."""
     average: float = 0.0
     """Decay of the moving average of the weights, for each step; 0: none."""
     frozen_blocks: int = 0
@@ -73,7 +73,7 @@ class Recipe:
 EPOCH = "epoch {epoch} loss {loss:.4f} val F1 {val_f1:.4f} val loss {val_loss:.4f} {seconds:.0f} s"
 VIEW, INVERTED = "view", "inverted"
 LEAST = 8
-"""A value that fewer images have is not learned."""
+"""Images. A value that fewer images have is not learned."""
 
 PAPER = Recipe()
 SHIPPED = Recipe(
@@ -270,7 +270,7 @@ def _order(rng: np.random.Generator, share: NDArray[np.float64] | None, draws: i
 
 
 def _tasks(items: Sequence[Item], recipe: Recipe) -> dict[str, list[str]]:
-    """What is learned beside the class: the frequent values of `part`, and view and polarity where they can be."""
+    """What is learned beside the class: the frequent values of `part`, and view and polarity if possible."""
     tasks: dict[str, list[str]] = {}
     parts = Counter(item.part for item in items)
     names = sorted(name for name, n in parts.items() if name and n >= LEAST)

@@ -1,8 +1,8 @@
 """/healthz, /readyz and /metrics: for load balancers, containers and Prometheus.
 
-Nobody who asks waits for the node: a thread looks twice a second, and the answer is what it saw last. Where it has seen
-nothing for a while it hangs itself, and that is the answer. Metrics need the database: they have one thread; who asks
-in the meantime gets the same answer, and none is waited for longer than a few seconds.
+No request waits for the node. A thread looks at it twice a second, and the answer is what it saw last. If the thread
+has seen nothing for a while it hangs, and that is the answer. Metrics need the database. One thread at a time asks for
+them; requests meanwhile share its answer, and wait a few seconds at most.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from router.spool import Counts, SpoolError
 LOOK_EVERY = 0.5
 """Seconds between two looks at the node."""
 STALE = 3.0
-"""Seconds after which a look that has not come back is an answer."""
+"""Seconds. If the last look is older, the node counts as hanging."""
 METRICS_WITHIN = 4.0
 
 
@@ -87,7 +87,7 @@ class NodeCollector(Collector):
             "dicom_router_circuit_open", "1 while a destination's circuit is open", {**none, **self._view.circuits()}
         )
         yield _family(
-            "dicom_router_certificate_expiry_timestamp_seconds", "Unix time when the first certificate of a file ends",
+            "dicom_router_certificate_expiry_timestamp_seconds", "Unix time of the first expiry in a certificate file",
             self._view.certificates(), label="setting",
         )  # fmt: skip
 
@@ -112,7 +112,7 @@ class Looked:
 
 
 class Health:
-    """What the node said of itself last."""
+    """The last look at the node."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -137,7 +137,7 @@ class Health:
 
     def _fresh(self) -> Looked:
         last = self._last
-        if time.monotonic() - last.at > STALE:  # whatever it is that hangs
+        if time.monotonic() - last.at > STALE:  # something hangs
             return Looked(last.alive | {"looked": False}, last.ready | {"looked": False}, last.at)
         return last
 
@@ -145,7 +145,7 @@ class Health:
         while not self._stopped.is_set():
             try:
                 self._last = Looked(self._view.alive(), self._ready(), time.monotonic())
-            except Exception as error:  # then what was seen last grows old, and that is told
+            except Exception as error:  # the last look grows stale, and the answer says so
                 log.error("health failed", error=where(error))
             self._looked.set()
             self._stopped.wait(LOOK_EVERY)
@@ -153,12 +153,12 @@ class Health:
     def _ready(self) -> dict[str, bool]:
         try:
             return self._view.ready()
-        except (OSError, SpoolError):  # nobody can say what room there is on a disk that does not answer
+        except (OSError, SpoolError):  # a disk that does not answer counts as full
             return {"room": False}
 
 
 class Scrape:
-    """One at a time: who asks while one is under way gets its answer."""
+    """One question at a time: a request that comes meanwhile gets the same answer."""
 
     def __init__(self, collect: Callable[[], bytes]) -> None:
         self._collect = collect

@@ -208,14 +208,14 @@ def test_a_damaged_database_is_named_and_makes_no_backup(spool: Spool, settings:
     database.write_bytes(content)
     with pytest.raises(SpoolError, match="'A damaged database' in docs"):
         back_up(settings, tmp_path / "backup", quiet)
-    with pytest.raises(BackupError, match="no whole backup"):
+    with pytest.raises(BackupError, match="no complete backup"):
         restore(tmp_path / "backup", configured(tmp_path, "restored").spool, quiet)
 
 
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "a spool is there": (lambda folder: (folder / "restored" / "blobs").mkdir(parents=True), "never put over a spool"),
-    "half a backup": (lambda folder: (folder / "backup" / "backup.json").unlink(), "no whole backup"),
-    "not JSON": (lambda folder: (folder / "backup" / "backup.json").write_text("{"), "no whole backup"),
+    "half a backup": (lambda folder: (folder / "backup" / "backup.json").unlink(), "no complete backup"),
+    "not JSON": (lambda folder: (folder / "backup" / "backup.json").write_text("{"), "no complete backup"),
     "of the future": (lambda folder: (folder / "backup" / "backup.json").write_text('{"format": 2}'), "newer"),
     "of PostgreSQL": (
         lambda folder: (folder / "backup" / "backup.json").write_text('{"format": 1, "database": "postgresql"}'),

@@ -92,7 +92,7 @@ def with_first(value: float) -> Callable[[Tensor], Tensor]:
         (without("novelty.centres"), "novelty.centres"),
         (without("conv1_bn.num_batches_tracked"), "num_batches_tracked"),
         (lambda state: state.clear(), "167 of 167"),
-        (lambda state: state.update({"PATIENT^NAME": torch.zeros(1)}), "1 tensors are too much"),
+        (lambda state: state.update({"PATIENT^NAME": torch.zeros(1)}), "1 tensors too many"),
         (put("head.weight", lambda t: t[:4].clone()), "the head's weight and bias do not fit each other"),
         (put("head.weight", lambda t: t[0, 0].clone()), "head.weight has the shape ()"),
         (put("conv1.weight", lambda t: t.flatten()), "conv1.weight has the shape (288,)"),

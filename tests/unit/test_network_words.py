@@ -148,8 +148,8 @@ def older(context: ssl.SSLContext) -> ssl.SSLContext:
     [
         (lambda files: server_side(files, "elsewhere"), "for another address"),
         (lambda files: server_side(files, "old"), "has expired"),
-        (lambda files: server_side(files, "alone"), "signed by itself"),
-        (lambda files: server_side(files, ca="ca"), "demands a certificate of ours"),
+        (lambda files: server_side(files, "alone"), "self-signed"),
+        (lambda files: server_side(files, ca="ca"), "demands a client certificate"),
         (lambda files: older(server_side(files)), "no common version"),
         (lambda files: None, "does not speak TLS"),
     ],
@@ -174,7 +174,7 @@ def test_why_tls_towards_a_destination_failed(
     [
         (None, "does not speak TLS"),
         ("nobody", "it showed no certificate"),
-        ("alone", "signed by itself"),
+        ("alone", "self-signed"),
         ("old", "has expired"),
         ("older", "no common version"),
     ],
