@@ -30,9 +30,11 @@ class CsvFile:
         self._path, self._run = path, run
         self._note = path.with_name(path.name + ".run.json")
 
-    def refusal(self) -> str:
+    def refusal(self, *, restart: bool = False) -> str:
         """Empty where there is nothing yet, or where all rows were made by such a run as this one."""
-        if not self._has_rows():
+        if self._path.exists() and not self._path.is_file():
+            return f"{self._path} is no file in which rows can be kept; name another, or use --json for a pipe"
+        if restart or not self._has_rows():
             return ""
         restart = "--restart throws its rows away and begins anew; or name another file"
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import stat
@@ -193,6 +194,28 @@ def test_a_backup_says_which_blob_is_missing(spool: Spool, settings: Settings, t
     done = CliRunner().invoke(app, ["backup", str(tmp_path / "backup"), "--config", str(settings.file)])
     assert done.exit_code == 1
     assert f"1 blobs that are still needed are missing: {gone}" in done.stderr
+
+
+@pytest.mark.parametrize("always_copy", [False, True])
+def test_a_link_and_a_pipe_among_the_blobs_are_no_blobs(
+    spool: Spool, settings: Settings, tmp_path: Path, always_copy: bool
+) -> None:
+    """What a link names may be anybody's file, and who opens a pipe waits for ever."""
+    link, pipe = (stored(spool, f"1.{number}").id for number in range(2))
+    (tmp_path / "secret").write_text("of somebody else")
+    for one in (link, pipe):
+        spool.blob(one).unlink()
+    spool.blob(link).symlink_to(tmp_path / "secret")
+    os.mkfifo(spool.blob(pipe))
+    (settings.spool.path / "set-aside").mkdir()
+    os.mkfifo(settings.spool.path / "set-aside" / "x.dcm")
+    result = back_up(settings, tmp_path / "backup", quiet, always_copy=always_copy)
+    assert (set(result.missing), result.blobs) == ({link, pipe}, 0)
+    copying.blob_in(tmp_path / "backup", link).symlink_to(tmp_path / "secret")
+    os.mkfifo(copying.blob_in(tmp_path / "backup", pipe))
+    result_of_restore, restored_spool = restored(settings, tmp_path)
+    restored_spool.close()
+    assert (set(result_of_restore.missing), files(tmp_path / "restored")) == ({link, pipe}, set())
 
 
 def test_a_damaged_database_is_named_and_makes_no_backup(spool: Spool, settings: Settings, tmp_path: Path) -> None:
