@@ -36,17 +36,17 @@ class CsvFile:
             return f"{self._path} is no file in which rows can be kept; name another, or use --json for a pipe"
         if restart or not self._has_rows():
             return ""
-        restart = "--restart throws its rows away and begins anew; or name another file"
+        fix = "--restart throws its rows away and begins anew; or name another file"
         try:
             before = dict(json.loads(self._note.read_bytes()))
         except (OSError, ValueError, TypeError):
-            return f"{self._path} is there, and no {self._note.name} beside it says what made it ({restart})"
+            return f"{self._path} is there, and no {self._note.name} beside it says what made it ({fix})"
         names = sorted(name for name in {*before, *self._run} if before.get(name) != self._run.get(name))
         if not names:
             return ""
         pairs = ((name, before.get(name, "none"), self._run.get(name, "none")) for name in names)
         differ = "; ".join(f"{name} was {old}, now {new}" for name, old, new in pairs)
-        return f"{self._path} was made by another run: {differ} ({restart})"
+        return f"{self._path} was made by another run: {differ} ({fix})"
 
     def begin(self, *, restart: bool) -> dict[str, bool]:
         """The files that have a row already, and whether that says that they could not be looked at."""

@@ -58,10 +58,10 @@ def read_note(header: bytes) -> Note | None:
         about: dict[str, Any] = json.loads(text)
         caller = Caller(*(str(about[name]) for name in ("calling_ae", "called_ae", "peer")))
         received_at = float(about["received_at"])
-        note = Note(str(about["id"]), received_at, caller, int(about["size"]), str(about["digest"]))
+        found = Note(str(about["id"]), received_at, caller, int(about["size"]), str(about["digest"]))
     except (ValueError, KeyError, TypeError, OverflowError):  # no note of ours, though its checksum fits
         return None
-    return note if math.isfinite(received_at) else None
+    return found if math.isfinite(received_at) else None
 
 
 def _checksum(header: bytes, text: bytes) -> bytes:

@@ -235,10 +235,17 @@ def test_a_damaged_database_is_named_and_makes_no_backup(spool: Spool, settings:
         restore(tmp_path / "backup", configured(tmp_path, "restored").spool, quiet)
 
 
+def without_deliveries(backup: Path) -> None:
+    with closing(sqlite3.connect(backup / "node.db")) as database:
+        database.execute("DROP TABLE delivery")
+
+
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "a spool is there": (lambda folder: (folder / "restored" / "blobs").mkdir(parents=True), "never put over a spool"),
     "half a backup": (lambda folder: (folder / "backup" / "backup.json").unlink(), "no whole backup"),
     "not JSON": (lambda folder: (folder / "backup" / "backup.json").write_text("{"), "no whole backup"),
+    "endless JSON": (lambda folder: (folder / "backup" / "backup.json").write_text("[" * 100_000), "no whole backup"),
+    "a database of something else": (lambda folder: without_deliveries(folder / "backup"), "no such table: delivery"),
     "of the future": (lambda folder: (folder / "backup" / "backup.json").write_text('{"format": 2}'), "newer"),
     "of PostgreSQL": (
         lambda folder: (folder / "backup" / "backup.json").write_text('{"format": 1, "database": "postgresql"}'),
