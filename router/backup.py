@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from router.config.settings import Settings, SpoolSettings
 from router.spool import SpoolError, copying, engine, read_spool
 from router.spool.blobs import make_folder, sync_folder
@@ -106,8 +108,13 @@ def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
         rows = copying.engine_of(database)
     else:
         rows = copying.engine_for(spool)
-    work, known, counts = copying.open_work(rows), copying.known_ids(rows), copying.counts(rows)
-    rows.dispose()
+    try:
+        work, known, counts = copying.open_work(rows), copying.known_ids(rows), copying.counts(rows)
+    except sa.exc.SQLAlchemyError as error:
+        problem = str(getattr(error, "orig", error)).splitlines()[0][:200]
+        raise BackupError(f"{source}: its database is not one of a spool that this version knows ({problem})") from None
+    finally:
+        rows.dispose()
     make_folder(spool.path)
     os.chmod(spool.path, 0o700)
     lock, _ = engine.lock(spool.path, shared=False)
@@ -201,7 +208,7 @@ def _read_about(source: Path) -> dict[str, Any]:
         about = json.loads((source / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise BackupError(f"{source}: format {about['format']}; a newer dicom-router made this backup")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BackupError(f"{source} is no complete backup: it has no readable {ABOUT}, written last") from None
     if not isinstance(about.get("database"), str):
         raise BackupError(f"{source / ABOUT} does not say which database it is of")

@@ -67,7 +67,7 @@ def command(
     into, written = None, {}
     if csv_file:
         into = CsvFile(csv_file, run_of(settings, model_settings, calling_ae=calling_ae, body_part=body_part))
-        if not restart and (refusal := into.refusal()):
+        if refusal := into.refusal(restart=restart):
             wrong(refusal)
         written = into.begin(restart=restart)
     chosen = list(files(paths))

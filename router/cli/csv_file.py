@@ -30,21 +30,23 @@ class CsvFile:
         self._path, self._run = path, run
         self._note = path.with_name(path.name + ".run.json")
 
-    def refusal(self) -> str:
+    def refusal(self, *, restart: bool = False) -> str:
         """Empty if there are no rows yet, or a run like this one made all of them."""
-        if not self._has_rows():
+        if self._path.exists() and not self._path.is_file():
+            return f"{self._path} is no file in which rows can be kept; name another, or use --json for a pipe"
+        if restart or not self._has_rows():
             return ""
-        restart = "--restart drops its rows and starts over; or name another file"
+        fix = "--restart drops its rows and starts over; or name another file"
         try:
             before = dict(json.loads(self._note.read_bytes()))
         except (OSError, ValueError, TypeError):
-            return f"{self._path} exists, but without {self._note.name}, which says what made it ({restart})"
+            return f"{self._path} exists, but without {self._note.name}, which says what made it ({fix})"
         names = sorted(name for name in {*before, *self._run} if before.get(name) != self._run.get(name))
         if not names:
             return ""
         pairs = ((name, before.get(name, "none"), self._run.get(name, "none")) for name in names)
         differ = "; ".join(f"{name} was {old}, now {new}" for name, old, new in pairs)
-        return f"{self._path} was made by another run: {differ} ({restart})"
+        return f"{self._path} was made by another run: {differ} ({fix})"
 
     def begin(self, *, restart: bool) -> dict[str, bool]:
         """The files that have a row, and whether the row says that they could not be read."""

@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -129,9 +130,16 @@ def note_delivered(database: Path, ids: set[str], now: float) -> None:
 
 
 def blobs_in(folder: Path) -> Iterator[Path]:
-    """The whole blobs of a spool or of a backup."""
+    """The whole blobs of a spool or of a backup. A link or a FIFO in the place of one is none."""
     store = BlobStore(folder / BLOBS)
-    return (path for path in store.files() if path.suffix == WHOLE) if store.root.is_dir() else iter(())
+    return filter(_is_whole, store.files()) if store.root.is_dir() else iter(())
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return path.suffix == WHOLE and stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:  # delivered, and removed meanwhile
+        return False
 
 
 def blob_in(folder: Path, instance_id: str) -> Path:
@@ -189,7 +197,8 @@ def copy_rest(source: Path, target: Path) -> None:
 
 
 def _copied(source: str, target: str) -> Any:
-    copy_file(Path(source), Path(target))
+    if Path(source).is_file():  # a FIFO that was set aside has nothing to copy, and nobody who writes
+        copy_file(Path(source), Path(target))
     return target
 
 

@@ -7,6 +7,7 @@ a checksum of the whole header, then JSON, then spaces. It is the Private Inform
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +49,19 @@ def note_for(header: bytes, instance: Instance) -> bytes:
 
 
 def read_note(header: bytes) -> Note | None:
-    """The note at the end of a header; None if there is none, or if a bit of the header has changed."""
+    """The note at the end of a header; None if there is none of ours, or if a bit of the header has changed."""
     note = header[-NOTE_ROOM:]
     text = note[CHECKSUM:]
     if len(note) < NOTE_ROOM or note[:CHECKSUM] != _checksum(header, text):
         return None
-    about: dict[str, Any] = json.loads(text)
-    caller = Caller(about["calling_ae"], about["called_ae"], about["peer"])
-    return Note(about["id"], float(about["received_at"]), caller, int(about["size"]), about["digest"])
+    try:
+        about: dict[str, Any] = json.loads(text)
+        caller = Caller(*(str(about[name]) for name in ("calling_ae", "called_ae", "peer")))
+        received_at = float(about["received_at"])
+        found = Note(str(about["id"]), received_at, caller, int(about["size"]), str(about["digest"]))
+    except (ValueError, KeyError, TypeError, OverflowError):  # no note of ours, though its checksum fits
+        return None
+    return found if math.isfinite(received_at) else None
 
 
 def _checksum(header: bytes, text: bytes) -> bytes:

@@ -34,7 +34,7 @@ MOST_HEADER = 64 * 1024
 PIECE = 1 << 20
 """Bytes that are read at once."""
 PREAMBLE = 132
-SOP_CLASS, SOP_INSTANCE, SYNTAX, CREATOR = 0x0002, 0x0003, 0x0010, 0x0100
+GROUP_LENGTH, SOP_CLASS, SOP_INSTANCE, SYNTAX, CREATOR = 0x0000, 0x0002, 0x0003, 0x0010, 0x0100
 """Elements of group 0002."""
 
 
@@ -81,7 +81,10 @@ def read_back(path: Path) -> Instance:
     """The instance that a blob was, verified. Raises UnverifiedError, and OSError where it cannot be read."""
     if not ID.fullmatch(path.stem):
         raise UnverifiedError("its name is not one that the spool gives")
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+    if path.parent.name != path.stem[-2:]:
+        raise UnverifiedError("it lies in another folder than its name says")
+    # Without waiting: a FIFO has nobody who writes.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UnverifiedError("it is not a file")
@@ -161,12 +164,15 @@ def _read_to_the_end(path: Path, file_size: int, meta: dict[int, str]) -> None:
 
 
 def _file_meta(head: bytes) -> tuple[dict[int, str], int]:
-    """The text of the elements of group 0002, and where the data set begins (PS3.10 §7.1)."""
+    """The text of the elements of group 0002, and where the data set begins (PS3.10 §7.1).
+
+    It begins where the group length says: a data set may begin with elements of that group, too.
+    """
     if head[128:PREAMBLE] != b"DICM":
         raise UnverifiedError("it is not a file of this spool")
     found: dict[int, str] = {}
-    at = PREAMBLE
-    while head[at : at + 2] == b"\x02\0":
+    at, end = PREAMBLE, len(head)
+    while at < end and head[at : at + 2] == b"\x02\0":
         if head[at + 4 : at + 6] in LONG_VRS:
             begin, length = at + 12, int.from_bytes(head[at + 8 : at + 12], "little")
         else:
@@ -176,6 +182,8 @@ def _file_meta(head: bytes) -> tuple[dict[int, str], int]:
         element = int.from_bytes(head[at + 2 : at + 4], "little")
         found[element] = head[begin : begin + min(length, NOTE_ROOM)].decode("latin-1").strip("\0 ")
         at = begin + length
+        if element == GROUP_LENGTH and length == 4:
+            end = at + int.from_bytes(head[begin:at], "little")
     return found, at
 
 

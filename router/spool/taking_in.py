@@ -59,7 +59,7 @@ class TakingIn:
         files = self.blobs.files()
         while batch := list(itertools.islice(files, BATCH)):
             ids = sorted({path.name.partition(".")[0] for path in batch})
-            known = self.ask(partial(_states, ids=ids))
+            known = self.ask(partial(_states, ids=[one for one in ids if ID.fullmatch(one)]))
             yield from (Found(path, known.get(path.name.partition(".")[0])) for path in batch)
 
     def _take_in(self, path: Path) -> None:

@@ -44,9 +44,9 @@ def instance_for(blob: Blob, uid: str = "1.2.3", caller: Caller = CALLERS[0], at
     )  # fmt: skip
 
 
-def received(spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0]) -> Instance:
-    """A whole blob as receiving writes it, without a row."""
-    return _received(spool, uid, caller)[1]
+def received(spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0], before: bytes = b"") -> Instance:
+    """A whole blob as receiving writes it, without a row. `before` stands before its elements."""
+    return _received(spool, uid, caller, before)[1]
 
 
 def stored(spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0]) -> Instance:
@@ -56,10 +56,10 @@ def stored(spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0]) -> Ins
     return instance
 
 
-def _received(spool: Spool, uid: str, caller: Caller) -> tuple[Blob, Instance]:
+def _received(spool: Spool, uid: str, caller: Caller, before: bytes = b"") -> tuple[Blob, Instance]:
     pixels = b"\1\0" * 8
     pixel_data = b"\xe0\x7f\x10\0OW\0\0" + len(pixels).to_bytes(4, "little") + pixels
-    data_set = _uid(0x16, SOP_CLASS) + _uid(0x18, uid) + b"\x28\0\x10\0US\2\0\1\0" + pixel_data
+    data_set = before + _uid(0x16, SOP_CLASS) + _uid(0x18, uid) + b"\x28\0\x10\0US\2\0\1\0" + pixel_data
     blob = spool.begin(file_meta(SOP_CLASS, uid, EXPLICIT, caller))
     blob.write(memoryview(data_set))
     instance = replace(instance_for(blob, uid, caller), sop_class=SOP_CLASS)

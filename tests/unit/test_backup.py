@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import stat
@@ -195,6 +196,28 @@ def test_a_backup_says_which_blob_is_missing(spool: Spool, settings: Settings, t
     assert f"1 blobs that are still needed are missing: {gone}" in done.stderr
 
 
+@pytest.mark.parametrize("always_copy", [False, True])
+def test_a_link_and_a_pipe_among_the_blobs_are_no_blobs(
+    spool: Spool, settings: Settings, tmp_path: Path, always_copy: bool
+) -> None:
+    """What a link names may be anybody's file, and who opens a pipe waits for ever."""
+    link, pipe = (stored(spool, f"1.{number}").id for number in range(2))
+    (tmp_path / "secret").write_text("of somebody else")
+    for one in (link, pipe):
+        spool.blob(one).unlink()
+    spool.blob(link).symlink_to(tmp_path / "secret")
+    os.mkfifo(spool.blob(pipe))
+    (settings.spool.path / "set-aside").mkdir()
+    os.mkfifo(settings.spool.path / "set-aside" / "x.dcm")
+    result = back_up(settings, tmp_path / "backup", quiet, always_copy=always_copy)
+    assert (set(result.missing), result.blobs) == ({link, pipe}, 0)
+    copying.blob_in(tmp_path / "backup", link).symlink_to(tmp_path / "secret")
+    os.mkfifo(copying.blob_in(tmp_path / "backup", pipe))
+    result_of_restore, restored_spool = restored(settings, tmp_path)
+    restored_spool.close()
+    assert (set(result_of_restore.missing), files(tmp_path / "restored")) == ({link, pipe}, set())
+
+
 def test_a_damaged_database_is_named_and_makes_no_backup(spool: Spool, settings: Settings, tmp_path: Path) -> None:
     for number in range(40):
         accept(spool, uid=f"1.{number}")
@@ -212,10 +235,20 @@ def test_a_damaged_database_is_named_and_makes_no_backup(spool: Spool, settings:
         restore(tmp_path / "backup", configured(tmp_path, "restored").spool, quiet)
 
 
+def without_deliveries(backup: Path) -> None:
+    with closing(sqlite3.connect(backup / "node.db")) as database:
+        database.execute("DROP TABLE delivery")
+
+
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "a spool is there": (lambda folder: (folder / "restored" / "blobs").mkdir(parents=True), "never put over a spool"),
     "half a backup": (lambda folder: (folder / "backup" / "backup.json").unlink(), "no complete backup"),
     "not JSON": (lambda folder: (folder / "backup" / "backup.json").write_text("{"), "no complete backup"),
+    "endless JSON": (
+        lambda folder: (folder / "backup" / "backup.json").write_text("[" * 100_000),
+        "no complete backup",
+    ),
+    "a database of something else": (lambda folder: without_deliveries(folder / "backup"), "no such table: delivery"),
     "of the future": (lambda folder: (folder / "backup" / "backup.json").write_text('{"format": 2}'), "newer"),
     "of PostgreSQL": (
         lambda folder: (folder / "backup" / "backup.json").write_text('{"format": 1, "database": "postgresql"}'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -67,6 +68,18 @@ def test_a_restart_begins_anew(begun: Path) -> None:
     anew = CsvFile(begun, RUN | {"rules": "other"})
     assert anew.begin(restart=True) == {}
     assert (begun.read_bytes(), CsvFile(begun, RUN | {"rules": "other"}).refusal()) == (b"", "")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_pipe_and_a_folder_are_refused_before_they_are_opened(tmp_path: Path, restart: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        assert "is no file in which rows can be kept" in CsvFile(path, RUN).refusal(restart=restart)
+    picture = tmp_path / "a.png"
+    picture.touch()
+    words = ["classify", str(picture), "--csv", str(tmp_path / "pipe"), *["--restart"] * restart]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, {path.name for path in tmp_path.iterdir()}) == (2, {"pipe", "a.png"})
 
 
 def test_half_a_row_is_looked_at_again(begun: Path) -> None:

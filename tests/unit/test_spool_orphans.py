@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import re
 import shutil
 import sqlite3
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from xxhash import xxh3_64_hexdigest
 
 from router.config.settings import SpoolSettings
 from router.encoding import EXPLICIT
@@ -21,8 +24,8 @@ from router.flow import Caller, Instance
 from router.receive.part10 import file_meta
 from router.spool import Spool, open_spool
 from router.spool.inspect import inspect
-from router.spool.notes import CREATOR_UID, NOTE_ROOM, note_for, read_note
-from router.spool.orphans import SET_ASIDE, UnverifiedError, read_back
+from router.spool.notes import CHECKSUM, CREATOR_UID, NOTE_ROOM, note_for, read_note
+from router.spool.orphans import SET_ASIDE, UnverifiedError, agrees, read_back
 from router.spool.schema import GONE, NEW
 from tests.unit.spooling import (
     CALLERS,
@@ -249,6 +252,57 @@ def test_another_instance_in_its_place_and_a_link_are_set_aside(spool: Spool, se
     spool = restarted(spool)
     assert [row["id"] for row in spool.instances()] == [one.id]
     assert aside(settings) == {f"{other.id}.dcm", f"{third.id}.dcm"}
+    spool.close()
+
+
+def test_what_is_no_file_or_lies_elsewhere_keeps_no_node_from_starting(spool: Spool, settings: SpoolSettings) -> None:
+    pipe, moved = (spool.blob(received(spool, f"1.{number}").id) for number in range(2))
+    pipe.unlink()
+    os.mkfifo(pipe)
+    elsewhere = settings.path / "blobs" / ("00" if moved.parent.name != "00" else "01")
+    moved.rename(elsewhere / moved.name)
+    strange = os.fsdecode(b"\xff.dcm")
+    (elsewhere / strange).touch()
+    spool = restarted(spool)
+    assert (aside(settings), spool.instances()) == ({pipe.name, moved.name, strange}, [])
+    spool.close()
+
+
+NO_NOTES: dict[str, Callable[[dict[str, object]], object]] = {
+    "a list": lambda note: [note],
+    "a part is missing": lambda note: {name: value for name, value in note.items() if name != "peer"},
+    "no time": lambda note: note | {"received_at": float("nan")},
+    "no number": lambda note: note | {"size": "many"},
+    "not JSON": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("name", NO_NOTES)
+def test_what_bears_a_checksum_and_is_no_note_is_set_aside(spool: Spool, settings: SpoolSettings, name: str) -> None:
+    one = received(spool)
+    path = spool.blob(one.id)
+    content = path.read_bytes()
+    header, note = content[: one.offset - NOTE_ROOM], content[one.offset - NOTE_ROOM : one.offset]
+    changed = NO_NOTES[name](json.loads(note[CHECKSUM:]))
+    text = (json.dumps(changed) if changed else "{").encode().ljust(NOTE_ROOM - CHECKSUM)
+    path.write_bytes(header + xxh3_64_hexdigest(header + text).encode() + text + content[one.offset :])
+    spool = restarted(spool)
+    assert (aside(settings), spool.instances()) == ({path.name}, [])
+    spool.close()
+
+
+GROUP_2 = b"\2\0\x10\0UI\x12\0001.2.840.10008.1.2\0"
+
+
+def test_group_0002_in_a_data_set_is_part_of_it(spool: Spool) -> None:
+    """Conquest sends such; what its elements say is not the spool's own word."""
+    one = received(spool, before=GROUP_2)
+    spool = restarted(spool)
+    (claim,) = spool.claim_instances(9)
+    assert (claim.instance, claim.instance.transfer_syntax) == (one, EXPLICIT)
+    header = spool.blob(one.id).read_bytes()[: one.offset]
+    assert agrees(header, one)
+    assert not agrees(header, replace(one, sop_instance="1.2.4"))
     spool.close()
 
 
