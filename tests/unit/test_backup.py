@@ -213,7 +213,10 @@ def test_a_damaged_database_is_named_and_makes_no_backup(spool: Spool, settings:
 
 
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a spool is there": (lambda folder: (folder / "restored" / "blobs").mkdir(parents=True), "never put over a spool"),
+    "a spool is there": (
+        lambda folder: (folder / "restored" / "blobs").mkdir(parents=True),
+        "never writes over a spool",
+    ),
     "half a backup": (lambda folder: (folder / "backup" / "backup.json").unlink(), "no complete backup"),
     "not JSON": (lambda folder: (folder / "backup" / "backup.json").write_text("{"), "no complete backup"),
     "of the future": (lambda folder: (folder / "backup" / "backup.json").write_text('{"format": 2}'), "newer"),
