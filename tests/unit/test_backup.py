@@ -241,7 +241,10 @@ def without_deliveries(backup: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a spool is there": (lambda folder: (folder / "restored" / "blobs").mkdir(parents=True), "never put over a spool"),
+    "a spool is there": (
+        lambda folder: (folder / "restored" / "blobs").mkdir(parents=True),
+        "never writes over a spool",
+    ),
     "half a backup": (lambda folder: (folder / "backup" / "backup.json").unlink(), "no complete backup"),
     "not JSON": (lambda folder: (folder / "backup" / "backup.json").write_text("{"), "no complete backup"),
     "endless JSON": (

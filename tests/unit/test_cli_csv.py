@@ -61,7 +61,7 @@ def test_another_run_is_refused_and_told_what_differs(begun: Path, now: dict[str
 
 def test_a_csv_that_something_else_made_is_refused(begun: Path) -> None:
     begun.with_name("out.csv.run.json").unlink()
-    assert "no out.csv.run.json beside it" in CsvFile(begun, RUN).refusal()
+    assert "exists, but without out.csv.run.json" in CsvFile(begun, RUN).refusal()
 
 
 def test_a_restart_begins_anew(begun: Path) -> None:
@@ -122,6 +122,6 @@ def test_the_digest_of_a_table_is_the_same_in_every_process() -> None:
 def test_classify_refuses_before_it_looks_at_anything(tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("path,class\na,spine\n")
     done = CliRunner().invoke(app, ["classify", str(tmp_path), "--csv", str(tmp_path / "out.csv")])
-    assert (done.exit_code, "no out.csv.run.json beside it" in done.stderr) == (2, True), done.output
+    assert (done.exit_code, "exists, but without out.csv.run.json" in done.stderr) == (2, True), done.output
     done = CliRunner().invoke(app, ["classify", str(tmp_path), "--restart"])
     assert (done.exit_code, done.stderr) == (2, "--restart goes with --csv\n")

@@ -251,7 +251,7 @@ def test_what_is_not_stored_has_its_reason_in_the_log(spool: FakeSpool) -> None:
     assert told == [
         ("c000", "the data set breaks off before its SOP Instance UID"),
         ("a900", "its SOP UIDs are not those of the command"),
-        ("a900", "the command's SOP Class or Instance UID is no UID"),
+        ("a900", "the command's SOP Class or Instance UID is not a UID"),
     ]
 
 

@@ -132,6 +132,12 @@ class Hanging(Sound):
     def circuits(self) -> dict[str, bool]:
         return {}
 
+    def destinations(self) -> dict[str, bool]:
+        return {}
+
+    def certificates(self) -> dict[str, float]:
+        return {}
+
     def models(self) -> dict[str, str]:
         return {}
 
