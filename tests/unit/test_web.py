@@ -141,12 +141,6 @@ class Hanging(Sound):
     def models(self) -> dict[str, str]:
         return {}
 
-    def destinations(self) -> dict[str, bool]:
-        return {}
-
-    def certificates(self) -> dict[str, float]:
-        return {}
-
     def _wait(self) -> None:
         if self.hangs.is_set():
             assert self.goes_on.wait(30)
