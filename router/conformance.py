@@ -134,8 +134,8 @@ def _destinations(settings: Settings) -> Iterator[str]:
         "destination refuses the instance's own is it transcoded, without loss, to one of these. A data set of odd "
         "length is sent with its odd values padded (PS3.5 §6.2), since no fragment may be odd (PS3.8 annex E). If it "
         "cannot be read, or is deflated, one NUL is added at its end. In Implicit VR a value that is not a sequence, "
-        "but has a sequence's tag, becomes private element (0009,xx01) of creator DICOM_ROUTER VR in that sequence's only "
-        "item."
+        "but has a sequence's tag, becomes private element (0009,xx01) of creator DICOM_ROUTER VR in that "
+        "sequence's only item."
     )
     yield from (
         "",
