@@ -132,10 +132,10 @@ def _destinations(settings: Settings) -> Iterator[str]:
     yield from _paragraph(
         f"For each SOP class: one context with the instance's own transfer syntax, and one with {native}. Only where a "
         "destination refuses the instance's own is it transcoded, without loss, to one of these. A data set of odd "
-        "length is sent with its odd values padded (PS3.5 §6.2), or, where it cannot be read or is deflated, with one "
-        "NUL behind its end, since no fragment may be odd (PS3.8 annex E). In Implicit VR a value whose tag says a "
-        "sequence, and that is none, becomes private element (0009,xx01) of creator DICOM_ROUTER VR in that sequence's "
-        "only item."
+        "length is sent with its odd values padded (PS3.5 §6.2), since no fragment may be odd (PS3.8 annex E). If it "
+        "cannot be read, or is deflated, one NUL is added at its end. In Implicit VR a value that is not a sequence, "
+        "but has a sequence's tag, becomes private element (0009,xx01) of creator DICOM_ROUTER VR in that "
+        "sequence's only item."
     )
     yield from (
         "",

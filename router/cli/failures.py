@@ -1,4 +1,4 @@
-"""Failures that a person can mend, as one line and an exit code; everything else goes on as it is."""
+"""Failures that a person can fix, as one line and an exit code; all other errors are left as they are."""
 
 from __future__ import annotations
 
