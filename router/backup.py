@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -76,6 +77,17 @@ def back_up(settings: Settings, target: Path, tell: Tell, *, always_copy: bool =
     looking.close()
     make_folder(target)
     os.chmod(target, 0o700)
+    try:
+        return _fill(settings, target, tell, always_copy=always_copy)
+    except BaseException:  # half a backup would only be in the way of the next one
+        for path in target.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+
+
+def _fill(settings: Settings, target: Path, tell: Tell, *, always_copy: bool) -> BackedUp:
+    """Everything of a backup into its folder, which is empty."""
+    spool = settings.spool
     copying.prepare_blobs(target)
     done: set[str] = set()
     copied = _copy_blobs(spool.path, target, done, tell, always_copy=always_copy)

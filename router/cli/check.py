@@ -38,7 +38,10 @@ def command(
             print(json.dumps({"check": what, "state": state, "text": text}))
         else:
             print(f"{state:8s} {what}: {text}")
-    if any(state == "failed" for _, state, _ in results):
+    failed = [f"{what}: {text}" for what, state, text in results if state == "failed"]
+    if failed and as_json:
+        print(json.dumps({"error": "; ".join(failed), "exit_code": 1}))
+    if failed:
         raise typer.Exit(1)
 
 

@@ -197,6 +197,8 @@ def retry(
     settings, spool = _open(config, to)
     chosen = _chosen(spool, ids, to, states)
     _change(settings, "retry", chosen, as_json)
+    if to is not None and spool.destination_state(to).paused:
+        typer.echo(f"{to} is paused, and nothing is sent to it: dicom-router queue resume {to}", err=True)
     if states == ("buried",) and not ids:
         _tell_waiting(spool, "--to DESTINATION takes these, too")
 

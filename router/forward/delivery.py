@@ -101,6 +101,9 @@ def fault(path: Path, instance: Instance) -> str:
     return "" if agrees(header, instance) else "the blob and its row contradict each other: one of them has changed"
 
 
+GONE = "the blob is gone (was an older database put back? the destination may have it already)"
+
+
 @dataclass(frozen=True, slots=True)
 class _Sendable:
     """The data set that is sent for an instance: `size` bytes at `offset` of a file, and what was done to it."""
@@ -123,6 +126,10 @@ def attempt(
     try:
         if reason := fault(delivery.path, instance):
             return Outcome(Fate.BURY, reason, sign="ours")
+    except FileNotFoundError as error:
+        if delivery.path.parent.is_dir():
+            return Outcome(Fate.BURY, GONE, sign="ours")
+        return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign="ours")
     except OSError as error:
         _raise_own_limit(error)
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign="ours")

@@ -26,13 +26,17 @@ class Unfailing:
             self._stream.flush()
 
 
+LOCAL = "%Y-%m-%dT%H:%M:%S%z"
+"""Local time of the console, with its offset from UTC."""
+
+
 def set_up(kind: Literal["console", "json"], level: str = "info") -> None:
     """Log to standard error from here on; tracebacks never show values."""
     # Libraries log what they receive; only their failures, without details, may be of interest to anybody.
     logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr, format="%(name)s: %(levelname)s", force=True)
     processors: list[Any] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=kind == "json"),
+        structlog.processors.TimeStamper(fmt="iso" if kind == "json" else LOCAL, utc=kind == "json"),
     ]
     if kind == "json":
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

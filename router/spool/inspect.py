@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 from router.config.settings import GB, SpoolSettings
 from router.spool.account import as_owner
@@ -16,6 +20,8 @@ from router.spool.room import LEAST_INODES
 
 UNSOUND = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph", "fuse.glusterfs"})
 FORGETFUL = frozenset({"tmpfs", "ramfs"})
+LONGEST_LOOK = 5.0
+"""Seconds. A database that takes longer to read is called sound if what was read of it is."""
 
 
 def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
@@ -55,6 +61,12 @@ def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
     if aside:
         where = folder / SET_ASIDE
         yield "warning", f"{aside} blobs are set aside in {where}; see 'Blobs set aside' in docs/operations.md"
+    if settings.database == "sqlite" and (fault := database_fault(folder / DATABASE)):
+        yield (
+            "failed",
+            f"{folder / DATABASE}: the database cannot be read ({fault}); see 'A damaged database' in "
+            "docs/operations.md",
+        )
     state = "in use before" if _is_there(folder / DATABASE) else "new"
     yield "ok", f"{folder} on {kind or 'an unknown file system'}, {state}, {free / GB:.1f} GB free"
 
@@ -65,6 +77,30 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
+
+
+def database_fault(path: Path) -> str:
+    """What SQLite finds wrong with a database; empty if nothing, or if there is none. A node may work on it."""
+    if not _is_there(path):
+        return ""
+    until = time.monotonic() + LONGEST_LOOK
+    # Without a log nobody works on it, and SQLite would make files beside it only to look.
+    how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, timeout=LONGEST_LOOK)) as database:
+            database.set_progress_handler(lambda: time.monotonic() > until, 10_000)
+            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        found = "ok" if str(error) == "interrupted" else str(error)
+    except sqlite3.Error as error:
+        found = str(error)
+    return "" if found == "ok" else sentence(found)
+
+
+def sentence(found: str) -> str:
+    """The first line that says something: SQLite puts a headline in stars above it."""
+    lines = [line for line in found.splitlines() if not line.startswith("***")] or [found]
+    return lines[0][:200]
 
 
 def file_system(folder: Path) -> str:

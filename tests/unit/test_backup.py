@@ -20,6 +20,7 @@ from router.backup import BackupError, Restored, back_up, restore
 from router.cli import app
 from router.config import Settings, load
 from router.spool import Spool, SpoolError, copying, open_spool
+from router.spool.inspect import inspect
 from router.spool.schema import GONE
 from tests.unit.spooling import accept, decide, files, received, settings_of, stored
 
@@ -229,8 +230,12 @@ def test_a_damaged_database_is_named_and_makes_no_backup(spool: Spool, settings:
     content = bytearray(database.read_bytes())
     content[(page - 1) * 4096 : page * 4096] = bytes(4096)
     database.write_bytes(content)
-    with pytest.raises(SpoolError, match="'A damaged database' in docs"):
-        back_up(settings, tmp_path / "backup", quiet)
+    for _ in range(2):  # the second finds an empty folder: no half of a backup is left in its way
+        with pytest.raises(SpoolError, match="'A damaged database' in docs") as failed:
+            back_up(settings, tmp_path / "backup", quiet)
+        assert "***" not in str(failed.value)
+        assert list((tmp_path / "backup").iterdir()) == []
+    assert "A damaged database" in dict(inspect(settings.spool))["failed"]
     with pytest.raises(BackupError, match="no complete backup"):
         restore(tmp_path / "backup", configured(tmp_path, "restored").spool, quiet)
 

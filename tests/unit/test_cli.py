@@ -127,7 +127,8 @@ def test_a_demonstration_of_nothing_is_wrong_use(site: Path) -> None:
 
 def test_check_names_what_is_not_ready(site: Path) -> None:
     done = run("check", site / "routing.yaml", "--json")
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    *rows, failure = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (failure["exit_code"], failure["error"].partition(":")[0]) == (1, "destination here")
     states = {row["check"]: row["state"] for row in rows if row["state"] != "warning"}
     assert states == {
         "configuration": "ok", "model": "ok", "spool": "ok", "node.port": "ok", "web.port": "ok",

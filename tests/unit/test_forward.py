@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -249,11 +250,24 @@ def test_a_blob_that_has_changed_is_buried_and_never_sent(tmp_path: Path, change
         assert not stage.events("circuit opened")  # it is our disk and not the destination
 
 
-def test_a_blob_that_is_gone_is_no_failure_of_the_destination(tmp_path: Path) -> None:
+def test_a_blob_that_is_gone_is_buried_and_no_failure_of_the_destination(tmp_path: Path) -> None:
+    """As after an older database was put back: a person must know of it, and trying again brings nothing back."""
     with Peer() as peer, forwarding(tmp_path, peer, start=False) as stage:
         lost = stage.owe("dest", count=4)
         for instance in lost:
             stage.spool.blob(instance.id).unlink()
+        stage.start()
+        rows = stage.until("buried", 4)
+        assert all("the blob is gone" in row["reason"] for row in rows)
+        assert not stage.events("circuit opened")
+        assert not peer.stored
+
+
+def test_blobs_whose_folder_cannot_be_reached_are_waited_for(tmp_path: Path) -> None:
+    with Peer() as peer, forwarding(tmp_path, peer, start=False) as stage:
+        lost = stage.owe("dest", count=4)
+        for instance in lost:
+            shutil.rmtree(stage.spool.blob(instance.id).parent, ignore_errors=True)
         stage.start()
         wait_for(lambda: all(row["tries"] > 2 for row in stage.rows()))
         assert set(stage.states()) == {"open"}
