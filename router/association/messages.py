@@ -81,7 +81,6 @@ class _Message:
     sink: Sink | None = None
     status: int = SUCCESS
     size: int = 0
-    fragments: int = 0
 
 
 class _Collected:
@@ -128,6 +127,9 @@ class Messages:
         self._send = send
         self._commitment = commitment
         self._message: _Message | None = None
+        self._begun = self._fragments = self._size = 0
+        """Messages, fragments and bytes since the association began: who sends many messages has no more for nothing
+        than who sends one."""
         self._unanswered = 0
         """The most messages in a row that need no answer. Their sender does not wait, so the number is bounded."""
 
@@ -148,7 +150,7 @@ class Messages:
         elif message is None or message.request is None:
             raise ProtocolError("a data set without a command", None)
         else:
-            self._count(message, message.size + len(pdv.fragment))
+            self._count(pdv)
             self._take_data(message, message.request, pdv)
 
     def abandon(self) -> None:
@@ -163,7 +165,8 @@ class Messages:
         if len(message.command) + len(pdv.fragment) > dimse.MAX_COMMAND:
             raise ProtocolError("the command set is longer than 64 KiB", None)
         message.command += pdv.fragment
-        self._count(message, len(message.command))
+        self._begun += self._message is None
+        self._count(pdv)
         self._message = message
         if pdv.is_last:
             message.request = request = dimse.decode_command(message.command)
@@ -225,10 +228,10 @@ class Messages:
             outbox,
         ))  # fmt: skip
 
-    @staticmethod
-    def _count(message: _Message, size: int) -> None:
-        message.fragments += 1
-        pdu.check_fragments(message.fragments, size)
+    def _count(self, pdv: Pdv) -> None:
+        self._fragments += 1
+        self._size += len(pdv.fragment)
+        pdu.check_fragments(self._fragments, self._size, self._begun)
 
     def _take_data(self, message: _Message, request: Command, pdv: Pdv) -> None:
         message.size += len(pdv.fragment)

@@ -24,9 +24,10 @@ DEFAULT_MAX_PDU = 16384
 LONG = 4096
 """A body of so many bytes is part of a data set, and the next header is read with it: one system call less."""
 
-FREE_FRAGMENTS, LEAST_FRAGMENT = 2560, 128
-"""A message may have FREE_FRAGMENTS fragments, and one more for each LEAST_FRAGMENT bytes. Real peers send fragments of
-kilobytes. Empty ones, or single bytes, cost a thousand times as much work as their bytes would."""
+FREE_FRAGMENTS, FREE_BY_MESSAGE, LEAST_FRAGMENT = 2560, 8, 128
+"""An association may have FREE_FRAGMENTS fragments, FREE_BY_MESSAGE more for each message, and one more for each
+LEAST_FRAGMENT bytes. Real peers send fragments of kilobytes. Empty ones, or single bytes, cost a thousand times as much
+work as their bytes would."""
 
 HEADER = Struct(">BxI")
 PDV_HEADER = Struct(">IBB")
@@ -222,9 +223,9 @@ class Stream:
         return count
 
 
-def check_fragments(count: int, size: int) -> None:
-    """Raise ProtocolError where a message of `size` bytes so far came in more fragments than it may."""
-    if count > FREE_FRAGMENTS + size // LEAST_FRAGMENT:
+def check_fragments(count: int, size: int, messages: int = 1) -> None:
+    """Raise ProtocolError where so many messages of `size` bytes in all came in more fragments than they may."""
+    if count > FREE_FRAGMENTS + FREE_BY_MESSAGE * messages + size // LEAST_FRAGMENT:
         raise ProtocolError("a message in countless tiny fragments", None)
 
 

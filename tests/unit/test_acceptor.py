@@ -68,6 +68,8 @@ BEFORE = {  # Sta2
     "release of 400 bytes": (pdu(5, bytes(400)), [INVALID, "CLOSED"]),
 }
 
+STORE_OF_ANOTHER_CLASS = command(1, data=True, sop_class=CT, instance=INSTANCE)
+
 ESTABLISHED = {  # Sta6
     "Evt6 request again": (request(), [UNEXPECTED, "CLOSED"]),
     "Evt3 A-ASSOCIATE-AC": (pdu(2, request()[6:]), [UNEXPECTED, "CLOSED"]),
@@ -105,6 +107,10 @@ ESTABLISHED = {  # Sta6
     "countless empty PDVs": (STORE + p_data(pdv(3, 0, b"") * 4000), [BY_USER, "CLOSED"]),
     "countless PDVs of one byte": (STORE + p_data(pdv(3, 0, b"x") * 4000), [BY_USER, "CLOSED"]),
     "countless PDUs of one byte": (STORE + p_data(pdv(3, 0, b"x")) * 4000, [BY_USER, "CLOSED"]),
+    "countless empty PDVs in several messages": (
+        (p_data(pdv(3, 3, STORE_OF_ANOTHER_CLASS)) + p_data(pdv(3, 0, b"") * 2000, pdv(3, 2, DATA_SET))) * 2,
+        ["STATUS 0122", BY_USER, "CLOSED"],
+    ),
     "a command in countless empty PDVs": (p_data(pdv(1, 1, b"") * 4000), [BY_USER, "CLOSED"]),
     "a command of countless elements": (p_data(pdv(1, 3, element(0, 2, b"") * 300)), [BY_USER, "CLOSED"]),
     "C-CANCEL for ever": (p_data(pdv(1, 3, command(0x0FFF))) * 100, [BY_USER, "CLOSED"]),
@@ -118,6 +124,10 @@ MESSAGES = {
         b"".join(p_data(pdv(1, 1, bytes((b,)))) for b in command(0x30)) + p_data(pdv(1, 3, b"")),
         ["STATUS 0000"],
     ),
+    "five hundred C-ECHO in a few pieces each": (
+        p_data(*(pdv(1, 1, b"") for _ in range(6)), pdv(1, 1, command(0x30)), pdv(1, 3, b"")) * 500,
+        ["STATUS 0000"] * 500,
+    ),
     "two C-ECHO in one PDU": (p_data(pdv(1, 3, command(0x30)), pdv(1, 3, command(0x30))), ["STATUS 0000"] * 2),
     "C-ECHO in a storage context": (p_data(pdv(3, 3, command(0x30, sop_class=DX))), ["STATUS 0122"]),
     "C-FIND": (p_data(pdv(1, 3, command(0x20))), ["STATUS 0211"]),
@@ -128,7 +138,7 @@ MESSAGES = {
     "C-STORE in one PDU": (p_data(pdv(3, 3, STORE_COMMAND), pdv(3, 0, DATA_SET), pdv(3, 2, b"")), ["STATUS 0000"]),
     "C-STORE in PDVs of one byte": (STORE + data_set(step=1), ["STATUS 0000"]),
     "C-STORE of another class": (
-        p_data(pdv(3, 3, command(1, data=True, sop_class=CT, instance=INSTANCE))) + data_set(),
+        p_data(pdv(3, 3, STORE_OF_ANOTHER_CLASS)) + data_set(),
         ["STATUS 0122"],
     ),
     "C-STORE in the verification context": (
