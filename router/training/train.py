@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from router.flow import CLASSES, VIEWS
+from router.flow import VIEWS
 from router.model import files
 from router.model.calibration import HEADS, Calibration
 from router.model.card import save_model
@@ -417,8 +417,3 @@ def _resume(path: Path, identity: dict[str, Any], learner: nn.Module, averaged: 
 def with_overrides(recipe: Recipe, **changes: Any) -> Recipe:
     """The recipe with every change that is not None."""
     return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
-
-
-def class_counts(items: Sequence[Item]) -> dict[str, int]:
-    counts = Counter(item.label for item in items)
-    return {name: counts[name] for name in CLASSES}

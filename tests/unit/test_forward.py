@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import threading
 from concurrent.futures import Future
@@ -260,6 +261,16 @@ def test_a_blob_that_is_gone_is_buried_and_no_failure_of_the_destination(tmp_pat
         rows = stage.until("buried", 4)
         assert all("the blob is gone" in row["reason"] for row in rows)
         assert not stage.events("circuit opened")
+        assert not peer.stored
+
+
+def test_a_pipe_in_the_place_of_a_blob_keeps_nobody_waiting(tmp_path: Path) -> None:
+    with Peer() as peer, forwarding(tmp_path, peer, start=False) as stage:
+        (replaced,) = stage.owe("dest")
+        stage.spool.blob(replaced.id).unlink()
+        os.mkfifo(stage.spool.blob(replaced.id))
+        stage.start()
+        stage.until("buried", 1)
         assert not peer.stored
 
 
