@@ -31,7 +31,7 @@ DRAIN_IN_VAIN = 3.0
 LAST_WRITES = 1.0
 """Seconds for what still waits for the database, however late it is."""
 SWEEP_EVERY = 60.0
-PAUSE = 4.0
+PAUSE = 9.0
 """So many times as long as a bite of retention took does the next one wait: what arrives shares disk and database."""
 LATE = 4.0
 """Seconds after which changes that the database has not taken are late, to `/healthz` and `/readyz`."""
