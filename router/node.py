@@ -53,7 +53,7 @@ class Reloaded:
     needs_restart: list[str]
 
 
-PAUSE = 4.0
+PAUSE = 9.0
 """After each step of retention the next waits this many times as long: arriving instances share disk and database."""
 LATE = 4.0
 """Seconds after which changes that the database has not taken are late, to `/healthz` and `/readyz`."""

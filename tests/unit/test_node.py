@@ -341,7 +341,7 @@ def test_events_are_json(running: Running) -> None:
 
 
 def test_what_expires_goes_in_bites_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four times as long as each bite took: what arrives meanwhile shares the disk; and a full disk goes first."""
+    """Nine times as long as each bite took: what arrives meanwhile shares the disk; and a full disk goes first."""
     ticks, bites, pauses = itertools.count(), [50, 50, 7, 0, 50], []
     monkeypatch.setattr("router.node.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
 
@@ -356,7 +356,7 @@ def test_what_expires_goes_in_bites_with_pauses(monkeypatch: pytest.MonkeyPatch)
     node._spool = SimpleNamespace(sweep=lambda: bites.pop(0))  # type: ignore[assignment]
     full: Any = Full()
     node._expire(full, 0)
-    assert (pauses, bites) == ([4.0] * 3, [50])
+    assert (pauses, bites) == ([9.0] * 3, [50])
     full.version = 1
     node._expire(full, 0)
     assert bites == [50]
