@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 import router.model.engines  # noqa: F401 - first of all, so that no test's `import openvino` reports to its maker
+from router.observe import log
 from tests import postgres
 
 for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before any of them is loaded; nodes inherit it
@@ -111,3 +113,11 @@ def postgresql() -> Iterator[Callable[[], str]]:
 def database(request: pytest.FixtureRequest) -> str:
     """`spool.database`, once for each engine."""
     return str(request.getfixturevalue("postgresql")()) if request.param == "postgresql" else "sqlite"
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A command that a test runs in its own process sets a level, and the next test would not see what it expects."""
+    yield
+    structlog.reset_defaults()
+    vars(log).pop("bind", None)  # structlog keeps a logger as it was first used
