@@ -40,8 +40,10 @@ SETTLING = 600.0
 """Seconds for what was accepted to be finished: on a busy machine the downstream answers late, and waits grow."""
 WARM = 150
 """Inputs before the first measure: caches, pools and allocators have filled by then."""
-READERS = 4 * 3
-"""Descriptors of the connections that look at the database: up to four, opened when several look at once."""
+MOST_PROCESSES = 2 + 2 * 2 + 2
+"""The node, inference, and the pixel workers of two cores: twice two and two more, started on demand."""
+OF_A_WORKER = 12
+"""Descriptors, or threads, that a pixel worker started on demand has, with those of inference that belong to it."""
 GROWTH = 150 << 20
 """Bytes of PSS between two rests that are no leak: what an allocator keeps of the largest images."""
 SLOWEST_ECHO = 60.0
@@ -61,8 +63,11 @@ class Level:
     """What a node holds at rest, all of its processes together."""
 
     memory: int
+    own: int
+    """Descriptors of the node's own process."""
     descriptors: int
     threads: int
+    processes: int
 
 
 def run_node(seed: int, seconds: float, out: Path, root: Path, most: int = 1 << 62) -> Slice:
@@ -176,7 +181,8 @@ def at_rest(node: NodeUnderTest, pid: int) -> Level:
     wait_for(lambda: settled(node, 0), SETTLING, "every accepted instance to be finished")
     wait_for(lambda: _connections(node.port) == 0, 60, "every connection to end")
     time.sleep(2.5)  # pooled associations are released after two seconds
-    return Level(proportional_memory(pid), _each(pid, "fd"), _each(pid, "task"))
+    own = len(os.listdir(f"/proc/{pid}/fd"))
+    return Level(proportional_memory(pid), own, _each(pid, "fd"), _each(pid, "task"), _processes(pid))
 
 
 def check(node: NodeUnderTest, watch: Watch, stored: set[str], before: Level, after: Level) -> None:
@@ -194,13 +200,29 @@ def check(node: NodeUnderTest, watch: Watch, stored: set[str], before: Level, af
         raise WrongError(f"C-ECHO failed {len(watch.failures)} times: {sorted(set(watch.failures))[:3]}")
     if watch.slowest > SLOWEST_ECHO:
         raise WrongError("C-ECHO waited for others")
-    if after.descriptors > before.descriptors + READERS or after.threads > before.threads + 4:
-        levels = f"{before.descriptors} to {after.descriptors} descriptors, {before.threads} to {after.threads} threads"
-        raise WrongError(f"descriptors or threads are left over: {levels}")
+    started = after.processes - before.processes
+    if (
+        after.processes > MOST_PROCESSES
+        or after.own > before.own + 4
+        or (
+            after.descriptors > before.descriptors + 4 + OF_A_WORKER * started
+            or after.threads > before.threads + 4 + OF_A_WORKER * started
+        )
+    ):
+        raise WrongError(f"descriptors, threads or processes are left over: {before} to {after}")
     if after.memory > before.memory + GROWTH:
         raise WrongError(f"memory has grown from {before.memory >> 20} to {after.memory >> 20} MiB")
     if "Traceback" in node.log.read_text(errors="replace"):
         raise WrongError("a traceback is in the log")
+
+
+def _processes(pid: int) -> int:
+    """A process and its descendants."""
+    count = 1
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            count += sum(_processes(int(child)) for child in (task / "children").read_text().split())
+    return count
 
 
 def _each(pid: int, what: str) -> int:
