@@ -225,6 +225,8 @@ class AssociationServer:
         secure = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         with self._lock:
             self._connections[threading.current_thread()] = (secure, None)
+        if self._stopping.is_set():  # `stop` may have looked a moment ago, when only the plain socket was known
+            _shutdown(secure)
         try:
             secure.do_handshake()
         except OSError:

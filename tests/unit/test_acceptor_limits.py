@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import subprocess
 import threading
@@ -11,9 +12,11 @@ import warnings
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from router.association import server as association_server
 from router.association.server import AssociationServer
 from router.association.tls import client_context
 from router.config.settings import Accept, ClientTls, ServerTls
@@ -216,6 +219,41 @@ def test_stopping_does_not_wait_for_a_handshake(identity: tuple[Path, Path]) -> 
     assert server.tls_port
     with RawPeer(server.tls_port) as silent, RawPeer(server.tls_port) as second:
         second.send(b"\x16\3\1")  # taken up by now: connections are accepted in order
+        stopping = threading.Thread(target=server.stop, args=(time.monotonic() + 60,), daemon=True)
+        stopping.start()
+        stopping.join(10)
+        assert not stopping.is_alive()
+        assert silent.answers() == ["CLOSED"]
+
+
+def test_a_handshake_that_begins_just_after_stop_has_looked_is_ended_too(
+    identity: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`stop` looks while the thread still holds the plain socket, which the TLS socket then takes over."""
+    began, looked = threading.Event(), threading.Event()
+    shut_down = association_server._shutdown
+
+    def shut_down_and_say_so(sock: socket.socket) -> None:
+        shut_down(sock)
+        if sock.fileno() == -1:  # the plain socket: TLS has its descriptor
+            looked.set()
+
+    class LateContext(ssl.SSLContext):
+        def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+            secure = super().wrap_socket(*arguments, **options)
+            began.set()
+            assert looked.wait(10)
+            return secure
+
+    context = LateContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*identity)
+    monkeypatch.setattr(association_server.Certificates, "context", lambda *_: context)
+    monkeypatch.setattr(association_server, "_shutdown", shut_down_and_say_so)
+    server = AssociationServer(lambda: settings(node(tls=ServerTls(*identity, port=0), artim=60.0)), MemoryHandler())
+    server.start()
+    assert server.tls_port
+    with RawPeer(server.tls_port) as silent:
+        assert began.wait(10)
         stopping = threading.Thread(target=server.stop, args=(time.monotonic() + 60,), daemon=True)
         stopping.start()
         stopping.join(10)
