@@ -32,8 +32,8 @@ demo: $(VENV)/.serve
 test: lint unit container
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check router tests benchmarks
-	$(BIN)/ruff format --check -q router tests benchmarks
+	$(BIN)/ruff check router shipping tests benchmarks
+	$(BIN)/ruff format --check -q router shipping tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

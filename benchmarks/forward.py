@@ -23,11 +23,11 @@ from xxhash import xxh3_128_hexdigest
 
 from benchmarks.measure import Spread, report
 from router.association.requestor import connect
+from router.commands.send_files import read_meta
 from router.config.settings import DestinationSettings
 from router.flow import Caller, Instance
 from router.forward.delivery import fault
 from router.pixels.wrap import wrap_image
-from router.sending import read_meta
 from tests.acceptance.peers import DCMTK, free_port, process
 
 COUNT = 40

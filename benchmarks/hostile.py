@@ -29,9 +29,9 @@ from benchmarks.measure import percentile, report
 from benchmarks.route import Sink
 from benchmarks.routers import ours
 from router.association.requestor import Requestor, connect
+from router.commands.send_files import read_meta
 from router.config.settings import DestinationSettings
 from router.pixels.wrap import wrap_image
-from router.sending import read_meta
 
 HOSTILE, OTHERS = 100, 200
 SIDE = 12_240

@@ -43,8 +43,9 @@ def _raw(port: int) -> object:
     """An association held by a bare socket: a pynetdicom requestor would poll and burn this machine's CPU itself."""
     import socket
 
-    from router.association.negotiation import VERIFICATION, ProposedContext
+    from router.association.negotiation import ProposedContext
     from router.association.proposing import associate_rq
+    from router.dicom.uids import VERIFICATION
 
     sock = socket.create_connection(("127.0.0.1", port))
     sock.sendall(associate_rq("IDLE", "ROUTER", [ProposedContext(1, VERIFICATION, ("1.2.840.10008.1.2",))]))

@@ -18,8 +18,8 @@ from pydicom.uid import generate_uid
 from benchmarks.measure import Spread, memory_mb, report, tree
 from benchmarks.route import Sink, radiographs
 from benchmarks.routers import ours
+from router.commands.send_files import read_meta, send_files
 from router.config.settings import DestinationSettings
-from router.sending import read_meta, send_files
 
 GROUP = 50
 

@@ -31,7 +31,7 @@ WAITING = 5000
 EXPIRY = 60.0
 """Seconds in which records expire: all of them would take much longer, and show nothing else."""
 PAUSE = 9.0
-"""As the node does between two bites of retention (`router.node`)."""
+"""As the node does between two bites of retention (`router.node.node`)."""
 CONFIG = """
 node: {{ae_title: ROUTER, address: 127.0.0.1, port: 11112}}
 spool: {{path: {path}, database: "{database}"}}

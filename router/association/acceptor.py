@@ -16,7 +16,6 @@ from router.association import pdu
 from router.association.messages import Messages, StoreHandler
 from router.association.negotiation import (
     APPLICATION_CONTEXT,
-    COMMITMENT,
     LEAST_MAX_PDU,
     AgreedContext,
     Proposal,
@@ -24,12 +23,12 @@ from router.association.negotiation import (
     answer,
     associate_ac,
     choose_syntax,
-    name_of,
     parse_request,
 )
 from router.association.pdu import AbortReason, Kind, Pace, PeerClosedError, ProtocolError, Stream
 from router.association.reports import CommitmentHandler, Outbox, Report, report_command
 from router.config.settings import Accept, NodeSettings
+from router.dicom.uids import COMMITMENT, name_of
 from router.flow import Caller
 from router.observe import log, safe, where
 

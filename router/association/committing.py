@@ -14,12 +14,12 @@ from typing import Self
 from router.association import dimse, pdu
 from router.association.dimse import Command
 from router.association.messages import response
-from router.association.negotiation import COMMITMENT, ProposedContext, role
+from router.association.negotiation import ProposedContext, role
 from router.association.pdu import ProtocolError
 from router.association.reports import action_command, report_command
 from router.association.requestor import ConnectError, ConnectKind, Requestor, associate
 from router.config.settings import DestinationSettings
-from router.encoding import EXPLICIT, IMPLICIT
+from router.dicom.uids import COMMITMENT, EXPLICIT, IMPLICIT
 
 LOOK_EVERY = 0.25
 

@@ -13,10 +13,11 @@ from typing import Protocol
 
 from router.association import dimse, pdu
 from router.association.dimse import Command
-from router.association.negotiation import COMMITMENT, VERIFICATION, AgreedContext, is_uid
+from router.association.negotiation import AgreedContext
 from router.association.own_limits import own_limit
 from router.association.pdu import Pdv, ProtocolError
 from router.association.reports import MOST_BYTES, CommitmentHandler, NormalizedRequest, Outbox
+from router.dicom.uids import COMMITMENT, VERIFICATION, is_uid
 from router.flow import Caller
 from router.observe import log, safe, where
 from router.observe.metrics import RECEIVED

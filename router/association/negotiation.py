@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from struct import Struct
 
 from pydicom._uid_dict import UID_dictionary
-from pynetdicom import AllStoragePresentationContexts
 
 from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
-from router.encoding import EXPLICIT, IMPLICIT, LOSSY
-from router.observe import safe
+from router.dicom.uids import (
+    COMMITMENT,
+    EXPLICIT,
+    IMPLEMENTATION_UID,
+    IMPLEMENTATION_VERSION,
+    IMPLICIT,
+    KNOWN_SYNTAXES,
+    LOSSY,
+    STORAGE,
+    VERIFICATION,
+    is_uid,
+)
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-VERIFICATION = "1.2.840.10008.1.1"
-COMMITMENT = "1.2.840.10008.1.20.1"
-"""Storage Commitment Push Model (PS3.4 annex J)."""
-IMPLEMENTATION_UID = "2.25.90898961037784402061711344873745656256"
-IMPLEMENTATION_VERSION = "DICOM_ROUTER_0_1"
-"""At most 16 characters (PS3.7 annex D.3.3.2)."""
-
 ACCEPTED, UNKNOWN_CLASS, UNKNOWN_SYNTAXES = 0, 3, 4
 """Result of a presentation context (PS3.8 table 9-18)."""
 
@@ -37,28 +39,6 @@ MOST_SYNTAXES = 16384
 """The most transfer syntaxes of all contexts together; PS3.5 has about sixty for each."""
 LEAST_MAX_PDU = 7
 """A P-DATA-TF body below this holds no byte of a message."""
-
-NEWER_SYNTAXES = {
-    f"{IMPLICIT}.4.110": "JPEG XL Lossless",
-    f"{IMPLICIT}.4.111": "JPEG XL JPEG Recompression",
-    f"{IMPLICIT}.4.112": "JPEG XL",
-    f"{IMPLICIT}.8.1": "Deflated Image Frame Compression",
-}
-"""Transfer syntaxes of PS3.5 that are younger than the dictionary."""
-KNOWN_SYNTAXES = frozenset(NEWER_SYNTAXES) | frozenset(
-    uid
-    for uid, entry in UID_dictionary.items()
-    # JPIP names a server that has the pixels, so storing the data set would store nothing; ST 2110 is a live stream,
-    # and MIME and XML are no data sets. Retired JPEG processes are passed on as they come, like all others.
-    if entry[1] == "Transfer Syntax"
-    and (uid == IMPLICIT or uid.startswith(f"{IMPLICIT}."))
-    and uid not in {f"{IMPLICIT}.4.{n}" for n in (94, 95, 204, 205)}
-    and not uid.startswith((f"{IMPLICIT}.6.", f"{IMPLICIT}.7."))
-)
-STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts) | frozenset(
-    uid for uid, entry in UID_dictionary.items() if uid.startswith("1.2.840.10008.5.1.4.1.1.") and "Storage" in entry[0]
-)
-"""All storage SOP classes of composite instances, with the retired ones that old modalities still send."""
 
 _ITEM = Struct(">BxH")
 
@@ -162,17 +142,6 @@ def is_storage(sop_class: str, unknown_too: bool = False) -> bool:
     What the standard knows as something other than storage is never accepted.
     """
     return sop_class in STORAGE or (unknown_too and is_uid(sop_class) and sop_class not in UID_dictionary)
-
-
-def name_of(uid: str) -> str:
-    """The name that PS3.6 gives to a UID, for people; the UID itself, made printable, where it gives none."""
-    entry = UID_dictionary.get(uid)
-    return NEWER_SYNTAXES.get(uid) or (entry[0] if entry else safe(uid))
-
-
-def is_uid(text: str) -> bool:
-    """At most 64 of digits and dots, no two dots together (PS3.5 §9.1); leading zeros are common and let through."""
-    return len(text) <= 64 and not set(text) - set("0123456789.") and all(text.split("."))
 
 
 def associate_ac(proposal: Proposal, agreed: tuple[AgreedContext, ...]) -> bytes:

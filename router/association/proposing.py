@@ -10,14 +10,13 @@ from router.association.negotiation import (
     LEAST_MAX_PDU,
     MOST_CONTEXTS,
     USER_ITEMS,
-    VERIFICATION,
     ProposedContext,
     item,
     items,
     text,
 )
 from router.association.pdu import DEFAULT_MAX_PDU, HEADER, Kind, ProtocolError
-from router.encoding import EXPLICIT, IMPLICIT
+from router.dicom.uids import EXPLICIT, IMPLICIT, VERIFICATION
 
 NATIVE = (EXPLICIT, IMPLICIT)
 """Explicit and Implicit VR Little Endian: what every node must speak (PS3.5 §10.1), and what we fall back to."""

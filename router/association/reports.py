@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from router.association import dimse
-from router.association.negotiation import COMMITMENT
 from router.association.pdu import Stream
+from router.dicom.uids import COMMITMENT
 from router.flow import Caller
 
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"

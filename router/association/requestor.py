@@ -26,11 +26,12 @@ from router.association import dimse, pdu
 from router.association.connecting import ConnectError, ConnectKind, associate
 from router.association.dimse import Command
 from router.association.messages import SUCCESS, UNRECOGNIZED_OPERATION, response
-from router.association.negotiation import VERIFICATION, ProposedContext
+from router.association.negotiation import ProposedContext
 from router.association.pdu import Kind, Pace, ProtocolError
 from router.association.proposing import NATIVE, proposals
 from router.association.reports import MOST_BYTES
 from router.config.settings import DestinationSettings
+from router.dicom.uids import VERIFICATION
 
 DRAIN, RELEASE = 2.0, 5.0
 """Seconds that an end may take: for a peer to close after our A-ABORT, and to answer our A-RELEASE."""

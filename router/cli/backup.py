@@ -24,7 +24,7 @@ def backup(
     as_json: Json = False,
 ) -> None:
     """Copy a node's spool, even while the node runs. Exit code 1 if a blob that is still needed is missing."""
-    from router.backup import POSTGRESQL, back_up
+    from router.commands.backup import POSTGRESQL, back_up
 
     settings = settings_of(config)
     with _progress("backing up") as tell:
@@ -48,7 +48,7 @@ def restore(
 ) -> None:
     """Make a spool from a backup, and check it. spool.path must be new or empty. Exit code 1 if a blob that is still
     needed is missing or damaged."""
-    from router.backup import restore as bring_back
+    from router.commands.backup import restore as bring_back
 
     must_be_folder("BACKUP", backup)
     settings = settings_of(config)

@@ -48,7 +48,7 @@ def command(
 def _model(settings: Settings) -> Iterator[tuple[str, str, str]]:
     from router.model.card import Card, CardError
     from router.model.load import load, shipped_model
-    from router.model.store import ModelStore, StoreError
+    from router.node.model_store import ModelStore, StoreError
 
     chosen, store = settings.model, ModelStore(settings.spool.path, settings.model.path)
     try:
@@ -67,7 +67,7 @@ def _model(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    from router.spool.inspect import inspect
+    from router.commands.check_folder import inspect
 
     for state, text in inspect(settings.spool):
         yield "spool", state, text
@@ -98,7 +98,7 @@ def _ports(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _held_by_the_node(settings: Settings) -> list[list[object]]:
-    from router.control import NoAnswerError, NoNodeError, ask
+    from router.node.control import NoAnswerError, NoNodeError, ask
 
     try:
         return list(ask(settings.spool.path, {"do": "status"}).get("listens", []))

@@ -15,7 +15,7 @@ from router.cli.csv_file import CsvFile, run_of
 from router.cli.options import VARIABLE, Json, printable, wrong
 
 if TYPE_CHECKING:
-    from router.dryrun import Looked
+    from router.commands.classify_files import Looked
     from router.model.doubt import Limits
 
 
@@ -41,14 +41,14 @@ def command(
     """Look at files as the node would, and say what it would do. Exit code 1 if a file could not be looked at."""
     from dataclasses import replace
 
+    from router.commands.classify_files import files, look
     from router.config import load
     from router.config.settings import ModelSettings
-    from router.dryrun import files, look
     from router.flow import Caller
     from router.inference import Inference
     from router.model.doubt import read_limits
     from router.model.files import shipped_model
-    from router.model.store import ModelStore
+    from router.node.model_store import ModelStore
     from router.observe.logging import set_up
 
     set_up("console", "warning")

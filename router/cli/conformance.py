@@ -16,8 +16,8 @@ def command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it here (Markdown).")] = None,
 ) -> None:
     """Print the conformance statement of this configuration, in Markdown."""
+    from router.commands.conformance import statement
     from router.config import load
-    from router.conformance import statement
 
     text = statement(load(config_file(file, config)))
     if output is None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def reload(config: Config = None, as_json: Json = False) -> None:
     """Make the running node read its routing.yaml again. A file with a mistake changes nothing (exit code 2)."""
-    from router.control import ask
+    from router.node.control import ask
 
     settings = settings_of(config)
     answer = _done(ask(settings.spool.path, {"do": "reload", "who": who()}))
@@ -65,7 +65,7 @@ def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None
 
 def change(settings: Settings, do: str, **about: Any) -> dict[str, Any]:
     """Have a change made by the node on this spool, which alone writes; or make it here when none is running."""
-    from router.control import NoNodeError, ask, carry_out
+    from router.node.control import NoNodeError, ask, carry_out
     from router.spool import open_spool
 
     request = {"do": do, "who": who(), **about}

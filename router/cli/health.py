@@ -11,7 +11,7 @@ from router.cli.options import Config, Json, fail, settings_of
 
 def command(config: Config = None, as_json: Json = False) -> None:
     """Say whether the running node works. Exit code 0; or 1, with what does not work."""
-    from router.control import ask
+    from router.node.control import ask
 
     parts = ask(settings_of(config).spool.path, {"do": "health"})
     if "error" in parts:

@@ -15,7 +15,7 @@ import typer
 from router.cli.options import wrong
 
 if TYPE_CHECKING:
-    from router.config.generate import Endpoint
+    from router.commands.new_config import Endpoint
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def _on_terminal() -> bool:
 
 
 def _from_options(example: str, ais: list[str], catch_all: str | None) -> str:
-    from router.config.generate import ai, endpoint, generated
+    from router.commands.new_config import ai, endpoint, generated
 
     mistakes: list[str] = []
     named = [_tried(ai, text, "--ai", mistakes) for text in ais]
@@ -81,7 +81,7 @@ def _tried(parse: Callable[[str], T], text: str, option: str, mistakes: list[str
 
 
 def _from_answers(example: str) -> str:
-    from router.config.generate import AI_CLASSES, generated
+    from router.commands.new_config import AI_CLASSES, generated
 
     typer.echo("For each AI that this site has, give AE@HOST:PORT, for instance CHEST_AI@10.1.0.21:104.")
     typer.echo("Press return where there is none.")
@@ -94,7 +94,7 @@ def _from_answers(example: str) -> str:
 
 def _asked(question: str, *, optional: bool) -> Endpoint | None:
     """Ask until the answer is right; an empty one means none where that is allowed."""
-    from router.config.generate import endpoint
+    from router.commands.new_config import endpoint
     from router.config.values import WrongError
 
     while True:

@@ -27,7 +27,7 @@ from router.cli.options import (
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.model.store import ModelStore
+    from router.node.model_store import ModelStore
     from router.training.data import Item
 
 app = typer.Typer(no_args_is_help=True, help="Which model serves: show, promote, shadow, compare, roll back.")
@@ -115,7 +115,7 @@ def show(config: Config = None, as_json: Json = False) -> None:
     """Which model serves, which served before, which shadows; digests, since when, and by whom."""
     from dataclasses import asdict
 
-    from router.control import NoNodeError, ask
+    from router.node.control import NoNodeError, ask
 
     settings, store = _store(config)
     try:
@@ -164,7 +164,7 @@ def compare_(config: Config = None, as_json: Json = False) -> None:
 
 
 def _store(config: Path | None) -> tuple[Settings, ModelStore]:
-    from router.model.store import ModelStore
+    from router.node.model_store import ModelStore
 
     settings = settings_of(config)
     return settings, ModelStore(settings.spool.path, settings.model.path)
@@ -226,9 +226,9 @@ def _order(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
     """Have an order carried out by the running node, and wait for its end; or write it down where none is running."""
     from dataclasses import asdict
 
-    from router.control import NoNodeError, ask
-    from router.model.store import ModelStore
-    from router.serving import write_down
+    from router.node.control import NoNodeError, ask
+    from router.node.model_store import ModelStore
+    from router.node.models import write_down
     from router.spool import open_spool
 
     folder, store = settings.spool.path, ModelStore(settings.spool.path, settings.model.path)

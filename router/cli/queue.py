@@ -85,7 +85,7 @@ def _hold(row: dict[str, Any], state: DestinationState | None) -> str:
 
 def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
     """Settings and spool. An unknown `to` is wrong use."""
-    from router.control import known
+    from router.node.control import known
     from router.spool import read_spool
 
     settings = settings_of(config)

@@ -25,8 +25,8 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from router.dryrun import files
-    from router.sending import send_files
+    from router.commands.classify_files import files
+    from router.commands.send_files import send_files
 
     destination, ours = _destination(to, config, calling_ae)
     chosen = list(files(paths))
@@ -48,8 +48,8 @@ def command(
 
 
 def _destination(to: str, config: Path | None, calling_ae: str) -> tuple[DestinationSettings, str]:
+    from router.commands.new_config import endpoint
     from router.config import values
-    from router.config.generate import endpoint
     from router.config.settings import DestinationSettings, NodeSettings
 
     ours = parsed(values.ae_title, calling_ae, "--calling-ae") if calling_ae else ""

@@ -19,7 +19,7 @@ def command(
     """Run the node until it is told to stop. Exit code 2: configuration; 1: it could not start."""
     from router.config import ConfigError
     from router.forward import NoWorkerError
-    from router.node import Node
+    from router.node.node import Node
     from router.observe import log, where
     from router.observe.logging import set_up
     from router.spool import SpoolError

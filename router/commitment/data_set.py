@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
 
-from router.association.negotiation import is_uid
-from router.encoding import EXPLICIT, LONG_VRS
+from router.dicom.uids import EXPLICIT, LONG_VRS, is_uid
 
 SOP_CLASS, SOP_INSTANCE = 0x00081150, 0x00081155
 TRANSACTION, FAILED, FAILURE_REASON, REFERENCED = 0x00081195, 0x00081198, 0x00081197, 0x00081199

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from router.commands.send_files import send_files
 from router.config.settings import DestinationSettings
 from router.demo.network import LOOPBACK
 from router.demo.phantoms import PARTS, radiograph
 from router.demo.run import Stage
 from router.model.load import Model, sample_pictures
 from router.pixels.wrap import wrap_image
-from router.sending import send_files
 
 ROWS, COLUMNS = 2500, 2048
 """A usual detector: 10 MB an instance."""

@@ -22,7 +22,7 @@ from xxhash import xxh3_128_hexdigest
 from router.config import Settings
 from router.config.settings import NodeSettings, SpoolSettings, WebSettings
 from router.demo.network import LOOPBACK, Downstream, send
-from router.node import Node
+from router.node.node import Node
 from router.spool import Spool
 
 SECONDS_FOR_EACH = 30.0
@@ -134,7 +134,7 @@ def without_limit(settings: Settings, folder: Path) -> Settings:
 
 def own_files(paths: Sequence[Path], folder: Path) -> tuple[list[Picture], list[str]]:
     """The user's DICOM, PNG and JPEG files as pictures to send, and what could not be used with the reason."""
-    from router.dryrun import as_instance, files
+    from router.commands.classify_files import as_instance, files
 
     pictures: list[Picture] = []
     refused: list[str] = []
@@ -150,7 +150,7 @@ def own_files(paths: Sequence[Path], folder: Path) -> tuple[list[Picture], list[
 
 def picture(path: Path, name: str, drawn: str = "") -> Picture:
     """What is sent, with the digest of its data set. Raises ValueError when it is no DICOM file."""
-    from router.sending import data_set_offset, read_meta
+    from router.commands.send_files import data_set_offset, read_meta
 
     meta = read_meta(path)
     content = path.read_bytes()[data_set_offset(path) :]

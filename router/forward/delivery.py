@@ -16,7 +16,7 @@ from xxhash import xxh3_128
 from router.association.own_limits import OwnLimitError, own_limit
 from router.association.requestor import Requestor, connect
 from router.config.settings import DestinationSettings
-from router.encoding import DEFLATED, OWN_SYNTAX
+from router.dicom.uids import DEFLATED, OWN_SYNTAX
 from router.flow import Delivery, Instance
 from router.forward.outcomes import DUPLICATE, Fate, Outcome, outcome_of
 from router.spool import agrees

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from router.association.own_limits import own_limit
-from router.encoding import OWN_SYNTAX
+from router.dicom.uids import OWN_SYNTAX
 from router.flow import Caller, Instance
 from router.spool import NO_SPACE
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from router.encoding import OWN_SYNTAX
+from router.dicom.uids import OWN_SYNTAX
 from router.inference.limits import at_most, live_and_die_with
 from router.inference.messages import pack, receive, send
 

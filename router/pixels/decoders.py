@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from router.encoding import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
+from router.dicom.uids import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
 from router.pixels import codestream
 from router.pixels.codestream import Stream
 from router.pixels.header import Layout, UndecodableError

@@ -15,8 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
-from router.encoding import LONG_VRS
-from router.pixels.elements import (
+from router.dicom.elements import (
     INFLATED,
     ITEM,
     ITEM_END,
@@ -29,6 +28,7 @@ from router.pixels.elements import (
     open_data_set,
     walk,
 )
+from router.dicom.uids import LONG_VRS
 from router.pixels.header import OPAQUE, value_representation
 
 MOST_NESTED = 64

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from itertools import pairwise
 
-from router.pixels.elements import ITEM, SEQUENCE_END, UNDEFINED, DataSet, Element
+from router.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED, DataSet, Element
 from router.pixels.header import Layout, UndecodableError, pixel_element
 
 MOST_FRAGMENTS = 1_000_000

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
 
+from router.dicom.elements import PIXELS, DataSet, Element
 from router.flow import Header
-from router.pixels.elements import PIXELS, DataSet, Element
 
 MOST_VALUES, MOST_CHARACTERS = 64, 256
 MOST_BYTES = 4 * MOST_VALUES * MOST_CHARACTERS

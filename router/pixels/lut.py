@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router.pixels.elements import DataSet, Element
+from router.dicom.elements import DataSet, Element
 
 Levels = NDArray[np.float64]
 

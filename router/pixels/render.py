@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from router.dicom.elements import PIXEL_DATA, DataSet, UnparseableError, open_data_set
 from router.flow import Header, PictureFacts, PixelState, Seen
 from router.pixels.cost import ExpensiveError
-from router.pixels.elements import PIXEL_DATA, DataSet, UnparseableError, open_data_set
 from router.pixels.grey import Grey, to_grey
 from router.pixels.header import Layout, UndecodableError, layout, pixel_element, values
 from router.pixels.prepare import Crop, prepare

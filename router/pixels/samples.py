@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels.processing import convert_color_space
 
-from router.encoding import LOSSY
+from router.dicom.elements import DataSet, UnparseableError, open_data_set
+from router.dicom.uids import LOSSY
 from router.pixels import codestream, cost, frames
 from router.pixels.decoders import DECODERS, NATIVE, Frame
-from router.pixels.elements import DataSet, UnparseableError, open_data_set
 from router.pixels.header import Layout, UndecodableError, layout, pixel_element
 
 MOST_DECODED = 2_000_000_000

@@ -19,9 +19,7 @@ import numpy as np
 import xxhash
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
-from router.encoding import EXPLICIT, IMPLICIT, LONG_VRS
-from router.pixels.decoders import Frame
-from router.pixels.elements import (
+from router.dicom.elements import (
     ITEM,
     ITEM_END,
     PIXEL_DATA,
@@ -35,6 +33,8 @@ from router.pixels.elements import (
     open_data_set,
     walk,
 )
+from router.dicom.uids import EXPLICIT, IMPLICIT, LONG_VRS
+from router.pixels.decoders import Frame
 from router.pixels.header import Layout, UndecodableError, layout, value_representation
 from router.pixels.samples import each_frame
 

@@ -20,7 +20,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, generate_uid
 from rle.utils import encode_pixel_data
 
-from router.encoding import EXPLICIT, IMPLICIT
+from router.dicom.uids import EXPLICIT, IMPLICIT
 from router.pixels import decoders
 
 CLASSES = {"DX": DigitalXRayImageStorageForPresentation, "CR": ComputedRadiographyImageStorage}

@@ -19,15 +19,15 @@ from router.association.messages import (
     Sink,
     StoreRequest,
 )
-from router.association.negotiation import is_uid
 from router.association.reports import CommitmentHandler
 from router.association.server import AssociationServer
 from router.config.settings import Settings
+from router.dicom.first_elements import MOST, SopUids, UnreadableError, sop_uids
+from router.dicom.part10 import file_meta
+from router.dicom.uids import is_uid
 from router.flow import Instance
 from router.observe import log, safe
 from router.observe.metrics import MERGED, RECEIVED_BYTES, stored
-from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
-from router.receive.part10 import file_meta
 from router.receive.seldom import Seldom
 from router.spool import NO_SPACE, Accepted, Blob, SpoolError
 from router.spool.notes import note_for

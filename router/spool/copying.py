@@ -25,8 +25,7 @@ from router.config.settings import SpoolSettings
 from router.spool import queries, schema
 from router.spool.blobs import WHOLE, BlobStore, sync_folder
 from router.spool.engine import DATABASE, LOCK, reading
-from router.spool.errors import SpoolError
-from router.spool.inspect import sentence
+from router.spool.errors import SpoolError, first_sentence
 from router.spool.room import BALLAST
 
 BLOBS = "blobs"
@@ -71,7 +70,7 @@ def check_database(path: Path) -> None:
     except sqlite3.Error as error:
         found = str(error)
     if found != "ok":
-        raise SpoolError(f"{path}: the database is damaged ({sentence(found)}); {DAMAGED}")
+        raise SpoolError(f"{path}: the database is damaged ({first_sentence(found)}); {DAMAGED}")
 
 
 def engine_of(path: Path) -> sa.Engine:

@@ -77,3 +77,9 @@ def describe(error: BaseException) -> str:
     """The driver's own words, without SQLAlchemy's statement and parameters (they hold received values)."""
     original = getattr(error, "orig", None) or error
     return f"{type(original).__name__}: {original}".splitlines()[0][:200]
+
+
+def first_sentence(found: str) -> str:
+    """The first line of SQLite's `quick_check` that says something: it puts a headline in stars above it."""
+    lines = [line for line in found.splitlines() if not line.startswith("***")] or [found]
+    return lines[0][:200]

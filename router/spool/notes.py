@@ -13,12 +13,9 @@ from typing import Any
 
 from xxhash import xxh3_64_hexdigest
 
+from router.dicom.part10 import NOTE_ROOM
 from router.flow import Caller, Instance
 
-CREATOR_UID = "2.25.214750816791657535726158664562455049671"
-"""(0002,0100) of files whose Private Information is such a note."""
-NOTE_ROOM = 512
-"""Bytes of a note. An even number, as PS3.5 §7.1.1 wants."""
 MOST_TITLE, MOST_PEER = 16, 45
 """The most characters of an AE title (PS3.5 §6.2), and of an address as text."""
 CHECKSUM = 16

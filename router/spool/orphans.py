@@ -17,10 +17,11 @@ from typing import BinaryIO
 
 from xxhash import xxh3_128
 
-from router.encoding import DEFLATED, LONG_VRS
+from router.dicom.part10 import CREATOR_UID, NOTE_ROOM
+from router.dicom.uids import DEFLATED, LONG_VRS
 from router.flow import Caller, Instance
 from router.spool.blobs import DOUBTED, NATIVE, PART, WHOLE, sync_folder
-from router.spool.notes import CREATOR_UID, NOTE_ROOM, read_note
+from router.spool.notes import read_note
 from router.spool.schema import GONE
 
 SET_ASIDE = "set-aside"
@@ -143,7 +144,7 @@ def _by_data_set(path: Path, file: BinaryIO, offset: int, file_size: int, meta: 
 
 
 def _read_to_the_end(path: Path, file_size: int, meta: dict[int, str]) -> None:
-    from router.pixels.elements import UnparseableError, open_data_set
+    from router.dicom.elements import UnparseableError, open_data_set
 
     try:
         data_set = open_data_set(path)

@@ -154,3 +154,10 @@ def coverage_curve(confidence: Floats, right: NDArray[np.bool_], points: int = 5
         {"coverage": c / n, "precision": float(hits[c - 1] / c), "confidence": float(confidence[order[c - 1]])}
         for c in counts
     ]
+
+
+def share(hits: int, n: int) -> dict[str, Any]:
+    """Hits of n with the Clopper–Pearson interval and the one-sided bound, both at 95 %."""
+    low, high = binomial_interval(hits, n)
+    return {"k": hits, "n": n, "share": round(hits / max(n, 1), 5), "low": round(low, 5), "high": round(high, 5),
+            "upper_95": round(upper_bound(hits, n), 5)}  # fmt: skip

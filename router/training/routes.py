@@ -3,34 +3,27 @@
 The right place of an image is where the rules send a picture of its class that is beyond doubt, with a header that says
 the same. Where they send one of `others`, people look. Headers are simulated in the words of the standard: once without
 a body part, and once with it right, absent and wrong in shares that were measured in hospitals.
-
-`python -m router.training.routes --manifest FILE.csv --folds runs/folds` scores what folds withheld.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 
 from router.config import Settings, load, shipped
 from router.decide import decide, header_tags
 from router.decide.header_words import CHEST, PARTS
+from router.dicom.elements import UnparseableError, open_data_set
 from router.flow import CLASSES, Caller, Header, Instance, PictureFacts, Prediction, Seen
-from router.pixels.elements import UnparseableError, open_data_set
 from router.pixels.header import values
-from router.training.audit import calibrated_without, share
-from router.training.data import DataError, Item, read_manifest
-from router.training.evaluate import with_age
-from router.training.folds import Withheld
-from router.training.metrics import macro_f1
+from router.training.data import Item
+from router.training.metrics import share
 
 MODALITY, IMAGE_TYPE, BODY_PART, PATIENT_AGE = 0x00080060, 0x00080008, 0x00180015, 0x00101010
 WORDS = {"abdominal": "ABDOMEN", CHEST: "CHEST", "spine": "SPINE", "others": "HAND"}
@@ -55,7 +48,7 @@ class Routes:
     def of(cls, config: Path | None) -> Routes:
         """Of a routing.yaml, or of the one that came with the program. Raises ConfigError."""
         settings = load(config or shipped(), {})
-        places = {name: _sent(settings, _made(WORDS[part_of(name)], AGES.get(name)), _certain(name))
+        places = {name: _sent(settings, _made(WORDS[part_of(name)], AGES.get(name)), certain(name))
                   for name in CLASSES}  # fmt: skip
         return cls(settings, places)
 
@@ -71,7 +64,7 @@ def part_of(label: str) -> str:
     return CHEST if label in AGES else label
 
 
-def _certain(label: str) -> Prediction:
+def certain(label: str) -> Prediction:
     chances = tuple(float(name == label) for name in CLASSES)
     return Prediction(chances, label, 1.0, 0.0, False, label, "")
 
@@ -198,56 +191,3 @@ def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 HEAD = ("header", "class", "n", "right", "wrong", "to people", "at the right AI", "at a wrong AI")
-
-
-def withheld_predictions(
-    folds: Path, items: Sequence[Item], by: str = "sources"
-) -> tuple[list[Item], list[Prediction]]:
-    """Answers of the folds' networks for images that they never saw, by thresholds fitted without their fold."""
-    answers = Withheld.read(folds / by)
-    others = [
-        Withheld.read(folds / kind) for kind in ("sources", "patients") if (folds / kind / "answers.npz").exists()
-    ]
-    known = {f"{item.path.parent.name}/{item.path.name}": item for item in items}
-    try:
-        scored = [known[str(name)] for name in answers.image]
-    except KeyError as error:
-        raise DataError(f"{folds / by}: an image that the manifest lacks; give the manifest of that run") from error
-    predictions: list[Prediction] = [_certain("others")] * len(scored)
-    for fold in np.unique(answers.fold):
-        mine = np.flatnonzero(answers.fold == fold)
-        calibration = calibrated_without(answers.image[mine], *others)
-        fresh = calibration.predictions(answers.logits[mine], answers.novelty[mine], "")
-        for place, prediction in zip(mine, fresh, strict=True):
-            predictions[place] = prediction
-    return scored, predictions
-
-
-def of_folds(folds: Path, items: Sequence[Item], routes: Routes, by: str = "sources") -> dict[str, Any]:
-    """Who gets what, for the images that folds withheld."""
-    return who_gets_what(routes, *withheld_predictions(folds, items, by))
-
-
-def f1(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Macro F1 by pixels alone, and with the ages of the set deciding between chests."""
-    truth = np.array([item.target for item in items])
-    top = np.array([CLASSES.index(prediction.top) for prediction in predictions])
-    return {"pixels": round(macro_f1(truth, top), 4), "with_age": round(macro_f1(truth, with_age(items, top)), 4)}
-
-
-def main(
-    manifest: Annotated[Path, typer.Option()],
-    folds: Annotated[Path, typer.Option(help="What `python -m router.training.folds` wrote, its `sources` below.")],
-    by: Annotated[str, typer.Option(help="sources, patients or stress.")] = "sources",
-    root: Annotated[Path | None, typer.Option()] = None,
-    config: Annotated[Path | None, typer.Option(help="A routing.yaml; left out, the shipped one.")] = None,
-) -> None:
-    """Score the rules on images that the answering networks never saw."""
-    items = read_manifest(manifest, root or manifest.parent, any_split=True)
-    scored, predictions = withheld_predictions(folds, items, by)
-    found = who_gets_what(Routes.of(config), scored, predictions)
-    print(json.dumps(found | {"macro_f1": f1(scored, predictions)}, indent=1))
-
-
-if __name__ == "__main__":
-    typer.run(main)

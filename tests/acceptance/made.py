@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedXAImageStorage
 
-from router.pixels.elements import EXPLICIT, IMPLICIT
+from router.commands.send_files import data_set_offset
+from router.dicom.elements import EXPLICIT, IMPLICIT
 from router.pixels.wrap import wrap_image
-from router.sending import data_set_offset
 from tests.acceptance.corpus import Case
 
 GREY = np.arange(32 * 24, dtype=np.uint16).reshape(32, 24)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from router.association.requestor import connect
+from router.commands.send_files import FileMeta
 from router.config.settings import DestinationSettings
-from router.sending import FileMeta
 from tests.chaos.traffic import SOP_CLASS, SYNTAX, UID_MARK, template
 
 NUMBERS = itertools.count(10**38)

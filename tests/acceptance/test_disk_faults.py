@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from router.association.messages import OUT_OF_RESOURCES, SUCCESS
+from router.commands.send_files import read_meta
 from router.pixels.wrap import wrap_image
-from router.sending import read_meta
 from tests.acceptance.corpus import database, node_as_destination, quick_node, settled, store
 from tests.acceptance.peers import NodeUnderTest, wait_for
 from tests.chaos.kills import quiet

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.association.negotiation import KNOWN_SYNTAXES
 from router.demo.network import Downstream
+from router.dicom.uids import KNOWN_SYNTAXES
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import (
     Case,

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router import control
+from router.commands.send_files import read_meta
 from router.demo.network import Downstream
 from router.model.card import Card
+from router.node import control
 from router.pixels.wrap import wrap_image
-from router.sending import read_meta
 from tests.acceptance.corpus import database, node_as_destination, settled, store
 from tests.acceptance.peers import NodeUnderTest, wait_for
 from tests.unit.stubborn import save_stubborn_model

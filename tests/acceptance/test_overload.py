@@ -18,8 +18,8 @@ from router.association import pdu
 from router.association.negotiation import MOST_CONTEXTS, ProposedContext
 from router.association.proposing import associate_rq
 from router.association.requestor import ConnectError, connect
+from router.commands.send_files import FileMeta
 from router.config.settings import ClientTls, DestinationSettings
-from router.sending import FileMeta
 from tests.acceptance.corpus import node_as_destination, quick_node, rows, settled
 from tests.acceptance.peers import NodeUnderTest, free_port, wait_for
 from tests.acceptance.siege import Watch, proportional_memory

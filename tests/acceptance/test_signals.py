@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from router.commands.send_files import read_meta
 from router.pixels.wrap import wrap_image
-from router.sending import read_meta
 from tests.acceptance.corpus import quick_node
 from tests.acceptance.peers import NodeUnderTest, dcmsend, free_port, http, storescp, wait_for
 

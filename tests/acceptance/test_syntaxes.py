@@ -16,9 +16,9 @@ from pynetdicom import _config
 from xxhash import xxh3_128_hexdigest
 
 from router.association.messages import SUCCESS
+from router.commands.send_files import read_meta
 from router.demo.network import Downstream
-from router.pixels.elements import BIG_ENDIAN, DEFLATED, IMPLICIT
-from router.sending import read_meta
+from router.dicom.elements import BIG_ENDIAN, DEFLATED, IMPLICIT
 from tests.acceptance.corpus import (
     EXPECTED,
     Arrivals,

@@ -27,10 +27,11 @@ from router.association.requestor import AssociationLostError, ConnectError, con
 from router.commitment import data_set as commitment
 from router.commitment.data_set import DataSetError
 from router.config.settings import DestinationSettings, NodeSettings
+from router.dicom.elements import UnparseableError, open_data_set
+from router.dicom.first_elements import MOST, UnreadableError, sop_uids
 from router.flow import Caller, Instance
 from router.pixels import codestream
 from router.pixels.decoders import NATIVE
-from router.pixels.elements import UnparseableError, open_data_set
 from router.pixels.grey import to_grey
 from router.pixels.header import Layout, UndecodableError, layout, values
 from router.pixels.prepare import prepare
@@ -38,7 +39,6 @@ from router.pixels.render import _reduction
 from router.pixels.samples import first_frame, thinned
 from router.pixels.transcode import NotTranscodedError, _transcode
 from router.receive import Receiver
-from router.receive.first_elements import MOST, UnreadableError, sop_uids
 from router.spool import Accepted
 from tests.fuzz.data_sets import BIG, DEFLATED, DX, EXPLICIT, IMPLICIT
 

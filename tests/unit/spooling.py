@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from router.config.settings import SpoolSettings
-from router.encoding import EXPLICIT
+from router.dicom.part10 import file_meta
+from router.dicom.uids import EXPLICIT
 from router.flow import Caller, Decision, Instance, Seen
-from router.receive.part10 import file_meta
 from router.spool import OPEN, Accepted, Blob, Claim, Spool, clock
 from router.spool.notes import note_for
 from router.spool.schema import NEW

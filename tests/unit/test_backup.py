@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from router.backup import BackupError, Restored, back_up, restore
 from router.cli import app
+from router.commands.backup import BackupError, Restored, back_up, restore
+from router.commands.check_folder import inspect
 from router.config import Settings, load
 from router.spool import Spool, SpoolError, copying, open_spool
-from router.spool.inspect import inspect
 from router.spool.schema import GONE
 from tests.unit.spooling import accept, decide, files, received, settings_of, stored
 

@@ -265,8 +265,8 @@ def test_conformance_is_made_from_the_configuration(site: Path) -> None:
 
 def test_the_conformance_statement_in_docs_is_that_of_the_shipped_configuration() -> None:
     """Make it again with: dicom-router conformance routing.yaml -o docs/conformance.md"""
+    from router.commands.conformance import statement
     from router.config import shipped
-    from router.conformance import statement
 
     page = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text()
     assert page == statement(load(shipped(), {}))

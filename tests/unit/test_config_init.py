@@ -10,8 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from router.cli.init import command
+from router.commands.new_config import AI_CLASSES, Endpoint, destination_of, generated
 from router.config import load, shipped
-from router.config.generate import AI_CLASSES, Endpoint, destination_of, generated
 
 APP = typer.Typer()
 APP.command()(command)

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from router import control
 from router.cli import app
 from router.cli.failures import explain
 from router.config import ConfigError, Problem, Settings, load
-from router.control import ControlServer, NoAnswerError, NoNodeError, ask, carry_out
 from router.flow import Caller
 from router.model.files import shipped_model
+from router.node import control
+from router.node.control import ControlServer, NoAnswerError, NoNodeError, ask, carry_out
 from router.spool import SpoolError, open_spool, read_spool
 from tests.unit.spooling import accept
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from router.cli.classify import _counted, summary
+from router.commands.classify_files import Looked
 from router.config import load, shipped
 from router.decide import decide, kept_from
-from router.dryrun import Looked
 from router.flow import Decision, PictureFacts, Seen
 from tests.unit.test_decide_shipped import ADULT, CHILD, ENABLED, INSTANCE, PLAIN, SETTINGS, TAGS, TORN, says
 

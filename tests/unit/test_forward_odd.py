@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.encoding import DEFLATED, OWN_SYNTAX
+from router.dicom.uids import DEFLATED, OWN_SYNTAX
 from router.flow import Instance
 from tests.unit.forwarding import forwarding, no_transcoder, quick
 from tests.unit.peer import Peer

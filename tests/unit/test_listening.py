@@ -15,7 +15,7 @@ from router.association.listening import AddressError, bind, listeners
 from router.cli import check
 from router.config import Settings, load, shipped
 from router.config.settings import SpoolSettings
-from router.control import ControlServer
+from router.node.control import ControlServer
 from tests.acceptance.peers import free_port
 
 

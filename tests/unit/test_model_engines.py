@@ -19,8 +19,8 @@ from router.model.int8 import FILE, LEAST_MOST, LIMIT, TOP, VERSION, Int8, Int8E
 from router.model.load import ENGINES, INT8, build, load, sample_pictures, shipped_model
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.pixels.prepare import prepare
-from router.training.phantoms import phantoms
 from router.training.quantise import measure, refusals
+from shipping.strangers import phantoms
 
 SIZE = 64
 PICTURES = sample_pictures(SIZE)

@@ -23,10 +23,10 @@ from router.inference import Inference, InferenceError, Shadow
 from router.inference.shadow import MOST
 from router.model.calibration import Calibration
 from router.model.card import CARD, WEIGHTS, Card, save_random_model
-from router.model.store import FILES, ModelStore, State, StoreError
+from router.node.model_store import FILES, ModelStore, State, StoreError
+from router.node.models import FIRST_PAUSE, LONGEST_PAUSE, Serving
 from router.observe.metrics import SHADOW_PREDICTIONS
 from router.pixels.wrap import wrap_image
-from router.serving import FIRST_PAUSE, LONGEST_PAUSE, Serving
 from router.spool import open_spool
 from router.training.candidate import compare, count_shadow, pinned_images
 from router.training.data import DataError, Item, deal, digest_of
@@ -442,7 +442,7 @@ def reluctant(monkeypatch: pytest.MonkeyPatch, store: ModelStore, models: dict[s
     """The serving of a node that starts with a shadow chosen before."""
     order(store, "shadow", model=store.keep(models["new"]))
     Reluctant.failures, Reluctant.tried, Reluctant.stopped = 10, 0, 0
-    monkeypatch.setattr("router.serving.Shadow", Reluctant)
+    monkeypatch.setattr("router.node.models.Shadow", Reluctant)
     spool = SpoolSettings(path=store.folder.parent, reserve=0)
     current = replace(settings(NodeSettings()), spool=spool, model=ModelSettings(path=models["old"]))
     opened = open_spool(spool)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from router.flow import CLASSES, Prediction
 from router.model.card import Card
-from router.model.store import FILES
+from router.node.model_store import FILES
 from router.pixels.prepare import prepare
 from router.training.data import Item, read_manifest
 from router.training.evaluate import Model, answer, figures, read_model
-from router.training.phantoms import phantoms
+from shipping.strangers import phantoms
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "mobilenet_v1"
 CHESTS = {"adult_chest", "pediatric_chest"}

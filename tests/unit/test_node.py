@@ -22,11 +22,11 @@ from typer.testing import CliRunner
 from router.association.listening import AddressError
 from router.cli import app
 from router.config import ConfigError, load
-from router.control import NoNodeError, ask
 from router.demo.network import Downstream, send
 from router.inference import InferenceError
 from router.model.card import save_random_model
-from router.node import Node
+from router.node.control import NoNodeError, ask
+from router.node.node import Node
 from router.pixels.wrap import wrap_image
 from router.spool import SpoolError, open_spool, read_spool
 from tests.acceptance.peers import free_port
@@ -344,7 +344,7 @@ def test_events_are_json(running: Running) -> None:
 def test_what_expires_goes_in_bites_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine times as long as each bite took: what arrives meanwhile shares the disk; and a full disk goes first."""
     ticks, bites, pauses = itertools.count(), [50, 50, 7, 0, 50], []
-    monkeypatch.setattr("router.node.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    monkeypatch.setattr("router.node.node.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
 
     class Full:
         version = 0

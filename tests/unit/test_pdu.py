@@ -16,8 +16,6 @@ from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE
 from router.association import dimse, pdu
 from router.association.dimse import CommandError, decode_command, encode_command
 from router.association.negotiation import (
-    IMPLEMENTATION_UID,
-    IMPLEMENTATION_VERSION,
     AgreedContext,
     ProposedContext,
     accepted,
@@ -25,11 +23,11 @@ from router.association.negotiation import (
     associate_ac,
     choose_syntax,
     is_storage,
-    is_uid,
     parse_request,
     title,
 )
 from router.association.pdu import AbortReason, Kind, Pace, PeerClosedError, ProtocolError, Stream, pdvs
+from router.dicom.uids import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION, is_uid
 from tests.unit.receiving import (
     CT,
     DEFLATED,

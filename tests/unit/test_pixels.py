@@ -17,9 +17,10 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from router.association import negotiation
-from router.encoding import LONG_VRS, LOSSY
+from router.commands.send_files import data_set_offset
+from router.dicom.elements import EXPLICIT, IMPLICIT, UnparseableError, inflate, open_data_set
+from router.dicom.uids import KNOWN_SYNTAXES, LONG_VRS, LOSSY
 from router.pixels import decode, decoders, grey_of, render, samples
-from router.pixels.elements import EXPLICIT, IMPLICIT, UnparseableError, inflate, open_data_set
 from router.pixels.grey import Grey, to_grey
 from router.pixels.header import Layout, UndecodableError, layout
 from router.pixels.images import load_image
@@ -27,7 +28,6 @@ from router.pixels.prepare import prepare
 from router.pixels.samples import first_frame
 from router.pixels.transcode import transcode
 from router.pixels.wrap import ENCODERS, wrap_image
-from router.sending import data_set_offset
 
 NOTHING: frozenset[int] = frozenset()
 RNG = np.random.default_rng(7)
@@ -374,7 +374,7 @@ def test_eight_bits_stored_in_sixteen_allocated(tmp_path: Path, syntax: str) -> 
 
 def test_one_table_says_which_syntaxes_are_lossy() -> None:
     assert negotiation.LOSSY is samples.LOSSY is LOSSY
-    known = {uid for uid in negotiation.KNOWN_SYNTAXES if uid.startswith("1.2.840.10008.1.2.4.")}
+    known = {uid for uid in KNOWN_SYNTAXES if uid.startswith("1.2.840.10008.1.2.4.")}
     lossless = {f"1.2.840.10008.1.2.4.{n}" for n in (57, 58, 65, 66, 70, 80, 90, 92, 110, 201, 202)}
     assert known - LOSSY == lossless
     assert {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 81, 91, 111, 112, 203)} == LOSSY & set(

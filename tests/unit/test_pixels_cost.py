@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
 
-from router.encoding import EXPLICIT
+from router.dicom.uids import EXPLICIT
 from router.inference.lanes import PATIENCE_LOOK
 from router.pixels import ExpensiveError, cost, decoders, render
 from router.pixels.header import Layout

@@ -8,12 +8,12 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from router.encoding import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, OWN_SYNTAX
+from router.dicom.part10 import file_meta
+from router.dicom.uids import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, OWN_SYNTAX
 from router.flow import Caller
 from router.inference import pixel_worker
 from router.pixels import even
 from router.pixels.even import even_out
-from router.receive.part10 import file_meta
 
 DX, UID = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.826.0.1.3680043.8.498.81"
 JPEG = "1.2.840.10008.1.2.4.50"

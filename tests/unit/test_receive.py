@@ -23,10 +23,10 @@ from pydicom.sequence import Sequence
 from structlog.testing import capture_logs
 from xxhash import xxh3_128_hexdigest
 
+from router.dicom.first_elements import MOST, SopUids, UnreadableError, sop_uids
+from router.dicom.part10 import file_meta
 from router.flow import Caller, Instance
 from router.receive import Receiver
-from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
-from router.receive.part10 import file_meta
 from router.spool import Accepted, Blob, SpoolError
 from router.spool.blobs import BlobStore
 from tests.unit.receiving import (

@@ -11,9 +11,9 @@ from pydicom.uid import UID
 from typer.testing import CliRunner
 
 from router.cli import app
+from router.commands.send_files import data_set_offset, read_meta, send_files
 from router.config.settings import DestinationSettings
 from router.pixels.wrap import wrap_image
-from router.sending import data_set_offset, read_meta, send_files
 from router.spool import open_spool
 from tests.unit.receiving import MemorySink, served
 from tests.unit.spooling import settings_of

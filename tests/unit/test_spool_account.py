@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from router.control import NoAnswerError, ask
+from router.commands.check_folder import inspect
+from router.node.control import NoAnswerError, ask
 from router.spool import SpoolError, open_spool, read_spool
 from router.spool.account import as_owner
-from router.spool.inspect import inspect
 from tests.unit.spooling import settings_of
 
 STRANGER = 54321

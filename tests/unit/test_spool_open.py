@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from router.cli.failures import explain
+from router.commands.check_folder import inspect
 from router.config.settings import SpoolSettings
 from router.spool import SpoolError, open_spool, read_spool
-from router.spool.inspect import inspect
 from tests.unit.spooling import HEADER, accept, decide, files, settings_of
 
 

@@ -18,13 +18,13 @@ import pydicom
 import pytest
 from xxhash import xxh3_64_hexdigest
 
+from router.commands.check_folder import inspect
 from router.config.settings import SpoolSettings
-from router.encoding import EXPLICIT
+from router.dicom.part10 import CREATOR_UID, NOTE_ROOM, file_meta
+from router.dicom.uids import EXPLICIT
 from router.flow import Caller, Instance
-from router.receive.part10 import file_meta
 from router.spool import Spool, open_spool
-from router.spool.inspect import inspect
-from router.spool.notes import CHECKSUM, CREATOR_UID, NOTE_ROOM, note_for, read_note
+from router.spool.notes import CHECKSUM, note_for, read_note
 from router.spool.orphans import SET_ASIDE, UnverifiedError, agrees, read_back
 from router.spool.schema import GONE, NEW
 from tests.unit.spooling import (

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from router.commands.check_folder import inspect
 from router.config.settings import SpoolSettings
 from router.spool import FULL, Spool, SpoolError, open_spool, room
 from router.spool.blobs import BlobStore
-from router.spool.inspect import inspect
 from router.spool.room import BALLAST, LEAST_INODES, PIECES, Ballast
 from tests.unit.spooling import HEADER, accept, decide, files, settings_of
 
@@ -55,7 +55,7 @@ def test_without_inodes_there_is_no_room(
     assert "inodes: the file system can take 63 files more" in refused(spool)
     monkeypatch.setattr(BlobStore, "free_inodes", lambda _: LEAST_INODES)
     assert spool.room()
-    monkeypatch.setattr("router.spool.inspect.free_inodes", lambda _: 3)
+    monkeypatch.setattr("router.commands.check_folder.free_inodes", lambda _: 3)
     assert any(state == "failed" and "3 files more" in text for state, text in inspect(settings))
 
 

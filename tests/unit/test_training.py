@@ -15,9 +15,9 @@ from router.cli.train import choose_items
 from router.model.card import Card, CardError
 from router.training.data import DataError, Item, deal, read_folders, read_manifest
 from router.training.evaluate import Answers, answer, read_model
-from router.training.folds import Withheld, run
 from router.training.metrics import macro_f1
 from router.training.train import Recipe, _wanted, train
+from shipping.folds import Withheld, run
 from tests.unit.training_set import make_set, read_rows, write_manifest
 
 TINY = Recipe(size=32, epochs=12, batch=12, rate=3e-3, optimizer="adamw", schedule="one_cycle", augmentation="none")

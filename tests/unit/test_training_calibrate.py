@@ -15,15 +15,15 @@ import yaml
 from router.flow import CLASSES
 from router.model.calibration import Calibration
 from router.model.card import Card
-from router.training.audit import fit_calibration, fit_view, named_by, novelty, pooled, routes
 from router.training.calibrate import fit_limit, fit_novelty, fit_temperature, fit_thresholds
 from router.training.data import DataError, Item, deal, read_manifest
 from router.training.evaluate import answer, read_model
-from router.training.folds import FOLDS, Withheld, remove_groups, remove_patients, run
-from router.training.folds import figures as fold_figures
 from router.training.metrics import upper_bound
-from router.training.ship import KINDS, licence_text, ship
 from router.training.train import Recipe, train
+from shipping.audit import fit_calibration, fit_view, named_by, novelty, pooled, routes
+from shipping.folds import FOLDS, Withheld, remove_groups, remove_patients, run
+from shipping.folds import figures as fold_figures
+from shipping.ship import KINDS, licence_text, ship
 from tests.unit.training_set import make_set, read_rows, write_manifest
 
 SMALL = Recipe(size=32, epochs=1, batch=12, rate=1e-3, augmentation="none")

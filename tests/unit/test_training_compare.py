@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.training.compare import _rows, compare
 from router.training.data import deal, read_manifest
 from router.training.metrics import resampled_scores
 from router.training.train import Recipe
+from shipping.compare import _rows, compare
 from tests.unit.training_set import make_set
 
 SMALL = Recipe(size=32, epochs=1, batch=12, rate=1e-3, augmentation="none")

@@ -14,7 +14,7 @@ from router.flow import CLASSES
 from router.pixels.prepare import field
 from router.training.data import Item, deal, read_manifest
 from router.training.evaluate import Model
-from router.training.shortcuts import TRANSFORMS, Transform, _donor, equalised, on_margin_of, shortcuts, tight
+from shipping.shortcuts import TRANSFORMS, Transform, _donor, equalised, on_margin_of, shortcuts, tight
 from tests.unit.training_set import make_set, texture
 
 

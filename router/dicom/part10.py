@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
-from router.association.negotiation import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
+from router.dicom.uids import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 from router.flow import Caller
-from router.spool.notes import CREATOR_UID, NOTE_ROOM
 
+CREATOR_UID = "2.25.214750816791657535726158664562455049671"
+"""(0002,0100) of files whose Private Information (0002,0102) is the spool's note."""
+NOTE_ROOM = 512
+"""Bytes of a note. An even number, as PS3.5 §7.1.1 wants."""
 TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 """What may stand as an AE title in a file (PS3.5 §6.2): printable ASCII without the backslash."""
 

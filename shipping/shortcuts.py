@@ -1,6 +1,6 @@
 """Does the model look at hospitals or at bodies? The share of images whose `top` changes with what must not matter.
 
-`python -m router.training.shortcuts --model DIR --manifest FILE.csv [--split test]`. Each transform changes what told
+`python -m shipping.shortcuts --model DIR --manifest FILE.csv [--split test]`. Each transform changes what told
 the sources of a class apart (margins, markers, equalisation, compression, canvas, polarity, turns) and leaves the body.
 """
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from router.encoding import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, LONG_VRS
+from router.dicom.uids import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, LONG_VRS
 
 JPIP_DEFLATED = ("1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
 INFLATED = (DEFLATED, *JPIP_DEFLATED)

@@ -82,11 +82,11 @@ def _again(card: Card) -> str:
         f"dicom-router train --recipe shipped {images} --size {card.size} --epochs {card.trained['recipe']['epochs']} "
         "--out runs/shipped",
         *(
-            f"python -m router.training.folds --by {kind} {images} --size {run['size']} --epochs {run['epochs']} "
+            f"python -m shipping.folds --by {kind} {images} --size {run['size']} --epochs {run['epochs']} "
             f"--out runs/folds/{kind}"
             for kind, run in card.figures.get("folds", {}).items()
         ),
-        "python -m router.training.ship runs/shipped --manifest SET.csv --folds runs/folds --failures FAILURES.md "
+        "python -m shipping.ship runs/shipped --manifest SET.csv --folds runs/folds --failures FAILURES.md "
         "--licence LICENCE.txt",
         "python -m router.training.quantise --model models/mobilenet_v1 --manifest SET.csv",
     ]
@@ -195,7 +195,7 @@ def _parts(card: Card) -> str:
 def _phantoms(card: Card) -> str:
     return (
         "## Pictures of nobody\n\nGenerated test patterns, sheets, slices of cylinders and noise "
-        "(`router/training/phantoms.py`), which took part in nothing: at an AI node would be "
+        "(`shipping/strangers.py`), which took part in nothing: at an AI node would be "
         f"**{_of(card.figures['phantoms'])}**."
     )
 
@@ -207,7 +207,7 @@ def _shortcuts(card: Card) -> str:
     head = ("change", "top changed", "n", "share", "right before", "right after")
     return (
         "## What must not matter\n\nTest images changed in what told their sources apart "
-        "(`router/training/shortcuts.py`): how often the top class changed.\n\n" + _table(head, rows)
+        "(`shipping/shortcuts.py`): how often the top class changed.\n\n" + _table(head, rows)
     )
 
 

@@ -1,6 +1,6 @@
 """The paper's Table 2 again: seven networks by one recipe from one start, each with some seeds, paired by patient.
 
-`python -m router.training.compare --manifest FILE.csv --out runs/compare` trains each network and seed (a finished one
+`python -m shipping.compare --manifest FILE.csv --out runs/compare` trains each network and seed (a finished one
 is not run again) and writes `table2.json`: macro recall, precision and F1 on the test split, the difference of each
 network's F1 to MobileNet-V1's, parameters, and time of an image on this device; `table2.md` is the same for people.
 """
@@ -58,7 +58,7 @@ def page(table: Mapping[str, Any]) -> str:
     lines = [
         "# Seven networks by one recipe",
         "",
-        f"Written by `python -m router.training.compare`: {recipe['size']} px, {recipe['epochs']} epochs, "
+        f"Written by `python -m shipping.compare`: {recipe['size']} px, {recipe['epochs']} epochs, "
         f"{table['seeds']} seeds each, all starting from nothing; {scale}. Macro averages over {test['n']} "
         f"images of {test['patients']} patients of the test split; 95 % intervals and differences by bootstrap over "
         "patients, paired.",

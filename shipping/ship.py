@@ -1,8 +1,8 @@
 """From a finished run to the model that is shipped: calibrate, score the test split once, write the folder.
 
-`python -m router.training.ship RUN --manifest FILE.csv --folds runs/folds --out models/mobilenet_v1`, after folds by
-sources, patients and parts; for the model of this repository with `--failures router/training/model_failures.md
---licence router/training/model_licence.txt`. Every number in `card.json` and `MODEL_CARD.md` comes from here; none is
+`python -m shipping.ship RUN --manifest FILE.csv --folds runs/folds --out models/mobilenet_v1`, after folds by
+sources, patients and parts; for the model of this repository with `--failures shipping/model_failures.md
+--licence shipping/model_licence.txt`. Every number in `card.json` and `MODEL_CARD.md` comes from here; none is
 typed. Each look at the test split is noted in the run.
 """
 
@@ -29,15 +29,17 @@ from router.model.calibration import Calibration
 from router.model.card import Card, save_model
 from router.model.mobilenet_v1 import MobileNetV1
 from router.pixels.prepare import prepare
-from router.training.audit import fit_calibration, fit_view, named_by, novelty, pooled, routes, share
 from router.training.calibrate import ROUTED, fit_limit, fit_novelty, fit_temperature, fit_thresholds
 from router.training.data import DataError, Item, deal, digest_of, read_manifest
 from router.training.evaluate import Model, evaluate, read_model
-from router.training.folds import Outputs, Withheld, outputs
-from router.training.model_card import model_card
-from router.training.phantoms import phantoms
-from router.training.routes import Routes, of_folds, who_gets_what
-from router.training.shortcuts import shortcuts
+from router.training.metrics import share
+from router.training.routes import Routes, who_gets_what
+from shipping.audit import fit_calibration, fit_view, named_by, novelty, pooled, routes
+from shipping.folds import Outputs, Withheld, outputs
+from shipping.model_card import model_card
+from shipping.routes import of_folds
+from shipping.shortcuts import shortcuts
+from shipping.strangers import phantoms
 
 RESTRICTED = re.compile(
     r"\bN[CD]\b|non-commercial|research|authorized|competition|unknown|without licence|states n|^\W|^not stated",
@@ -58,10 +60,10 @@ class Folds:
 
     @classmethod
     def read(cls, directory: Path) -> Folds:
-        """The folder of `router.training.folds`; raises DataError where a kind is missing."""
+        """The folder of `shipping.folds`; raises DataError where a kind is missing."""
         for kind in KINDS:
             if not (directory / kind / "figures.json").exists():
-                raise DataError(f"{directory / kind}: not there; run python -m router.training.folds --by {kind}")
+                raise DataError(f"{directory / kind}: not there; run python -m shipping.folds --by {kind}")
         return cls(
             {kind: Withheld.read(directory / kind) for kind in KINDS},
             {kind: json.loads((directory / kind / "figures.json").read_text()) for kind in KINDS},
@@ -210,7 +212,7 @@ def main(
     run: Annotated[Path, typer.Argument(help="The folder that `dicom-router train --out` wrote.")],
     manifest: Annotated[Path, typer.Option(help="The manifest that it was trained on.")],
     root: Annotated[Path | None, typer.Option(help="Where its files are; left out, beside it.")] = None,
-    folds: Annotated[Path | None, typer.Option(help="What `python -m router.training.folds` wrote.")] = None,
+    folds: Annotated[Path | None, typer.Option(help="What `python -m shipping.folds` wrote.")] = None,
     out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("models/mobilenet_v1"),
     failures: Annotated[Path | None, typer.Option(help="Where you know it to fail, Markdown for the card.")] = None,
     licence: Annotated[Path | None, typer.Option(help="Its licence; {restricted} lists bound sources.")] = None,

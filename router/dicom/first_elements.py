@@ -11,8 +11,8 @@ import io
 import zlib
 from dataclasses import dataclass
 
-from router.encoding import BIG_ENDIAN, DEFLATED, IMPLICIT
-from router.pixels.elements import Coding, UnparseableError, inflater_for, is_placeholder, walk
+from router.dicom.elements import Coding, UnparseableError, inflater_for, is_placeholder, walk
+from router.dicom.uids import BIG_ENDIAN, DEFLATED, IMPLICIT
 
 MOST = 64 * 1024
 """Bytes of the data set, deflated or not, within which both UIDs must stand."""

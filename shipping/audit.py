@@ -1,6 +1,6 @@
 """What rules on `class` would do to images that a network never saw: wrong routes and coverage, with intervals.
 
-Everything rests on answers that folds withheld (`router.training.folds`): by source, by patient, by part of `others`.
+Everything rests on answers that folds withheld (`shipping.folds`): by source, by patient, by part of `others`.
 Whatever is scored took no part in fitting the calibration that scores it.
 """
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from router.flow import CLASSES, UNCERTAIN, VIEWS
 from router.model.calibration import Calibration
 from router.training.calibrate import ROUTED, fit_limit, fit_temperature, fit_thresholds
-from router.training.folds import Withheld
-from router.training.metrics import binomial_interval, upper_bound
+from router.training.metrics import share
+from shipping.folds import Withheld
 
 Names = NDArray[np.str_]
 KEPT = 0.99
@@ -104,10 +104,3 @@ def novelty(sources: Withheld, patients: Withheld, parts: Withheld) -> dict[str,
         "families": {name: share(int(wrong[mine].sum()), int(mine.sum()))
                      for name, members in FAMILIES.items() if (mine := np.isin(parts.part, members)).any()},
     }  # fmt: skip
-
-
-def share(hits: int, n: int) -> dict[str, Any]:
-    """Hits of n with the Clopper–Pearson interval and the one-sided bound, both at 95 %."""
-    low, high = binomial_interval(hits, n)
-    return {"k": hits, "n": n, "share": round(hits / max(n, 1), 5), "low": round(low, 5), "high": round(high, 5),
-            "upper_95": round(upper_bound(hits, n), 5)}  # fmt: skip

@@ -16,7 +16,7 @@ from router.config import Settings
 from router.decide import decide, header_tags
 from router.flow import Decision, Instance, Prediction, Seen
 from router.inference import Inference, InferenceError, Shadow
-from router.model.store import ORDERS, ModelStore, State, StoreError
+from router.node.model_store import ORDERS, ModelStore, State, StoreError
 from router.observe import log, where
 from router.spool import SHADOW_PREDICTION, Spool, SpoolError
 

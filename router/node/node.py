@@ -20,12 +20,12 @@ from router.association.tls import client_context, server_context, unusable
 from router.classify import Classifier
 from router.commitment import Committer
 from router.config import ConfigError, Problem, Settings, load
-from router.control import ControlServer, carry_out
 from router.forward import Forwarder
 from router.forward.transcoding import Copies
+from router.node.control import ControlServer, carry_out
+from router.node.models import Serving
 from router.observe import log, where
 from router.receive import Receiver
-from router.serving import Serving
 from router.spool import FULL, Counts, Signal, Spool, SpoolError, open_spool
 from router.web import WebServer
 

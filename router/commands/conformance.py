@@ -7,24 +7,25 @@ from textwrap import wrap
 
 from pydicom.uid import UID
 
-from router.association.negotiation import (
-    APPLICATION_CONTEXT,
-    COMMITMENT,
-    IMPLEMENTATION_UID,
-    IMPLEMENTATION_VERSION,
-    KNOWN_SYNTAXES,
-    MOST_CONTEXTS,
-    NEWER_SYNTAXES,
-    STORAGE,
-    VERIFICATION,
-)
+from router.association.negotiation import APPLICATION_CONTEXT, MOST_CONTEXTS
 from router.association.pdu import MAX_PDU
 from router.association.proposing import NATIVE
 from router.commitment.data_set import MOST_REFERENCES
 from router.commitment.judge import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
 from router.config import Settings
 from router.config.settings import Accept, DestinationSettings
-from router.encoding import EXPLICIT, IMPLICIT, LOSSY
+from router.dicom.uids import (
+    COMMITMENT,
+    EXPLICIT,
+    IMPLEMENTATION_UID,
+    IMPLEMENTATION_VERSION,
+    IMPLICIT,
+    KNOWN_SYNTAXES,
+    LOSSY,
+    NEWER_SYNTAXES,
+    STORAGE,
+    VERIFICATION,
+)
 from router.forward.outcomes import DONE, FEW, LATER
 
 WIDTH = 120

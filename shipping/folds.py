@@ -1,6 +1,6 @@
 """Leave images out in turn: short runs, each judged on what it never saw, whose answers calibrate the shipped model.
 
-`python -m router.training.folds --manifest FILE.csv --by sources --out runs/sources` trains one network a fold, keeps
+`python -m shipping.folds --manifest FILE.csv --by sources --out runs/sources` trains one network a fold, keeps
 what each answered about its removed images (`answers.npz`) and the figures (`figures.json`). `--by parts` removes
 parts of `others` instead, `--by patients` a fifth of the patients of every class. Images of the test split take part
 nowhere. A finished fold is not run again.

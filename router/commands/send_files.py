@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.association.negotiation import is_uid
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, connect
 from router.config.settings import DestinationSettings
-from router.encoding import LONG_VRS
+from router.dicom.first_elements import MOST, SopUids, UnreadableError, sop_uids
+from router.dicom.uids import LONG_VRS, is_uid
 from router.forward.outcomes import Fate, outcome_of
-from router.receive.first_elements import MOST, SopUids, UnreadableError, sop_uids
 
 GROUP = 64
 """Files whose presentation contexts are proposed together."""

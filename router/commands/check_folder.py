@@ -15,6 +15,7 @@ from router.config.settings import GB, SpoolSettings
 from router.spool.account import as_owner
 from router.spool.blobs import free_inodes
 from router.spool.engine import DATABASE
+from router.spool.errors import first_sentence
 from router.spool.orphans import SET_ASIDE, count_in
 from router.spool.room import LEAST_INODES
 
@@ -94,13 +95,7 @@ def database_fault(path: Path) -> str:
         found = "ok" if str(error) == "interrupted" else str(error)
     except sqlite3.Error as error:
         found = str(error)
-    return "" if found == "ok" else sentence(found)
-
-
-def sentence(found: str) -> str:
-    """The first line that says something: SQLite puts a headline in stars above it."""
-    lines = [line for line in found.splitlines() if not line.startswith("***")] or [found]
-    return lines[0][:200]
+    return "" if found == "ok" else first_sentence(found)
 
 
 def file_system(folder: Path) -> str:
