@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[Path | None, typer.Option(help="A model's folder; left out, the one that came with it.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A model's folder. Default: the one that came with it.")] = None,
     folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="A CSV: file, label; perhaps split, patient, source, age.")
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Where the manifest's files are; left out, beside it.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder of its files. Default: the folder of the manifest.")
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(

@@ -40,9 +40,9 @@ def promote(
     folder: Folder,
     config: Config = None,
     pinned: Annotated[Path | None, typer.Option(help="A CSV of labelled images: file, label.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Where its files are; left out, beside it.")] = None,
-    allow: Annotated[float, typer.Option(min=0, max=1, help="So far may a share of the table fall.")] = 0.01,
-    allow_wrong: Annotated[int, typer.Option(min=0, help="So many may newly reach a wrong AI node.")] = 0,
+    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: the folder of the CSV.")] = None,
+    allow: Annotated[float, typer.Option(min=0, max=1, help="How far a share of the table may fall (0 to 1).")] = 0.01,
+    allow_wrong: Annotated[int, typer.Option(min=0, help="How many images may newly reach a wrong AI node.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Test a model beside the one that serves, and if it is no worse, let it serve. Exit code 1: refused, or failed.

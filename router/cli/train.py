@@ -21,7 +21,9 @@ def command(
     manifest: Annotated[
         Path | None, typer.Option(help="A CSV: file, label; perhaps split, patient, source, age.")
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Where the manifest's files are; left out, beside it.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder of its files. Default: the folder of the manifest.")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="mobilenet_v1, or another of the comparison.")] = None,
     recipe: Annotated[str, typer.Option(help="paper or shipped.")] = "paper",
     size: Annotated[int | None, typer.Option(min=32, max=1024, help="Side of the picture in pixels.")] = None,
@@ -44,7 +46,8 @@ def command(
         from router.observe import to_install
         from router.training.data import DataError, deal
         from router.training.networks import NAMES, must_be_buildable
-        from router.training.train import RECIPES, train, with_overrides
+        from router.training.recipe import RECIPES, with_overrides
+        from router.training.train import train
 
         choose("--recipe", recipe, RECIPES)
         choose("--network", network or NAMES[0], NAMES)
