@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +24,7 @@ for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before any of th
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DICOM_ROUTER_TEST_DATA", ROOT.parent / "shared")).resolve()
 
-NEEDS = {
+NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "shared": (lambda: (SHARED / "data").is_dir(), f"no test data at {SHARED} (set DICOM_ROUTER_TEST_DATA)"),
     "dcmtk": (lambda: Path("/usr/bin/dcmsend").exists(), "DCMTK is not installed (apt-get install dcmtk)"),
     "orthanc": (
@@ -74,7 +74,7 @@ def _place(item: pytest.Item) -> int:
     return 1 if item.path.stem in BEGIN_FIRST else 2
 
 
-_seconds: Counter[str] = Counter()
+_seconds: defaultdict[str, float] = defaultdict(float)
 """Of each test without the mark `slow`, with its fixtures."""
 
 

@@ -12,8 +12,9 @@ import pydicom
 import pytest
 from pydicom.uid import JPEG2000Lossless
 
+from router.commands.send_files import FileMeta
 from router.pixels.wrap import wrap_image
-from tests.acceptance.corpus import FileMeta, described, node_as_destination, quick_node, store
+from tests.acceptance.corpus import described, node_as_destination, quick_node, store
 from tests.acceptance.peers import NodeUnderTest, free_port, http, storescp, wait_for
 
 pytestmark = pytest.mark.dcmtk

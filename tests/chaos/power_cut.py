@@ -161,9 +161,9 @@ def examine(run: Recording, point: CrashPoint, spool: Path) -> list[str]:
 
 def _rows(connection: sqlite3.Connection) -> Iterator[Row]:
     query = "SELECT id, sop_instance, digest, offset, size, state FROM instance"
-    for values in connection.execute(query).fetchall():
-        deliveries = connection.execute("SELECT destination, state FROM delivery WHERE instance_id = ?", values[:1])
-        yield Row(*values, dict(deliveries.fetchall()))
+    for id_, uid, digest, offset, size, state in connection.execute(query).fetchall():
+        deliveries = connection.execute("SELECT destination, state FROM delivery WHERE instance_id = ?", (id_,))
+        yield Row(id_, uid, digest, offset, size, state, dict(deliveries.fetchall()))
 
 
 def _broken(row: Row, blob: Path | None) -> list[str]:

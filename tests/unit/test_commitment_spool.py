@@ -148,7 +148,7 @@ def test_what_is_there_under_a_uid(spool: Spool) -> None:
         spool.close_delivery(delivery, DONE).result()
     newest, oldest = spool.commitments.places(["1.1", "1.7"])["1.1"]
     assert (newest.is_decided, newest.deliveries) == (False, {})
-    assert (oldest.is_decided, oldest.deliveries) == (True, {"pacs": {DONE}, "ai": {OPEN}})
+    assert (oldest.is_decided, dict(oldest.deliveries)) == (True, {"pacs": frozenset({DONE}), "ai": frozenset({OPEN})})
     assert newest.digest != oldest.digest
     assert isinstance(newest, Place)
 

@@ -175,13 +175,14 @@ def test_bytes_exchanged_in_the_header_give_a_network_or_words(whole: Path, data
 @pytest.mark.parametrize("name", [WEIGHTS, CARD])
 def test_what_is_no_file_is_said_and_not_waited_for(folder: Path, name: str) -> None:
     path = folder / name
-    for make, words in (
+    ways: tuple[tuple[Callable[[], object], str], ...] = (
         (lambda: os.mkfifo(path), "is not a file"),
         (path.mkdir, "is not a file"),
         (lambda: path.symlink_to("/dev/zero"), "is not a file"),
         (lambda: path.symlink_to(path), "symbolic links"),
         (lambda: path.symlink_to(folder / "nothing"), "No such file"),
-    ):
+    )
+    for make, words in ways:
         path.rmdir() if path.is_dir() else path.unlink()
         make()
         assert words in refused(folder)

@@ -245,6 +245,7 @@ def test_the_answer_is_what_pynetdicom_reads() -> None:
     decoded.decode(ours)
     assert decoded.encode() == ours
     assert [(c.context_id, c.result) for c in decoded.presentation_context] == [(1, 0), (3, 3), (5, 4)]
+    assert decoded.user_information is not None
     assert decoded.user_information.maximum_length == 131072
     assert decoded.user_information.implementation_class_uid == IMPLEMENTATION_UID
     assert decoded.user_information.implementation_version_name == IMPLEMENTATION_VERSION
