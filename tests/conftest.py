@@ -5,14 +5,20 @@ Data beside the checkout is optional: without it, tests that need it skip and sa
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
+
+gc.disable()  # until everything is imported: looking for garbage meanwhile costs each process two seconds
+sys.dont_write_bytecode = False  # compiling all modules costs each process, and each that tests start, seconds
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import router.model.engines  # noqa: F401 - first of all, so that no test's `import openvino` reports to its maker
 from router.observe import log
@@ -42,8 +48,13 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 
 SLOW_FOLDERS = ("acceptance", "chaos")
 """Whose tests start whole nodes: all of them count as slow."""
-BEGIN_FIRST = ("test_training", "test_model_life", "test_isolation", "test_routing", "test_training_calibrate")
-"""Of the files with slow tests, those that take a minute: one that began last would keep everybody waiting."""
+BEGIN_FIRST = (
+    "test_the_life_of_a_model", "test_isolation", "test_hostile", "test_syntaxes", "test_it_is_as_good_as",
+    "test_kill_minus_nine", "test_training_from_nothing_learns", "test_the_benchmark_says", "test_overload",
+    "test_power_cut", "test_two_nodes_on_one_server", "test_shuffled_labels", "test_shipping", "test_spool_and_model",
+    "test_quiet", "test_commitment.py",
+)  # fmt: skip
+"""Parts of the names of slow tests that take longest: one that began last would keep everybody waiting."""
 UNMARKED_SECONDS = 2.0
 """A test without the mark `slow` takes at most 0.5 s alone. Beside others it may take this long before it is listed."""
 UNMARKED_SECONDS_IN_CI = 6.0
@@ -61,17 +72,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
         if item.path.parent.name in SLOW_FOLDERS:
             item.add_marker(pytest.mark.slow)
-        if not item.get_closest_marker("xdist_group"):  # one process for the tests of a file: they share its fixtures
-            file = "/".join(item.path.parts[-2:])
-            item.add_marker(pytest.mark.xdist_group(f"{file} {'slow' if _place(item) else 'quick'}"))
+        if not item.get_closest_marker("xdist_group") and (group := _together(item)):
+            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_place)
 
 
-def _place(item: pytest.Item) -> int:
-    """What is quick comes first, and fails early; of the rest, what takes longest."""
+def _together(item: pytest.Item) -> str:
+    """Which tests go to one process: the quick ones of a file, and slow ones that share its fixtures ("": alone)."""
+    file = "/".join(item.path.parts[-2:])
     if not item.get_closest_marker("slow"):
-        return 0
-    return 1 if item.path.stem in BEGIN_FIRST else 2
+        return f"{file} quick"
+    assert isinstance(item, pytest.Function)
+    fixtures = item._fixtureinfo.name2fixturedefs
+    shared = sorted(
+        name for name, found in fixtures.items() if name == "postgresql" or any(one.scope == "module" for one in found)
+    )
+    return f"{file} {' '.join(shared)}" if shared else ""
+
+
+def _place(item: pytest.Item) -> int:
+    """What takes longest begins first; then what is quick, and last the other slow ones."""
+    if not item.get_closest_marker("slow"):
+        return len(BEGIN_FIRST)
+    return next((place for place, name in enumerate(BEGIN_FIRST) if name in item.nodeid), len(BEGIN_FIRST) + 1)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: from here on it is not looked through again for garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 _seconds: defaultdict[str, float] = defaultdict(float)
