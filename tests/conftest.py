@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 gc.disable()  # until everything is imported: looking for garbage meanwhile costs each process two seconds
-sys.dont_write_bytecode = False  # compiling all modules costs each process, and each that tests start, seconds
+sys.dont_write_bytecode = False  # else each process, of tests as well, compiles all modules
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import router.model.engines  # noqa: F401 - first of all, so that no test's `import openvino` reports to its maker
@@ -97,10 +97,15 @@ def _place(item: pytest.Item) -> int:
     return next((place for place, name in enumerate(BEGIN_FIRST) if name in item.nodeid), len(BEGIN_FIRST) + 1)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays: from here on it is not looked through again for garbage."""
     gc.freeze()
     gc.enable()
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if session.config.getoption("loadgroup", False) and grouped and "@" not in grouped[0].nodeid:
+        raise pytest.UsageError(
+            "this pytest-xdist does not see the groups of tests: each would make fixtures of its own"
+        )
 
 
 _seconds: defaultdict[str, float] = defaultdict(float)
