@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 
 import pytest
 import structlog
@@ -57,6 +59,8 @@ BEGIN_FIRST = (
 """Parts of the names of slow tests that take longest: one that began last would keep everybody waiting."""
 UNMARKED_SECONDS = 2.0
 """A test without the mark `slow` takes at most 0.5 s alone. Beside others it may take this long before it is listed."""
+UNMARKED_PROCESSOR_SECONDS = 0.5
+"""The same of the time that its process and those that it started had a processor: others beside it change little."""
 UNMARKED_SECONDS_IN_CI = 6.0
 """Beyond this the run fails in CI."""
 
@@ -110,19 +114,42 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 _seconds: defaultdict[str, float] = defaultdict(float)
 """Of each test without the mark `slow`, with its fixtures."""
+_processor_seconds: defaultdict[str, float] = defaultdict(float)
+
+
+def _processor() -> float:
+    """Seconds of processor time of this process and of those that it started and has waited for."""
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    before = _processor()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("processor_seconds", _processor() - before))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if "slow" not in report.keywords:
         _seconds[report.nodeid] += report.duration
+        if report.when == "call":
+            _processor_seconds[report.nodeid] += sum(
+                float(str(value)) for name, value in report.user_properties if name == "processor_seconds"
+            )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    lasted = [(seconds, name) for name, seconds in _seconds.items() if seconds > UNMARKED_SECONDS]
+    lasted = [
+        (seconds, _processor_seconds[name], name)
+        for name, seconds in _seconds.items()
+        if seconds > UNMARKED_SECONDS or _processor_seconds[name] > UNMARKED_PROCESSOR_SECONDS
+    ]
     if lasted:
-        terminalreporter.section(f"longer than {UNMARKED_SECONDS} s without the mark `slow`")
-    for seconds, name in sorted(lasted, reverse=True):
-        terminalreporter.line(f"{seconds:6.1f} s  {name}")
+        terminalreporter.section("long without the mark `slow` (seconds, and of them with a processor)")
+    for seconds, processor, name in sorted(lasted, reverse=True):
+        terminalreporter.line(f"{seconds:6.1f} s {processor:6.1f} s  {name}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -297,6 +297,7 @@ def test_a_restore_that_was_cut_short_is_no_spool(
     assert restore(tmp_path / "backup", new, quiet).undecided == 1
 
 
+@pytest.mark.slow
 @pytest.mark.postgresql
 def test_a_backup_beside_a_dump(postgresql: Callable[[], str], tmp_path: Path) -> None:
     """The database is the server's to back up; blobs are checked against what was put back there."""

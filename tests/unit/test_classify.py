@@ -161,6 +161,7 @@ def test_a_hundred_images_of_one_caller_that_take_for_ever_delay_no_other(stage:
     assert OF_ONE_CALLER <= under_way <= OF_ONE_CALLER + SLOW_OF_ONE_CALLER < 100
 
 
+@pytest.mark.slow
 def test_a_slow_image_does_not_hold_up_the_quick_ones_of_its_own_caller(stage: Stage) -> None:
     stage.oracle.are_slow = True
     for n in range(SLOW_OF_ONE_CALLER - 1):

@@ -254,11 +254,13 @@ def with_nan(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_answers_that_are_not_finite_are_refused_at_the_start(folder: Path) -> None:
     with pytest.raises(CardError, match="what it answers is not finite"):
         load(overflowing(folder), device="cpu", engine="torch", threads=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["check", "promote", "shadow", "serve"])
 def test_each_command_says_file_and_fix(folder: Path, tmp_path: Path, command: str) -> None:
     with_nan(folder)
@@ -282,6 +284,7 @@ def test_each_command_says_file_and_fix(folder: Path, tmp_path: Path, command: s
     assert "conv1.weight holds numbers that are not finite; copy the model's folder again" in text
 
 
+@pytest.mark.slow
 def test_inference_says_it_in_one_line(folder: Path) -> None:
     with_nan(folder)
     with pytest.raises(InferenceError, match="not finite") as caught:

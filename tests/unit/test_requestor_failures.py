@@ -281,6 +281,7 @@ def sipping(talk: Talk) -> None:
     talk.until_closed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least_rate", "enough"), [(1 << 40, False), (500_000, True)])
 def test_the_least_rate_decides_how_long_it_may_take(tmp_path: Path, least_rate: int, enough: bool) -> None:
     """Longer than any one limit, or not: the size at the least rate is what a transfer may take."""

@@ -151,6 +151,7 @@ def test_what_lost_its_deliveries_is_decided_again(spool: Spool, settings: Spool
     spool.close()
 
 
+@pytest.mark.slow
 def test_a_database_put_together_from_what_can_be_read(spool: Spool, settings: SpoolSettings) -> None:
     """The page of operations, 'A damaged database', step 2: word for word, with the system's own sqlite3."""
     if not shutil.which("sqlite3"):
