@@ -35,7 +35,7 @@ def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
     """Take the folder for this process, and say whether it is alone; the lock ends with the process.
 
     `shared`: others may work on it too (PostgreSQL); whoever comes first is alone until it calls `share`.
-    Raises SpoolError when another holds it.
+    Raises SpoolError when another process has it.
     """
     try:
         file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")

@@ -1,4 +1,4 @@
-"""The note in a blob's header: it holds what the blob's row knows, so that a blob without a row can get one.
+"""The note in a blob's header: it says what the blob's row knows, so that a blob without a row can get one.
 
 A note has a fixed length: its room is reserved before the data set comes, and it is written once the digest is known:
 a checksum of the whole header, then JSON, then spaces. It is the Private Information (0002,0102) of a Part 10 file.
