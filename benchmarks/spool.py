@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from benchmarks.measure import Spread, report
 from router.config.settings import SpoolSettings
 from router.flow import Caller, Decision, Instance, Seen
-from router.spool import DeliveryState, Spool, open_spool, schema
+from router.spool import DeliveryState, InstanceState, Spool, open_spool, schema
 from router.spool.blobs import new_id
 
 CALLER = Caller("XRAY", "ROUTER", "127.0.0.1")
@@ -39,9 +39,9 @@ def fill(spool: Spool, rows: int, already: int) -> None:
 
     def add(connection: sa.Connection, start: int) -> None:
         made = [instance(n) for n in range(start, min(start + BATCH, rows))]
-        connection.execute(schema.instance.insert(), [columns_of(i) | {"state": schema.DECIDED} for i in made])
+        connection.execute(schema.instance.insert(), [columns_of(i) | {"state": InstanceState.DECIDED} for i in made])
         connection.execute(schema.delivery.insert(), [
-            {"instance_id": i.id, "destination": "down", "state": schema.OPEN, "owed_since": 0.0} for i in made
+            {"instance_id": i.id, "destination": "down", "state": DeliveryState.OPEN, "owed_since": 0.0} for i in made
         ])  # fmt: skip
 
     for start in range(already, rows, BATCH):

@@ -135,7 +135,7 @@ class Database:
         return None if self._watch is None else self._watch.longest_wait()
 
     def close(self, seconds: float | None) -> bool:
-        """Finish what waits for the writer, then unlock the folder. False where the database did not take it in time."""
+        """Finish what waits for the writer, then unlock the folder. False if the database did not take it in time."""
         if self._watch:
             self._watch.stop(limits.CONNECT)
         if self._writer and self.is_working:

@@ -93,7 +93,7 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_it(
     found, new = restored(settings, tmp_path)
     try:
         assert (found.missing, found.damaged) == ((), ())
-        rows = {row.id: row for row in new.instances(limit=10_000)}
+        rows = {row.id: row for row in new.views.instances(limit=10_000)}
         assert before <= set(rows)
         for one in before:
             assert rows[one].state != InstanceState.GONE
@@ -124,7 +124,7 @@ def test_what_is_in_a_backup_comes_back(spool: Spool, settings: Settings, tmp_pa
     found, new = restored(settings, tmp_path)
     assert (found.blobs, found.undecided, found.owed, found.without_row) == (2, 1, 2, 0)
     assert files(new.settings.path) == files(settings.spool.path)
-    assert {row.destination for row in new.deliveries()} == {"ai", "pacs"}
+    assert {row.destination for row in new.views.deliveries()} == {"ai", "pacs"}
     assert (new.settings.path / "models" / "state.json").read_text() == "{}"
     assert (new.settings.path / "uid-key").read_text() == "secret"
     assert not (new.settings.path / "backup.json").exists()
@@ -145,7 +145,7 @@ def test_what_comes_after_the_databases_moment_is_taken_in_at_the_start(
     back_up(settings, tmp_path / "backup", quiet)
     found, new = restored(settings, tmp_path)
     assert (found.without_row, found.undecided) == (1, 0)
-    assert [row.id for row in new.instances()] == late
+    assert [row.id for row in new.views.instances()] == late
     new.close()
 
 
@@ -165,8 +165,8 @@ def test_what_was_delivered_and_removed_meanwhile_is_not_missing(
     assert (result.missing, result.undecided) == ((), 0)
     found, new = restored(settings, tmp_path)
     assert found.missing == ()
-    assert [row.state for row in new.instances()] == [InstanceState.GONE]
-    assert new.claim_instances(9) == []
+    assert [row.state for row in new.views.instances()] == [InstanceState.GONE]
+    assert new.decisions.claim(9) == []
     new.close()
 
 

@@ -18,7 +18,7 @@ from router.config.settings import SpoolSettings
 from router.flow import CLASSES, Caller, Instance, Prediction, Seen
 from router.inference import InferenceError
 from router.observe.metrics import REGISTRY
-from router.spool import Spool, open_spool
+from router.spool import InstanceRow, Spool, open_spool
 from tests.unit.peer import wait_for
 
 SPINE = Prediction((0.01, 0.01, 0.01, 0.96, 0.01), "spine", 0.96, 0.1, False, "spine", "f" * 64)
@@ -69,7 +69,7 @@ class Stage:
         )  # fmt: skip
         return self.spool.intake.accept(blob, instance).instance_id
 
-    def decided(self, instance_id: str) -> dict:  # type: ignore[type-arg]
+    def decided(self, instance_id: str) -> InstanceRow:
         deadline = time.monotonic() + 20
         while True:
             row = self.spool.views.instance(instance_id)

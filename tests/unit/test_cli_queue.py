@@ -121,7 +121,7 @@ def test_wipe_says_what_it_takes_and_asks_and_records_who(config: Path) -> None:
     for words, code in (([], 2), (["--yes"], 0)):
         done = CliRunner().invoke(app, ["wipe", *words, "--config", str(config)])
         assert (done.exit_code, "1 blobs of finished instances, 0.00 GB, the oldest" in done.stderr) == (code, True)
-    (wiped,) = read_spool(settings_of(config.parent / "spool")).events(kind="wiped")
+    (wiped,) = read_spool(settings_of(config.parent / "spool")).views.events(kind="wiped")
     assert wiped.detail["removed"] == 1
     assert wiped.detail["who"]
 

@@ -218,7 +218,7 @@ class SpoolMachine(RuleBasedStateMachine):
         one=consumes(held) | held,
         state=st.sampled_from([DeliveryState.DONE, DeliveryState.DONE, DeliveryState.BURIED, DeliveryState.SKIPPED]),
     )
-    def close_delivery(self, one: Delivery, state: str) -> None:
+    def close_delivery(self, one: Delivery, state: DeliveryState) -> None:
         ours = self._holds(one)
         assert self.spool.deliveries.close(one, state, "because", 0).result() == ours
         if ours:

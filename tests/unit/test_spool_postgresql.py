@@ -102,7 +102,7 @@ def test_the_last_two_deliveries_closed_at_once_finish_the_instance(nodes: tuple
     go_on.set()
     assert first.result()
     assert second.result()
-    row = one.instance(instance_id)
+    row = one.views.instance(instance_id)
     assert row is not None
     assert row.state == InstanceState.FINISHED
 
@@ -259,22 +259,22 @@ def test_a_stalled_holder_loses_its_claim_and_changes_nothing(settings: SpoolSet
     with turned_by_hand() as hands:
         stalled, other = open_spool(settings), open_spool(settings)
         accept(stalled)
-        (claim,) = stalled.claim_instances(1)
+        (claim,) = stalled.decisions.claim(1)
         hands.turn(LEASE - 1)
         assert other.decisions.claim(1) == []
         hands.turn(2)
         (again,) = other.decisions.claim(1)
         assert again.tries == 1
-        stalled.renew()  # it wakes up, and still believes that it holds it
-        assert not stalled.record(claim, SEEN, decision("wrong"), {}).result()
+        stalled.database.renew()  # it wakes up, and still believes that it holds it
+        assert not stalled.decisions.record(claim, SEEN, decision("wrong"), {}).result()
         assert other.decisions.record(again, SEEN, decision("ai"), {}).result()
 
-        (lost,) = stalled.claim_deliveries("ai", 1)
+        (lost,) = stalled.deliveries.claim("ai", 1)
         hands.turn(LEASE + 1)
         (held,) = other.deliveries.claim("ai", 1)
-        stalled.renew()
-        assert not stalled.close_delivery(lost, DeliveryState.DONE).result()
-        assert not stalled.retry_delivery(lost, 0, "later").result()
+        stalled.database.renew()
+        assert not stalled.deliveries.close(lost, DeliveryState.DONE).result()
+        assert not stalled.deliveries.retry(lost, 0, "later").result()
         assert other.deliveries.close(held, DeliveryState.DONE).result()
         stalled.close()
         other.close()
@@ -289,7 +289,7 @@ def test_what_is_held_is_renewed_and_what_was_ended_is_not(settings: SpoolSettin
         for seconds in (LEASE - 1, LEASE - 1, 3):
             assert other.deliveries.claim("ai", 2) == []
             hands.turn(seconds)
-            one.renew()
+            one.database.renew()
         assert [d.id for d in other.deliveries.claim("ai", 2)] == [ended.id]
         assert one.deliveries.close(held, DeliveryState.DONE).result()
         one.close()
@@ -300,13 +300,13 @@ def test_who_lost_a_claim_does_not_hold_it_for_the_next(settings: SpoolSettings)
     with turned_by_hand() as hands:
         stalled, other = open_spool(settings), open_spool(settings)
         owed_to_ai(stalled, 1)
-        stalled.claim_deliveries("ai", 1)
+        stalled.deliveries.claim("ai", 1)
         hands.turn(LEASE + 1)
         (held,) = other.deliveries.claim("ai", 1)
         hands.turn(LEASE - 1)
-        stalled.renew()
+        stalled.database.renew()
         hands.turn(2)
-        assert [d.id for d in stalled.claim_deliveries("ai", 1)] == [held.id]
+        assert [d.id for d in stalled.deliveries.claim("ai", 1)] == [held.id]
         stalled.close()
         other.close()
 
@@ -325,11 +325,11 @@ def test_a_person_frees_what_a_dead_holder_left(settings: SpoolSettings) -> None
     with turned_by_hand() as hands:
         dead, node = open_spool(settings), open_spool(settings)
         owed_to_ai(dead, 1)
-        (held,) = dead.claim_deliveries("ai", 1)
+        (held,) = dead.deliveries.claim("ai", 1)
         assert node.orders.retry_now([held.id], "a person") == 0
         hands.turn(LEASE + 1)
         assert node.orders.retry_now([held.id], "a person") == 1
-        assert not dead.close_delivery(held, DeliveryState.DONE).result()
+        assert not dead.deliveries.close(held, DeliveryState.DONE).result()
         dead.close()
         node.close()
 
@@ -417,7 +417,7 @@ def test_a_server_that_restarts_costs_one_refusal(settings: SpoolSettings) -> No
 
 def test_no_server(settings: SpoolSettings, tmp_path: Path) -> None:
     url = f"postgresql://someone:secret@/spool?host={tmp_path}"
-    for attempt in (open_spool, lambda changed: read_spool(changed).counts()):
+    for attempt in (open_spool, lambda changed: read_spool(changed).views.counts()):
         with pytest.raises(SpoolError, match="does not answer") as caught:
             attempt(settings_of(settings.path, url))
         assert "\n" not in str(caught.value)

@@ -147,11 +147,11 @@ def test_a_commit_without_an_answer_keeps_its_blob_until_it_is_settled(
     line = how(spool, monkeypatch)
     with pytest.raises(UncertainCommitError):
         spool.intake.accept(blob, instance_for(blob))
-    assert spool.uncertain_commits == 1
+    assert len(spool.intake.uncertain) == 1
     time.sleep(0.3)  # while the server does not know either nothing happens
-    assert (spool.uncertain_commits, files(settings.path)) == (1, {blob.path.name})
+    assert (len(spool.intake.uncertain), files(settings.path)) == (1, {blob.path.name})
     line.go_on.set()
-    wait_for(lambda: spool.uncertain_commits == 0, 20)
+    wait_for(lambda: len(spool.intake.uncertain) == 0, 20)
     assert (blob.path.exists(), bool(spool.views.instance(blob.id))) == (is_kept, is_kept)
     assert not accept(spool, b"data").merged or is_kept
     wait_for(lambda: any(one.kind == "commits without an answer" for one in spool.views.events()))
