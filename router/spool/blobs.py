@@ -165,7 +165,7 @@ def new_id() -> str:
 
 
 def same_bytes(one: Path, other: Path, skip_one: int, skip_other: int) -> bool:
-    """Whether two blobs hold the same data set, byte for byte."""
+    """Whether two blobs have the same data set, byte for byte."""
     with one.open("rb") as a, other.open("rb") as b:
         a.seek(skip_one)
         b.seek(skip_other)

@@ -1,7 +1,7 @@
 """Copies a spool's database and blobs, for `backup` and `restore`.
 
-The database is copied in one step of SQLite's online backup. A reader of its log sees one moment, whatever is written
-meanwhile. In several steps the copy would start over at each commit of the node, and never end.
+The database is copied in one step of SQLite's online backup. A reader of its log sees one moment, even under
+load. In several steps the copy would start over at each commit of the node, and never end.
 """
 
 from __future__ import annotations

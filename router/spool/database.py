@@ -28,7 +28,7 @@ class Database:
 
     def __init__(self, settings: SpoolSettings, read: sa.Engine) -> None:
         self.is_sqlite = settings.database == "sqlite"
-        self.signals = Signals(self._longest_wait, own=(FULL,))
+        self.signals = Signals(lambda: self._watch.longest_wait() if self._watch else None, own=(FULL,))
         self.write_engine: sa.Engine | None = None
         self._read_engine = read
         self._lock: IO[str] | None = None
@@ -130,9 +130,6 @@ class Database:
     def server_answers(self) -> bool:
         """Whether PostgreSQL answered when it was last looked at. False for SQLite, which has no server."""
         return self._watch is not None and self._watch.answers(watch.PULSE + 0.5)
-
-    def _longest_wait(self) -> float | None:
-        return None if self._watch is None else self._watch.longest_wait()
 
     def close(self, seconds: float | None) -> bool:
         """Finish what waits for the writer, then unlock the folder. False if the database did not take it in time."""

@@ -26,7 +26,7 @@ class Leases:
 
     def __init__(self, submit: Submit) -> None:
         self._submit = submit
-        self._held: dict[sa.Table, dict[int | str, int]] = {schema.instance: {}, schema.delivery: {}}
+        self._claims: dict[sa.Table, dict[int | str, int]] = {schema.instance: {}, schema.delivery: {}}
         self._changing = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="spool-leases", daemon=True)
@@ -46,12 +46,12 @@ class Leases:
 
     def hold(self, table: sa.Table, ids: Iterable[int | str], token: int) -> None:
         with self._changing:
-            self._held[table].update(dict.fromkeys(ids, token))
+            self._claims[table].update(dict.fromkeys(ids, token))
 
     def let_go(self, table: sa.Table, which: int | str, token: int) -> None:
         with self._changing:
-            if self._held[table].get(which) == token:
-                del self._held[table][which]
+            if self._claims[table].get(which) == token:
+                del self._claims[table][which]
 
     def renew(self) -> None:
         """Renew what is held. Raises SpoolError."""
@@ -60,7 +60,7 @@ class Leases:
 
     def _for_each(self, change: Change) -> list[Future[None]]:
         with self._changing:
-            held = [(table, list(rows), list(rows.values())) for table, rows in self._held.items() if rows]
+            held = [(table, list(rows), list(rows.values())) for table, rows in self._claims.items() if rows]
         return [
             self._submit(partial(change, table=table, ids=ids, tokens=tokens)) for table, ids, tokens in held
         ]  # fmt: skip

@@ -46,7 +46,7 @@ def note_for(header: bytes, instance: Instance) -> bytes:
 
 
 def read_note(header: bytes) -> Note | None:
-    """The note at the end of a header; None if there is none of ours, or if a bit of the header has changed."""
+    """The note at the end of a header; None if there is none, or if a bit of the header has changed."""
     note = header[-NOTE_ROOM:]
     text = note[CHECKSUM:]
     if len(note) < NOTE_ROOM or note[:CHECKSUM] != _checksum(header, text):
@@ -56,7 +56,7 @@ def read_note(header: bytes) -> Note | None:
         caller = Caller(*(str(about[name]) for name in ("calling_ae", "called_ae", "peer")))
         received_at = float(about["received_at"])
         found = Note(str(about["id"]), received_at, caller, int(about["size"]), str(about["digest"]))
-    except (ValueError, KeyError, TypeError, OverflowError):  # no note of ours, though its checksum fits
+    except (ValueError, KeyError, TypeError, OverflowError):  # not a note, though its checksum fits
         return None
     return found if math.isfinite(received_at) else None
 

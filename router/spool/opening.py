@@ -63,7 +63,7 @@ def read_spool(settings: SpoolSettings) -> Spool:
 
 
 class SharedFolderError(SpoolError):
-    """Everybody may write into the folder, and somebody has: it is not to be closed for them."""
+    """Others may write into the folder, and have: it must not be closed to them."""
 
     exit_code = 2
 

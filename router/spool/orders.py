@@ -60,7 +60,7 @@ class Orders:
         return ordered
 
     def wipe(self, who: str = "") -> int:
-        """Remove every blob that no open or buried delivery needs, whatever `keep` says; returns how many."""
+        """Remove every blob that no open or buried delivery needs, even before `keep` is over; returns how many."""
         removed = self._retention.remove_all()
         self._database.writer.submit(lambda c: add_event(c, "wiped", removed=removed, who=who))
         return removed

@@ -86,7 +86,7 @@ def read_back(path: Path) -> Instance:
         raise UnverifiedError("its name is not one that the spool gives")
     if path.parent.name != path.stem[-2:]:
         raise UnverifiedError("it lies in another folder than its name says")
-    # Without waiting: a FIFO has nobody who writes.
+    # Without waiting: to open a FIFO to which nothing writes would wait for ever.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):

@@ -34,7 +34,7 @@ class Retention:
         return removed + self._database.run(lambda c: _forget_records(c, steady.cutoff(c, keep), BITE))
 
     def sweep_early(self) -> int:
-        """Remove some finished blobs, whatever `keep` says; returns how many."""
+        """Remove some finished blobs, even before `keep` is over; returns how many."""
         try:
             return self.remove_finished(None, EARLY)
         except SpoolError:
@@ -42,7 +42,7 @@ class Retention:
             return self.remove_finished(None, EARLY)
 
     def remove_all(self) -> int:
-        """Remove every finished blob, whatever `keep` says; returns how many."""
+        """Remove every finished blob, even before `keep` is over; returns how many."""
         removed = 0
         while count := self.remove_finished(None, BATCH):
             removed += count

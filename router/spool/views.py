@@ -46,7 +46,7 @@ class Views:
         self, *, states: Sequence[str] = (DeliveryState.OPEN, DeliveryState.BURIED), to: str | None = None,
         instance_id: str | None = None, after: int = 0, limit: int = PAGE,
     ) -> list[DeliveryRow]:  # fmt: skip
-        """The oldest first; `after` a number pages on. Those of an instance are given whatever their state."""
+        """The oldest first; `after` a number pages on. Those of an instance are given in any state."""
         # Of one destination: not in the order of `id`, in which a planner reads what waits for all the others.
         order = delivery.c.id if to is None else delivery.c.id + 0
         page = sa.select(delivery).where(order > after).order_by(order).limit(limit)

@@ -239,5 +239,5 @@ def _undo(connection: sa.Connection) -> None:
             connection.rollback()
         if not connection.invalidated:
             connection.connection.rollback()
-    except Exception:  # whatever is left of it, the next transaction begins on a new one
+    except Exception:  # the next transaction begins on a new connection
         connection.invalidate()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,6 @@ ONE, TWO = ("1.2.840.10008.5.1.4.1.1.1.1", "1.1"), ("1.2.840.10008.5.1.4.1.1.1.1
 @pytest.fixture
 def settings(tmp_path: Path, database: str) -> SpoolSettings:
     return settings_of(tmp_path / "spool", database)
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    spool = open_spool(settings)
-    yield spool
-    spool.close()
 
 
 def test_one_at_a_time_and_the_longest_due_first(spool: Spool) -> None:

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,6 @@ from tests.unit.spooling import (
 @pytest.fixture
 def settings(tmp_path: Path, database: str) -> SpoolSettings:
     return settings_of(tmp_path / "spool", database)
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    opened = open_spool(settings)
-    yield opened
-    opened.close()
 
 
 def after_each_commit(spool: Spool, patch: pytest.MonkeyPatch, note: Callable[[], None]) -> None:

@@ -18,11 +18,6 @@ from router.spool import SpoolError, open_spool, read_spool
 from tests.unit.spooling import HEADER, accept, decide, files, settings_of
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> SpoolSettings:
-    return settings_of(tmp_path / "spool")
-
-
 def refused(settings: SpoolSettings) -> str:
     """The one line that a person gets."""
     with pytest.raises(SpoolError) as caught:

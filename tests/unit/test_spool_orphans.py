@@ -9,7 +9,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -37,25 +37,12 @@ from tests.unit.spooling import (
     instance_for,
     received,
     sealed,
-    settings_of,
     stored,
 )
 
 ROOT = Path(__file__).parents[2]
 ODD = Caller('\\"\u0000\ufffd' * 4, "\ufffd" * 16, "2001:db8:ffff:ffff:ffff:ffff:255.255.255.255")
 """What no file may hold as an AE title, and what takes the most room in a note."""
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> SpoolSettings:
-    return settings_of(tmp_path / "spool")
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    spool = open_spool(settings)
-    yield spool
-    spool.close()
 
 
 def restarted(spool: Spool) -> Spool:

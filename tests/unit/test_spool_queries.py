@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from alembic.runtime.migration import MigrationContext
 
 from router.config.settings import SpoolSettings
 from router.flow import PictureFacts, Prediction, Seen
-from router.spool import INSTANCES, DeliveryState, InstanceState, Spool, open_spool
-from router.spool.schema import metadata
+from router.spool import INSTANCES, DeliveryRow, DeliveryState, EventRow, InstanceRow, InstanceState, Spool, open_spool
+from router.spool.schema import delivery, event, instance, metadata
 from tests.unit.spooling import SEEN, accept, decide, decision, files, settings_of, turned_by_hand
 
 LARGE = ("instance", "delivery", "event")
@@ -24,13 +25,6 @@ LARGE = ("instance", "delivery", "event")
 @pytest.fixture
 def settings(tmp_path: Path, database: str) -> SpoolSettings:
     return settings_of(tmp_path / "spool", database, keep=100, keep_records=1000)
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    opened = open_spool(settings)
-    yield opened
-    opened.close()
 
 
 def everything(spool: Spool) -> None:
@@ -251,6 +245,21 @@ def test_what_inference_saw_is_kept_and_no_header_value(spool: Spool, settings: 
     spool.close()
     stored = b"".join(path.read_bytes() for path in settings.path.rglob("*") if path.is_file())
     assert b"SECRET-ID" not in stored
+
+
+@pytest.mark.parametrize(("row", "table"), [(DeliveryRow, delivery), (InstanceRow, instance), (EventRow, event)])
+def test_what_people_see_of_a_row_is_all_of_it_in_its_order(row: Any, table: sa.Table) -> None:
+    columns = ["class" if one.name == "class_name" else one.name for one in fields(row)]
+    assert columns == [column.name for column in table.columns]
+
+
+def test_a_word_that_is_no_state_hides_no_row(spool: Spool) -> None:
+    one = accept(spool).instance_id
+    decide(spool, "ai")
+    spool.database.run(lambda c: c.execute(instance.update().values(state="dec1ded")) and None)
+    spool.database.run(lambda c: c.execute(delivery.update().values(state="0pen")) and None)
+    assert [row.state for row in spool.views.instances()] == [InstanceState.DAMAGED]
+    assert [row.state for row in spool.views.deliveries(instance_id=one)] == [DeliveryState.DAMAGED]
 
 
 def test_digests_that_a_destination_has_under_a_uid(spool: Spool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,6 @@ from router.spool.blobs import BlobStore
 from tests.unit.spooling import HEADER, accept, decide, files, settings_of
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> SpoolSettings:
-    return settings_of(tmp_path / "spool")
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    spool = open_spool(settings)
-    yield spool
-    spool.close()
 
 
 def refused(spool: Spool) -> str:

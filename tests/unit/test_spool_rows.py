@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,13 +29,6 @@ from tests.unit.spooling import (
 @pytest.fixture
 def settings(tmp_path: Path, database: str) -> SpoolSettings:
     return settings_of(tmp_path / "spool", database)
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    opened = open_spool(settings)
-    yield opened
-    opened.close()
 
 
 # -- bounded

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from router.config.settings import SpoolSettings
 from router.spool import Blob, Spool, SpoolError, open_spool
 from router.spool.failed_commits import REFUSED
-from tests.unit.spooling import accept, files, instance_for, sealed, settings_of
+from tests.unit.spooling import accept, files, instance_for, sealed
 
 
 class Disk:
@@ -32,18 +30,6 @@ class Disk:
         if self.fails:
             raise self.error
         self._commit(connection)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> SpoolSettings:
-    return settings_of(tmp_path / "spool")
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    spool = open_spool(settings)
-    yield spool
-    spool.close()
 
 
 def refused(spool: Spool, count: int = 1) -> set[str]:
