@@ -21,13 +21,12 @@ import structlog
 gc.disable()  # until everything is imported: looking for garbage meanwhile costs each process two seconds
 sys.dont_write_bytecode = False  # else each process, of tests as well, compiles all modules
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before any of them is loaded; nodes inherit it
+    os.environ.setdefault(_library, "1")  # several tests run at once: threads that wait for each other would spin
 
 import router.model.engines  # noqa: F401 - first of all, so that no test's `import openvino` reports to its maker
 from router.observe import log
 from tests import postgres
-
-for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before any of them is loaded; nodes inherit it
-    os.environ.setdefault(_library, "1")  # several tests run at once: threads that wait for each other would spin
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DICOM_ROUTER_TEST_DATA", ROOT.parent / "shared")).resolve()

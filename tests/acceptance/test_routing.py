@@ -23,7 +23,7 @@ from router.flow import CLASSES
 from router.pixels.wrap import wrap_image
 from tests.acceptance.conftest import Radiograph
 from tests.acceptance.corpus import quick_node
-from tests.acceptance.peers import (
+from tests.peers import (
     CLASS_TO_DESTINATION,
     NodeUnderTest,
     data_set,

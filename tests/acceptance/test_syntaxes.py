@@ -35,7 +35,7 @@ from tests.acceptance.corpus import (
     store,
 )
 from tests.acceptance.made import make
-from tests.acceptance.peers import DCMTK, dcmsend, free_port, http, orthanc, storescp, wait_for
+from tests.peers import DCMTK, dcmsend, free_port, http, orthanc, storescp, wait_for
 
 pytestmark = [
     pytest.mark.shared,

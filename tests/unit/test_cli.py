@@ -20,7 +20,7 @@ from router.config import load
 from router.model.card import save_random_model
 from router.pixels.wrap import wrap_image
 from router.spool import open_spool
-from tests.acceptance.peers import free_port
+from tests.peers import free_port
 
 GOOD = """
 node: {{ae_title: ROUTER, address: 127.0.0.1, port: {port}}}

@@ -27,7 +27,7 @@ from router.model import files
 from router.model.card import CARD, WEIGHTS, Card, CardError, save_model
 from router.model.load import load
 from router.model.mobilenet_v1 import MobileNetV1
-from tests.acceptance.peers import free_port
+from tests.peers import free_port
 
 NOVELTY = ("novelty.project", "novelty.offset", "novelty.centres")
 
