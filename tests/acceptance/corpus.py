@@ -18,7 +18,7 @@ from xxhash import xxh3_128_hexdigest
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, connect
 from router.commands.send_files import FileMeta, data_set_offset, read_meta
 from router.config.settings import DestinationSettings
-from router.dicom.elements import BIG_ENDIAN, EXPLICIT, IMPLICIT
+from router.dicom.uids import BIG_ENDIAN, EXPLICIT, IMPLICIT
 from router.model.card import save_random_model
 from router.pixels.even import even_out
 from tests.acceptance.peers import NodeUnderTest

@@ -18,7 +18,7 @@ from xxhash import xxh3_128_hexdigest
 from router.association.messages import SUCCESS
 from router.commands.send_files import read_meta
 from router.demo.network import Downstream
-from router.dicom.elements import BIG_ENDIAN, DEFLATED, IMPLICIT
+from router.dicom.uids import BIG_ENDIAN, DEFLATED, IMPLICIT
 from tests.acceptance.corpus import (
     EXPECTED,
     Arrivals,

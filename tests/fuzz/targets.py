@@ -27,7 +27,8 @@ from router.association.requestor import AssociationLostError, ConnectError, con
 from router.commitment import data_set as commitment
 from router.commitment.data_set import DataSetError
 from router.config.settings import DestinationSettings, NodeSettings
-from router.dicom.elements import UnparseableError, open_data_set
+from router.dicom.data_set import open_data_set
+from router.dicom.elements import UnparseableError
 from router.dicom.first_elements import MOST, UnreadableError, sop_uids
 from router.flow import Caller, Instance
 from router.pixels import codestream
