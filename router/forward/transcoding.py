@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from router.association.own_limits import own_limit
+from router.dicom.part10 import data_set_offset
 from router.dicom.uids import OWN_SYNTAX
 from router.flow import Caller, Instance
 from router.spool import NO_SPACE
 
-GROUP_LENGTH_AT = 132 + 8
-"""Where the value of (0002,0000), File Meta Information Group Length, stands (PS3.10 §7.1)."""
 LIMIT_SECONDS = 120.0
+"""Seconds that a copy may take to be made."""
 
 
 class Transcoder(Protocol):
@@ -77,10 +77,3 @@ class Copies:
             raise ValueError(f"no copy was made ({type(error).__name__})") from error
         finally:
             part.unlink(missing_ok=True)
-
-
-def data_set_offset(path: Path) -> int:
-    """Bytes before the data set of a Part 10 file that we wrote."""
-    with path.open("rb") as file:
-        file.seek(GROUP_LENGTH_AT)
-        return GROUP_LENGTH_AT + 4 + int.from_bytes(file.read(4), "little")

@@ -89,7 +89,6 @@ def test_the_request_names_what_is_needed_and_nothing_else() -> None:
         connect(peer.destination(calling_ae_title="IGNORED"), "US", [(DX, J2K), (CT, EXPLICIT), (DX, J2K)]).release()
     (proposal,) = peer.proposals
     assert (proposal.calling_ae, proposal.called_ae, proposal.max_pdu) == ("US", "DEST", pdu.MAX_PDU)
-    assert proposal.async_window == (1, 1)
     assert [(c.id, c.abstract_syntax, c.transfer_syntaxes) for c in proposal.contexts] == [
         (1, DX, (J2K,)), (3, CT, (EXPLICIT,)), (5, DX, (EXPLICIT, IMPLICIT)), (7, CT, (EXPLICIT, IMPLICIT)),
     ]  # fmt: skip
@@ -216,7 +215,7 @@ def ignores_release(talk: Talk) -> None:
 
 
 def test_a_release_without_answer_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.association.requestor.RELEASE", 0.2)
+    monkeypatch.setattr("router.association.exchange.RELEASE", 0.2)
     with Peer(ignores_release) as peer:
         association = connect(peer.destination(), "US", WANTED)
         association.release()
