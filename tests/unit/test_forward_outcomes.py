@@ -70,7 +70,7 @@ def test_few_tries_spread_over_hours(chance: float) -> None:
 
 # -- copies ----------------------------------------------------------------------------------------------------------
 
-PART10 = b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0" + (6).to_bytes(4, "little") + b"x" * 6
+PART10 = b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0" + (10).to_bytes(4, "little") + b"\2\0\x10\0UI\2\0" + b"1\0"
 INSTANCE = Instance("0" * 32, 0.0, Caller("A", "B", "127.0.0.1"), "1.2", "1.2.3", "1.2.4", 0, 1, "")
 
 
