@@ -52,7 +52,7 @@ class Sink(Protocol):
 
 
 class StoreHandler(Protocol):
-    """What the SCP asks of whoever stores. Called from many threads at once."""
+    """What the SCP asks of the room that stores. Called from many threads at once."""
 
     def refuse_association(self) -> bool:
         """True where new associations must come back later (disk full, draining)."""
@@ -163,7 +163,7 @@ class Messages:
             case dimse.N_EVENT_REPORT_RSP if self._outbox and self._outbox.expects_answer:
                 return
             case other if other & dimse.RESPONSE:
-                raise ProtocolError("a response that nobody asked for", None)
+                raise ProtocolError("a response that was not asked for", None)
             case _:
                 message.status = Status.UNRECOGNIZED_OPERATION
         _ = request.message_id  # without it there is nothing to answer: CommandError

@@ -1,7 +1,7 @@
 """Listens, and gives each connection a thread and an `Acceptor`; limits how many, in all and from one peer.
 
 A connection first counts as unspoken, then, once its request is accepted, as an association, and holds its place
-until its socket is closed. So the number of threads is bounded whatever connects.
+until its socket is closed. So the number of threads is bounded, however many connect.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class AssociationServer:
         return listening and not self._stopping.is_set() and all(thread.is_alive() for thread in self._accepting)
 
     def bind(self) -> None:
-        """Take the addresses; nobody is answered yet. Raises OSError (certificate), AddressError."""
+        """Take the addresses; no caller is answered yet. Raises OSError (certificate), AddressError."""
         node = self._settings().node
         if node.tls:
             self._certificates.context(node.tls)

@@ -60,7 +60,7 @@ def sop_uids(head: bytes | bytearray, transfer_syntax: str) -> SopUids:
 
 
 def _inflate(head: bytes | bytearray) -> bytes:
-    """At most `MOST` bytes, whatever the deflated ones promise (PS3.5 annex A.5)."""
+    """At most `MOST` bytes, however many the deflated ones promise (PS3.5 annex A.5)."""
     try:
         return inflater_for(bytes(head[:2])).decompress(head, MOST)
     except zlib.error:

@@ -66,7 +66,7 @@ def has_preamble(head: bytes) -> bool:
 
 
 def file_meta_elements(stream: BinaryIO, start: int, size: int) -> dict[int, Element]:
-    """The elements of group 0002, whatever the group length says: real files have it wrong.
+    """The elements of group 0002. The group length alone does not end them: real files have it wrong.
 
     Some data sets begin with elements of that group as well. They begin where the group length says so, if the transfer
     syntax lies before, and where an element comes again.

@@ -95,7 +95,7 @@ def by_keyword(kind: str) -> dict[str, str]:
 
 
 def is_standard(uid: str) -> bool:
-    """Whether PS3.6 lists a UID, of whatever kind."""
+    """Whether PS3.6 lists a UID, of any kind."""
     return uid in UID_dictionary
 
 

@@ -1,4 +1,4 @@
-"""What forward asks of a way to a destination, whatever the protocol. `dimse` is the one that exists."""
+"""What forward asks of a way to a destination, in any protocol. `dimse` is the one that exists."""
 
 from __future__ import annotations
 

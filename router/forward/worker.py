@@ -135,7 +135,7 @@ class Worker(threading.Thread):
             self._circuit.failed("no answer to C-ECHO")
 
     def _deliver_all(self, destination: DestinationSettings, deliveries: list[Delivery]) -> None:
-        """Try one after the other; what was not tried is given back, whatever happens."""
+        """Try one after the other; what was not tried is given back in any case."""
         wanted = [(d.instance.sop_class, d.instance.transfer_syntax) for d in deliveries]
         noted: list[Future[bool]] = []
         back: list[Future[bool]] = []
