@@ -23,8 +23,8 @@ from router.spool import agrees
 
 CHUNK = 128 * 1024
 """Bytes read at a time: a buffer that the processor's cache holds, and that the C library has at hand."""
-Transcode = Callable[[Instance, Path, str], tuple[Path, int, int]]
-"""Instance, its blob and a native transfer syntax (or OWN_SYNTAX: padded) to (path, offset, size) of a lossless copy.
+Transcode = Callable[[Instance, Path, str], StoredFile]
+"""Instance, its blob and a native transfer syntax (or OWN_SYNTAX: padded) to a lossless copy.
 Raises ValueError, and OSError where there is no room for one."""
 
 
@@ -115,19 +115,17 @@ def _sendable(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple
         return Outcome(Fate.FEW, f"no acceptable presentation context for {instance.sop_class} in {syntax}")
     if taken != syntax:
         try:
-            path, offset, size = transcode(instance, delivery.path, taken)
+            file = transcode(instance, delivery.path, taken)
         except ValueError as error:
             refused = f"only {taken} was accepted and not {syntax}; transcoding is not possible: {error}"
             return Outcome(Fate.FEW, refused, sign=Sign.OURS)
         except OSError as error:
             _raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a native copy cannot be made", sign=Sign.OURS)
-        file = replace(file, path=path, offset=offset, size=size, transfer_syntax=taken)
         notes = (f"transcoded without loss to {taken}",)
     elif file.size % 2 and syntax != DEFLATED:  # a deflated stream is padded behind its end (PS3.5 §A.5)
         try:
-            path, offset, size = transcode(instance, delivery.path, OWN_SYNTAX)
-            file, notes = replace(file, path=path, offset=offset, size=size), ("values of odd length padded",)
+            file, notes = transcode(instance, delivery.path, OWN_SYNTAX), ("values of odd length padded",)
         except ValueError:
             pass  # its odd values cannot be found
         except OSError as error:

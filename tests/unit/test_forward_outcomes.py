@@ -112,10 +112,11 @@ def test_a_copy_is_made_once_for_each_syntax(tmp_path: Path) -> None:
     copies = Copies(transcoder, enough)
     for syntax in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2"):
         for _ in range(2):
-            path, offset, size = copies.get(INSTANCE, blob, syntax)
-            assert path.read_bytes()[offset : offset + size] == b"native" + syntax.encode()
-            assert offset + size == path.stat().st_size
-            assert path.stat().st_mode & 0o777 == 0o600
+            copy = copies.get(INSTANCE, blob, syntax)
+            assert (copy.sop_class, copy.sop_instance, copy.transfer_syntax) == ("1.2", "1.2.3", syntax)
+            assert copy.path.read_bytes()[copy.offset : copy.offset + copy.size] == b"native" + syntax.encode()
+            assert copy.offset + copy.size == copy.path.stat().st_size
+            assert copy.path.stat().st_mode & 0o777 == 0o600
     assert len(transcoder.calls) == 2
     assert files(tmp_path) == ["a.1.native", "a.2.native"]
 
