@@ -216,7 +216,9 @@ class AssociationServer:
         except Exception as error:
             log.error("association failed", peer=peer, error=where(error))
         finally:
-            self._forget(threading.current_thread(), sock)
+            sock.close()
+            with self._lock:
+                self._connections.pop(threading.current_thread(), None)
             self._places.leave(peer, admitted)
 
     def _handshake(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
@@ -271,11 +273,6 @@ class AssociationServer:
         self._turned_away.append(sock)
         while len(self._turned_away) > TURNED_AWAY:
             self._turned_away.popleft().close()
-
-    def _forget(self, thread: threading.Thread, sock: socket.socket) -> None:
-        sock.close()
-        with self._lock:
-            self._connections.pop(thread, None)
 
 
 class _Reserve:
