@@ -20,8 +20,7 @@ from router.forward.outcomes import Fate, Outcome, Sign
 from router.forward.pool import Pool
 from router.observe import log, where
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
-from router.spool import BURIED as STATE_BURIED
-from router.spool import DONE, SKIPPED, Spool, SpoolError
+from router.spool import DeliveryState, Spool, SpoolError
 
 BATCH = 8
 """Deliveries that are claimed together."""
@@ -51,7 +50,7 @@ class Worker(threading.Thread):
         self._pool = Pool(circuit.hold)
         self._rests_until = 0.0
         self._stopping = threading.Event()
-        self._signal = spool.signal(name)
+        self._signal = spool.signals.of(name)
 
     @property
     def to(self) -> str:
@@ -83,7 +82,7 @@ class Worker(threading.Thread):
     def _turn(self) -> float | None:
         """Do what can be done; seconds to wait before the next turn (None: until something happens)."""
         destination = self._settings().destinations.get(self._to)
-        if destination is None or not destination.enabled or self._spool.destination_state(self._to).paused:
+        if destination is None or not destination.enabled or self._spool.destinations.state(self._to).paused:
             self._pool.release()
             return None
         self._circuit.heed()
@@ -96,9 +95,9 @@ class Worker(threading.Thread):
             if self._circuit.wait() > 0 or self._rests_until > time.monotonic():
                 return 0.0
         wait = self._circuit.wait()
-        deliveries = self._spool.claim_untried(self._to) if self._circuit.by_instances else []
+        deliveries = self._spool.deliveries.claim_untried(self._to) if self._circuit.by_instances else []
         if not deliveries and wait <= 0:
-            deliveries = self._spool.claim_deliveries(self._to, 1 if self._circuit.is_open else BATCH)
+            deliveries = self._spool.deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH)
         if deliveries:
             self._deliver_all(destination, deliveries)
             return 0.0
@@ -116,7 +115,7 @@ class Worker(threading.Thread):
                 self._pool.release()
             else:
                 waits.append(left)
-        due = self._spool.next_due(self._to)
+        due = self._spool.deliveries.next_due(self._to)
         if due is not None:
             waits.append(max(0.05, due))
         return min(min(waits), 3600.0) if waits else None
@@ -151,7 +150,7 @@ class Worker(threading.Thread):
         finally:
             # One that has failed before gets a time, so that it comes after those that were never tried (`ready_at` 0).
             left = deliveries[len(noted) :]
-            back += [self._spool.retry_delivery(d, min(d.tries, 1), "", tried=False) for d in left]
+            back += [self._spool.deliveries.retry(d, min(d.tries, 1), "", tried=False) for d in left]
         for future in noted + back:
             future.result()
         if back:
@@ -160,14 +159,14 @@ class Worker(threading.Thread):
     def _has_changed(self, destination: DestinationSettings) -> bool:
         """Whether a person has paused the destination or changed its settings."""
         now = self._settings().destinations.get(self._to)
-        return now != destination or self._spool.destination_state(self._to).paused
+        return now != destination or self._spool.destinations.state(self._to).paused
 
     def _deliver(
         self, destination: DestinationSettings, delivery: Delivery, wanted: list[tuple[str, str]]
     ) -> Future[bool] | None:
         """Try one delivery; the note of what came of it, or None when it could not be tried."""
         if came_from(delivery, destination):
-            return self._spool.close_delivery(delivery, SKIPPED, "came from there")
+            return self._spool.deliveries.close(delivery, DeliveryState.SKIPPED, "came from there")
         try:
             sender = self._pool.get(destination, self._settings().calling_ae(destination), wanted)
         except ConnectError as error:
@@ -182,7 +181,7 @@ class Worker(threading.Thread):
         try:
             outcome = attempt(
                 delivery, sender, self._transcode,
-                lambda: self._spool.known_digests(self._to, delivery.instance.sop_instance),
+                lambda: self._spool.deliveries.known_digests(self._to, delivery.instance.sop_instance),
             )  # fmt: skip
         except OwnLimitError as error:
             self._rest_for_want(str(error))
@@ -208,7 +207,7 @@ class Worker(threading.Thread):
     ) -> Future[bool]:
         about = {"instance": delivery.instance.id, "destination": self._to}
         if outcome.fate is Fate.DONE:
-            future = self._spool.close_delivery(delivery, DONE, outcome.reason, outcome.status)
+            future = self._spool.deliveries.close(delivery, DeliveryState.DONE, outcome.reason, outcome.status)
             self._circuit.succeeded()
             DELIVERED.labels(self._to).inc()
             log.info(
@@ -220,11 +219,11 @@ class Worker(threading.Thread):
         if after is None:
             BURIED.labels(self._to).inc()
             log.error("buried", **about, reason=outcome.reason, tries=delivery.tries + 1)
-            return self._spool.close_delivery(delivery, STATE_BURIED, outcome.reason, outcome.status)
+            return self._spool.deliveries.close(delivery, DeliveryState.BURIED, outcome.reason, outcome.status)
         RETRIED.labels(self._to).inc()
         log.warning("not delivered", **about, reason=outcome.reason, tries=delivery.tries + 1, again_in_s=round(after))
         buriable = outcome.fate is Fate.FEW and not opened
-        return self._spool.retry_delivery(delivery, after, outcome.reason, outcome.status, buriable=buriable)
+        return self._spool.deliveries.retry(delivery, after, outcome.reason, outcome.status, buriable=buriable)
 
     def _next_try(
         self, destination: DestinationSettings, delivery: Delivery, outcome: Outcome, opened: bool
