@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from router.association.acceptor import Refusal, refusal
 from router.association.connecting import ConnectKind
 from router.association.negotiation import parse_request
+from router.association.refusing import Refusal, refusal
 from router.association.server import AssociationServer
 from router.config.settings import Accept, ClientTls, ServerTls
 from router.dicom.uids import IMPLICIT
@@ -61,7 +61,7 @@ def test_a_refusal_has_its_code_and_says_why(
 ) -> None:
     found = refusal(parse_request(memoryview(sent)[6:]), node(**settings), "127.0.0.1")
     assert isinstance(found, Refusal)
-    assert (found.result, found.source, found.reason) == code
+    assert found.code.value == code
     assert words in found.why
 
 
