@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from router.spool.transactions import LEASE
+from router.spool.claims import LEASE
 
 from router.config.settings import SpoolSettings
 from router.forward.circuit import Circuit
