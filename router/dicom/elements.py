@@ -109,7 +109,10 @@ def items(stream: BinaryIO, start: int, end: int, coding: Coding) -> Iterator[El
     """
     position = start
     while end - position >= 8:
-        group, number, length = _HEADER[coding.order].unpack(_read(stream, position, 8))
+        head = _read(stream, position, 8)
+        if len(head) < 8:  # what is called a sequence may be pixels that are cut
+            raise UnparseableError("the data set ends within an element")
+        group, number, length = _HEADER[coding.order].unpack(head)
         tag, position = group << 16 | number, position + 8
         if tag == SEQUENCE_END:
             return
