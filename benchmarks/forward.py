@@ -28,7 +28,7 @@ from router.config.settings import DestinationSettings
 from router.flow import Caller, Instance
 from router.forward.delivery import fault
 from router.pixels.wrap import wrap_image
-from tests.acceptance.peers import DCMTK, free_port, process
+from tests.peers import DCMTK, free_port, process
 
 COUNT = 40
 Sender = Callable[[Path, int], None]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.measure import cpu_seconds, memory_mb, report
 from benchmarks.routers import ours
-from tests.acceptance.peers import free_port
+from tests.peers import free_port
 
 COUNTS = (0, 1, 10, 50, 200)
 

@@ -24,7 +24,7 @@ from xxhash import xxh3_128
 
 from benchmarks.measure import Spread, cpu_seconds, report
 from router.pixels.wrap import wrap_image
-from tests.acceptance.peers import DCMTK, free_port, process
+from tests.peers import DCMTK, free_port, process
 
 COUNT = 30
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,10 @@ def opened(folder: Path, database: str, **settings: float) -> Iterator[Spool]:
         spool.close()
 
 
+def _opened_and_closed(path: Path, database: str) -> None:
+    open_spool(SpoolSettings(path=path, database=database, reserve=0)).close()
+
+
 def seconds(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
@@ -137,12 +142,12 @@ def expiry(spool: Spool, base: int) -> dict[str, Any]:
     """Half of the records are to go while instances come: how many go in a minute, and what those who store wait."""
 
     def receive(until: Callable[[], bool]) -> list[float]:
-        taken = []
+        taken: list[float] = []
         while not until():
             blob = spool.intake.begin(b"")
             blob.write(memoryview(b"x" * 1000))
             blob.seal()
-            taken.append(1000 * seconds(lambda blob=blob: spool.intake.accept(blob, instance(base + len(taken), blob))))
+            taken.append(1000 * seconds(partial(spool.intake.accept, blob, instance(base + len(taken), blob))))
             time.sleep(0.02)
         return sorted(taken)
 
@@ -215,8 +220,7 @@ def main() -> None:
                 {which: commands(folders[which], where[which][1], where[which][0]) for which in names}, options.runs
             )
             print("measured", flush=True)
-        table["start_ms"] = {which: 1000 * seconds(lambda w=which: open_spool(
-            SpoolSettings(path=where[w][0], database=where[w][1], reserve=0)).close()) for which in names}  # fmt: skip
+        table["start_ms"] = {which: 1000 * seconds(partial(_opened_and_closed, *where[which])) for which in names}
         with opened(*where["a year"], keep_records=182 * DAY, keep=365 * DAY) as full:
             table |= expiry(full, 2 * 10**9)
     report("year", table, options.json)

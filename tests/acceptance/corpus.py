@@ -24,7 +24,7 @@ from router.dicom.uids import BIG_ENDIAN, EXPLICIT, IMPLICIT
 from router.flow import StoredFile
 from router.model.card import save_random_model
 from router.pixels.even import even_out
-from tests.acceptance.peers import NodeUnderTest
+from tests.peers import NodeUnderTest
 
 EXPECTED = {"decodes": "decoded", "no-pixels": "none", "bury": "undecodable"}
 """The manifest's `expect` of sound instances as the spool's `pixels`."""

@@ -16,10 +16,10 @@ from router.association.dimse import Status
 from router.commands.send_files import read_meta
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import database, node_as_destination, quick_node, settled, store
-from tests.acceptance.peers import NodeUnderTest, wait_for
 from tests.chaos.kills import quiet
 from tests.chaos.traffic import Sinks
 from tests.faults import FAULTS, LOG, Fault, FaultyDisk
+from tests.peers import NodeUnderTest, wait_for
 
 pytestmark = pytest.mark.compiler
 

@@ -19,7 +19,7 @@ from router.model.card import Card
 from router.node import control
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import database, node_as_destination, settled, store
-from tests.acceptance.peers import NodeUnderTest, wait_for
+from tests.peers import NodeUnderTest, wait_for
 from tests.unit.stubborn import save_stubborn_model
 
 RULES = "rules: [{name: spine, when: {class: spine}, send: spine-ai}]\notherwise: {send: catch-all}\n"

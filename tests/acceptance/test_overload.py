@@ -21,10 +21,10 @@ from router.association.requestor import ConnectError, connect
 from router.config.settings import ClientTls, DestinationSettings
 from router.flow import StoredFile
 from tests.acceptance.corpus import node_as_destination, quick_node, rows, settled
-from tests.acceptance.peers import NodeUnderTest, free_port, wait_for
 from tests.acceptance.siege import Watch, proportional_memory
 from tests.acceptance.small import instance_file, instance_files, store_all
 from tests.chaos.traffic import SOP_CLASS, SYNTAX, Sinks
+from tests.peers import NodeUnderTest, free_port, wait_for
 from tests.unit.test_acceptor_limits import make_identity
 
 PROBES = 10_000

@@ -15,7 +15,7 @@ from pydicom.uid import JPEG2000Lossless
 
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import described, node_as_destination, quick_node, store
-from tests.acceptance.peers import NodeUnderTest, free_port, http, storescp, wait_for
+from tests.peers import NodeUnderTest, free_port, http, storescp, wait_for
 
 pytestmark = pytest.mark.dcmtk
 MARKED = (

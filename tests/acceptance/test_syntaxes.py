@@ -35,7 +35,7 @@ from tests.acceptance.corpus import (
     store,
 )
 from tests.acceptance.made import make
-from tests.acceptance.peers import DCMTK, dcmsend, free_port, http, orthanc, storescp, wait_for
+from tests.peers import DCMTK, dcmsend, free_port, http, orthanc, storescp, wait_for
 
 pytestmark = [
     pytest.mark.shared,
@@ -82,7 +82,8 @@ def send_by_dcmtk(port: int, paths: list[Path], native: dict[str, list[Path]]) -
     """dcmsend brings everything native to Explicit VR Little Endian; storescu can be told to leave it as it is."""
     dcmsend(port, "--no-halt", "--decompress-never", *paths, check=False)
     for option, group in native.items():
-        command = [DCMTK / "storescu", option, "-aet", "DCMSEND", "-aec", "ROUTER", "127.0.0.1", str(port), *group]
+        command: list[str | Path] = [DCMTK / "storescu", option, "-aet", "DCMSEND", "-aec", "ROUTER"]
+        command += ["127.0.0.1", str(port), *group]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
 

@@ -33,10 +33,10 @@ from router.flow import StoredFile
 from router.forward.worker import BATCH
 from router.spool.claims import LEASE
 from tests import postgres
-from tests.acceptance.peers import NodeUnderTest, listening, wait_for
 from tests.chaos import traffic
 from tests.chaos.history import Crash, Sent, Verdict, judge, total
 from tests.chaos.kills import ROWS, STUB, Life, as_rows, descendants, has_blob, quiet
+from tests.peers import NodeUnderTest, listening, wait_for
 
 KINDS = {"node": 5, "inference": 1, "worker": 1, "server": 2, "connections": 1, "stall": 3}
 """What fails, and how often: a process is killed; the server is stopped at once and started; its connections are

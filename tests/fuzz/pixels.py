@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args
+from typing import Any, cast, get_args
 
 from router.flow import PixelState, Seen
 from router.inference.messages import pack, unpack
@@ -43,7 +43,7 @@ class Pixels:
     def __call__(self, data: bytes) -> None:
         self._path.write_bytes(data)
         answer = self._ask({"op": "render", "path": str(self._path), "tags": sorted(TAGS)})
-        seen = unpack(answer["seen"])
+        seen = unpack(cast("dict[str, Any]", answer["seen"]))
         if seen.pixels not in get_args(PixelState):
             raise WrongError("a state that has no name")
         if seen.pixels != "decoded" and not seen.reason:

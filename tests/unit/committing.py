@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -137,14 +137,14 @@ def call_with_report(
     entity = AE(calling_ae)
     entity.add_requested_context(COMMITMENT, [IMPLICIT])
     roles = [build_role(COMMITMENT, scp_role=True)] if role else []
-    association = entity.associate(LOOPBACK, port, ext_neg=roles, ae_title="ROUTER")
+    association = entity.associate(LOOPBACK, port, ext_neg=[*roles], ae_title="ROUTER")
     if not association.is_established:
         return None
     if role:
         assert association.accepted_contexts[0].as_scp
     status, _ = association.send_n_event_report(information, event_type, COMMITMENT, PUSH)
     association.release()
-    return status.get("Status")
+    return cast("int | None", status.get("Status"))
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Modality:
     def listening(self, port: int = 0) -> Iterator[Modality]:
         entity = AE(self.name)
         entity.add_supported_context(COMMITMENT, list(self.syntaxes), scu_role=False, scp_role=True)
-        handlers = [(evt.EVT_N_EVENT_REPORT, self._reported)]
+        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self._reported)]
         server: Any = entity.start_server((LOOPBACK, port), block=False, evt_handlers=handlers)
         self.own_port = server.server_address[1]
         try:
@@ -182,7 +182,7 @@ class Modality:
     def associated(self, port: int) -> Iterator[Any]:
         entity = AE(self.name)
         entity.add_requested_context(COMMITMENT)
-        handlers = [(evt.EVT_N_EVENT_REPORT, self._reported)]
+        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self._reported)]
         association = entity.associate(LOOPBACK, port, ae_title="ROUTER", evt_handlers=handlers)
         try:
             yield association

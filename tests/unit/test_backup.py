@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -21,7 +20,7 @@ from router.commands.backup import BackupError, Restored, back_up, restore
 from router.commands.check_folder import inspect
 from router.config import Settings, load
 from router.spool import InstanceState, Spool, SpoolError, copying, open_spool
-from tests.unit.spooling import accept, decide, files, received, settings_of, stored
+from tests.unit.spooling import SEEN, accept, decide, decision, files, received, settings_of, stored
 
 CONFIG = """
 node: {{ae_title: ROUTER}}
@@ -75,7 +74,7 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_it(
             accept(spool, b"soon gone", uid=f"3.{len(came)}")
             for claim in spool.decisions.claim(40):
                 if claim.instance.sop_instance.startswith("3."):
-                    spool.decisions.record(claim, *_nothing_to_do(), {}).result()
+                    spool.decisions.record(claim, SEEN, decision(), {}).result()
                 else:
                     spool.decisions.release(claim).result()
             spool.orders.wipe()
@@ -100,12 +99,6 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_it(
             assert new.blob(one).read_bytes() == spool.blob(one).read_bytes()
     finally:
         new.close()
-
-
-def _nothing_to_do() -> Any:
-    from tests.unit.spooling import SEEN, decision
-
-    return SEEN, decision()
 
 
 def test_what_is_in_a_backup_comes_back(spool: Spool, settings: Settings, tmp_path: Path) -> None:
@@ -244,7 +237,7 @@ def without_deliveries(backup: Path) -> None:
         database.execute("DROP TABLE delivery")
 
 
-WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a spool is there": (
         lambda folder: (folder / "restored" / "blobs").mkdir(parents=True),
         "never writes over a spool",
@@ -303,6 +296,7 @@ def test_a_restore_that_was_cut_short_is_no_spool(
     assert restore(tmp_path / "backup", new, quiet).undecided == 1
 
 
+@pytest.mark.slow
 @pytest.mark.postgresql
 def test_a_backup_beside_a_dump(postgresql: Callable[[], str], tmp_path: Path) -> None:
     """The database is the server's to back up; blobs are checked against what was put back there."""

@@ -191,7 +191,7 @@ def test_what_an_archive_is_asked_has_its_time_whatever_the_clock_says(
     hands.turn(10)
     spool.decisions.claim(0)
     (before_it,), (after,) = work.pending(due), work.pending(held)
-    assert [hands.at - row.asked_at for row in (before_it, after)] == [10, 10]
+    assert [hands.at - float(row.asked_at or 0) for row in (before_it, after)] == [10, 10]
     hands.turn(300)
     again, other = work.claim(()), work.claim(())
     assert again is not None

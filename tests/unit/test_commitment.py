@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from pydicom.uid import UID
 
 from router.config.settings import ReportTo
 from router.spool import DeliveryState
@@ -121,9 +122,9 @@ def test_off_without_an_archive_and_for_whom_no_line_names(
         assert not refused(node.port)
         on = node.current
         pacs = on.destinations["pacs"]
-        for changes in ({"archive": False}, {"enabled": False}):
-            node.current = replace(on, destinations={"pacs": replace(pacs, **changes)})
-            assert refused(node.port), changes
+        for changed in (replace(pacs, archive=False), replace(pacs, enabled=False)):
+            node.current = replace(on, destinations={"pacs": changed})
+            assert refused(node.port), changed
         for accept in (None, (replace(on.node.accept[0], commitment=None),)):  # type: ignore[index]
             node.current = replace(on, node=replace(on.node, accept=accept))
             assert refused(node.port), accept
@@ -373,6 +374,6 @@ def test_an_instance_cannot_be_stored_as_a_commitment(modality: Modality, archiv
         instance = Dataset()
         instance.SOPClassUID, instance.SOPInstanceUID = COMMITMENT, "1.2"
         instance.file_meta = Dataset()  # type: ignore[assignment]
-        instance.file_meta.TransferSyntaxUID = IMPLICIT
+        instance.file_meta.TransferSyntaxUID = UID(IMPLICIT)
         instance.ensure_file_meta()
         assert association.send_c_store(instance).Status == 0x0122

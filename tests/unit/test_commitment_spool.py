@@ -139,7 +139,10 @@ def test_what_is_there_under_a_uid(spool: Spool) -> None:
         spool.deliveries.close(delivery, DeliveryState.DONE).result()
     newest, oldest = spool.commitments.places(["1.1", "1.7"])["1.1"]
     assert (newest.is_decided, newest.deliveries) == (False, {})
-    assert (oldest.is_decided, oldest.deliveries) == (True, {"pacs": {DeliveryState.DONE}, "ai": {DeliveryState.OPEN}})
+    assert (oldest.is_decided, dict(oldest.deliveries)) == (
+        True,
+        {"pacs": frozenset({DeliveryState.DONE}), "ai": frozenset({DeliveryState.OPEN})},
+    )
     assert newest.digest != oldest.digest
     assert isinstance(newest, Place)
 

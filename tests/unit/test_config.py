@@ -376,6 +376,7 @@ def test_units(parse: object, text: str, value: object) -> None:
     assert parse(text) == value
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(max_size=30))
 def test_no_text_breaks_a_parser(text: str) -> None:

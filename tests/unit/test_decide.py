@@ -91,6 +91,7 @@ tables = st.builds(RuleTable, st.lists(rules, max_size=4).map(tuple), st.builds(
 switches = st.frozensets(st.sampled_from("abcd"))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(tables, instances, seens, switches, st.booleans())
 def test_every_instance_gets_one_decision_that_never_changes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from random import Random
 
@@ -78,7 +79,7 @@ def number(random: Random) -> c.Comparison:
     return c.Comparison(random.choice(sorted(c.OPERATORS)), random.choice(NUMBERS))
 
 
-LEAVES = [
+LEAVES: list[Callable[[Random], c.Condition]] = [
     lambda random: c.ClassIs(frozenset(random.sample(NAMES, random.randint(1, 2)))),
     lambda random: c.TopIs(frozenset(random.sample(CLASSES[:3], random.randint(1, 2)))),
     lambda random: c.Novel(random.random() < 0.5),

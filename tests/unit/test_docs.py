@@ -33,7 +33,7 @@ def log_events() -> set[str]:
                 and node.func.attr in ("debug", "info", "warning", "error")
             ):
                 assert isinstance(node.args[0], ast.Constant), f"{path}:{node.lineno}: an event must be a plain text"
-                found.add(node.args[0].value)
+                found.add(str(node.args[0].value))
     return found
 
 

@@ -38,7 +38,7 @@ def test_a_batch_goes_on_one_association_and_is_then_released(tmp_path: Path) ->
         assert [one.sop_instance for one in peer.stored] == [one.sop_instance for one in instances]
         assert {one.data for one in peer.stored} == {b"x" * 40_002}
         assert all(row.tries == 1 and row.status == 0 for row in stage.rows())
-        assert stage.spool.views.instance(instances[0].id).state == "finished"  # type: ignore[index]
+        assert stage.spool.views.instance(instances[0].id).state == "finished"  # type: ignore[union-attr]
 
 
 def test_the_next_is_not_begun_before_what_came_of_the_last_is_written(
@@ -173,11 +173,11 @@ def test_a_refusal_is_tried_a_few_times_and_buried(tmp_path: Path, status: int) 
         (instance,) = stage.owe("dest")
         (row,) = stage.until("buried")
         assert (row.tries, row.buriable_tries, row.status) == (5, 4, status)
-        assert f"0x{status:04X}" in row.reason
+        assert f"0x{status:04X}" in str(row.reason)
         assert len(stage.events("buried")) == 1
         assert len(peer.stored) == 5
         assert not stage.is_open()  # one instance is no destination
-        assert stage.spool.views.instance(instance.id).state == "decided"  # type: ignore[index]
+        assert stage.spool.views.instance(instance.id).state == "decided"  # type: ignore[union-attr]
         peer.status = lambda _: 0
         assert stage.spool.orders.retry_now([row.id], "a person") == 1
         stage.until("done")
@@ -188,7 +188,7 @@ def test_give_up_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         stage.owe("dest")
         (row,) = stage.until("buried")
         assert row.tries > 1
-        assert "0xA700" in row.reason
+        assert "0xA700" in str(row.reason)
 
 
 def test_an_abort_by_one_instance_counts_against_that_instance(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_an_abort_by_one_instance_counts_against_that_instance(tmp_path: Path) -
         wait_for(lambda: stage.rows()[0].tries > 3)
         row = stage.rows()[0]
         assert (row.state, row.buriable_tries) == ("open", 0)
-        assert "abort" in row.reason
+        assert "abort" in str(row.reason)
         assert not stage.events("circuit opened")
         poison.clear()
         stage.until("done", 11)
@@ -246,7 +246,7 @@ def test_a_blob_that_has_changed_is_buried_and_never_sent(tmp_path: Path, change
         stage.start()
         stage.until("done")
         rows = stage.until("buried", 4)
-        assert all("digest" in row.reason and row.tries == 1 for row in rows)
+        assert all("digest" in str(row.reason) and row.tries == 1 for row in rows)
         assert len(peer.stored) == 1
         assert not stage.events("circuit opened")  # it is our disk and not the destination
 
@@ -259,7 +259,7 @@ def test_a_blob_that_is_gone_is_buried_and_no_failure_of_the_destination(tmp_pat
             stage.spool.blob(instance.id).unlink()
         stage.start()
         rows = stage.until("buried", 4)
-        assert all("the blob is gone" in row.reason for row in rows)
+        assert all("the blob is gone" in str(row.reason) for row in rows)
         assert not stage.events("circuit opened")
         assert not peer.stored
 
@@ -296,7 +296,7 @@ def test_a_duplicate_of_another_version_is_buried(tmp_path: Path) -> None:
         (row,) = stage.until("buried")
         assert row.status == 0x0111
         assert row.tries == 1
-        assert "another version" in row.reason
+        assert "another version" in str(row.reason)
 
 
 def test_what_came_from_there_is_skipped(tmp_path: Path) -> None:
@@ -362,8 +362,8 @@ def test_a_refused_syntax_is_sent_as_a_copy(tmp_path: Path) -> None:
         stage.owe("dest")
         first, second = stage.until("done", 2)
         assert [one.data for one in peer.stored] == [b"native", b"data set"]
-        assert "transcoded" in first.reason
-        assert EXPLICIT in first.reason
+        assert "transcoded" in str(first.reason)
+        assert EXPLICIT in str(first.reason)
         assert not second.reason
         assert copier.calls == 1
 
@@ -384,7 +384,7 @@ def test_a_copy_that_ends_too_soon_ends_the_association(tmp_path: Path) -> None:
         stage.until("done", 2)
         wait_for(lambda: stage.rows()[0].tries)
         row = stage.rows()[0]
-        assert (row.state, row.status, "shorter" in row.reason) == ("open", None, True)
+        assert (row.state, row.status, "shorter" in str(row.reason)) == ("open", None, True)
         assert [one.data for one in peer.stored] == [bytes(600)] * 2
         assert not stage.events("circuit opened")
 
@@ -394,7 +394,7 @@ def test_a_copy_that_cannot_be_made_is_buried_after_few_tries(tmp_path: Path) ->
     with Peer(choose=native_only) as peer, forwarding(tmp_path, peer, transcode=copier) as stage:
         stage.owe("dest", transfer_syntax=J2K, count=4)
         rows = stage.until("buried", 4)
-        assert all(row.tries == 5 and "the pixels differ" in row.reason for row in rows)
+        assert all(row.tries == 5 and "the pixels differ" in str(row.reason) for row in rows)
         assert not peer.stored
         assert not stage.events("circuit opened")
 
@@ -422,8 +422,8 @@ def test_no_context_names_class_and_syntax(tmp_path: Path) -> None:
         stage.owe("dest", transfer_syntax=J2K)
         (row,) = stage.until("buried")
         assert row.tries == 5
-        assert DX in row.reason
-        assert J2K in row.reason
+        assert DX in str(row.reason)
+        assert J2K in str(row.reason)
         assert not peer.stored
 
 
@@ -448,5 +448,5 @@ def test_an_unforeseen_failure_is_counted_and_gives_back_the_rest(tmp_path: Path
         stage.start()
         stage.until("done", 5)
         (row,) = stage.until("buried")
-        assert "RuntimeError" in row.reason
-        assert "unforeseen" not in row.reason
+        assert "RuntimeError" in str(row.reason)
+        assert "unforeseen" not in str(row.reason)

@@ -229,11 +229,11 @@ def test_what_was_not_tried_waits_for_the_first_time_only_where_instances_opened
 def test_opened_by_the_connection_and_closed_by_an_answer(spool: Spool, clock: Clock) -> None:
     one = circuit(spool)
     one.failed("cannot connect")
-    assert not one.by_instances
+    by_instances = [one.by_instances]
     clock.now += 2
     assert one.wait() == 0.0
     assert one.attempt_failed("a", ENDED)
-    assert one.by_instances
+    assert [*by_instances, one.by_instances] == [False, True]
     clock.now += 4
     assert one.wait() == 0.0
     assert not one.attempt_failed("b", REFUSED)
@@ -243,10 +243,10 @@ def test_opened_by_the_connection_and_closed_by_an_answer(spool: Spool, clock: C
 def test_changed_settings_are_tried_at_once(spool: Spool, clock: Clock) -> None:
     one = circuit(spool)
     one.hurry()
-    assert not one.is_open
+    was_open = one.is_open
     one.failed("cannot connect", for_good=True)
     one.hurry()
-    assert one.is_open
+    assert (was_open, one.is_open) == (False, True)
     assert one.wait() == 0.0
 
 

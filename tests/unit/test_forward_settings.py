@@ -10,7 +10,7 @@ import pytest
 
 from router.spool import SpoolError
 from tests.unit.forwarding import Stage, forwarding, quick, slow
-from tests.unit.peer import Peer, Stored, Talk, wait_for
+from tests.unit.peer import Peer, Stored, Talk, silent_until_closed, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_a_dead_and_a_silent_destination_do_not_delay_a_third(tmp_path: Path) ->
     """PEERS 1, 3: the third has everything while the second has not yet been given up waiting for."""
     with Peer() as dead:
         pass
-    silent, good = Peer(lambda talk: talk.until_closed() and None), Peer()
+    silent, good = Peer(silent_until_closed), Peer()
     with silent, good, forwarding(tmp_path, dead, silent, good, start=False) as stage:
         stage.destinations["dest2"] = silent.destination(name="dest2", connect_timeout=60.0)
         stage.owe("dest", "dest2", "dest3", count=30)

@@ -16,7 +16,7 @@ from router.cli import check
 from router.config import Settings, load, shipped
 from router.config.settings import SpoolSettings
 from router.node.control import ControlServer
-from tests.acceptance.peers import free_port
+from tests.peers import free_port
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from router.node.control import NoNodeError, ask
 from router.node.node import Node
 from router.pixels.wrap import wrap_image
 from router.spool import InstanceRow, SpoolError, open_spool, read_spool
-from tests.acceptance.peers import free_port
+from tests.peers import free_port
 
 pytestmark = pytest.mark.slow
 

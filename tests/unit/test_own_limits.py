@@ -135,7 +135,7 @@ def failing(times: int, error: Exception, then: Callable[..., Any]) -> Callable[
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(connecting.socket, "create_connection"), (connecting.socket, "getaddrinfo"), (delivery, "fault")],
+    [(socket, "create_connection"), (socket, "getaddrinfo"), (delivery, "fault")],
 )
 def test_it_is_no_try_and_opens_no_circuit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
@@ -158,7 +158,7 @@ def test_it_is_no_try_and_opens_no_circuit(
 
 def test_a_connection_says_so_and_not_that_the_peer_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     with Peer() as peer:
-        monkeypatch.setattr(connecting.socket, "create_connection", failing(1, NONE_LEFT, socket.create_connection))
+        monkeypatch.setattr(socket, "create_connection", failing(1, NONE_LEFT, socket.create_connection))
         error = refused(peer)
     assert error.kind is ConnectKind.OURS
     assert "LimitNOFILE" in error.reason

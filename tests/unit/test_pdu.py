@@ -18,6 +18,7 @@ from router.association.dimse import CommandError, decode_command, encode_comman
 from router.association.negotiation import (
     AgreedContext,
     ProposedContext,
+    Result,
     accepted,
     answer,
     associate_ac,
@@ -244,11 +245,12 @@ def test_the_answer_is_what_pynetdicom_reads() -> None:
     decoded.decode(ours)
     assert decoded.encode() == ours
     assert [(c.context_id, c.result) for c in decoded.presentation_context] == [(1, 0), (3, 3), (5, 4)]
+    assert decoded.user_information is not None
     assert decoded.user_information.maximum_length == 131072
     assert decoded.user_information.implementation_class_uid == IMPLEMENTATION_UID
     assert decoded.user_information.implementation_version_name == IMPLEMENTATION_VERSION
     assert decoded.user_information.async_ops_window is None
-    assert accepted(agreed) == {1: AgreedContext(1, VERIFICATION, 0, IMPLICIT)}
+    assert accepted(agreed) == {1: AgreedContext(1, VERIFICATION, Result.ACCEPTED, IMPLICIT)}
 
 
 @pytest.mark.parametrize(

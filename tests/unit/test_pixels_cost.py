@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
+from pydicom.uid import UID
 
 from router.dicom import uids
 from router.dicom.uids import EXPLICIT
@@ -104,7 +105,7 @@ def test_render_gives_up_before_it_decodes_and_does_not_where_it_has_patience(tm
     )
     data.PixelData = encapsulate([bytes(stream)])
     data["PixelData"].is_undefined_length, data["PixelData"].VR = True, "OB"
-    data.file_meta.TransferSyntaxUID = uids.JPEG_2000_LOSSLESS
+    data.file_meta.TransferSyntaxUID = UID(uids.JPEG_2000_LOSSLESS)
     data.save_as(path)
     with pytest.raises(ExpensiveError):
         render(path, MODEL_SIZE, frozenset(), patience=0.001)

@@ -20,7 +20,7 @@ from router.association.requestor import ConnectError, Requestor, connect
 from router.association.server import AssociationServer
 from router.config.settings import ClientTls, DestinationSettings, ServerTls
 from router.flow import StoredFile
-from tests.unit.peer import DX, EXPLICIT, IMPLICIT, J2K, UID, Peer, Talk, wait_for
+from tests.unit.peer import DX, EXPLICIT, IMPLICIT, J2K, UID, Peer, Talk, silent_until_closed, wait_for
 from tests.unit.receiving import BIG as BIG_ENDIAN
 from tests.unit.receiving import DEFLATED, INSTANCE, MemoryHandler, node, settings
 from tests.unit.test_acceptor_interop import part10
@@ -141,10 +141,10 @@ class Pynetdicom:
         for name, value in options.items():
             setattr(ae, name, value)
         for context in AllStoragePresentationContexts[:120]:
-            ae.add_supported_context(context.abstract_syntax, list(syntaxes) or [EXPLICIT, IMPLICIT])
+            ae.add_supported_context(str(context.abstract_syntax), list(syntaxes) or [EXPLICIT, IMPLICIT])
         ae.add_supported_context(DX, list(syntaxes) or [EXPLICIT, IMPLICIT])
         ae.add_supported_context("1.2.840.10008.1.1")
-        handlers = [
+        handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_RELEASED, lambda _: self.events.append("released")),
             (evt.EVT_ABORTED, lambda _: self.events.append("aborted")),
@@ -329,6 +329,6 @@ def test_tls_where_the_peer_speaks_none(pairs: tuple[Pair, Pair]) -> None:
 
     with Peer(plain) as peer:
         assert _refusal(peer.destination(tls=ClientTls(ca=theirs.certificate))).kind == "tls"
-    with Peer(lambda talk: talk.until_closed() and None) as peer:
+    with Peer(silent_until_closed) as peer:
         silent = peer.destination(tls=ClientTls(ca=theirs.certificate), connect_timeout=0.3)
         assert _refusal(silent).kind == "silent"

@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,19 @@ def test_file_then_name_then_folder_then_row_then_answer(spool: Spool, monkeypat
     assert steps == [f"fsync {size} bytes", "rename .part to .dcm", "fsync folder", "commit", "answer"]
 
 
-SYNCED = {
+SYNCED: dict[str, dict[str, object]] = {
     "sqlite": {"PRAGMA synchronous": 2, "PRAGMA journal_mode": "wal", "PRAGMA foreign_keys": 1},
     "postgresql": {"SHOW synchronous_commit": "on"},
 }
 
 
+def single(question: str, connection: sa.Connection) -> object:
+    return connection.exec_driver_sql(question).scalar_one()
+
+
 def test_a_commit_is_synced_and_the_keys_are_held(spool: Spool, database: str) -> None:
     for question, answer in SYNCED[database.partition(":")[0]].items():
-        assert spool.database.run(lambda c, q=question: c.exec_driver_sql(q).scalar_one()) == answer
+        assert spool.database.run(partial(single, question)) == answer
 
 
 def test_a_delivery_without_its_instance_is_refused(spool: Spool) -> None:

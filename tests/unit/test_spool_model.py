@@ -422,7 +422,7 @@ def test_spool_and_model_say_the_same(request: pytest.FixtureRequest, engine: st
         return SpoolMachine(request.getfixturevalue("postgresql")() if engine == "postgresql" else "sqlite")
 
     run_state_machine_as_test(
-        machine,
+        machine,  # type: ignore[arg-type]  # what makes one does as well
         settings=settings(
             max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),

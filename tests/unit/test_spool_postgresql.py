@@ -203,6 +203,7 @@ def sender(settings: SpoolSettings) -> Iterator[Callable[[], None]]:
     assert one.returncode == 0
 
 
+@pytest.mark.slow
 def test_work_that_another_process_makes_is_signalled(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a poll behind it, and nobody hears of what he did himself a second time."""
     spool = open_spool(settings)
@@ -219,6 +220,7 @@ def test_work_that_another_process_makes_is_signalled(settings: SpoolSettings, m
     spool.close()
 
 
+@pytest.mark.slow
 def test_who_does_not_hear_looks_by_itself(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.spool.watch.Watch._hear", lambda *_: None)
     monkeypatch.setattr("router.spool.watch.POLL", (0.05, 0.1))

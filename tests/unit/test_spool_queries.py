@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_every_statement_goes_by_an_index(settings: SpoolSettings) -> None:
     ours = {text: values for text, values in asked.items() if any(table in text for table in LARGE)}
     assert len(ours) > 25
     for statement, parameters in ours.items():
-        for line in spool.database.ask(lambda c, s=statement, p=parameters: plan_of(c, s, p)):
+        for line in spool.database.ask(partial(plan_of, statement=statement, parameters=parameters)):
             assert not any(scan in line for scan in scans()), (statement, line)
     spool.close()
 
@@ -106,12 +107,12 @@ def filled(spool: Spool, count: int) -> None:
     def fill(connection: sa.Connection) -> None:
         for kind, state in (("0", InstanceState.GONE), ("a", InstanceState.DECIDED)):
             connection.exec_driver_sql(instances.format(numbers, kind, which, kind, state))
-        for kind, to, state in (
+        for kind, to, owed in (
             ("0", "ai", DeliveryState.DONE),
             ("0", "other", DeliveryState.DONE),
             ("a", "down", DeliveryState.OPEN),
         ):
-            connection.exec_driver_sql(deliveries.format(numbers, kind, which, to, state))
+            connection.exec_driver_sql(deliveries.format(numbers, kind, which, to, owed))
         connection.exec_driver_sql(
             f"INSERT INTO event (at, kind, instance_id) {numbers} SELECT 1e12, 'same UID again', '0' || {which} FROM n"
         )
@@ -185,7 +186,10 @@ def test_on_postgresql_neither(postgresql: Callable[[], str], tmp_path: Path) ->
     finally:
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
     assert len(asked) > 15
-    read = {text: spool.database.run(lambda c, t=text, p=values: rows_read(c, t, p)) for text, values in asked.items()}
+    read = {
+        text: spool.database.run(partial(rows_read, statement=text, parameters=values))
+        for text, values in asked.items()
+    }
     assert {
         text: rows for text, rows in read.items() if rows > 700 and not any(sums in text for sums in SUMS)
     } == {}  # a page has at most 500
@@ -222,7 +226,7 @@ def test_a_statement_without_an_index_would_be_noticed(spool: Spool) -> None:
 def test_migrations_make_what_the_tables_say(spool: Spool) -> None:
     def differences(connection: sa.Connection) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        return compare_metadata(context, metadata)
+        return list(compare_metadata(context, metadata))
 
     assert spool.database.run(differences) == []
 

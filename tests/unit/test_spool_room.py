@@ -166,6 +166,7 @@ spool.close()
 """
 
 
+@pytest.mark.slow
 def test_a_node_starts_on_a_full_disk_delivers_and_makes_room(tmp_path: Path) -> None:
     """A real file system of 4 MiB, filled to the last block; killed, and started again."""
     (tmp_path / "mount").mkdir()

@@ -133,7 +133,7 @@ def test_a_destination_over_its_limit_is_buried_in_sight(spool: Spool) -> None:
     counts = spool.views.counts()
     assert (counts.open, counts.buried) == ({"slow-ai": 2, "other-ai": 3}, {"slow-ai": 1})
     (buried,) = spool.views.deliveries(states=(DeliveryState.BURIED,))
-    assert "limit" in buried.reason
+    assert "limit" in str(buried.reason)
     events = [one for one in spool.views.events() if one.kind == "buried"]
     assert [(one.destination, one.instance_id) for one in events] == [("slow-ai", buried.instance_id)]
     assert spool.orders.retry_now([buried.id], "a person") == 1

@@ -55,6 +55,7 @@ def in_time(work: Callable[[], Any]) -> Exception | None:
     return None
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_a_stopped_server_and_afterwards_all_goes_on(spool: Spool, settings: SpoolSettings) -> None:
     blobs = [sealed(spool, b"%d" % number) for number in range(20)]
     with stopped(settings.database), ThreadPoolExecutor(20) as pool:
@@ -68,6 +69,7 @@ def test_nobody_waits_for_a_stopped_server_and_afterwards_all_goes_on(spool: Spo
     assert not accept(spool).merged
 
 
+@pytest.mark.slow
 def test_what_must_be_written_is_written_when_the_server_goes_on(spool: Spool, settings: SpoolSettings) -> None:
     accept(spool)
     (claim,) = spool.decisions.claim(1)
@@ -217,6 +219,7 @@ def test_a_folder_of_another_database_is_refused(settings: SpoolSettings, postgr
         open_spool(settings_of(settings.path, other.database))
 
 
+@pytest.mark.slow
 def test_a_look_from_a_command_has_its_limit_too(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LOOK", 0.5)
     open_spool(settings).close()

@@ -60,7 +60,7 @@ def listening(port: int) -> bool:
 
 @contextmanager
 def process(
-    command: Sequence[str | Path], port: int, log: Path, *, cwd: Path | None = None, seconds: float = 60
+    command: Sequence[object], port: int, log: Path, *, cwd: Path | None = None, seconds: float = 60
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends; it counts as started when its port answers."""
     with log.open("ab") as out:
