@@ -32,6 +32,7 @@ from router.association.proposing import NATIVE, proposals
 from router.association.reports import MOST_BYTES
 from router.config.settings import DestinationSettings
 from router.dicom.uids import VERIFICATION
+from router.errors import RouterError
 
 DRAIN, RELEASE = 2.0, 5.0
 """Seconds that an end may take: for a peer to close after our A-ABORT, and to answer our A-RELEASE."""
@@ -45,7 +46,7 @@ MOST_REQUESTS = 16
 __all__ = ["AssociationLostError", "ConnectError", "ConnectKind", "Requestor", "associate", "connect", "proposals"]
 
 
-class AssociationLostError(Exception):
+class AssociationLostError(RouterError):
     """No answer, and the association is of no more use: what became of the instance is not known.
 
     `kind`: silent (the peer let a time limit pass) or ended (it closed, aborted or broke the protocol).

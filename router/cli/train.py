@@ -74,7 +74,8 @@ def failing() -> Iterator[None]:
     """Errors that a person can mend, those that torch words among them, end the command in one line."""
     from safetensors import SafetensorError
 
-    from router.cli.failures import details, explain
+    from router.cli.failures import explain
+    from router.errors import RouterError
 
     more: dict[str, Any] = {}
     try:
@@ -84,7 +85,7 @@ def failing() -> Iterator[None]:
     except (RuntimeError, SafetensorError) as error:
         code, line = 1, next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
     except Exception as error:
-        (code, line), more = explain(error), details(error)
+        (code, line), more = explain(error), error.details() if isinstance(error, RouterError) else {}
     else:
         return
     fail(line, code, **more)

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from router.config.settings import ModelSettings
+from router.errors import RouterError
 from router.flow import Seen
 from router.inference.messages import receive, send, unpack
 
@@ -21,7 +22,7 @@ _STARTER = ThreadPoolExecutor(1, "inference-starter")
 """Linux kills a child with the *thread* that started it (PR_SET_PDEATHSIG): this one starts them all, and stays."""
 
 
-class InferenceError(Exception):
+class InferenceError(RouterError):
     """No answer: the process is not there, died, or could not."""
 
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from router.errors import RouterError
 from router.model import files
 
 FILES = ("model.safetensors", "card.json", "int8.safetensors", "MODEL_CARD.md", "LICENSE")
@@ -29,7 +30,7 @@ ORDERS = {"promote": "model promoted", "rollback": "model rolled back", "shadow"
 """What a person may order, and the event that records it."""
 
 
-class StoreError(Exception):
+class StoreError(RouterError):
     """The model cannot be kept or is not there; one line with the fix."""
 
 
