@@ -24,7 +24,8 @@ def fill(template: Path, **values: Any) -> str:
 @cache
 def _environment(folder: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=_is_html, undefined=StrictUndefined,
+        loader=FileSystemLoader(folder), undefined=StrictUndefined,
+        autoescape=_is_html,  # noqa: S701 - Markdown must stay as it is
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["paragraph"] = _paragraph

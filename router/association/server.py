@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from router.association.acceptor import Acceptor, Refusal
-from router.association.listening import bind, listen
 from router.association.messages import StoreHandler
 from router.association.own_limits import THREADS, own_limit
 from router.association.pdu import Stream
 from router.association.reports import CommitmentHandler
 from router.association.tls import Certificates, tls_words
 from router.config.settings import NodeSettings, ServerTls, Settings
+from router.listening import bind, listen
 from router.observe import log, where
 from router.observe.metrics import ASSOCIATIONS
 

@@ -16,18 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from router.errors import RouterError
 from router.model import files
+from router.node.orders import ModelOrder, Promote, RollBack, SetShadow
 
 FILES = ("model.safetensors", "card.json", "int8.safetensors", "MODEL_CARD.md", "LICENSE")
 """What is copied of a model's folder; the first two must be there."""
 NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 STATE = "state.json"
 FOLDER = "models"
-ORDERS = {"promote": "model promoted", "rollback": "model rolled back", "shadow": "shadow changed"}
-"""What a person may order, and the event that records it."""
 
 
 class StoreError(RouterError):
@@ -107,31 +105,24 @@ class ModelStore:
 
     # -- choices ---------------------------------------------------------------------------------------------------
 
-    def plan(self, order: dict[str, Any]) -> State:
-        """What an order would make of the state; nothing is changed yet. Raises StoreError.
-
-        `order` is one of ORDERS. A promotion names the `model` and, for the way back, a copy of what served `before`;
-        `shadow` names a `model`, or none to end it; a second `rollback` undoes the first. `who` orders it, and thinks
-        that `configured` is the model of routing.yaml.
-        """
-        if order.get("configured", self.configured) != self.configured:
+    def plan(self, order: ModelOrder, who: str) -> State:
+        """What an order would make of the state; nothing is changed yet. Raises StoreError."""
+        if order.configured != self.configured:
             raise StoreError("model.path in routing.yaml has changed since the node started; restart it first")
-        old, who = self.state(), str(order.get("who", ""))[:64]
-        model, before = str(order.get("model") or ""), str(order.get("before") or "")
-        match order.get("order"):
-            case "promote":
+        old = self.state()
+        match order:
+            case Promote(model, before):
                 was = old.serving or self._chosen(before, "")
                 if model == was.name:
                     raise StoreError(f"{model} serves already")
                 shadow = None if old.shadow and old.shadow.name == model else old.shadow
                 return replace(old, serving=self._chosen(model, who), previous=was, shadow=shadow)
-            case "rollback":
+            case RollBack():
                 if old.previous is None:
                     raise StoreError("no other model served before: nothing to roll back to")
                 return replace(old, serving=self._chosen(old.previous.name, who), previous=old.serving)
-            case "shadow":
-                return replace(old, shadow=self._chosen(model, who) if model else None)
-        raise StoreError("no such order")
+            case SetShadow(wanted):
+                return replace(old, shadow=self._chosen(wanted, who) if wanted else None)
 
     def write(self, state: State) -> None:
         """Make a plan the state, durably. Raises OSError: then the state is as it was."""
