@@ -144,7 +144,7 @@ def test_text_stays_what_was_written(tmp_path: Path) -> None:
         ("{age: '< 28d'}", c.AgeIs("<", 28, "D")),
         ("{calling_ae: [XRAY_1, XRAY_2]}", c.FromAe("calling_ae", c.Equal(frozenset({"xray_1", "xray_2"})))),
         ("{called_ae: {glob: 'R*'}}", c.FromAe("called_ae", c.glob("R*"))),
-        ("{peer: 10.1.0.0/16}", c.PeerIn((c.IPv4Network("10.1.0.0/16"),))),
+        ("{peer: 10.1.0.0/16}", c.PeerIn((ip_network("10.1.0.0/16"),))),
         (
             "{sop_class: ComputedRadiographyImageStorage}",
             c.SopClass(c.Equal(frozenset({"1.2.840.10008.5.1.4.1.1.1"}))),
