@@ -22,9 +22,9 @@ import pytest
 from router.config.settings import ModelSettings
 from router.flow import Seen
 from router.inference import Inference, InferenceError, handle
+from router.inference.framing import pack, unpack
 from router.inference.lanes import Lanes
-from router.inference.messages import pack, unpack
-from router.inference.pixels import PixelWorker
+from router.inference.worker_handle import PixelWorker
 from router.model.card import save_random_model
 from router.pixels import render
 from router.pixels.wrap import wrap_image

@@ -1,4 +1,4 @@
-"""One inference process as the node sees it: started, warm, asked, retired. What follows its end is for `handle`."""
+"""One inference process as the node sees it: started, warm, asked, retired. `supervisor` knows what follows its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from router.config.settings import ModelSettings
 from router.errors import RouterError
 from router.flow import Seen
-from router.inference.messages import receive, send, unpack
+from router.inference.framing import receive, send, unpack
 
 START_SECONDS = 180.0
 _STARTER = ThreadPoolExecutor(1, "inference-starter")
