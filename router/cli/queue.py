@@ -155,7 +155,7 @@ def _instance(spool: Spool, which: str) -> str:
 
 
 def _delivery(spool: Spool, number: int) -> dict[str, Any] | None:
-    """A delivery by its number, whatever has become of it."""
+    """A delivery by its number, in any state."""
     rows = spool.deliveries(states=STATES, after=number - 1, limit=1)
     return rows[0] if rows and rows[0]["id"] == number else None
 

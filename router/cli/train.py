@@ -19,23 +19,28 @@ if TYPE_CHECKING:
 def command(
     folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="A CSV: file, label; perhaps split, patient, source, age.")
+        Path | None,
+        typer.Option(help="A CSV with the columns file and label; split, patient, source and age are optional."),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Where the manifest's files are; left out, beside it.")] = None,
-    network: Annotated[str | None, typer.Option(help="mobilenet_v1, or another of the comparison.")] = None,
-    recipe: Annotated[str, typer.Option(help="paper or shipped.")] = "paper",
+    root: Annotated[
+        Path | None, typer.Option(help="The folder of the manifest's files. Default: the manifest's folder.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="The network to train: mobilenet_v1, or one that it is compared with.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe of training: paper or shipped.")] = "paper",
     size: Annotated[int | None, typer.Option(min=32, max=1024, help="Side of the picture in pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="To start from: ImageNet weights, or the model.safetensors of any model folder.")
+        Path | None, typer.Option(help="Weights to start from: those of ImageNet, or model.safetensors of a model.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run goes on from it.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run continues there.")] = Path(
         "runs/latest"
     ),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random choices.")] = None,
 ) -> None:
-    """Train a network. The best epoch lies in OUT/best. Exit code 1: it could not be done; 2: wrong use."""
+    """Train a network; the best epoch is written to OUT/best. Exit code 1: training failed; 2: wrong use."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -71,7 +76,7 @@ def command(
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """Errors that a person can mend, those that torch words among them, end the command in one line."""
+    """End the command in one line where an error is one that a person can mend; torch has some of these, too."""
     from safetensors import SafetensorError
 
     from router.cli.failures import explain

@@ -42,7 +42,7 @@ def statement(settings: Settings) -> str:
     may_ask = [line for line in settings.node.accept or () if line.commitment]
     return fill(
         TEMPLATE, node=settings.node, destinations=settings.destinations.values(), archives=settings.archives,
-        # Nobody may ask for storage commitment where no archive could answer.
+        # Storage commitment is refused where no archive could answer.
         callers=may_ask if settings.archives else [],
         syntaxes=[(NEWER_SYNTAXES.get(uid) or UID(uid).name, uid, uid in LOSSY) for uid in in_order(KNOWN_SYNTAXES)],
         classes=[(UID(uid).name, uid) for uid in in_order(STORAGE)],

@@ -112,7 +112,7 @@ def _check_send(where: str, node: Node, found: dict[str, Any], written: bool, co
         context.wrong(node, f"{where} has both discard and send", "remove one of them")
         raise Skip
     if discard and "reason" not in found:
-        context.wrong(node, f"{where} discards without a reason", "add reason: and say why nobody needs it")
+        context.wrong(node, f"{where} discards without a reason", "add reason: and say why no one needs it")
         raise Skip
 
 

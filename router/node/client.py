@@ -19,7 +19,6 @@ from typing import Any
 
 from router.errors import RouterError
 from router.node.orders import NAMES, Order, OrderError
-from router.spool.account import as_owner
 
 SOCKET = "control"
 SECONDS = 60.0
@@ -58,6 +57,8 @@ def ask(folder: Path, method: str, path: str, about: dict[str, Any] | None = Non
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise NoNodeError(f"no node is running on {folder}") from error
     except PermissionError as error:
+        from router.spool.account import as_owner  # the spool takes long to import
+
         raise NoAnswerError(f"{folder}: {error.strerror}{as_owner(folder)}") from error
     except BlockingIOError as error:
         raise NoAnswerError(BUSY) from error

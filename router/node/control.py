@@ -1,7 +1,7 @@
 """The local socket of a running node: its HTTP interface (`router/node/api.py`) over a Unix socket.
 
-It lies in the spool's folder (0700) and has mode 0600, so whoever may use it may read the spool as well: the file's
-permissions are the credential.
+It lies in the spool's folder (0700) and has mode 0600, so a process that may use it may read the spool as well: the
+file's permissions are the credential.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ControlServer:
         self._thread.start()
 
     def stop(self, _deadline: float = 0.0) -> None:
-        """End within STOP_SECONDS, whatever is under way."""
+        """End within STOP_SECONDS, even if requests are under way."""
         self._server.end()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""The node's own models: copies under a name that says what they are, and which one serves, served before, or shadows.
+"""The copies of models in the spool's folder, and the choice of which one serves, served before, or shadows.
 
 `models/` in the spool's folder. Copies are whole or not there, and `state.json` is replaced as a whole, so that a
 crash leaves the choice before or the choice after. Nothing here loads a model (no torch): the node reads this too.
@@ -55,7 +55,7 @@ class State:
 
 
 class ModelStore:
-    """The models of one spool. Changes are made by whoever works on the spool: the node, or a command without one."""
+    """The models of one spool. Changes are made by the process that works on the spool: the node, or a command where none runs."""
 
     def __init__(self, spool: Path, configured: Path | None) -> None:
         self.folder = spool / FOLDER

@@ -135,7 +135,7 @@ class ServingModels:
     def _carry_out(self, plan: State, order: ModelOrder, who: str) -> None:
         old = self._store.state()
         if plan == old:
-            return  # a shadow to be ended where there is none: nobody has changed anything
+            return  # there was no shadow to end: nothing has changed
         if plan.serving != old.serving:
             self.inference.swap(self._store.path(plan.serving), lambda: self._store.write(plan))
         if plan.shadow != old.shadow:

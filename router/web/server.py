@@ -94,7 +94,7 @@ class WebServer:
         return int(self._socket.getsockname()[1])
 
     def stop(self, _deadline: float = 0.0) -> None:
-        """End within a few seconds, whatever is under way."""
+        """End within a few seconds, even if requests are under way."""
         self._health.stop()
         self._server.end()
         if self._thread is not None:
