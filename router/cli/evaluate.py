@@ -21,11 +21,9 @@ def command(
     folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="A CSV with the columns file and label; split, patient, source and age are optional."),
+        typer.Option(help="A CSV: file, label; optional: split, patient, source, age."),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="The folder of the manifest's files. Default: the manifest's folder.")
-    ] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: that of the manifest.")] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -37,9 +35,7 @@ def command(
     ] = False,
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV line for each image here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here, readable by you only.")] = None,
-    pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Show the worst mistakes as pictures in the report.")
-    ] = True,
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show the worst mistakes.")] = True,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="The routing.yaml to score. Default: the shipped one.")
     ] = None,

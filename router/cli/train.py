@@ -20,14 +20,10 @@ def command(
     folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="A CSV with the columns file and label; split, patient, source and age are optional."),
+        typer.Option(help="A CSV: file, label; optional: split, patient, source, age."),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="The folder of the manifest's files. Default: the manifest's folder.")
-    ] = None,
-    network: Annotated[
-        str | None, typer.Option(help="The network to train: mobilenet_v1, or one that it is compared with.")
-    ] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: that of the manifest.")] = None,
+    network: Annotated[str | None, typer.Option(help="mobilenet_v1, or one that it is compared with.")] = None,
     recipe: Annotated[str, typer.Option(help="Recipe of training: paper or shipped.")] = "paper",
     size: Annotated[int | None, typer.Option(min=32, max=1024, help="Side of the picture in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,

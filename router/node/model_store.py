@@ -55,7 +55,7 @@ class State:
 
 
 class ModelStore:
-    """The models of one spool. Changes are made by the process that works on the spool: the node, or a command where none runs."""
+    """The models of one spool, changed by the process that works on it: the node, or a command where none runs."""
 
     def __init__(self, spool: Path, configured: Path | None) -> None:
         self.folder = spool / FOLDER
