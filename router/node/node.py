@@ -59,10 +59,10 @@ class Node:
         self._spool: Spool = open_spool(settings.spool)
         self._models = ServingModels(self._spool, self.settings, on_ready=lambda: classifier.wake())
         inference = self._models.inference
-        self._forwarder = Forwarder(self._spool, self.settings, Copies(inference, self._spool.room_for_copy).get)
+        self._forwarder = Forwarder(self._spool, self.settings, Copies(inference, self._spool.space.for_copy).get)
         classifier = Classifier(self._spool, inference, self.settings, self._models.decided)
         committer = Committer(self._spool, self.settings)
-        self._receiver = Receiver(self.settings, self._spool, committer.callers)
+        self._receiver = Receiver(self.settings, self._spool.intake, committer.callers)
         self.view = view = NodeView(
             started_with=settings, settings=self.settings, spool=self._spool, models_in_use=self._models,
             classifier=classifier, forwarder=self._forwarder, receiver=self._receiver,
@@ -109,13 +109,13 @@ class Node:
         if self._stopped.is_set():
             return
         self._stopped.set()
-        if not self._spool.answers(LATE_AT_END):
+        if not self._spool.database.answers(LATE_AT_END):
             seconds = min(seconds, DRAIN_IN_VAIN)
         deadline = time.monotonic() + seconds
         log.info("stopping", within_s=seconds)
         for role in reversed(self._roles):
             role.stop(deadline)
-        if self._spool.is_working:
+        if self._spool.database.is_working:
             self._spool.event("stopped")
         if self._spool.close(max(LAST_WRITES, deadline - time.monotonic())):
             log.info("stopped")

@@ -159,7 +159,7 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
 
 def known(spool: Spool, destinations: Iterable[str]) -> list[str]:
     """The destinations that there are: those of the settings, and those that are gone and still owed something."""
-    counts = spool.counts()
+    counts = spool.views.counts()
     return sorted({*destinations, *counts.open, *counts.buried})
 
 
@@ -170,16 +170,16 @@ def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[
     """
     match order:
         case Retry(deliveries):
-            return {"changed": spool.retry_now(list(deliveries), who)}
+            return {"changed": spool.orders.retry_now(list(deliveries), who)}
         case Discard(deliveries):
-            return {"changed": spool.discard(list(deliveries), who)}
+            return {"changed": spool.orders.discard(list(deliveries), who)}
         case DecideAgain(instance):
-            if not spool.redecide(instance, who):
+            if not spool.orders.redecide(instance, who):
                 raise OrderError("no such instance, or its blob is gone")
         case Pause(destination) | Resume(destination):
             if destination not in (names := known(spool, destinations)):
                 raise OrderError(f"no destination {destination[:64]}: one of {', '.join(names)}", 2)
-            (spool.pause if isinstance(order, Pause) else spool.resume)(destination, who)
+            (spool.orders.pause if isinstance(order, Pause) else spool.orders.resume)(destination, who)
         case Wipe():
-            return {"changed": spool.wipe(who)}
+            return {"changed": spool.orders.wipe(who)}
     return {"done": True}

@@ -18,7 +18,7 @@ PAUSE = 9.0
 
 def orphaned(spool: Spool, settings: Settings) -> dict[str, int]:
     """How many deliveries wait for each destination that the settings do not have."""
-    counts = spool.counts()
+    counts = spool.views.counts()
     gone = sorted((set(counts.open) | set(counts.buried)) - set(settings.destinations))
     return {name: counts.open.get(name, 0) + counts.buried.get(name, 0) for name in gone}
 
@@ -45,13 +45,13 @@ class Sweeper:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        full = self._spool.signal(FULL)
+        full = self._spool.signals.of(FULL)
         wanted = full.version
         while not self._stopped.is_set():
             try:
                 if full.version != wanted:
                     wanted = full.version
-                    log.warning("disk full", removed=self._spool.sweep_early())
+                    log.warning("disk full", removed=self._spool.retention.sweep_early())
                 self._spool.tidy_up()
                 self._tell_orphaned()
                 self._expire(full, wanted)
@@ -65,7 +65,7 @@ class Sweeper:
         """Remove what retention says, step by step, until all is gone or the node stops."""
         while not self._stopped.is_set() and full.version == wanted:
             begin = time.monotonic()
-            if not self._spool.sweep():
+            if not self._spool.retention.sweep():
                 return
             full.wait(wanted, PAUSE * (time.monotonic() - begin))
 

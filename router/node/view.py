@@ -33,18 +33,18 @@ class NodeView:
     takes_orders: Callable[[], bool]
 
     def alive(self) -> dict[str, bool]:
-        working = self.spool.answers(LATE)
+        working = self.spool.database.answers(LATE)
         return {"spool": working, "classify": self.classifier.is_alive, "control": self.takes_orders()}
 
     def ready(self) -> dict[str, bool]:
-        answers = self.spool.answers(LATE)
+        answers = self.spool.database.answers(LATE)
         return {
             "inference": self.models_in_use.inference.is_ready, "database": answers,
-            "room": answers and self.spool.room(), "open": self.receiver.is_open,
+            "room": answers and self.spool.space.has_room(), "open": self.receiver.is_open,
         }  # fmt: skip
 
     def counts(self) -> Counts:
-        return self.spool.counts()
+        return self.spool.views.counts()
 
     def associations(self) -> int:
         return self.receiver.associations
@@ -54,7 +54,7 @@ class NodeView:
 
     def destinations(self) -> dict[str, bool]:
         """Each destination of the settings, and whether a person has paused it."""
-        states = self.spool.destination_states()
+        states = self.spool.destinations.states()
         return {name: name in states and states[name].paused for name in self.settings().destinations}
 
     def certificates(self) -> dict[str, float]:
