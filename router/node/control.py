@@ -25,7 +25,7 @@ ANSWER_SECONDS = SECONDS + 5.0
 """Seconds after which a connection ends in any case: no client waits longer for its answer."""
 PLACES = 64
 """The most connections without a request. One more closes the oldest silent one, so that no client waits for them."""
-STOP_SECONDS = 2.0
+STOP_SECONDS = 0.5
 """Seconds that requests under way have when the node stops."""
 
 
