@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydicom.uid import UID
-
-from router.association.negotiation import APPLICATION_CONTEXT, MOST_CONTEXTS
+from router.association.negotiation import MOST_CONTEXTS
 from router.association.pdu import MAX_PDU
 from router.association.proposing import NATIVE
 from router.commitment.data_set import MOST_REFERENCES
 from router.commitment.judge import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
 from router.config import Settings
 from router.dicom.uids import (
+    APPLICATION_CONTEXT,
     COMMITMENT,
     EXPLICIT,
     IMPLEMENTATION_UID,
@@ -21,9 +20,9 @@ from router.dicom.uids import (
     IMPLICIT,
     KNOWN_SYNTAXES,
     LOSSY,
-    NEWER_SYNTAXES,
     STORAGE,
     VERIFICATION,
+    name_of,
 )
 from router.forward.outcomes import DONE, FEW, LATER
 from router.templates import fill
@@ -44,9 +43,9 @@ def statement(settings: Settings) -> str:
         TEMPLATE, node=settings.node, destinations=settings.destinations.values(), archives=settings.archives,
         # Storage commitment is refused where no archive could answer.
         callers=may_ask if settings.archives else [],
-        syntaxes=[(NEWER_SYNTAXES.get(uid) or UID(uid).name, uid, uid in LOSSY) for uid in in_order(KNOWN_SYNTAXES)],
-        classes=[(UID(uid).name, uid) for uid in in_order(STORAGE)],
-        native=[UID(uid).name for uid in NATIVE], implicit=UID(IMPLICIT).name, explicit=UID(EXPLICIT).name,
+        syntaxes=[(name_of(uid), uid, uid in LOSSY) for uid in in_order(KNOWN_SYNTAXES)],
+        classes=[(name_of(uid), uid) for uid in in_order(STORAGE)],
+        native=[name_of(uid) for uid in NATIVE], implicit=name_of(IMPLICIT), explicit=name_of(EXPLICIT),
         done=_codes(DONE), later=_codes(LATER), few=_codes(FEW), reasons=REASONS,
         APPLICATION_CONTEXT=APPLICATION_CONTEXT, COMMITMENT=COMMITMENT, IMPLEMENTATION_UID=IMPLEMENTATION_UID,
         IMPLEMENTATION_VERSION=IMPLEMENTATION_VERSION, MAX_PDU=MAX_PDU, MOST_CONTEXTS=MOST_CONTEXTS,

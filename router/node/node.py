@@ -62,7 +62,7 @@ class Node:
         self._forwarder = Forwarder(self._spool, self.settings, Copies(inference, self._spool.space.for_copy).get)
         classifier = Classifier(self._spool, inference, self.settings, self._models.decided)
         committer = Committer(self._spool, self.settings)
-        self._receiver = Receiver(self.settings, self._spool.intake, committer.callers)
+        self._receiver = Receiver(self.settings, self._spool.intake, (committer.callers,))
         self.view = view = NodeView(
             started_with=settings, settings=self.settings, spool=self._spool, models_in_use=self._models,
             classifier=classifier, forwarder=self._forwarder, receiver=self._receiver,
