@@ -16,6 +16,7 @@ from router.association.pdu import AbortReason, Kind, ProtocolError
 from router.association.proposing import associate_rq, parse_accept
 from router.association.tls import client_context, tls_words, unusable
 from router.config.settings import DestinationSettings
+from router.errors import RouterError
 
 ALERT = 0.5
 """Seconds to wait for the TLS alert that ended the connection; it was sent before the end that was seen."""
@@ -45,7 +46,7 @@ class ConnectKind(StrEnum):
     """This machine lacks descriptors or memory. The peer is not at fault."""
 
 
-class ConnectError(Exception):
+class ConnectError(RouterError):
     """There is no association. `kind` says why; `reason` says it for people, with the fix if one is known."""
 
     def __init__(self, kind: ConnectKind, reason: str) -> None:

@@ -22,6 +22,7 @@ from router.association.connecting import Established
 from router.association.dimse import Command
 from router.association.pdu import Kind, ProtocolError
 from router.association.services import MOST_BYTES
+from router.errors import RouterError
 
 DRAIN, RELEASE = 2.0, 5.0
 """Seconds that an end may take: for a peer to close after our A-ABORT, and to answer our A-RELEASE."""
@@ -40,7 +41,7 @@ class Loss(StrEnum):
     """The peer closed, aborted or broke the protocol, or the network did."""
 
 
-class AssociationLostError(Exception):
+class AssociationLostError(RouterError):
     """No answer, and the association is of no more use: what became of the request is not known."""
 
     def __init__(self, reason: str, kind: Loss = Loss.ENDED) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from router.association.acceptor import Acceptor, End
-from router.association.listening import bind, listen
 from router.association.messages import StoreHandler
 from router.association.own_limits import THREADS, own_limit
 from router.association.pdu import Stream
@@ -24,6 +23,7 @@ from router.association.refusing import Refusal, beyond_a_limit
 from router.association.services import Service
 from router.association.tls import Certificates, tls_words
 from router.config.settings import NodeSettings, ServerTls, Settings
+from router.listening import bind, listen
 from router.observe import log, where
 from router.observe.metrics import ASSOCIATIONS
 

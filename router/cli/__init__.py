@@ -73,10 +73,11 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=not as_json)
     except Exception as error:
-        from router.cli.failures import details, explain
+        from router.cli.failures import explain
+        from router.errors import RouterError
 
         number, text = _wrong_words(error) or explain(error)
-        tell_failure(text, number, as_json=as_json, **details(error))
+        tell_failure(text, number, as_json=as_json, **(error.details() if isinstance(error, RouterError) else {}))
         sys.exit(number)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from router.config import Settings
+    from router.node.orders import Discard, QueueOrder, Retry
     from router.spool import DestinationState, Spool
 
 app = typer.Typer(no_args_is_help=True, help="Deliveries that are owed or buried: list, show, retry, discard.")
@@ -85,7 +86,7 @@ def _hold(row: dict[str, Any], state: DestinationState | None) -> str:
 
 def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
     """Settings and spool. An unknown `to` is wrong use."""
-    from router.node.control import known
+    from router.node.orders import known
     from router.spool import read_spool
 
     settings = settings_of(config)
@@ -157,7 +158,7 @@ def _instance(spool: Spool, which: str) -> str:
 
 
 def _delivery(spool: Spool, number: int) -> dict[str, Any] | None:
-    """A delivery by its number, whatever has become of it."""
+    """A delivery by its number, in any state."""
     from router.spool import values_of
 
     rows = spool.views.deliveries(states=STATES, after=number - 1, limit=1)
@@ -196,12 +197,14 @@ def retry(
     as_json: Json = False,
 ) -> None:
     """Try buried deliveries again, at once; with --to, waiting ones too. The time to give up begins anew."""
+    from router.node.orders import Retry
+
     _must_choose(ids, to, every=every)
     # --to takes what waits and what is buried there; --all only what is buried.
     states = ("buried",) if every and to is None else ("open", "buried")
     settings, spool = _open(config, to)
     chosen = _chosen(spool, ids, to, states)
-    _change(settings, "retry", chosen, as_json)
+    _change(settings, Retry, chosen, as_json)
     if to is not None and spool.destinations.state(to).paused:
         typer.echo(f"{to} is paused, and nothing is sent to it: dicom-router queue resume {to}", err=True)
     if states == ("buried",) and not ids:
@@ -224,6 +227,8 @@ def discard(
 
     Asks first, and records who did it.
     """
+    from router.node.orders import Discard
+
     if waiting and (to is None or every):
         wrong("--waiting goes with --to DESTINATION, and without --all")
     _must_choose(ids, to, every=every)
@@ -232,7 +237,7 @@ def discard(
     chosen = _chosen(spool, ids, to, states)
     if any(row is not None for row in chosen.values()):
         confirm("drop for good", list(_summary(chosen.values())), yes=yes, as_json=as_json)
-    _change(settings, "discard", chosen, as_json)
+    _change(settings, Discard, chosen, as_json)
     if "open" not in states and not ids:
         _tell_waiting(spool, "--waiting or --all takes these" if to else "--to DESTINATION --all takes these, too", to)
 
@@ -259,24 +264,30 @@ def _tell_waiting(spool: Spool, hint: str, to: str | None = None) -> None:
 @app.command()
 def pause(destination: str, config: Config = None, as_json: Json = False) -> None:
     """Send nothing to a destination until `resume`; deliveries wait."""
-    _order(config, f"{destination} is paused", as_json, "pause", destination=destination)
+    from router.node.orders import Pause
+
+    _order(config, f"{destination} is paused", as_json, Pause(destination))
 
 
 @app.command()
 def resume(destination: str, config: Config = None, as_json: Json = False) -> None:
     """Send to a destination again, at once."""
-    _order(config, f"{destination} is sent to again", as_json, "resume", destination=destination)
+    from router.node.orders import Resume
+
+    _order(config, f"{destination} is sent to again", as_json, Resume(destination))
 
 
 @app.command("decide-again")
 def decide_again(instance: Which, config: Config = None, as_json: Json = False) -> None:
     """Order a new decision for an instance, by the rules in force now."""
+    from router.node.orders import DecideAgain
+
     which = _instance(spool_of(config), instance)
-    _order(config, "a new decision is ordered", as_json, "decide again", instance=which)
+    _order(config, "a new decision is ordered", as_json, DecideAgain(which))
 
 
-def _order(config: Path | None, told: str, as_json: bool, do: str, **about: str) -> None:
-    answer = change(settings_of(config), do, **about)
+def _order(config: Path | None, told: str, as_json: bool, order: QueueOrder) -> None:
+    answer = change(settings_of(config), order)
     print(json.dumps(answer) if as_json else told)
 
 
@@ -296,12 +307,14 @@ def _chosen(
     return {row["id"]: row for row in _deliveries(spool, to, states)}
 
 
-def _change(settings: Settings, do: str, chosen: Mapping[int, dict[str, Any] | None], as_json: bool) -> None:
+def _change(
+    settings: Settings, order: type[Retry | Discard], chosen: Mapping[int, dict[str, Any] | None], as_json: bool
+) -> None:
     """Make the change. Exit code 1, with the reasons, if not all could be changed."""
     numbers, changed = list(chosen), 0
     hindered = list(_hindered(chosen))
     for start in range(0, len(numbers), PAGE):
-        changed += int(change(settings, do, deliveries=numbers[start : start + PAGE])["changed"])
+        changed += int(change(settings, order(tuple(numbers[start : start + PAGE])))["changed"])
     if changed < len(numbers):
         reasons = "\n".join(hindered) or "some of them ended, or are being sent now"
         if not as_json:

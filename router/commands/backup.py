@@ -19,6 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.config.settings import Settings, SpoolSettings
+from router.errors import RouterError
 from router.spool import SpoolError, copying, engine, read_spool
 from router.spool.blobs import make_folder, sync_folder
 
@@ -33,7 +34,7 @@ Tell = Callable[[str], None]
 """Called for each file and each step, to show progress."""
 
 
-class BackupError(Exception):
+class BackupError(RouterError):
     """The backup cannot be made or used; one line with the fix."""
 
     exit_code = 2

@@ -85,7 +85,7 @@ def database_fault(path: Path) -> str:
     if not _is_there(path):
         return ""
     until = time.monotonic() + LONGEST_LOOK
-    # Without a log nobody works on it, and SQLite would make files beside it only to look.
+    # Without a log no process works on it, and SQLite would make files beside it only to look.
     how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, timeout=LONGEST_LOOK)) as database:

@@ -1,7 +1,7 @@
 """A YAML file as plain nodes that keep their text and their line.
 
 PyYAML's own constructors would turn `NO` into false, `01` into 1 and `12:30` into 750; here every scalar stays
-the text that was written. Anchors, aliases and tags are refused: nobody needs them here, and aliases are how
+the text that was written. Anchors, aliases and tags are refused: a configuration needs none, and aliases are how
 a small file becomes a huge one.
 """
 

@@ -1,145 +1,203 @@
-"""The inference process: owns the model and the pixel workers. Paths in, predictions out; no database, no network.
-
-Pixel workers make pictures (`lanes`); the main thread takes whatever pictures wait as one batch. The socket to
-the node is its life line: when it ends, so does this process, and with it the workers.
-"""
+"""One inference process as the node sees it: started, warm, asked, retired. `supervisor` knows what follows its end."""
 
 from __future__ import annotations
 
+import itertools
 import os
-import queue
 import socket
+import subprocess
 import sys
 import threading
-import time
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
-import numpy as np
+from router.config.settings import ModelSettings
+from router.errors import RouterError
+from router.flow import Seen
+from router.inference.framing import receive, send, unpack
 
-from router.inference.lanes import Lanes, Request
-from router.inference.limits import live_and_die_with
-from router.inference.messages import pack, receive, send, unpack
-from router.inference.pixels import PixelWorker
-from router.model.card import CardError
-from router.model.load import LARGEST_BATCH, Model, load
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A picture that waits for the model."""
-
-    request_id: int
-    seen: dict[str, Any]
-    picture: bytes
+START_SECONDS = 180.0
+_STARTER = ThreadPoolExecutor(1, "inference-starter")
+"""Linux kills a child with the *thread* that started it (PR_SET_PDEATHSIG): this one starts them all, and stays."""
 
 
-class Answers:
-    """The way back to the node, for several threads."""
+class InferenceError(RouterError):
+    """No answer: the process is not there, died, or could not."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+
+class Child:
+    """A process with the model of `settings.path`. `ask` may be called from any thread once `warm` has returned."""
+
+    def __init__(self, settings: ModelSettings, *, nice: int = 0) -> None:
+        """Start it. Raises OSError."""
+        self._settings, self._nice = settings, nice
+        self.info: dict[str, Any] = {}
+        self._ids = itertools.count(1)
         self._lock = threading.Lock()
-
-    def send(self, message: dict[str, Any]) -> None:
-        with self._lock:
-            send(self._stream, message)
-
-
-def main() -> None:
-    live_and_die_with(int(sys.argv[1]))
-    connection = socket.socket(fileno=int(sys.argv[2]))
-    requests, answers = connection.makefile("rb"), Answers(connection.makefile("wb"))
-    options = receive(requests)
-    if options is None:
-        return
-    os.nice(options["nice"])  # before there are threads and workers, so that it holds for them
-    try:
-        model = load(
-            Path(options["path"]) if options["path"] else None,
-            device=options["device"], engine=options["engine"], threads=options["threads"],
-        )  # fmt: skip
-    except CardError as error:
-        answers.send({"refused": str(error)})
-        return
-    serve(model, options, requests, answers)
-
-
-def serve(model: Model, options: dict[str, Any], requests: BinaryIO, answers: Answers) -> None:
-    rendered: queue.SimpleQueue[Rendered] = queue.SimpleQueue()
-
-    def answered(request: Request, message: dict[str, Any], picture: bytes) -> None:
-        if request["op"] == "transcode":
-            found = {"error": message.get("error", ""), "errno": message.get("errno")}
-            answers.send({"id": request["id"]} | found)
-        elif picture:
-            rendered.put(Rendered(request["id"], message["seen"], picture))
-        else:
-            answers.send({"id": request["id"], "seen": message["seen"]})
-
-    lanes = Lanes(
-        options["workers"], options["timeout"], lambda: PixelWorker(model.card.size, options["memory"]), answered,
-        failed=lambda request, reason: answers.send({"id": request["id"], "failed": reason}),
-        slowed=lambda request: answers.send({"id": request["id"], "slow": True}),
-    )  # fmt: skip
-    lanes.start()
-    clock = BatchClock()
-    threading.Thread(target=_listen, args=(requests, lanes, clock, answers), daemon=True).start()
-    answers.send({
-        "ready": {
-            "engine": model.engine, "why": model.why, "model": model.card.digest, "size": model.card.size,
-            "warm_s": round(model.warm_s, 2), "workers": options["workers"],
-        }
-    })  # fmt: skip
-    while True:
-        batch = _take(rendered)
-        clock.began = time.monotonic()
-        _predict(model, batch, answers)
-        clock.began = None
-
-
-class BatchClock:
-    """When (monotonic) the model began its present batch; None between two."""
-
-    began: float | None = None
-
-    def seconds(self) -> float:
-        began = self.began
-        return time.monotonic() - began if began is not None else 0.0
-
-
-def _listen(requests: BinaryIO, lanes: Lanes, clock: BatchClock, answers: Answers) -> None:
-    while (request := receive(requests)) is not None:
-        if request["op"] == "ping":
-            answers.send({"pong": True, "working_s": max(lanes.working_seconds(), clock.seconds())})
-        else:
-            lanes.put(request)
-    os._exit(0)  # the node is gone: no thread of ours has anything to finish
-
-
-def _take(rendered: queue.SimpleQueue[Rendered]) -> list[Rendered]:
-    """Whatever waits, up to the largest warm batch, without waiting for more."""
-    batch = [rendered.get()]
-    while len(batch) < LARGEST_BATCH:
+        self._asked: dict[int, tuple[Future[Any], Callable[[], None]]] = {}
+        self._unanswered = 0
+        self._working = 0.0
+        self._open = self._retired = False
+        self._line, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "router.inference", str(os.getpid()), str(theirs.fileno())]
         try:
-            batch.append(rendered.get_nowait())
-        except queue.Empty:
-            break
-    return batch
+            self._process = _STARTER.submit(
+                subprocess.Popen[bytes],
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/",
+            ).result()  # fmt: skip
+        except OSError:
+            self._line.close()
+            raise
+        finally:
+            theirs.close()
+        self._requests, self._answers = self._line.makefile("wb"), self._line.makefile("rb")
+
+    def warm(self, on_end: Callable[[Child, int], None]) -> None:
+        """Wait until it may be asked; `on_end` gets it and its exit code when it has ended, in a thread of its own.
+
+        Raises InferenceError: one line with the fix; the process is then gone.
+        """
+        timer = threading.Timer(START_SECONDS, self.kill)
+        timer.start()
+        try:
+            send(self._requests, self._options())
+            first = receive(self._answers)
+        except (OSError, ValueError):
+            first = None
+        finally:
+            timer.cancel()
+        if first is None or "ready" not in first:
+            self._bury()
+            raise InferenceError((first or {}).get("refused", "inference died while starting; see its output above"))
+        self.info = first["ready"] | {"pid": self._process.pid}
+        self._open = True
+        threading.Thread(target=self._run, args=(on_end,), name="inference", daemon=True).start()
+
+    def _options(self) -> dict[str, Any]:
+        cores, settings = len(os.sched_getaffinity(0)), self._settings
+        # Receive, forward and the pixel workers keep the other half of the cores busy (docs/architecture.md).
+        threads = settings.threads or max(1, cores // 2)
+        return {
+            "path": str(settings.path.resolve()) if settings.path else "", "device": settings.device,
+            "engine": settings.engine, "threads": threads,
+            "workers": settings.workers or min(cores, 4), "timeout": settings.pixel_timeout,
+            "memory": settings.pixel_memory, "nice": self._nice,
+        }  # fmt: skip
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be asked."""
+        return self._open
+
+    def ask(self, request: dict[str, Any], slowed: Callable[[], None] = lambda: None) -> Future[Any] | None:
+        """The answer to come; None where it may not be asked (any more). A future fails with InferenceError.
+
+        `slowed` is called, once at most, where the answer will take long; it must not wait.
+        """
+        future: Future[Any] = Future()
+        number = next(self._ids)
+        with self._lock:
+            if not self._open:
+                return None
+            self._asked[number] = (future, slowed)
+            try:
+                send(self._requests, request | {"id": number})
+            except OSError:
+                del self._asked[number]
+                future.set_exception(InferenceError("inference has just died"))
+        return future
+
+    @property
+    def working_seconds(self) -> float:
+        """Seconds that the oldest work had been under way at the last sign of life, without work that only waits."""
+        return self._working
+
+    def ping(self) -> int:
+        """Ask for a sign of life; how many of these have had no answer before this one, nor anything else since."""
+        with self._lock:
+            if not (self._open or self._retired):
+                return 0
+            unanswered, self._unanswered = self._unanswered, self._unanswered + 1
+            try:
+                send(self._requests, {"op": "ping"})
+            except (OSError, ValueError):  # it has just gone, which others see
+                return 0
+        return unanswered
+
+    def retire(self) -> None:
+        """Take no more questions, and end when the last answer is in."""
+        with self._lock:
+            self._open, self._retired = False, True
+            done = not self._asked
+        if done:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the life line: the process sees it and goes, and whatever was asked gets an InferenceError."""
+        with self._lock:
+            self._open = False
+        try:
+            self._line.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended; it is killed when that takes longer."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _run(self, on_end: Callable[[Child, int], None]) -> None:
+        try:
+            while (message := receive(self._answers)) is not None:
+                with self._lock:
+                    self._unanswered = 0
+                    self._working = message.get("working_s", self._working)
+                    number, is_slow = message.get("id", 0), "slow" in message
+                    entry = self._asked.get(number) if is_slow else self._asked.pop(number, None)
+                    last = self._retired and not self._asked
+                if entry is not None and is_slow:
+                    entry[1]()
+                elif entry is not None:
+                    _settle(entry[0], message)
+                if last:
+                    self.hang_up()
+        except (OSError, ValueError):
+            pass
+        on_end(self, self._bury())
+
+    def _bury(self) -> int:
+        """The process is gone, or its life line is: nobody may go on waiting for it."""
+        self.hang_up()
+        self.kill()
+        code = self._process.wait()
+        with self._lock:
+            asked, self._asked = list(self._asked.values()), {}
+            for end in (self._requests, self._answers, self._line):
+                try:
+                    end.close()
+                except OSError:
+                    pass
+        for future, _ in asked:
+            future.set_exception(InferenceError("inference died"))
+        return code
 
 
-def _predict(model: Model, batch: list[Rendered], answers: Answers) -> None:
-    size = model.card.size
-    pictures = np.stack([np.frombuffer(one.picture, np.uint8).reshape(size, size) for one in batch])
-    began = time.perf_counter()
-    try:
-        predictions = model.predict(pictures)
-    except RuntimeError as error:  # out of memory, or the GPU has gone: a fresh process chooses again
-        for one in batch:
-            answers.send({"id": one.request_id, "failed": f"the model failed ({type(error).__name__})"})
-        os._exit(3)
-    milliseconds = 1000 * (time.perf_counter() - began)
-    for one, prediction in zip(batch, predictions, strict=True):
-        seen = replace(unpack(one.seen), prediction=prediction, model_ms=milliseconds / len(batch))
-        answers.send({"id": one.request_id, "seen": pack(seen)})
+def _settle(future: Future[Any], message: dict[str, Any]) -> None:
+    result: Seen | str
+    if "failed" in message:
+        future.set_exception(InferenceError(message["failed"]))
+        return
+    if message.get("errno"):
+        future.set_exception(OSError(message["errno"], message["error"]))
+        return
+    result = unpack(message["seen"]) if "seen" in message else message["error"]
+    future.set_result(result)

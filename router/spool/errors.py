@@ -9,6 +9,7 @@ import sys
 import sqlalchemy as sa
 
 from router.config.values import hidden_password
+from router.errors import RouterError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """What an OSError says of a full disk: what was tried waits for room, and no instance is at fault."""
@@ -18,7 +19,7 @@ PRIMARY = 0xFF
 """The bits of SQLite's result codes that say the kind of failure."""
 
 
-class SpoolError(Exception):
+class SpoolError(RouterError):
     """The spool could not do what was asked; the message is one line for a person.
 
     `may_come_back`: a crash can bring the change back, since SQLite's log may have all of it.

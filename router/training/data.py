@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from router.errors import RouterError
 from router.flow import CLASSES, VIEWS
 
 SYNTHETIC = "synthetic"
@@ -42,7 +43,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 OLDEST = 120.0
 
 
-class DataError(Exception):
+class DataError(RouterError):
     """The set cannot be used; the message is one line with the fix."""
 
 

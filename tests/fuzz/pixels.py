@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast, get_args
 
 from router.flow import PixelState, Seen
-from router.inference.messages import pack, unpack
-from router.inference.pixels import Answer, PixelWorker, WorkerDiedError
+from router.inference.framing import pack, unpack
+from router.inference.worker_handle import Answer, PixelWorker, WorkerDiedError
 from tests.fuzz.data_sets import EXPLICIT, IMPLICIT
 from tests.fuzz.targets import TAGS, WrongError
 

@@ -24,7 +24,7 @@ from router.config.settings import (
     WebSettings,
 )
 from router.decide import conditions as c
-from router.decide import reach
+from router.decide import unreachable
 
 LEAST = """\
 destinations:
@@ -339,19 +339,19 @@ def test_a_long_table_is_checked_in_bounded_steps(rule: str, tmp_path: Path, mon
     rules = "\n".join("  - " + rule.format(n=n) for n in range(10, 60))
     parsed = loaded(tmp_path, LEAST.replace("rules: []", f"rules:\n{rules}")).rules.rules
     asked = 0
-    deny = reach._deny
+    deny = unreachable._deny
 
     def counted(*given: Any) -> None:
         nonlocal asked
         asked += 1
         deny(*given)
 
-    monkeypatch.setattr(reach, "_deny", counted)
-    assert reach.never_fire(parsed, [True] * len(parsed)) == {}
-    assert asked < 10 * reach.MOST_STEPS
-    monkeypatch.setattr(reach, "MOST_STEPS", 40)
+    monkeypatch.setattr(unreachable, "_deny", counted)
+    assert unreachable.never_fire(parsed, [True] * len(parsed)) == {}
+    assert asked < 10 * unreachable.MOST_STEPS
+    monkeypatch.setattr(unreachable, "MOST_STEPS", 40)
     asked = 0
-    assert reach.never_fire(parsed, [True] * len(parsed)) == {}
+    assert unreachable.never_fire(parsed, [True] * len(parsed)) == {}
     assert asked <= 10 * 40
 
 

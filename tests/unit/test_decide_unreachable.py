@@ -12,7 +12,7 @@ import pytest
 from router.decide import Rule
 from router.decide import conditions as c
 from router.decide.age import BIRTH_DATE, PATIENT_AGE, STUDY_DATE
-from router.decide.reach import never_fire
+from router.decide.unreachable import never_fire
 from router.flow import CLASSES, UNCERTAIN, Caller, Header, Instance, PictureFacts, Prediction, Seen
 
 TABLES = int(os.environ.get("DICOM_ROUTER_TEST_TABLES", "150"))

@@ -8,13 +8,14 @@ import socket
 from collections.abc import Iterator
 
 from router.config.settings import Settings
+from router.errors import RouterError
 
 WEB = "web.port"
 PRIVILEGED = 1024
 """Ports below this one need a privilege."""
 
 
-class AddressError(Exception):
+class AddressError(RouterError):
     """An address cannot be had, as the machine is now: one line with the fix. The configuration may be right."""
 
     def __init__(self, message: str, *, in_use: bool = False) -> None:

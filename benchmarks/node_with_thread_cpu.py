@@ -1,4 +1,4 @@
-"""The node, with an account of what its threads spend: `accounted.py serve …` writes `threads.json` where it runs.
+"""The node, with the CPU time of its threads: `node_with_thread_cpu.py serve …` writes `threads.json` where it runs.
 
 Ten times a second: CPU seconds so far for each thread's name, those of associations that have ended not among them.
 """

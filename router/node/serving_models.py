@@ -1,7 +1,7 @@
 """Which model serves and which shadows: started, swapped and remembered across restarts.
 
-An order takes as long as a model needs to warm up, so it has a thread of its own: whoever gave it asks `report` until
-it is no longer busy. It is written down before it takes effect, and what does not start is not chosen.
+An order takes as long as a model needs to warm up, so it has a thread of its own; `report` says whether it is still
+under way. It is written down before it takes effect, and what does not start is not chosen.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ from router.config import Settings
 from router.decide import decide, header_tags
 from router.flow import Decision, Instance, Prediction, Seen
 from router.inference import Inference, InferenceError, Shadow
-from router.node.model_store import ORDERS, ModelStore, State, StoreError
+from router.node.model_store import ModelStore, State, StoreError
+from router.node.orders import NAMES, ModelOrder, Promote, RollBack, SetShadow
 from router.observe import log, where
 from router.spool import SHADOW_PREDICTION, Spool, SpoolError
 
+STOP_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
 """Seconds between two starts of a shadow that fails: doubling."""
 
 
-class Serving:
-    """The serving inference and its shadow. `inference` stays the same object whichever model serves."""
+class ServingModels:
+    """The model that serves and the one that shadows, each in a process of its own.
+
+    `inference` stays the same object whichever model serves.
+    """
 
     def __init__(self, spool: Spool, settings: Callable[[], Settings], on_ready: Callable[[], None]) -> None:
         """Raises StoreError where the choice of models cannot be read."""
@@ -48,20 +53,21 @@ class Serving:
         if self._store.state().shadow:
             threading.Thread(target=self._resume_shadow, name="shadow", daemon=True).start()
 
-    def stop(self, seconds: float) -> None:
+    def stop(self, _deadline: float = 0.0) -> None:
+        """End both processes, within STOP_SECONDS: nothing asks them any more."""
         with self._lock:
             self._stopping.set()
             shadows = [shadow for shadow in (self._shadow, self._coming) if shadow]
         for shadow in shadows:
             shadow.stop()
-        self.inference.stop(seconds)
+        self.inference.stop(STOP_SECONDS)
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
-    def order(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Begin what a person ordered (see `ModelStore.plan`). Raises StoreError; `report` says how it ended."""
-        plan = None if self._is_busy() else self._store.plan(order)
-        if plan is None or not self._in_background(lambda: self._carry_out(plan, order)):
+    def begin(self, order: ModelOrder, who: str) -> dict[str, Any]:
+        """Begin what a person ordered. Raises StoreError; `report` says how it ended."""
+        plan = None if self._is_busy() else self._store.plan(order, who)
+        if plan is None or not self._in_background(lambda: self._carry_out(plan, order, who)):
             raise StoreError("another order is under way; see dicom-router model show")
         return {"begun": True}
 
@@ -113,7 +119,7 @@ class Serving:
                 work()
             except (InferenceError, StoreError, OSError) as error:
                 self._error = str(error)
-            except Exception as error:  # whoever gave the order must learn that it failed
+            except Exception as error:  # who gave the order must learn that it failed
                 self._error = where(error)
             if self._error and not self._stopping.is_set():
                 log.error("model not changed", reason=self._error)
@@ -126,15 +132,15 @@ class Serving:
             self._order.start()
         return True
 
-    def _carry_out(self, plan: State, order: dict[str, Any]) -> None:
+    def _carry_out(self, plan: State, order: ModelOrder, who: str) -> None:
         old = self._store.state()
         if plan == old:
-            return  # a shadow to be ended where there is none: nobody has changed anything
+            return  # there was no shadow to end: nothing has changed
         if plan.serving != old.serving:
             self.inference.swap(self._store.path(plan.serving), lambda: self._store.write(plan))
         if plan.shadow != old.shadow:
             self._change_shadow(plan)
-        write_down(self._spool, plan, order)
+        write_down(self._spool, plan, order, who)
 
     def _resume_shadow(self) -> None:
         """Start the shadow that was chosen before, until it runs or a person has chosen otherwise.
@@ -175,13 +181,16 @@ class Serving:
             old.stop()
 
 
-def write_down(spool: Spool, plan: State, order: dict[str, Any]) -> None:
+EVENTS = {Promote: "model promoted", RollBack: "model rolled back", SetShadow: "shadow changed"}
+
+
+def write_down(spool: Spool, plan: State, order: ModelOrder, who: str) -> None:
     """Into log and record of events: what was ordered and what holds now."""
-    kind = ORDERS[order["order"]]
     names = {role: chosen.name if chosen else None for role, chosen in
              (("serving", plan.serving), ("previous", plan.previous), ("shadow", plan.shadow))}  # fmt: skip
-    log.info("model changed", order=order["order"], **names)
-    spool.event(kind, who=str(order.get("who", ""))[:64], tested=str(order.get("tested", ""))[:80], **names)
+    tested = order.tested[:80] if isinstance(order, Promote) else ""
+    log.info("model changed", order=NAMES[type(order)], **names)
+    spool.event(EVENTS[type(order)], who=who, tested=tested, **names)
 
 
 def _brief(prediction: Prediction, decision: Decision) -> dict[str, Any]:

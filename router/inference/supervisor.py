@@ -13,7 +13,7 @@ from typing import Any
 
 from router.config.settings import ModelSettings
 from router.flow import Caller, Seen
-from router.inference.child import Child, InferenceError
+from router.inference.process import Child, InferenceError
 from router.observe import log
 from router.observe.metrics import INFERENCE_RESTARTS
 

@@ -1,4 +1,4 @@
-"""The inference process's side of a pixel worker: one child process that is asked, waited for, and killed."""
+"""A pixel worker as the inference process sees it: one child process that is asked, waited for, and killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from router.inference.messages import receive, send
+from router.inference.framing import receive, send
 
 START_SECONDS = 60.0
 LOW_PRIORITY = 10

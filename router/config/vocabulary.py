@@ -15,7 +15,7 @@ from router.decide.header_words import PARTS, Vocabulary, spaced
 from router.flow import VIEWS
 
 HEADER_WORDS = "header_words"
-SHIPPED = Path(__file__).with_suffix(".yaml")
+SHIPPED = Path(__file__).with_name("header_words.yaml")
 GROUPS = (*PARTS, *VIEWS)
 IGNORED = "ignored"
 """The group of the program's words that mean something else at a site."""
