@@ -135,6 +135,8 @@ class Decision:
     reason: str
     discard: bool = False
     shadow: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    table: str = ""
+    """The digest of the rules that decided."""
 
 
 @dataclass(frozen=True, slots=True)

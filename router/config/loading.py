@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+from xxhash import xxh3_128_hexdigest
+
 from router.config import values
-from router.config.document import Node, Scalar, Table, read
+from router.config.document import Node, Scalar, Table, as_written, read
 from router.config.fields import Context, Skip, unknown
 from router.config.header_words import HEADER_WORDS, vocabulary
 from router.config.overrides import overridden
@@ -87,7 +90,13 @@ def _table(root: Table, enabled: Mapping[str, bool], context: Context) -> RuleTa
         last = otherwise(root.entries["otherwise"], enabled, context) if "otherwise" in root.entries else None
     except Skip:
         return None
-    return RuleTable(found, last) if complete and last else None
+    if not complete or last is None:
+        return None
+    said = {
+        name: as_written(root.entries[name]) for name in (HEADER_WORDS, "rules", "otherwise") if name in root.entries
+    }
+    text = yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120)
+    return RuleTable(found, last, text, xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass")))
 
 
 def _check_ports(root: Table, node: NodeSettings, web: WebSettings, context: Context) -> None:

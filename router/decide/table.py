@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.decide.conditions import Condition
 
@@ -32,6 +32,10 @@ class RuleTable:
 
     rules: tuple[Rule, ...]
     otherwise: Otherwise
+    text: str = field(default="", compare=False)
+    """The rules as YAML, as they were understood; kept, so that it can be seen later which ones decided."""
+    digest: str = field(default="", compare=False)
+    """XXH3-128 of `text`, 32 hex digits."""
 
 
 def header_tags(table: RuleTable) -> frozenset[int]:

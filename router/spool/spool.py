@@ -26,6 +26,7 @@ from router.spool.commitments import Commitments
 from router.spool.copies import CopySizes, native_size
 from router.spool.doubts import Doubts
 from router.spool.errors import SpoolError, UncertainCommitError, is_of_database
+from router.spool.keyed import Key, make_key
 from router.spool.leases import Leases
 from router.spool.orphans import SET_ASIDE, count_in
 from router.spool.room import Ballast, Room, fold_log, relieve
@@ -67,6 +68,7 @@ class Spool:
         self._tokens = itertools.count(1)
         self._after = transactions.FIRST_CALLER
         self._bytes = 0
+        self._key: Key | None = None
         self._bytes_lock = threading.Lock()
         self._copies = CopySizes()
         self._copying = threading.Lock()
@@ -195,7 +197,7 @@ class Spool:
         buried: dict[str, str] = {}
 
         def job(connection: sa.Connection) -> bool:
-            changed, now_buried = transactions.record(connection, instance, token, seen, decision, limits)
+            changed, now_buried = transactions.record(connection, instance, token, seen, decision, limits, self._key)
             buried.clear()  # a job may run again
             buried.update(now_buried)
             return changed
@@ -481,6 +483,7 @@ class Spool:
         for words in self._ask(lambda c: list(postgresql.dangers(c))):
             log.warning("database", about=words)
         self._tokens = itertools.count((start << 32) + 1)
+        self._key = _key_to_find_by(self.settings.path)
         if alone:
             self.take_in_orphans()
         self._bytes = self._ask(queries.bytes_kept)
@@ -536,3 +539,13 @@ class Spool:
             if not is_of_database(error):
                 raise
             raise engine.trouble(self._read_engine, error) from error
+
+
+def _key_to_find_by(folder: Path) -> Key | None:
+    """The spool's key. A disk without room for a new one must not keep the node from starting."""
+    try:
+        return make_key(folder)
+    except (SpoolError, OSError) as error:
+        reason = str(error) if isinstance(error, SpoolError) else error.strerror
+        log.warning("nothing new is found by study or accession number", reason=reason)
+        return None

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from router.flow import Decision, Instance, Seen
 from router.spool import clock, commitment_rows, schema, statements, steady
+from router.spool.keyed import Key
 from router.spool.rows import values_of, values_of_decision
 
 Connection = sa.Connection
@@ -197,6 +198,7 @@ def record(
     seen: Seen,
     decision: Decision,
     limits: Mapping[str, int | None],
+    key: Key | None = None,
 ) -> tuple[bool, dict[str, str]]:
     """A decision and the deliveries that it creates. (False, {}) when the claim is no longer ours.
 
@@ -208,7 +210,7 @@ def record(
     already = _owed_already(connection, decided.id)
     owed = [name for name in decision.destinations if name not in already]
     finished = not owed and not already
-    values = values_of_decision(seen, decision) | {
+    values = values_of_decision(seen, decision, key) | {
         "which": decided.id, "held": token, "state": schema.FINISHED if finished else schema.DECIDED, "token": 0,
         "ready_at": 0, "decided_at": now, "finished_at": now if finished else None,
     }  # fmt: skip
