@@ -87,7 +87,7 @@ def serve(port: int, folder: Path) -> None:
         spool=replace(settings.spool, path=folder / "spool"),
     )
     spool = open_spool(settings.spool)
-    Receiver(lambda: settings, spool).start()
+    Receiver(lambda: settings, spool.intake).start()
     signal.sigwait({signal.SIGTERM})
 
 

@@ -48,12 +48,12 @@ def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None
 
     settings = settings_of(config)
     spool = read_spool(settings.spool)
-    finished = spool.finished()
+    finished = spool.views.finished()
     if finished.n:
         line = f"{finished.n} blobs of finished instances, {finished.bytes / GB:.2f} GB, the oldest finished "
         confirm("remove them for good", [line + local_time(finished.oldest)], yes=yes, as_json=as_json)
     removed = change(settings, "wipe")["changed"]
-    counts = spool.counts()
+    counts = spool.views.counts()
     left = {"removed": removed, "undecided": counts.undecided, "open": sum(counts.open.values()),
             "buried": sum(counts.buried.values())}  # fmt: skip
     if as_json:

@@ -67,7 +67,8 @@ def command(
         _write_csv(csv_file, found, as_json=as_json)
         return
     shown = 0
-    for shown, one in enumerate(found, start=1):
+    for one in found:
+        shown += 1
         print(json.dumps(_as_json(one)) if as_json else printable(_line(one)), flush=True)
     if shown == limit:
         typer.echo(f"{limit} shown, perhaps there are more: --limit", err=True)
@@ -102,7 +103,7 @@ def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:
 
     spool = read_spool(settings_of(config).spool)
     before = FIRST_PAGE
-    while limit > 0 and (page := spool.find(wanted, before=before, limit=min(limit, PAGE))):
+    while limit > 0 and (page := spool.views.find(wanted, before=before, limit=min(limit, PAGE))):
         yield from page
         before, limit = page[-1].id, limit - len(page)
 
@@ -147,7 +148,8 @@ def _write_csv(path: Path, found: Iterable[Found], *, as_json: bool) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            for count, one in enumerate(found, start=1):
+            for one in found:
+                count += 1
                 row = _as_json(one) | {
                     "received_at": local_time(one.received_at),
                     "destinations": " ".join(one.destinations),

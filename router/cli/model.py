@@ -153,7 +153,7 @@ def compare_(config: Config = None, as_json: Json = False) -> None:
     from router.spool import SHADOW_PREDICTION
     from router.training.candidate import count_shadow
 
-    for pair in count_shadow(pages(spool_of(config).events, kind=SHADOW_PREDICTION)):
+    for pair in count_shadow(one.detail for one in pages(spool_of(config).views.events, kind=SHADOW_PREDICTION)):
         if as_json:
             print(json.dumps(pair))
         else:

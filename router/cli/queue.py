@@ -55,7 +55,7 @@ def list_(
     Advice on such a destination goes to standard error.
     """
     _, spool = _open(config, to)
-    states = spool.destination_states()
+    states = spool.destinations.states()
     if not as_json:
         for line in _held(spool, states, to):
             typer.echo(printable(line), err=True)
@@ -97,7 +97,7 @@ def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
 
 def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) -> Iterator[str]:
     """A line for each paused destination, and for each with an open circuit and something that waits."""
-    counts = spool.counts()
+    counts = spool.views.counts()
     waiting = counts.open
     if counts.set_aside and to is None:
         yield f"{counts.set_aside} blobs are set aside: see 'Blobs set aside' in docs/operations.md"
@@ -121,12 +121,15 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Everything known of one instance: who sent it, what was seen, which rule fired, where it went."""
+    from router.spool import values_of
+
     settings, spool = _open(config, None)
-    row = spool.instance(_instance(spool, instance))
-    if row is None:
+    found = spool.views.instance(_instance(spool, instance))
+    if found is None:
         fail(f"no instance or delivery {printable(instance)!r}; queue list shows them")
-    row["deliveries"] = spool.deliveries(instance_id=row["id"], limit=PAGE)
-    row["events"] = spool.events(instance_id=row["id"], limit=PAGE)
+    row = values_of(found)
+    row["deliveries"] = [values_of(one) for one in spool.views.deliveries(instance_id=found.id, limit=PAGE)]
+    row["events"] = [values_of(one) for one in spool.views.events(instance_id=found.id, limit=PAGE)]
     if as_json:
         print(json.dumps(row))
         return
@@ -155,8 +158,10 @@ def _instance(spool: Spool, which: str) -> str:
 
 def _delivery(spool: Spool, number: int) -> dict[str, Any] | None:
     """A delivery by its number, whatever has become of it."""
-    rows = spool.deliveries(states=STATES, after=number - 1, limit=1)
-    return rows[0] if rows and rows[0]["id"] == number else None
+    from router.spool import values_of
+
+    rows = spool.views.deliveries(states=STATES, after=number - 1, limit=1)
+    return values_of(rows[0]) if rows and rows[0].id == number else None
 
 
 def _lines(row: dict[str, Any]) -> Iterator[str]:
@@ -197,7 +202,7 @@ def retry(
     settings, spool = _open(config, to)
     chosen = _chosen(spool, ids, to, states)
     _change(settings, "retry", chosen, as_json)
-    if to is not None and spool.destination_state(to).paused:
+    if to is not None and spool.destinations.state(to).paused:
         typer.echo(f"{to} is paused, and nothing is sent to it: dicom-router queue resume {to}", err=True)
     if states == ("buried",) and not ids:
         _tell_waiting(spool, "--to DESTINATION takes these, too")
@@ -245,7 +250,7 @@ def _summary(rows: Iterable[dict[str, Any] | None]) -> Iterator[str]:
 
 
 def _tell_waiting(spool: Spool, hint: str, to: str | None = None) -> None:
-    counts = spool.counts().open
+    counts = spool.views.counts().open
     waiting = sum(counts.values()) if to is None else counts.get(to, 0)
     if waiting:
         typer.echo(f"{waiting} wait and are not buried; {hint}", err=True)
@@ -317,4 +322,6 @@ def _hindered(chosen: Mapping[int, dict[str, Any] | None]) -> Iterator[str]:
 
 
 def _deliveries(spool: Spool, to: str | None, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    return pages(spool.deliveries, to=to, states=states)
+    from router.spool import values_of
+
+    return map(values_of, pages(spool.views.deliveries, to=to, states=states))

@@ -10,7 +10,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from router.association.committing import CommitmentAssociation
 from router.association.reports import Outbox
@@ -20,9 +19,8 @@ from router.commitment.data_set import Commitment, encode, report_of
 from router.commitment.judge import PROCESSING_FAILURE, judge
 from router.config.settings import DestinationSettings, Settings
 from router.observe import log, safe, where
-from router.spool import BURIED, DONE, Spool, SpoolError
-from router.spool.commitment_rows import ANSWERED, Due
-from router.spool.commitments import COMMITMENTS
+from router.spool import COMMITMENTS, CommitmentState, Spool, SpoolError
+from router.spool.commitment_rows import Due, Pending
 
 AT_ONCE = 16
 FIRST, LONGEST = 2.0, 300.0
@@ -44,7 +42,7 @@ class Committer:
         self._settings = settings
         self._commitments = spool.commitments
         self.callers = Callers(settings, spool.commitments)
-        self._signal = spool.signal(COMMITMENTS)
+        self._signal = spool.signals.of(COMMITMENTS)
         self._busy: dict[str, threading.Thread] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
@@ -116,14 +114,14 @@ class Committer:
             after = min(FIRST * 2.0 ** min(due.tries, 20), LONGEST, max(0.0, due.deadline - now))
             self._commitments.release(due, after, tries=due.tries + 1)
         else:
-            self._commitments.release(due, 0.0, state=ANSWERED, tries=0)
+            self._commitments.release(due, 0.0, state=CommitmentState.ANSWERED, tries=0)
 
-    def _judge(self, due: Due, pending: list[Any], now: float) -> dict[str, list[Any]]:
+    def _judge(self, due: Due, pending: list[Pending], now: float) -> dict[str, list[Pending]]:
         """Note what is known without asking; which archive to ask for which references."""
         rows = [row for row in pending if row.asked_at is None or now - row.asked_at > ASK_AGAIN]
         places = self._commitments.places([row.sop_instance for row in rows])
         known: dict[int, int] = {}
-        to_ask: dict[str, list[Any]] = {}
+        to_ask: dict[str, list[Pending]] = {}
         for row in rows:
             verdict = judge(
                 places.get(row.sop_instance, ()), row.sop_class, due.caller.calling_ae, self._settings().archives
@@ -135,7 +133,7 @@ class Committer:
         self._commitments.set_outcomes(known)
         return to_ask
 
-    def _ask(self, archive: DestinationSettings, rows: list[Any]) -> None:
+    def _ask(self, archive: DestinationSettings, rows: list[Pending]) -> None:
         """One N-ACTION, written down before it is sent, and a while for the answer on the same association."""
         uid = f"2.25.{uuid.uuid4().int}"
         ids = [row.id for row in rows]
@@ -175,20 +173,20 @@ class Committer:
         """One N-EVENT-REPORT; done, owed again, or given up."""
         settings, caller = self._settings(), due.caller
         about = {"commitment": due.id, "peer": caller.peer, "calling_ae": safe(caller.calling_ae)}
-        report = report_of(due.transaction, self._commitments.outcomes(due))
+        report = report_of(due.transaction, ((one.reference, one.reason) for one in self._commitments.outcomes(due)))
         reason = self._send(due, report)
         if not reason:
-            self._close(due, DONE)
+            self._close(due, CommitmentState.DONE)
             log.info("commitment reported", committed=len(report.referenced), failed=len(report.failed), **about)
             return
         if self._commitments.now() > due.deadline + settings.node.commitment_deadline or self._is_gone(due):
-            self._close(due, BURIED)
+            self._close(due, CommitmentState.GIVEN_UP)
             log.error("commitment given up", reason=reason, **about)
             self._spool.event("commitment given up", reason=reason, peer=caller.peer)
             return
         after = min(FIRST * 2.0 ** min(due.tries, 20), LONGEST)
         log.warning("commitment not reported", reason=reason, again_in_s=round(after), **about)
-        self._commitments.release(due, after, state=ANSWERED, tries=due.tries + 1)
+        self._commitments.release(due, after, state=CommitmentState.ANSWERED, tries=due.tries + 1)
 
     def _is_gone(self, due: Due) -> bool:
         """Whether the caller can no longer be reached at all."""
@@ -219,6 +217,6 @@ class Committer:
     def _outbox(self, due: Due) -> Outbox | None:
         return self.callers.outbox(due.caller.calling_ae, due.transaction)
 
-    def _close(self, due: Due, state: str) -> None:
+    def _close(self, due: Due, state: CommitmentState) -> None:
         self._commitments.close(due, state)
         self.callers.forget(due.caller.calling_ae, due.transaction)

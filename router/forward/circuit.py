@@ -30,7 +30,7 @@ class Circuit:
     """One for each destination, shared by its workers."""
 
     def __init__(self, name: str, spool: Spool, chance: Callable[[], float]) -> None:
-        state = spool.destination_state(name)
+        state = spool.destinations.state(name)
         self._name = name
         self._spool = spool
         self._chance = chance
@@ -84,7 +84,7 @@ class Circuit:
     def heed(self) -> None:
         """What a person has ordered stands in the spool, whichever process took the order."""
         with self._lock:
-            if self._until and self._spool.destination_state(self._name).try_ordered:
+            if self._until and self._spool.destinations.state(self._name).try_ordered:
                 self.hurry()
 
     def hold(self, change: int) -> None:
@@ -116,7 +116,7 @@ class Circuit:
             self._untried_from = time.monotonic() + circuit_after(0, self._chance())
             self._failures += 1
             self._same = ("", frozenset())
-            self._spool.set_circuit(self._name, seconds, self._failures, reason)
+            self._spool.destinations.set_circuit(self._name, seconds, self._failures, reason)
             if not was_open:
                 log.warning("circuit opened", destination=self._name, reason=reason, seconds=round(seconds, 1))
                 self._spool.event("circuit opened", destination=self._name, reason=reason)
@@ -141,7 +141,7 @@ class Circuit:
 
     def _close(self) -> None:
         self._until, self._failures, self._reason = 0.0, 0, ""
-        self._spool.set_circuit(self._name, None, 0, "")
+        self._spool.destinations.set_circuit(self._name, None, 0, "")
         log.info("circuit closed", destination=self._name)
         self._spool.event("circuit closed", destination=self._name)
         self._spool.signals.set(self._name)

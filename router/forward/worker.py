@@ -18,8 +18,7 @@ from router.forward.delivery import Pool, Transcode, attempt, came_from
 from router.forward.outcomes import Fate, Outcome
 from router.observe import log, where
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
-from router.spool import BURIED as STATE_BURIED
-from router.spool import DONE, SKIPPED, Spool, SpoolError
+from router.spool import DeliveryState, Spool, SpoolError
 
 BATCH = 8
 OWN_LIMIT = 5.0
@@ -48,7 +47,7 @@ class Worker(threading.Thread):
         self._pool = Pool(circuit.hold)
         self._rests_until = 0.0
         self._stopping = threading.Event()
-        self._signal = spool.signal(name)
+        self._signal = spool.signals.of(name)
 
     @property
     def to(self) -> str:
@@ -80,7 +79,7 @@ class Worker(threading.Thread):
     def _turn(self) -> float | None:
         """Do what can be done; seconds to wait before the next turn (None: until something happens)."""
         destination = self._settings().destinations.get(self._to)
-        if destination is None or not destination.enabled or self._spool.destination_state(self._to).paused:
+        if destination is None or not destination.enabled or self._spool.destinations.state(self._to).paused:
             self._pool.release()
             return None
         self._circuit.heed()
@@ -93,9 +92,9 @@ class Worker(threading.Thread):
             if self._circuit.wait() > 0 or self._rests_until > time.monotonic():
                 return 0.0
         wait = self._circuit.wait()
-        deliveries = self._spool.claim_untried(self._to) if self._circuit.by_instances else []
+        deliveries = self._spool.deliveries.claim_untried(self._to) if self._circuit.by_instances else []
         if not deliveries and wait <= 0:
-            deliveries = self._spool.claim_deliveries(self._to, 1 if self._circuit.is_open else BATCH)
+            deliveries = self._spool.deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH)
         if deliveries:
             self._deliver_all(destination, deliveries)
             return 0.0
@@ -113,7 +112,7 @@ class Worker(threading.Thread):
                 self._pool.release()
             else:
                 waits.append(left)
-        due = self._spool.next_due(self._to)
+        due = self._spool.deliveries.next_due(self._to)
         if due is not None:
             waits.append(max(0.05, due))
         return min(min(waits), 3600.0) if waits else None
@@ -152,7 +151,7 @@ class Worker(threading.Thread):
                     break
         finally:
             # What failed before stays behind what was not tried: `ready_at` 0 is for the latter.
-            written += [self._spool.retry_delivery(d, min(d.tries, 1), "", tried=False) for d in deliveries[ended:]]
+            written += [self._spool.deliveries.retry(d, min(d.tries, 1), "", tried=False) for d in deliveries[ended:]]
         for future in written:
             future.result()
         if ended < len(deliveries):
@@ -161,7 +160,7 @@ class Worker(threading.Thread):
     def _has_changed(self, destination: DestinationSettings) -> bool:
         """Whether a person has paused the destination or changed its settings."""
         now = self._settings().destinations.get(self._to)
-        return now != destination or self._spool.destination_state(self._to).paused
+        return now != destination or self._spool.destinations.state(self._to).paused
 
     def _deliver(
         self,
@@ -172,7 +171,7 @@ class Worker(threading.Thread):
     ) -> bool:
         """Try one delivery and note what came of it; False when there was no association to try it on."""
         if came_from(delivery, destination):
-            written.append(self._spool.close_delivery(delivery, SKIPPED, "came from there"))
+            written.append(self._spool.deliveries.close(delivery, DeliveryState.SKIPPED, "came from there"))
             return True
         try:
             association = self._pool.get(destination, self._settings().calling_ae(destination), wanted)
@@ -188,7 +187,7 @@ class Worker(threading.Thread):
         try:
             outcome = attempt(
                 delivery, association, self._transcode,
-                lambda: self._spool.known_digests(self._to, delivery.instance.sop_instance),
+                lambda: self._spool.deliveries.known_digests(self._to, delivery.instance.sop_instance),
             )  # fmt: skip
         except AssociationLostError as error:
             self._pool.abort()
@@ -218,7 +217,7 @@ class Worker(threading.Thread):
     ) -> Future[bool]:
         about = {"instance": delivery.instance.id, "destination": self._to}
         if outcome.fate is Fate.DONE:
-            future = self._spool.close_delivery(delivery, DONE, outcome.reason, outcome.status)
+            future = self._spool.deliveries.close(delivery, DeliveryState.DONE, outcome.reason, outcome.status)
             self._circuit.succeeded()
             DELIVERED.labels(self._to).inc()
             log.info(
@@ -230,11 +229,11 @@ class Worker(threading.Thread):
         if after is None:
             BURIED.labels(self._to).inc()
             log.error("buried", **about, reason=outcome.reason, tries=delivery.tries + 1)
-            return self._spool.close_delivery(delivery, STATE_BURIED, outcome.reason, outcome.status)
+            return self._spool.deliveries.close(delivery, DeliveryState.BURIED, outcome.reason, outcome.status)
         RETRIED.labels(self._to).inc()
         log.warning("not delivered", **about, reason=outcome.reason, tries=delivery.tries + 1, again_in_s=round(after))
         buriable = outcome.fate is Fate.FEW and not opened
-        return self._spool.retry_delivery(delivery, after, outcome.reason, outcome.status, buriable=buriable)
+        return self._spool.deliveries.retry(delivery, after, outcome.reason, outcome.status, buriable=buriable)
 
     def _next_try(
         self, destination: DestinationSettings, delivery: Delivery, outcome: Outcome, opened: bool

@@ -172,7 +172,7 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 def known(spool: Spool, destinations: Iterable[str]) -> list[str]:
     """The destinations that there are: those of the settings, and those that are gone and still owed something."""
-    counts = spool.counts()
+    counts = spool.views.counts()
     return sorted({*destinations, *counts.open, *counts.buried})
 
 
@@ -181,21 +181,21 @@ def carry_out(spool: Spool, request: dict[str, Any], destinations: Iterable[str]
     who = str(request.get("who", ""))[:64]
     match request.get("do"):
         case "retry":
-            return {"changed": spool.retry_now([int(n) for n in request["deliveries"]], who)}
+            return {"changed": spool.orders.retry_now([int(n) for n in request["deliveries"]], who)}
         case "discard":
-            return {"changed": spool.discard([int(n) for n in request["deliveries"]], who)}
+            return {"changed": spool.orders.discard([int(n) for n in request["deliveries"]], who)}
         case "decide again":
-            if spool.redecide(str(request["instance"]), who):
+            if spool.orders.redecide(str(request["instance"]), who):
                 return {"done": True}
             return {"error": "no such instance, or its blob is gone"}
         case "pause" | "resume" as do:
             destination = str(request["destination"])
             if destination not in (names := known(spool, destinations)):
                 return {"error": f"no destination {destination[:64]}: one of {', '.join(names)}", "exit_code": 2}
-            (spool.pause if do == "pause" else spool.resume)(destination, who)
+            (spool.orders.pause if do == "pause" else spool.orders.resume)(destination, who)
             return {"done": True}
         case "wipe":
-            return {"changed": spool.wipe(who)}
+            return {"changed": spool.orders.wipe(who)}
     return {"error": "no such request"}
 
 

@@ -70,11 +70,11 @@ class Node:
         self._spool: Spool = open_spool(settings.spool)
         self._serving = Serving(self._spool, self.settings, on_ready=lambda: self._classifier.wake())
         self._inference = self._serving.inference
-        self._copies = Copies(self._inference, self._spool.room_for_copy)
+        self._copies = Copies(self._inference, self._spool.space.for_copy)
         self._forwarder = Forwarder(self._spool, self.settings, self._copies.get)
         self._classifier = Classifier(self._spool, self._inference, self.settings, self._serving.decided)
         self._committer = Committer(self._spool, self.settings)
-        self._receiver = Receiver(self.settings, self._spool, self._committer.callers)
+        self._receiver = Receiver(self.settings, self._spool.intake, self._committer.callers)
         self._web = WebServer(settings.web, self)
         self._control = ControlServer(settings.spool.path, self.handle)
         self._sweeper = threading.Thread(target=self._sweep, name="sweep", daemon=True)
@@ -111,7 +111,7 @@ class Node:
             return
         self._stopped.set()
         self._spool.signals.set(FULL)
-        if not self._spool.answers(LATE_AT_END):
+        if not self._spool.database.answers(LATE_AT_END):
             seconds = min(seconds, DRAIN_IN_VAIN)
         deadline = time.monotonic() + seconds
         log.info("stopping", within_s=seconds)
@@ -122,7 +122,7 @@ class Node:
         self._control.stop()
         self._web.stop()
         self._serving.stop(1.0)
-        if self._spool.is_working:
+        if self._spool.database.is_working:
             self._spool.event("stopped")
         if self._spool.close(max(LAST_WRITES, deadline - time.monotonic())):
             log.info("stopped")
@@ -185,7 +185,7 @@ class Node:
 
     def _orphaned(self, settings: Settings) -> dict[str, int]:
         """How many deliveries wait for each destination that the settings do not have."""
-        counts = self._spool.counts()
+        counts = self._spool.views.counts()
         gone = sorted((set(counts.open) | set(counts.buried)) - set(settings.destinations))
         return {name: counts.open.get(name, 0) + counts.buried.get(name, 0) for name in gone}
 
@@ -205,18 +205,22 @@ class Node:
     # -- what can be seen and asked --------------------------------------------------------------------------------
 
     def alive(self) -> dict[str, bool]:
-        working, deciding, answering = self._spool.answers(LATE), self._classifier.is_alive, self._control.is_alive
+        working, deciding, answering = (
+            self._spool.database.answers(LATE),
+            self._classifier.is_alive,
+            self._control.is_alive,
+        )
         return {"spool": working, "classify": deciding, "control": answering}
 
     def ready(self) -> dict[str, bool]:
-        answers = self._spool.answers(LATE)
+        answers = self._spool.database.answers(LATE)
         return {
-            "inference": self._inference.is_ready, "database": answers, "room": answers and self._spool.room(),
-            "open": self._receiver.is_open,
+            "inference": self._inference.is_ready, "database": answers,
+            "room": answers and self._spool.space.has_room(), "open": self._receiver.is_open,
         }  # fmt: skip
 
     def counts(self) -> Counts:
-        return self._spool.counts()
+        return self._spool.views.counts()
 
     def associations(self) -> int:
         return self._receiver.associations
@@ -226,7 +230,7 @@ class Node:
 
     def destinations(self) -> dict[str, bool]:
         """Each destination of the settings, and whether a person has paused it."""
-        states = self._spool.destination_states()
+        states = self._spool.destinations.states()
         return {name: name in states and states[name].paused for name in self._settings.destinations}
 
     def certificates(self) -> dict[str, float]:
@@ -258,13 +262,13 @@ class Node:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        full = self._spool.signal(FULL)
+        full = self._spool.signals.of(FULL)
         wanted = full.version
         while not self._stopped.is_set():
             try:
                 if full.version != wanted:
                     wanted = full.version
-                    log.warning("disk full", removed=self._spool.sweep_early())
+                    log.warning("disk full", removed=self._spool.retention.sweep_early())
                 self._spool.tidy_up()
                 self._tell_orphaned()
                 self._expire(full, wanted)
@@ -278,7 +282,7 @@ class Node:
         """Remove what retention says, step by step, until all is gone or the node stops."""
         while not self._stopped.is_set() and full.version == wanted:
             begin = time.monotonic()
-            if not self._spool.sweep():
+            if not self._spool.retention.sweep():
                 return
             full.wait(wanted, PAUSE * (time.monotonic() - begin))
 

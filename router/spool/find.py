@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from router.spool import schema
 from router.spool.keyed import Key
+from router.spool.states import DeliveryState, InstanceState
 
 instance, delivery = schema.instance, schema.delivery
 FIRST_PAGE = "g"
@@ -214,11 +215,13 @@ def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
             if wanted.to:
                 yield _HasDelivery(wanted.to, "")
         case State.WAITING if not wanted.to:
-            yield _AnyOf((_Column(instance.c.state, schema.NEW), _HasDelivery("", schema.OPEN)))
+            yield _AnyOf((_Column(instance.c.state, InstanceState.NEW), _HasDelivery("", DeliveryState.OPEN)))
         case State.DONE if not wanted.to:
-            yield _AnyOf((_Column(instance.c.state, schema.FINISHED), _Column(instance.c.state, schema.GONE)))
+            yield _AnyOf(
+                (_Column(instance.c.state, InstanceState.FINISHED), _Column(instance.c.state, InstanceState.GONE))
+            )
         case State.WAITING:
-            yield _HasDelivery(wanted.to, schema.OPEN)
+            yield _HasDelivery(wanted.to, DeliveryState.OPEN)
         case state:
             yield _HasDelivery(wanted.to, str(state))
 

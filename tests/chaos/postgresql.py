@@ -30,7 +30,7 @@ import psycopg
 
 from router.association.requestor import AssociationLostError, ConnectError
 from router.forward.worker import BATCH
-from router.spool.transactions import LEASE
+from router.spool.claims import LEASE
 from tests import postgres
 from tests.acceptance.peers import NodeUnderTest, listening, wait_for
 from tests.chaos import traffic

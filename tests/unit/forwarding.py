@@ -15,7 +15,7 @@ import pytest
 from router.config.settings import DestinationSettings, Settings, SpoolSettings
 from router.flow import Caller, Decision, Instance, Seen
 from router.forward import Forwarder
-from router.spool import Spool, open_spool
+from router.spool import DeliveryRow, EventRow, Spool, open_spool
 from tests.unit.peer import DX, EXPLICIT, Peer, wait_for
 from tests.unit.receiving import settings
 
@@ -77,13 +77,13 @@ class Stage:
         """Instances that came and were decided; the last are owed as the first."""
         for _ in range(count):
             self._receive(data, changes)
-        claims = self.spool.claim_instances(count)
-        futures = [self.spool.record(c, Seen("none"), Decision("rule", to, "because"), {}) for c in claims]
+        claims = self.spool.decisions.claim(count)
+        futures = [self.spool.decisions.record(c, Seen("none"), Decision("rule", to, "because"), {}) for c in claims]
         assert [future.result(10) for future in futures] == [True] * count
         return [claim.instance for claim in claims]
 
     def _receive(self, data: bytes, changes: dict[str, Any]) -> None:
-        blob = self.spool.begin(HEAD)
+        blob = self.spool.intake.begin(HEAD)
         blob.write(memoryview(data))
         blob.seal()
         values: dict[str, Any] = {
@@ -91,22 +91,22 @@ class Stage:
             "sop_instance": f"1.2.3.{next(NUMBERS)}", "transfer_syntax": EXPLICIT, "offset": blob.offset,
             "size": blob.size, "digest": blob.digest(),
         }  # fmt: skip
-        self.spool.accept(blob, Instance(**(values | changes)))
+        self.spool.intake.accept(blob, Instance(**(values | changes)))
 
-    def rows(self, to: str | None = None) -> list[dict[str, Any]]:
+    def rows(self, to: str | None = None) -> list[DeliveryRow]:
         states = ("open", "done", "buried", "skipped")
-        return self.spool.deliveries(states=states, to=to, limit=10_000)
+        return self.spool.views.deliveries(states=states, to=to, limit=10_000)
 
     def states(self, to: str | None = None) -> list[str]:
-        return [row["state"] for row in self.rows(to)]
+        return [row.state for row in self.rows(to)]
 
-    def until(self, state: str, count: int = 1, to: str | None = None) -> list[dict[str, Any]]:
+    def until(self, state: str, count: int = 1, to: str | None = None) -> list[DeliveryRow]:
         """Wait until so many deliveries are in a state; these."""
         wait_for(lambda: self.states(to).count(state) >= count, 20)
-        return [row for row in self.rows(to) if row["state"] == state]
+        return [row for row in self.rows(to) if row.state == state]
 
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in self.spool.events(limit=10_000) if event["kind"] == kind]
+    def events(self, kind: str) -> list[EventRow]:
+        return [event for event in self.spool.views.events(limit=10_000) if event.kind == kind]
 
     def is_open(self, name: str = "dest") -> bool:
         return self.forwarder.open_circuits()[name]

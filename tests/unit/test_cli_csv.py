@@ -41,7 +41,7 @@ def begun(tmp_path: Path) -> Path:
 def test_it_goes_on_and_remembers_what_failed(begun: Path) -> None:
     again = CsvFile(begun, RUN)
     assert again.refusal() == ""
-    assert again.begin(restart=False) == {"a": False, "b": True}
+    assert again.intake.begin(restart=False) == {"a": False, "b": True}
     again.write([row("c")])
     with begun.open(newline="") as lines:
         assert [one["path"] for one in csv.DictReader(lines)] == ["a", "b", "c"]
@@ -86,7 +86,7 @@ def test_half_a_row_is_looked_at_again(begun: Path) -> None:
     with begun.open("a") as file:
         file.write("c,spine,spi")
     again = CsvFile(begun, RUN)
-    assert "c" not in again.begin(restart=False)
+    assert "c" not in again.intake.begin(restart=False)
     again.write([row("c")])
     with begun.open(newline="") as lines:
         assert [one["class"] for one in csv.DictReader(lines)] == ["spine", "", "spine"]

@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset
 
 from router.config.settings import ReportTo
-from router.spool import BURIED, DONE
+from router.spool import DeliveryState
 from tests.unit.committing import (
     COMMITMENT,
     IMPLICIT,
@@ -141,11 +141,11 @@ def test_what_was_allowed_and_is_no_more_is_not_done(modality: Modality, archive
 def test_failures_without_asking(modality: Modality, archive: Archive, tmp_path: Path) -> None:
     with committing(tmp_path, archive, there(modality)) as node:
         node.instance("1.1", "ai")
-        node.instance("1.2", "pacs", state=BURIED)
+        node.instance("1.2", "pacs", state=DeliveryState.BURIED)
         node.instance("1.3", "pacs")
         node.instance("1.4", "pacs", data=b"one")
         node.instance("1.4", "pacs", data=b"other")
-        node.instance("1.5", "pacs", "ai", state=BURIED)
+        node.instance("1.5", "pacs", "ai", state=DeliveryState.BURIED)
         with modality.associated(node.port) as association:
             asked = [(DX, f"1.{n}") for n in (0, 1, 2, 4, 5)] + [(CT, "1.3")]
             assert (
@@ -221,7 +221,7 @@ def test_after_the_deadline_it_is_a_failure(modality: Modality, archive: Archive
     if trouble == "gone":
         archive.own_port = 1
     with committing(tmp_path, archive, there(modality), deadline=0.6) as node:
-        node.instance("1.1", "pacs", state=None if trouble == "on its way" else DONE)
+        node.instance("1.1", "pacs", state=None if trouble == "on its way" else DeliveryState.DONE)
         assert modality.ask(node.port, TRANSACTION, "1.1") == 0
         event_type, information, _ = modality.report()
     assert (event_type, failures(information), references(information)) == (2, {"1.1": 0x0110}, [])
@@ -234,7 +234,7 @@ def test_what_is_on_its_way_is_waited_for(modality: Modality, archive: Archive, 
         assert modality.ask(node.port, TRANSACTION, "1.1") == 0
         wait_for(lambda: node.tries("XRAY_1") > 1)
         assert (archive.asked, modality.reports) == ([], [])
-        node.deliver(DONE, "pacs")
+        node.deliver(DeliveryState.DONE, "pacs")
         assert references(modality.report()[1]) == [(DX, "1.1")]
 
 

@@ -202,8 +202,8 @@ def test_a_change_is_the_same_with_a_node_and_without(tmp_path: Path, with_node:
         assert queue("pause", "here") == (0, "here is paused\n")
         assert queue("resume", "here", "--json") == (0, '{"done": true}\n')
         assert queue("decide-again", "0" * 32) == (1, "no such instance, or its blob is gone\n")
-    events = read_spool(settings.spool).events()
-    assert [(event["kind"], event["destination"]) for event in events] == [("paused", "here"), ("resumed", "here")]
+    events = read_spool(settings.spool).views.events()
+    assert [(event.kind, event.destination) for event in events] == [("paused", "here"), ("resumed", "here")]
 
 
 def test_an_instance_is_shown_in_words(tmp_path: Path) -> None:

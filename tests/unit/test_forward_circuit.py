@@ -80,8 +80,8 @@ def test_a_failure_opens_and_each_further_one_doubles_the_time(spool: Spool, clo
     one.failed("down")
     assert one.wait() == pytest.approx(2.0)
     spool.event("flush")
-    wait_for(lambda: [e["kind"] for e in spool.events()][-1] == "flush")
-    assert [e["kind"] for e in spool.events()] == ["circuit opened", "circuit closed", "circuit opened", "flush"]
+    wait_for(lambda: [e.kind for e in spool.views.events()][-1] == "flush")
+    assert [e.kind for e in spool.views.events()] == ["circuit opened", "circuit closed", "circuit opened", "flush"]
 
 
 def test_a_rejection_for_good_is_no_hot_loop(spool: Spool, clock: Clock) -> None:
@@ -123,7 +123,7 @@ def test_a_clock_that_is_set_changes_nothing(spool: Spool, clock: Clock, monkeyp
 
 def test_a_circuit_is_never_open_for_longer_than_any_is_opened(spool: Spool, clock: Clock) -> None:
     """Its end was written by a clock that was wrong."""
-    spool.set_circuit("dest", 1e9, 1, "down")
+    spool.destinations.set_circuit("dest", 1e9, 1, "down")
     assert circuit(spool).wait() == pytest.approx(750)
 
 
@@ -257,7 +257,7 @@ def test_a_person_who_is_too_early_waits_for_the_first_time_only(spool: Spool, c
         one.failed("down")
         clock.now += 600
         assert one.wait() == 0.0
-    spool.resume("dest", "a person")
+    spool.orders.resume("dest", "a person")
     one.failed("down")
     assert one.wait() == pytest.approx(2.0)
     one.heed()  # an order is good for one time

@@ -39,7 +39,7 @@ def test_it_is_sent_evenly_and_said_so(tmp_path: Path, transcode, syntax, sent: 
     with Peer() as peer, forwarding(tmp_path, peer, transcode=transcode) as stage:
         stage.owe("dest", data=ODD, **changes)
         (row,) = stage.until("done")
-        assert row["reason"] == reason
+        assert row.reason == reason
         assert [one.data for one in peer.stored] == [sent]
 
 
@@ -47,7 +47,7 @@ def test_an_even_one_is_sent_as_it_came(tmp_path: Path) -> None:
     with Peer() as peer, forwarding(tmp_path, peer) as stage:
         stage.owe("dest", data=ODD + ODD)
         (row,) = stage.until("done")
-        assert row["reason"] == ""
+        assert row.reason == ""
         assert [one.data for one in peer.stored] == [ODD + ODD]
 
 
@@ -64,5 +64,5 @@ def test_without_room_for_a_padded_copy_it_waits(tmp_path: Path, monkeypatch: py
     with Peer() as peer, forwarding(tmp_path, peer, transcode=transcode) as stage:
         stage.owe("dest", data=ODD)
         (row,) = stage.until("done")
-        assert row["tries"] == 2
+        assert row.tries == 2
         assert [one.data for one in peer.stored] == [PADDED]

@@ -352,7 +352,7 @@ def test_written_splits_say_what_does_not_judge_a_model() -> None:
 def test_shadow_predictions_are_counted_for_each_pair_of_models() -> None:
     def event(shadow: str, class_name: str, to: str) -> dict[str, Any]:
         served = {"model": "1", "class": "spine", "destinations": ["spine-ai"]}
-        return {"detail": {"served": served, "shadow": {"model": shadow, "class": class_name, "destinations": [to]}}}
+        return {"served": served, "shadow": {"model": shadow, "class": class_name, "destinations": [to]}}
 
     events = [event("2", "spine", "spine-ai"), event("3", "others", "x"), event("2", "uncertain", "spine-ai")]
     first, second = count_shadow(events)
@@ -483,7 +483,7 @@ def test_a_shadow_is_ended_once(reluctant: Serving) -> None:
         wait_for(lambda: ordered(reluctant, end))
         wait_for(lambda: not reluctant.report()["busy"])
     reluctant._spool.event("flush")
-    wait_for(lambda: [event["kind"] for event in reluctant._spool.events()] == ["shadow changed", "flush"])
+    wait_for(lambda: [event.kind for event in reluctant._spool.views.events()] == ["shadow changed", "flush"])
 
 
 def test_a_shadow_is_ended_once_without_a_node(tmp_path: Path, models: dict[str, Path]) -> None:
@@ -505,7 +505,7 @@ otherwise: {{send: here}}
     assert shadow("off") == f"{name} shadows no longer"
     assert shadow("off") == "there was no shadow"
     spool = open_spool(SpoolSettings(path=tmp_path / "spool", reserve=0))
-    assert [event["kind"] for event in spool.events()] == ["shadow changed"] * 2
+    assert [event.kind for event in spool.views.events()] == ["shadow changed"] * 2
     spool.close()
 
 

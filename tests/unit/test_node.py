@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ from router.model.card import save_random_model
 from router.node.control import NoNodeError, ask
 from router.node.node import Node
 from router.pixels.wrap import wrap_image
-from router.spool import SpoolError, open_spool, read_spool
+from router.spool import InstanceRow, SpoolError, open_spool, read_spool
 from tests.acceptance.peers import free_port
 
 pytestmark = pytest.mark.slow
@@ -107,20 +107,20 @@ def wait_for(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def latest(running: Running) -> dict[str, Any]:
-    return running.node.spool.instances(limit=1)[0]
+def latest(running: Running) -> InstanceRow:
+    return running.node.spool.views.instances(limit=1)[0]
 
 
 def test_the_way_of_an_instance(running: Running, dx: Path) -> None:
     assert running.send(dx) == 0
-    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
-    assert row["sop_instance"] in running.here.arrived
-    assert row["pixels"] == "decoded"
+    row = wait_for(lambda: latest(running) if latest(running).state == "finished" else None)
+    assert row.sop_instance in running.here.arrived
+    assert row.pixels == "decoded"
 
 
 def test_health_readiness_and_metrics(running: Running, dx: Path) -> None:
     running.send(dx)
-    wait_for(lambda: latest(running)["state"] == "finished")
+    wait_for(lambda: latest(running).state == "finished")
     assert running.get("/healthz") == (200, '{"spool":true,"classify":true,"control":true}')
     assert running.get("/readyz") == (200, '{"inference":true,"database":true,"room":true,"open":true}')
     _, metrics = running.get("/metrics")
@@ -164,9 +164,9 @@ def test_a_reload_counts_from_the_next_instance_and_a_bad_file_changes_nothing(r
     assert (answer["done"], answer["changed"], answer["needs_restart"]) == (True, ["rules"], [])
     assert running.ask(do="reload")["changed"] == []
     told = [{"who": "a test", "changed": parts} for parts in (["rules"], [])]
-    wait_for(lambda: [e["detail"] for e in running.node.spool.events(kind="reloaded", limit=500)][-2:] == told)
+    wait_for(lambda: [e.detail for e in running.node.spool.views.events(kind="reloaded", limit=500)][-2:] == told)
     running.send(dx)
-    assert wait_for(lambda: latest(running)["rule"]) == "all"
+    assert wait_for(lambda: latest(running).rule) == "all"
     running.write()
     running.ask(do="reload")
 
@@ -186,7 +186,7 @@ def test_a_reload_that_orphans_deliveries_is_refused_with_their_count(running: R
     running.write(gone="")
     with pytest.raises(ConfigError, match=r"gone.*1 deliveries"):
         running.node.reload()
-    waiting = [d["id"] for d in running.node.spool.deliveries(to="gone")]
+    waiting = [d.id for d in running.node.spool.views.deliveries(to="gone")]
     wait_for(lambda: running.ask(do="discard", deliveries=waiting)["changed"] == 1)
     assert running.ask(do="reload")["needs_restart"] == []
     running.write()
@@ -216,9 +216,9 @@ def test_a_reload_that_fails_half_way_changes_nothing_and_the_next_one_works(
     monkeypatch.undo()
     assert running.ask(do="reload")["changed"]
     running.send(dx)
-    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
-    done = running.node.spool.deliveries(instance_id=row["id"], states=("done",))
-    assert [one["destination"] for one in done] == ["new"]
+    row = wait_for(lambda: latest(running) if latest(running).state == "finished" else None)
+    done = running.node.spool.views.deliveries(instance_id=row.id, states=("done",))
+    assert [one.destination for one in done] == ["new"]
     running.write()
     running.ask(do="reload")
 
@@ -247,37 +247,37 @@ def test_paused_waits_and_resumed_goes_on(running: Running, dx: Path) -> None:
     assert (refused["error"].startswith("no destination nowhere: one of "), refused["exit_code"]) == (True, 2)
     running.ask(do="pause", destination="here")
     running.send(dx)
-    row = wait_for(lambda: latest(running) if latest(running)["decided_at"] else None)
+    row = wait_for(lambda: latest(running) if latest(running).decided_at else None)
     assert running.node.counts().open == {"here": 1}
-    assert row["sop_instance"] not in running.here.arrived
+    assert row.sop_instance not in running.here.arrived
     running.ask(do="resume", destination="here")
-    wait_for(lambda: latest(running)["state"] == "finished")
+    wait_for(lambda: latest(running).state == "finished")
 
 
 def test_a_person_orders_a_new_decision(running: Running, dx: Path) -> None:
     running.send(dx)
-    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
-    assert running.ask(do="decide again", instance=row["id"]) == {"done": True}
-    wait_for(lambda: len(running.here.arrived[row["sop_instance"]]) == 2)
-    kinds = [event["kind"] for event in running.node.spool.events(instance_id=row["id"])]
+    row = wait_for(lambda: latest(running) if latest(running).state == "finished" else None)
+    assert running.ask(do="decide again", instance=row.id) == {"done": True}
+    wait_for(lambda: len(running.here.arrived[row.sop_instance]) == 2)
+    kinds = [event.kind for event in running.node.spool.views.events(instance_id=row.id)]
     assert kinds == ["new decision ordered"]
 
 
 def test_wipe_removes_what_nobody_needs(running: Running, dx: Path) -> None:
     running.send(dx)
-    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
+    row = wait_for(lambda: latest(running) if latest(running).state == "finished" else None)
     assert running.ask(do="wipe")["changed"] >= 1
-    assert not running.node.spool.blob(row["id"]).exists()
-    assert latest(running)["state"] == "gone"
+    assert not running.node.spool.blob(row.id).exists()
+    assert latest(running).state == "gone"
 
 
 def test_a_second_node_on_the_same_spool_is_refused_and_readers_are_not(running: Running) -> None:
     with pytest.raises(SpoolError, match="another node"):
         Node(running.node.settings())
     reader = read_spool(running.node.settings().spool)
-    assert reader.counts().undecided == 0
+    assert reader.views.counts().undecided == 0
     with pytest.raises(SpoolError, match="reading only"):
-        reader.pause("here", "nobody")
+        reader.orders.pause("here", "nobody")
     reader.close()
 
 
@@ -330,7 +330,7 @@ def test_the_port_is_taken_and_answers_nobody_until_the_node_is_ready(
 
 def test_names_of_blobs_hold_nothing_received(running: Running, dx: Path) -> None:
     running.send(dx)
-    uid = wait_for(lambda: latest(running))["sop_instance"]
+    uid = wait_for(lambda: latest(running)).sop_instance
     names = [str(p) for p in (running.folder / "spool").rglob("*")]
     assert not [name for name in names if uid in name]
     modes = {oct(p.stat().st_mode & 0o777) for p in (running.folder / "spool").rglob("*")}
@@ -338,7 +338,7 @@ def test_names_of_blobs_hold_nothing_received(running: Running, dx: Path) -> Non
 
 
 def test_events_are_json(running: Running) -> None:
-    assert json.dumps(running.node.spool.events(limit=10))
+    assert json.dumps([asdict(event) for event in running.node.spool.views.events(limit=10)])
 
 
 def test_what_expires_goes_in_bites_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +354,7 @@ def test_what_expires_goes_in_bites_with_pauses(monkeypatch: pytest.MonkeyPatch)
 
     node = Node.__new__(Node)
     node._stopped = threading.Event()
-    node._spool = SimpleNamespace(sweep=lambda: bites.pop(0))  # type: ignore[assignment]
+    node._spool = SimpleNamespace(retention=SimpleNamespace(sweep=lambda: bites.pop(0)))  # type: ignore[assignment]
     full: Any = Full()
     node._expire(full, 0)
     assert (pauses, bites) == ([9.0] * 3, [50])

@@ -150,7 +150,7 @@ def test_it_is_no_try_and_opens_no_circuit(
         monkeypatch.setattr(module, name, failing(6, error, getattr(module, name)))
         stage.start()
         rows = stage.until("done", 2)
-        assert [row["tries"] for row in rows] == [1, 1]
+        assert [row.tries for row in rows] == [1, 1]
         assert not stage.events("circuit opened")
     said = [line for line in logs if line["event"] == "out of resources"]
     assert "LimitNOFILE" in said[0]["reason"]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router.config.settings import SpoolSettings
-from router.spool import Spool, SpoolError, open_spool
-from router.spool.doubts import REFUSED
-from tests.unit.spooling import accept, files, instance_for, sealed, settings_of
+from router.spool import Blob, Spool, SpoolError, open_spool
+from router.spool.failed_commits import REFUSED
+from tests.unit.spooling import accept, files, instance_for, sealed
 
 
 class Disk:
@@ -22,8 +20,8 @@ class Disk:
         self.fails = True
         self.error = sqlite3.OperationalError("disk I/O error")
         self.error.sqlite_errorcode = code
-        assert spool._write_engine is not None
-        dialect = spool._write_engine.dialect
+        assert spool.database.write_engine is not None
+        dialect = spool.database.write_engine.dialect
         self._commit = dialect.do_commit
         patch.setattr(dialect, "do_commit", self._do_commit)
         patch.setattr("router.spool.writer.AGAIN_AFTER", 0.001)
@@ -34,24 +32,12 @@ class Disk:
         self._commit(connection)
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> SpoolSettings:
-    return settings_of(tmp_path / "spool")
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    spool = open_spool(settings)
-    yield spool
-    spool.close()
-
-
 def refused(spool: Spool, count: int = 1) -> set[str]:
     """The names that blobs have whose instances the database did not take."""
     blobs = [sealed(spool, b"data %d" % number) for number in range(count)]
     for blob in blobs:
         with pytest.raises(SpoolError, match="did not take"):
-            spool.accept(blob, instance_for(blob))
+            spool.intake.accept(blob, instance_for(blob))
     return {blob.path.with_suffix(".doubted").name for blob in blobs}
 
 
@@ -64,8 +50,8 @@ def test_a_blob_waits_for_a_change_that_is_written_over_its_row(
     disk.fails = False
     accept(spool, b"well")
     while files(settings.path) & names:
-        spool.set_circuit("nobody", None, 0, "")  # returns after a commit, and the next is not far
-    assert sum(event["detail"]["count"] for event in spool.events() if event["kind"] == REFUSED) == 3
+        spool.destinations.set_circuit("nobody", None, 0, "")  # returns after a commit, and the next is not far
+    assert sum(event.detail["count"] for event in spool.views.events() if event.kind == REFUSED) == 3
     assert len(files(settings.path)) == 1
 
 
@@ -79,7 +65,7 @@ def test_a_row_that_a_crash_brings_back_finds_its_blob(
     spool = open_spool(settings)
     blob = sealed(spool, b"the log held it")
     doubted = blob.path.with_suffix(".doubted")
-    spool.accept(blob, instance_for(blob))
+    spool.intake.accept(blob, instance_for(blob))
     blob.path.rename(doubted)  # as if the row had come back with the log
     spool.close()
     spool = open_spool(settings)
@@ -94,19 +80,19 @@ def test_what_cannot_be_asked_is_asked_again(
     """The database went in the middle of a commit: the blob stays until it can say whether there is a row."""
     Disk(spool, monkeypatch, sqlite3.SQLITE_FULL)
     blobs = [sealed(spool, b"data %d" % number) for number in range(2)]
-    existing = spool._doubts._existing
+    has_row = spool.intake.failed._has_row
 
-    def away(ids: Any) -> set[str]:
+    def away(blob: Blob) -> bool:
         raise SpoolError("does not answer")
 
-    monkeypatch.setattr(spool._doubts, "_existing", away)
+    monkeypatch.setattr(spool.intake.failed, "_has_row", away)
     for blob in blobs:
         with pytest.raises(SpoolError, match="did not take"):
-            spool.accept(blob, instance_for(blob))
-    spool._doubts.ask_again()
+            spool.intake.accept(blob, instance_for(blob))
+    spool.intake.failed.ask_again()
     assert files(settings.path) == {blob.path.name for blob in blobs}
     monkeypatch.undo()
-    monkeypatch.setattr(spool._doubts, "_existing", lambda ids: existing(ids) | ({blobs[0].id} & set(ids)))
+    monkeypatch.setattr(spool.intake.failed, "_has_row", lambda blob: blob is blobs[0] or has_row(blob))
     spool.tidy_up()
     assert files(settings.path) == {blobs[0].path.name}
 
@@ -118,9 +104,9 @@ def test_what_was_never_asked_for_leaves_no_blob(
         raise SpoolError("does not answer")
 
     blob = sealed(spool, b"data")
-    monkeypatch.setattr(spool, "_ask", away)
+    monkeypatch.setattr(spool.database, "ask", away)
     with pytest.raises(SpoolError, match="does not answer"):
-        spool.accept(blob, instance_for(blob))
+        spool.intake.accept(blob, instance_for(blob))
     assert files(settings.path) == set()
 
 
