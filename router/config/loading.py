@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from xxhash import xxh3_128_hexdigest
 
 from router.config import values
@@ -95,8 +95,7 @@ def _table(root: Table, enabled: Mapping[str, bool], context: Context) -> RuleTa
     said = {
         name: as_written(root.entries[name]) for name in (HEADER_WORDS, "rules", "otherwise") if name in root.entries
     }
-    text = yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120)
-    return RuleTable(found, last, text, xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass")))
+    return RuleTable(found, last, xxh3_128_hexdigest(json.dumps(said)))
 
 
 def _check_ports(root: Table, node: NodeSettings, web: WebSettings, context: Context) -> None:

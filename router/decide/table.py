@@ -32,10 +32,8 @@ class RuleTable:
 
     rules: tuple[Rule, ...]
     otherwise: Otherwise
-    text: str = field(default="", compare=False)
-    """The rules as YAML, as they were understood; kept, so that it can be seen later which ones decided."""
     digest: str = field(default="", compare=False)
-    """XXH3-128 of `text`, 32 hex digits."""
+    """XXH3-128 of the rules as written, 32 hex digits: each decision names the rules that made it."""
 
 
 def header_tags(table: RuleTable) -> frozenset[int]:

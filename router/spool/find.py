@@ -22,8 +22,8 @@ from router.spool.states import DeliveryState, InstanceState
 instance, delivery = schema.instance, schema.delivery
 FIRST_PAGE = "g"
 """Sorts behind every id."""
-FEW = 2000
-"""A filter with fewer rows than this is read whole."""
+FEW = 20_000
+"""Rows. A filter that matches fewer is the one that leads; where all match more, the latest rows are looked through."""
 MOST_DELIVERIES = 64
 """Of one instance, that a page shows."""
 LEAST_ID = 6
@@ -102,6 +102,8 @@ def find(
     connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str = FIRST_PAGE, limit: int = 100
 ) -> list[Found]:
     """A page of instances, the latest first: those whose id is less than `before`, which pages on."""
+    if not all(_storable(text) for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer)):
+        return []
     span = [instance.c.id < before]
     if wanted.since is not None:
         span.append(instance.c.id >= _id_at(wanted.since))
@@ -110,17 +112,22 @@ def find(
     filters = list(_filters(wanted, key))
     least, fewest = None, FEW
     for one in filters:
-        ids = one.ids(span).limit(fewest)
+        ids = one.ids(span).limit(fewest)  # counts no further than the best so far
         count = connection.execute(sa.select(sa.func.count()).select_from(ids.subquery())).scalar_one()
         if count < fewest:
             least, fewest = one, count
     query = sa.select(instance).where(*span)
-    if least is not None:  # read its few rows, and look at each
+    if least is not None:
         query = query.where(instance.c.id.in_(least.ids(span)))
     query = query.where(*(one.holds() for one in filters if one is not least))
     rows = connection.execute(query.order_by(instance.c.id.desc()).limit(limit)).all()
     deliveries = _deliveries(connection, [row.id for row in rows])
     return [_found(row, deliveries[row.id]) for row in rows]
+
+
+def _storable(text: str) -> bool:
+    """Whether a database could hold this text at all: PostgreSQL takes no NUL, and no database half a character."""
+    return "\0" not in text and text.encode("utf-8", "replace").decode() == text
 
 
 def _id_at(seconds: float) -> str:
@@ -139,7 +146,7 @@ class _Column:
         return sa.select(instance.c.id).where(self.column == self.value, *span)
 
     def holds(self) -> sa.ColumnElement[bool]:
-        return self.column == self.value
+        return sa.func.coalesce(self.column, "") == self.value  # so that no planner takes the column's index
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,16 +187,18 @@ class _HasDelivery:
     def ids(self, span: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
         of = delivery.c.instance_id
         here = [_moved(condition, of) for condition in span]
-        return sa.select(of).distinct().where(*self._asked(), *here)
+        asked = [column == value for column, value in self._asked()]
+        return sa.select(of).distinct().where(*asked, *here)
 
     def holds(self) -> sa.ColumnElement[bool]:
-        return sa.exists().where(delivery.c.instance_id == instance.c.id, *self._asked())
+        asked = [sa.func.coalesce(column, "") == value for column, value in self._asked()]
+        return sa.exists().where(delivery.c.instance_id == instance.c.id, *asked)
 
-    def _asked(self) -> Iterator[sa.ColumnElement[bool]]:
+    def _asked(self) -> Iterator[tuple[sa.Column[Any], str]]:
         if self.to:
-            yield delivery.c.destination == self.to
+            yield delivery.c.destination, self.to
         if self.state:
-            yield delivery.c.state == self.state
+            yield delivery.c.state, self.state
 
 
 _Filter = _Column | _AnyOf | _BeginsWith | _HasDelivery
@@ -217,9 +226,7 @@ def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
         case State.WAITING if not wanted.to:
             yield _AnyOf((_Column(instance.c.state, InstanceState.NEW), _HasDelivery("", DeliveryState.OPEN)))
         case State.DONE if not wanted.to:
-            yield _AnyOf(
-                (_Column(instance.c.state, InstanceState.FINISHED), _Column(instance.c.state, InstanceState.GONE))
-            )
+            yield _AnyOf(tuple(_Column(instance.c.state, end) for end in (InstanceState.FINISHED, InstanceState.GONE)))
         case State.WAITING:
             yield _HasDelivery(wanted.to, DeliveryState.OPEN)
         case state:

@@ -78,16 +78,7 @@ instance = sa.Table(
     sa.Index("instance_uid", "sop_instance", "id"),
 )
 """`study` and `accession` are keyed hashes (`keyed`): what a person looks for is hashed and compared. `table` is the
-digest of the rules that decided (`rule_table`)."""
-
-rule_table = sa.Table(
-    "rule_table",
-    metadata,
-    sa.Column("digest", sa.String(32), primary_key=True),
-    sa.Column("at", sa.Double, nullable=False),
-    sa.Column("text", sa.String, nullable=False),
-)
-"""Every table of rules that this spool's node has served, as YAML, and since when."""
+digest of the rules that decided."""
 
 delivery = sa.Table(
     "delivery",

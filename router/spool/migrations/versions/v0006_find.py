@@ -21,9 +21,3 @@ def upgrade() -> None:
     op.create_index("delivery_found_anywhere", "delivery", ["state", "instance_id"])
     done = sa.text("state = 'done'")
     op.create_index("delivery_done", "delivery", ["destination", "closed_at"], sqlite_where=done, postgresql_where=done)
-    op.create_table(
-        "rule_table",
-        sa.Column("digest", sa.String(32), primary_key=True),
-        sa.Column("at", sa.Double, nullable=False),
-        sa.Column("text", sa.String, nullable=False),
-    )
