@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
-from pydicom.uid import UID
-
-from router.association.negotiation import APPLICATION_CONTEXT, MOST_CONTEXTS
+from router.association.negotiation import MOST_CONTEXTS
 from router.association.pdu import MAX_PDU
 from router.association.proposing import NATIVE
 from router.commitment.data_set import MOST_REFERENCES
@@ -15,6 +13,7 @@ from router.commitment.judge import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING
 from router.config import Settings
 from router.config.settings import Accept, DestinationSettings
 from router.dicom.uids import (
+    APPLICATION_CONTEXT,
     COMMITMENT,
     EXPLICIT,
     IMPLEMENTATION_UID,
@@ -22,9 +21,9 @@ from router.dicom.uids import (
     IMPLICIT,
     KNOWN_SYNTAXES,
     LOSSY,
-    NEWER_SYNTAXES,
     STORAGE,
     VERIFICATION,
+    name_of,
 )
 from router.forward.outcomes import DONE, FEW, LATER
 
@@ -117,9 +116,9 @@ def _contexts(settings: Settings) -> Iterator[str]:
     )
     yield from ("", "| Transfer syntax | UID | lossy |", "|---|---|---|")
     for uid in sorted(KNOWN_SYNTAXES, key=_order):
-        yield f"| {NEWER_SYNTAXES.get(uid) or UID(uid).name} | {uid} | {'yes' if uid in LOSSY else ''} |"
+        yield f"| {name_of(uid)} | {uid} | {'yes' if uid in LOSSY else ''} |"
     yield from ("", "| Storage SOP class | UID |", "|---|---|")
-    yield from (f"| {UID(uid).name} | {uid} |" for uid in sorted(STORAGE, key=_order))
+    yield from (f"| {name_of(uid)} | {uid} |" for uid in sorted(STORAGE, key=_order))
 
 
 def _statuses(_: Settings) -> Iterator[str]:
@@ -128,7 +127,7 @@ def _statuses(_: Settings) -> Iterator[str]:
 
 
 def _destinations(settings: Settings) -> Iterator[str]:
-    native = " and ".join(UID(uid).name for uid in NATIVE)
+    native = " and ".join(name_of(uid) for uid in NATIVE)
     yield from ("### 2.4 Destinations (Storage SCU)", "")
     yield from _paragraph(
         f"For each SOP class: one context with the instance's own transfer syntax, and one with {native}. Only where a "
@@ -162,8 +161,8 @@ def _commitment(settings: Settings) -> Iterator[str]:
         )
         return
     yield from _paragraph(
-        f"The node is no archive. What it is asked by N-ACTION ({COMMITMENT}, {UID(IMPLICIT).name} or "
-        f"{UID(EXPLICIT).name}, at most {MOST_REFERENCES} references) it asks of {', '.join(settings.archives)}, and "
+        f"The node is no archive. What it is asked by N-ACTION ({COMMITMENT}, {name_of(IMPLICIT)} or "
+        f"{name_of(EXPLICIT)}, at most {MOST_REFERENCES} references) it asks of {', '.join(settings.archives)}, and "
         "passes that answer on by N-EVENT-REPORT when there is one for each reference, at the latest after "
         f"{settings.node.commitment_deadline:g} s; then it tries to report for as long again. It proposes itself as "
         "SCP by role selection."

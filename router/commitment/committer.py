@@ -1,4 +1,4 @@
-"""The stage: asks archives for what callers asked us, and owes each caller one report. Nothing is committed here.
+"""The stage: asks archives for what callers asked of this node, and owes each caller one report. It commits nothing.
 
 Each commitment in hand has a thread, and each caller one commitment in hand, so that neither a silent archive nor a
 caller that takes no report delays another's.
@@ -11,9 +11,10 @@ import time
 import uuid
 from collections.abc import Callable
 
-from router.association.committing import CommitmentAssociation
-from router.association.reports import Outbox
-from router.association.requestor import AssociationLostError, ConnectError
+from router.association.connecting import ConnectError
+from router.association.exchange import AssociationLostError
+from router.association.services import NormalizedRequest
+from router.commitment.association import CommitmentAssociation
 from router.commitment.callers import Callers, report_to
 from router.commitment.data_set import Commitment, encode, report_of
 from router.commitment.judge import PROCESSING_FAILURE, judge
@@ -23,6 +24,7 @@ from router.spool import COMMITMENTS, CommitmentState, Spool, SpoolError
 from router.spool.commitment_rows import Due, Pending
 
 AT_ONCE = 16
+"""Commitments in hand, each with a thread."""
 FIRST, LONGEST = 2.0, 300.0
 """Seconds until a commitment is looked at again: doubling."""
 ASK_AGAIN = 3600.0
@@ -30,12 +32,13 @@ ASK_AGAIN = 3600.0
 AWAIT_REPORT = 10.0
 """Seconds that an association stays open for the archive's answer, which may come on one of its own as well."""
 REPORT_TIMEOUT = 60.0
+"""Seconds that a caller may take to answer a report on its own association."""
 PASSING = frozenset({PROCESSING_FAILURE, 0x0213})
 """Statuses of an archive's answer to N-ACTION after which it is asked again; any other is a failure of all."""
 
 
 class Committer:
-    """Starts and stops the stage. `callers` is what the associations are to be given."""
+    """Starts and stops the stage. `callers` is the service that the associations are given."""
 
     def __init__(self, spool: Spool, settings: Callable[[], Settings]) -> None:
         self._spool = spool
@@ -74,7 +77,7 @@ class Committer:
             except SpoolError as error:
                 log.error("spool", stage="commitment", reason=str(error))
                 wait = 1.0
-            except Exception as error:  # nobody else would notice that nothing is reported any more
+            except Exception as error:  # nothing else would notice that no report is sent any more
                 log.error("commitment failed", error=where(error))
                 wait = 5.0
             self._signal.wait(version, wait)
@@ -191,7 +194,7 @@ class Committer:
     def _is_gone(self, due: Due) -> bool:
         """Whether the caller can no longer be reached at all."""
         to = report_to(self._settings(), due.caller)
-        return to is None or (to.host is None and self._outbox(due) is None)
+        return to is None or (to.host is None and self._asked_on(due) is None)
 
     def _send(self, due: Due, report: Commitment) -> str:
         """Why the caller has not taken the report; empty where it has."""
@@ -200,10 +203,10 @@ class Committer:
         if to is None:
             return "the caller may not ask for commitment any more"
         if to.host is None:
-            outbox = self._outbox(due)
-            if outbox is None:
+            request = self._asked_on(due)
+            if request is None:
                 return "the caller's association has ended"
-            answer = outbox.send(event_type, encode(report, outbox.transfer_syntax), REPORT_TIMEOUT)
+            answer = request.report(event_type, encode(report, request.transfer_syntax), REPORT_TIMEOUT)
             return "" if answer == 0 else "no answer" if answer is None else f"status {answer:04x}"
         name = due.caller.calling_ae
         peer = DestinationSettings(name=name, ae_title=name, host=to.host, port=to.port, tls=to.tls)
@@ -214,8 +217,8 @@ class Committer:
             return str(error)
         return "" if status == 0 else f"status {status:04x}"
 
-    def _outbox(self, due: Due) -> Outbox | None:
-        return self.callers.outbox(due.caller.calling_ae, due.transaction)
+    def _asked_on(self, due: Due) -> NormalizedRequest | None:
+        return self.callers.asked_on(due.caller.calling_ae, due.transaction)
 
     def _close(self, due: Due, state: CommitmentState) -> None:
         self._commitments.close(due, state)

@@ -149,10 +149,10 @@ def own_files(paths: Sequence[Path], folder: Path) -> tuple[list[Picture], list[
 
 def picture(path: Path, name: str, drawn: str = "") -> Picture:
     """What is sent, with the digest of its data set. Raises ValueError when it is no DICOM file."""
-    from router.commands.send_files import data_set_offset, read_meta
+    from router.commands.send_files import read_meta
 
     meta = read_meta(path)
-    content = path.read_bytes()[data_set_offset(path) :]
+    content = path.read_bytes()[meta.offset :]
     return Picture(path, name, drawn, meta.sop_instance, xxh3_128_hexdigest(content))
 
 

@@ -4,8 +4,8 @@ A dead destination must cost nothing and bury nothing: while its circuit is open
 tried, and the time does not count towards giving up (a probe refused for itself `FEW_WHILE_OPEN` times is buried). The
 state lives in the spool, so that a restart does not hammer what is down; within a process the monotonic clock counts.
 
-Where instances opened it they may be at fault and not the destination. Only those that were tried wait out its growing
-time; what was not is a probe after the first, short one, however often others failed.
+Where instances opened it they may be at fault and not the destination. Then only those that were tried wait out its
+growing time. One that was not tried yet may be the probe after the first, short time, however often others failed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from router.forward.backoff import CIRCUIT_LONGEST, circuit_after
-from router.forward.outcomes import Outcome
+from router.forward.outcomes import Outcome, Sign
 from router.observe import log
 from router.spool import Spool
 
@@ -23,7 +23,7 @@ SAME_ERROR = 3
 """So many different instances in a row with the same error mean the destination, not the instances."""
 BY_INSTANCES = "instances failed: "
 """How the reason begins where C-STORE failed, not the connection: then only a delivery can show that it works again."""
-WORDS = {"silent": "no answer in time", "ended": "the association ended"}
+WORDS = {Sign.SILENT: "no answer in time", Sign.ENDED: "the association ended"}
 
 
 class Circuit:
@@ -70,7 +70,7 @@ class Circuit:
             return 0.0
 
     def end_probe(self) -> None:
-        """This thread's turn is over: if it was to probe and could not, whoever comes next may."""
+        """This thread's turn is over: if it was to probe and could not, the next thread may."""
         with self._lock:
             if self._prober == threading.get_ident():
                 self._prober = None
@@ -127,15 +127,15 @@ class Circuit:
         Silence is; an end of the association or the same answer is when several instances in a row met it. While the
         circuit is open, another answer than the one that opened it shows that the destination is back.
         """
-        if outcome.sign == "ours":
+        if outcome.sign is Sign.OURS:
             return False
         error = WORDS.get(outcome.sign, outcome.reason)
         with self._lock:
-            if self.is_open and outcome.sign == "answered" and self._reason != BY_INSTANCES + error:
+            if self.is_open and outcome.sign is Sign.ANSWERED and self._reason != BY_INSTANCES + error:
                 self._close()
             same, instances = self._same
             self._same = (error, (instances if same == error else frozenset()) | {instance_id})
-            if self.is_open or outcome.sign == "silent" or len(self._same[1]) >= SAME_ERROR:
+            if self.is_open or outcome.sign is Sign.SILENT or len(self._same[1]) >= SAME_ERROR:
                 self.failed(BY_INSTANCES + error)
             return self.is_open
 

@@ -74,7 +74,7 @@ class Node:
         self._forwarder = Forwarder(self._spool, self.settings, self._copies.get)
         self._classifier = Classifier(self._spool, self._inference, self.settings, self._serving.decided)
         self._committer = Committer(self._spool, self.settings)
-        self._receiver = Receiver(self.settings, self._spool.intake, self._committer.callers)
+        self._receiver = Receiver(self.settings, self._spool.intake, (self._committer.callers,))
         self._web = WebServer(settings.web, self)
         self._control = ControlServer(settings.spool.path, self.handle)
         self._sweeper = threading.Thread(target=self._sweep, name="sweep", daemon=True)

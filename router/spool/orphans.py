@@ -146,7 +146,8 @@ def _by_data_set(path: Path, file: BinaryIO, offset: int, file_size: int, meta: 
 
 
 def _read_to_the_end(path: Path, file_size: int, meta: dict[int, str]) -> None:
-    from router.dicom.elements import UnparseableError, open_data_set
+    from router.dicom.data_set import open_data_set
+    from router.dicom.elements import UnparseableError
 
     try:
         data_set = open_data_set(path)

@@ -160,7 +160,7 @@ def _item(row: dict[str, Any], manifest: Path, line: int, root: Path, any_split:
 def with_header_age(item: Item) -> Item:
     """The item, with the age from its DICOM header if the manifest has none."""
     from router.decide.age import TAGS, age_at_study
-    from router.dicom.elements import open_data_set
+    from router.dicom.data_set import open_data_set
     from router.pixels.header import values
 
     if item.age is not None or item.path.suffix.lower() in PICTURES:

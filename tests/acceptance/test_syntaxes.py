@@ -15,10 +15,10 @@ import pytest
 from pynetdicom import _config
 from xxhash import xxh3_128_hexdigest
 
-from router.association.messages import SUCCESS
+from router.association.dimse import Status
 from router.commands.send_files import read_meta
 from router.demo.network import Downstream
-from router.dicom.elements import BIG_ENDIAN, DEFLATED, IMPLICIT
+from router.dicom.uids import BIG_ENDIAN, DEFLATED, IMPLICIT
 from tests.acceptance.corpus import (
     EXPECTED,
     Arrivals,
@@ -130,14 +130,14 @@ def test_what_dcmtk_sends_reaches_dcmtk_as_without_a_node(passage: Passage) -> N
 
 
 def test_only_what_has_no_identity_is_refused(passage: Passage) -> None:
-    refused = {path.name: status for path, status in passage.answers.items() if status != SUCCESS}
+    refused = {path.name: status for path, status in passage.answers.items() if status != Status.SUCCESS}
     assert refused == NO_IDENTITY
 
 
 def test_everything_arrives_byte_for_byte(passage: Passage, tmp_path: Path) -> None:
-    sent = Counter(arriving(path, tmp_path) for path, status in passage.answers.items() if status == SUCCESS)
+    sent = Counter(arriving(path, tmp_path) for path, status in passage.answers.items() if status == Status.SUCCESS)
     assert passage.downstream == sent
-    as_it_came = Counter(identity(path) for path, status in passage.answers.items() if status == SUCCESS)
+    as_it_came = Counter(identity(path) for path, status in passage.answers.items() if status == Status.SUCCESS)
     assert (sent - as_it_came).total() < 0.05 * sent.total()
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import psycopg
 
 from router.association.requestor import AssociationLostError, ConnectError
+from router.flow import StoredFile
 from router.forward.worker import BATCH
 from router.spool.claims import LEASE
 from tests import postgres
@@ -80,10 +81,8 @@ class Sender(traffic.Sender):
             one = replace(one, tries=one.tries + 1)
             began = time.monotonic()
             try:
-                status = association.store(
-                    self._file, 0, self._file.stat().st_size, sop_class=traffic.SOP_CLASS, sop_instance=one.uid,
-                    transfer_syntax=traffic.SYNTAX,
-                )  # fmt: skip
+                size = self._file.stat().st_size
+                status = association.store(StoredFile(self._file, 0, size, traffic.SOP_CLASS, one.uid, traffic.SYNTAX))
             except AssociationLostError as error:
                 self.answers[error.kind] += 1
                 self._hang_up()

@@ -221,7 +221,7 @@ class Committing:
     def open(self) -> None:
         self.spool: Spool = open_spool(self.current.spool)
         self.committer = Committer(self.spool, lambda: self.current)
-        self.receiver = Receiver(lambda: self.current, self.spool.intake, self.committer.callers)
+        self.receiver = Receiver(lambda: self.current, self.spool.intake, (self.committer.callers,))
         self.port = self.receiver.start()
 
     def start(self) -> None:

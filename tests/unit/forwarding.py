@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from router.config.settings import DestinationSettings, Settings, SpoolSettings
-from router.flow import Caller, Decision, Instance, Seen
+from router.flow import Caller, Decision, Instance, Seen, StoredFile
 from router.forward import Forwarder
 from router.spool import DeliveryRow, EventRow, Spool, open_spool
 from tests.unit.peer import DX, EXPLICIT, Peer, wait_for
@@ -41,8 +41,14 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.forward.backoff.FEW_TRIES", (300.0,) * 4)
 
 
-def no_transcoder(*_: object) -> tuple[Path, int, int]:
+def no_transcoder(*_: object) -> StoredFile:
     raise AssertionError("nothing was to be transcoded")
+
+
+def copied(instance: Instance, path: Path, offset: int, size: int, syntax: str) -> StoredFile:
+    """A copy of an instance in a file; in its own transfer syntax where none is named."""
+    written = syntax or instance.transfer_syntax
+    return StoredFile(path, offset, size, instance.sop_class, instance.sop_instance, written)
 
 
 @dataclass
@@ -51,7 +57,7 @@ class Stage:
 
     folder: Path
     destinations: dict[str, DestinationSettings] = field(default_factory=dict)
-    transcode: Callable[..., tuple[Path, int, int]] = no_transcoder
+    transcode: Callable[..., StoredFile] = no_transcoder
 
     def open(self) -> Spool:
         self.spool = open_spool(SpoolSettings(path=self.folder, reserve=0))

@@ -359,7 +359,7 @@ def test_there_is_a_limit_to_open_requests(
     modality: Modality, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.spool.commitment_rows.MOST_OPEN", 2)
-    monkeypatch.setattr("router.association.messages.MOST_BYTES", 2000)
+    monkeypatch.setattr("router.association.services.MOST_BYTES", 2000)
     with (
         committing(tmp_path, archive, there(modality), start=False) as node,
         modality.associated(node.port) as association,

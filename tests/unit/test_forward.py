@@ -14,8 +14,8 @@ import pytest
 
 from router.association import pdu
 from router.association.pdu import Kind
-from router.flow import Caller, Instance
-from tests.unit.forwarding import HEAD, forwarding, quick, slow
+from router.flow import Caller, Instance, StoredFile
+from tests.unit.forwarding import HEAD, copied, forwarding, quick, slow
 from tests.unit.peer import CT, DX, EXPLICIT, IMPLICIT, J2K, Peer, Stored, Talk, aborting_on, wait_for
 
 
@@ -342,13 +342,13 @@ class Copier:
         self.path, self.error, self.calls = folder / "copy.native", error, 0
         self.path.write_bytes(b"--native")
 
-    def __call__(self, instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
+    def __call__(self, instance: Instance, blob: Path, syntax: str) -> StoredFile:
         self.calls += 1
         assert (instance.transfer_syntax, syntax) == (J2K, EXPLICIT)
         assert blob.exists()
         if self.error:
             raise ValueError(self.error)
-        return self.path, 2, 6
+        return copied(instance, self.path, 2, 6, syntax)
 
 
 def native_only(_: str, syntaxes: object) -> str | None:
@@ -371,10 +371,10 @@ def test_a_refused_syntax_is_sent_as_a_copy(tmp_path: Path) -> None:
 def test_a_copy_that_ends_too_soon_ends_the_association(tmp_path: Path) -> None:
     """What the next delivery sends must not become the rest of this one."""
 
-    def short(*_: object) -> tuple[Path, int, int]:
+    def short(instance: Instance, blob: Path, syntax: str) -> StoredFile:
         path = tmp_path / "short.native"
         path.write_bytes(b"--native")
-        return path, 2, 500
+        return copied(instance, path, 2, 500, syntax)
 
     peer = Peer(choose=native_only)
     with peer, forwarding(tmp_path, peer, start=False, transcode=short) as stage:
@@ -403,7 +403,7 @@ def test_without_room_for_a_copy_the_delivery_waits(tmp_path: Path) -> None:
     """And is no sign of anything wrong with the destination, nor on the way to being buried."""
     copier, full = Copier(tmp_path), [True]
 
-    def copy(*asked: Any) -> tuple[Path, int, int]:
+    def copy(*asked: Any) -> StoredFile:
         if full[0]:
             raise OSError(errno.ENOSPC, "no room for a native copy")
         return copier(*asked)
@@ -439,7 +439,7 @@ def test_syntaxes_that_exclude_everything(tmp_path: Path) -> None:
 
 
 def test_an_unforeseen_failure_is_counted_and_gives_back_the_rest(tmp_path: Path) -> None:
-    def broken(*_: object) -> tuple[Path, int, int]:
+    def broken(*_: object) -> StoredFile:
         raise RuntimeError("unforeseen")
 
     with Peer(choose=native_only) as peer, forwarding(tmp_path, peer, transcode=broken, start=False) as stage:

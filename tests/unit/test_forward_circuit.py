@@ -10,14 +10,14 @@ import pytest
 
 from router.config.settings import SpoolSettings
 from router.forward.circuit import Circuit
-from router.forward.outcomes import Fate, Outcome, outcome_of
+from router.forward.outcomes import Fate, Outcome, Sign, outcome_of
 from router.spool import Spool, open_spool
 from tests.unit.peer import wait_for
 
 REFUSED, FULL = outcome_of(0xC000), outcome_of(0xA700)
-ENDED, ENDED_OTHERWISE = Outcome(Fate.LATER, "aborted", sign="ended"), Outcome(Fate.LATER, "closed", sign="ended")
-SILENT = Outcome(Fate.LATER, "no answer in time", sign="silent")
-OURS = Outcome(Fate.FEW, "failed here", sign="ours")
+ENDED, ENDED_OTHERWISE = Outcome(Fate.LATER, "aborted", sign=Sign.ENDED), Outcome(Fate.LATER, "closed", sign=Sign.ENDED)
+SILENT = Outcome(Fate.LATER, "no answer in time", sign=Sign.SILENT)
+OURS = Outcome(Fate.FEW, "failed here", sign=Sign.OURS)
 
 
 class Clock:

@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 
 from router.dicom.uids import DEFLATED, OWN_SYNTAX
-from router.flow import Instance
-from tests.unit.forwarding import forwarding, no_transcoder, quick
+from router.flow import Instance, StoredFile
+from tests.unit.forwarding import copied, forwarding, no_transcoder, quick
 from tests.unit.peer import Peer
 
 ODD, PADDED = b"of odd length", b"padded, and even"
 
 
-def padding(instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
+def padding(instance: Instance, blob: Path, syntax: str) -> StoredFile:
     assert syntax == OWN_SYNTAX
     copy = blob.with_suffix(".even.native")
     copy.write_bytes(b"head" + PADDED)
-    return copy, 4, len(PADDED)
+    return copied(instance, copy, 4, len(PADDED), syntax)
 
 
-def unreadable(*_: object) -> tuple[Path, int, int]:
+def unreadable(*_: object) -> StoredFile:
     raise ValueError("the data set ends within an element")
 
 
@@ -55,7 +55,7 @@ def test_without_room_for_a_padded_copy_it_waits(tmp_path: Path, monkeypatch: py
     quick(monkeypatch)
     full = [True]
 
-    def transcode(instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
+    def transcode(instance: Instance, blob: Path, syntax: str) -> StoredFile:
         if full:
             full.pop()
             raise OSError(errno.ENOSPC, "no room")

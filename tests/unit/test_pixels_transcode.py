@@ -14,10 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from router.dicom.elements import EXPLICIT, IMPLICIT
+from router.dicom.uids import EXPLICIT, IMPLICIT, JPEG_LOSSLESS_SV1, RLE
 from router.pixels import decode
 from router.pixels import transcode as module
-from router.pixels.decoders import JPEG_LOSSLESS_SV1, RLE
 from router.pixels.transcode import transcode
 from router.pixels.wrap import ENCODERS, wrap_image
 

@@ -11,8 +11,9 @@ from pydicom.uid import UID
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.commands.send_files import data_set_offset, read_meta, send_files
+from router.commands.send_files import read_meta, send_files
 from router.config.settings import DestinationSettings
+from router.dicom.part10 import data_set_offset
 from router.pixels.wrap import wrap_image
 from router.spool import open_spool
 from tests.unit.receiving import MemorySink, served
