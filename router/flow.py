@@ -147,6 +147,8 @@ class Decision:
     reason: str
     discard: bool = False
     shadow: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    table: str = ""
+    """The digest of the rules that decided."""
 
 
 @dataclass(frozen=True, slots=True)

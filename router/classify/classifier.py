@@ -24,6 +24,7 @@ from router.inference import Inference, InferenceError
 from router.observe import log, where
 from router.observe.metrics import DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
 from router.spool import INSTANCES, Claim, Spool, SpoolError
+from router.spool.keyed import TAGS as FOUND_BY
 
 IN_FLIGHT, OF_ONE_CALLER = 64, 32
 """The most instances that are asked about at once."""
@@ -107,7 +108,7 @@ class Classifier:
             return None
         free = 1 if self._one_by_one else min(IN_FLIGHT - in_flight, IN_FLIGHT + SLOW - len(self._asked))
         claims = self._spool.decisions.claim(free, self._taken(), OF_ONE_CALLER) if free > 0 else []
-        tags = header_tags(self._settings().rules)
+        tags = header_tags(self._settings().rules) | FOUND_BY
         for claim in claims:
             if claim.tries >= TRIES:
                 self._record(claim, Seen("failed", reason="inference died each time"))

@@ -20,6 +20,7 @@ from router.cli import (
     demo,
     evaluate,
     events,
+    find,
     health,
     init,
     model,
@@ -38,8 +39,8 @@ app = typer.Typer(
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
-    ("events", events), ("health", health), ("conformance", conformance), ("benchmark", benchmark), ("train", train),
-    ("evaluate", evaluate),
+    ("find", find), ("events", events), ("health", health), ("conformance", conformance), ("benchmark", benchmark),
+    ("train", train), ("evaluate", evaluate),
 ):  # fmt: skip
     app.command(name)(module.command)
 app.command("backup")(backup.backup)

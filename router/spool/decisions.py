@@ -17,6 +17,7 @@ from router.spool.database import Database
 from router.spool.destinations import still_times
 from router.spool.events import add_event
 from router.spool.finishing import look_alone
+from router.spool.keyed import Key
 from router.spool.rows import Claim, columns_of_decision
 from router.spool.schema import instance
 from router.spool.signals import INSTANCES
@@ -39,6 +40,8 @@ class Decisions:
     def __init__(self, database: Database, blobs: BlobStore) -> None:
         self._database, self._blobs = database, blobs
         self._after = FIRST_CALLER
+        self.key: Key | None = None
+        """With which study and accession number are hashed, so that people can look for them."""
 
     def claim(self, limit: int, taken: Mapping[Calling, int] = NOTHING, most: int = UNLIMITED) -> list[Claim]:
         """Up to `limit` instances that wait for their decision, in order of arrival.
@@ -62,7 +65,7 @@ class Decisions:
 
         def job(connection: sa.Connection) -> bool:
             buried.clear()  # a job may run again
-            return _record(connection, decided, token, seen, decision, limits, buried)
+            return _record(connection, decided, token, seen, decision, limits, buried, self.key)
 
         def tell(done: Future[bool]) -> None:
             self._database.signals.set_many(decision.destinations)
@@ -103,7 +106,7 @@ def _release(connection: sa.Connection, which: str, token: int, after: float, *,
 
 def _record(
     connection: sa.Connection, decided: Instance, token: int, seen: Seen, decision: Decision,
-    limits: Mapping[str, int | None], buried: dict[str, str],
+    limits: Mapping[str, int | None], buried: dict[str, str], key: Key | None,
 ) -> bool:  # fmt: skip
     """A decision and the deliveries that it creates; False when the claim was lost.
 
@@ -116,7 +119,7 @@ def _record(
     already = set(connection.execute(statements.OWED_ALREADY, {"which": decided.id}).scalars())
     owed = [name for name in decision.destinations if name not in already]
     finished = not owed and not already
-    values = columns_of_decision(seen, decision) | {
+    values = columns_of_decision(seen, decision, key) | {
         "which": decided.id, "claimed_by": token, "token": 0, "ready_at": 0,
         "state": InstanceState.FINISHED if finished else InstanceState.DECIDED,
         "decided_at": now, "finished_at": now if finished else None,

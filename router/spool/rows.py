@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from router.flow import Caller, Decision, Instance, Prediction, Seen
+from router.spool.keyed import Key
 from router.spool.states import DeliveryState, InstanceState
 
 
@@ -141,6 +142,12 @@ class InstanceRow:
     reason: str | None
     destinations: Any
     shadow: Any
+    study: str | None
+    accession: str | None
+    """Keyed hashes."""
+    view: str | None
+    table: str | None
+    """The digest of the rules that decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +210,8 @@ def _other_answers(prediction: Prediction | None) -> dict[str, Any]:
     return view | ({"inverted": True} if prediction.inverted else {})
 
 
-def columns_of_decision(seen: Seen, decision: Decision) -> dict[str, Any]:
-    """The columns that a decision fills. Header values are not among them."""
+def columns_of_decision(seen: Seen, decision: Decision, key: Key | None = None) -> dict[str, Any]:
+    """The columns that a decision fills. Of the header, only keyed hashes are among them."""
     prediction = seen.prediction
     values: dict[str, Any] = {
         "pixels": seen.pixels,
@@ -214,7 +221,9 @@ def columns_of_decision(seen: Seen, decision: Decision) -> dict[str, Any]:
         "reason": decision.reason,
         "destinations": json.dumps(decision.destinations),
         "shadow": json.dumps(decision.shadow),
-    }
+        "table": decision.table or None,
+        "view": (prediction.view or None) if prediction else None,
+    } | (key.found_by(seen.header) if key else {})
     for name in ("top", "class", "confidence", "probabilities", "novelty", "novel", "model"):
         values[name] = None
     if prediction:

@@ -25,6 +25,8 @@ FOR_GOOD = 1e18
 
 _FRESH = sa.text("state = 'new' AND ready_at = 0")
 """Written out and not bound: a database uses this index only if a statement has the same text."""
+_IS_DONE = sa.text("state = 'done'")
+_HAS_STUDY, _HAS_ACCESSION = sa.text("study IS NOT NULL"), sa.text("accession IS NOT NULL")
 
 instance = sa.Table(
     "instance",
@@ -60,11 +62,23 @@ instance = sa.Table(
     sa.Column("reason", sa.String),
     sa.Column("destinations", sa.String),
     sa.Column("shadow", sa.String),
+    sa.Column("study", sa.String(32)),
+    sa.Column("accession", sa.String(32)),
+    sa.Column("view", sa.String(10)),
+    sa.Column("table", sa.String(32)),
+    sa.Index("instance_study", "study", "id", sqlite_where=_HAS_STUDY, postgresql_where=_HAS_STUDY),
+    sa.Index("instance_accession", "accession", "id", sqlite_where=_HAS_ACCESSION, postgresql_where=_HAS_ACCESSION),
+    sa.Index("instance_class", "class", "id"),
+    sa.Index("instance_rule", "rule", "id"),
+    sa.Index("instance_ae", "calling_ae", "id"),
+    sa.Index("instance_peer", "peer", "id"),
     sa.Index("instance_work", "state", "ready_at", "id"),
     sa.Index("instance_fresh", "peer", "calling_ae", "id", sqlite_where=_FRESH, postgresql_where=_FRESH),
     sa.Index("instance_finished", "state", "finished_at"),
     sa.Index("instance_uid", "sop_instance", "id"),
 )
+"""`study` and `accession` are keyed hashes (`keyed`): what a person looks for is hashed and compared. `table` is the
+digest of the rules that decided."""
 
 delivery = sa.Table(
     "delivery",
@@ -85,6 +99,9 @@ delivery = sa.Table(
     sa.Index("delivery_work", "destination", "state", "ready_at", "id"),
     sa.Index("delivery_instance", "instance_id", "state", "destination"),
     sa.Index("delivery_state", "state", "id"),
+    sa.Index("delivery_found", "destination", "state", "instance_id"),
+    sa.Index("delivery_found_anywhere", "state", "instance_id"),
+    sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
 )
 
 destination = sa.Table(

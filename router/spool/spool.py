@@ -19,6 +19,7 @@ from router.spool.destinations import Destinations
 from router.spool.errors import SpoolError
 from router.spool.events import add_event
 from router.spool.intake import Intake
+from router.spool.keyed import Key, make_key
 from router.spool.orders import Orders
 from router.spool.retention import Retention
 from router.spool.space import Space
@@ -62,6 +63,7 @@ class Spool:
             self.database.number_start(alone=alone)
         for words in self.database.ask(lambda c: list(postgresql.dangers(c))):
             log.warning("database", about=words)
+        self.decisions.key = _key(self.settings.path)
         if alone:
             self.take_in_orphans()
         self._usage.recount(self.database.ask(queries.bytes_of_blobs))
@@ -99,3 +101,13 @@ class Spool:
         then both end with the process, and what was claimed is free again at the next start.
         """
         return self.database.close(seconds)
+
+
+def _key(folder: Path) -> Key | None:
+    """The spool's key. A disk without room for a new one must not keep the node from starting."""
+    try:
+        return make_key(folder)
+    except (SpoolError, OSError) as error:
+        reason = str(error) if isinstance(error, SpoolError) else error.strerror
+        log.warning("no key to find by", reason=reason)
+        return None

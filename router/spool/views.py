@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from router.config.settings import SpoolSettings
 from router.spool import queries
 from router.spool.database import Database
+from router.spool.find import Filter, Found, find
+from router.spool.keyed import key_of
 from router.spool.orphans import SET_ASIDE, count_in
 from router.spool.rows import Counts, DeliveryRow, EventRow, Finished, InstanceRow
 from router.spool.schema import delivery, event, instance
@@ -68,6 +70,11 @@ class Views:
         query = sa.select(instance).where(instance.c.id == instance_id)
         row = self._database.ask(lambda c: c.execute(query).one_or_none())
         return None if row is None else _instance_row(row)
+
+    def find(self, wanted: Filter, *, before: str = AFTER_ALL_IDS, limit: int = PAGE) -> list[Found]:
+        """The latest first; `before` an id pages on."""
+        key = key_of(self._settings.path)
+        return self._database.ask(lambda c: find(c, wanted, key, before=before, limit=limit))
 
     def events(
         self, *, instance_id: str | None = None, kind: str | None = None, after: int | None = None, limit: int = PAGE
