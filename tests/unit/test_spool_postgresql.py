@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from router.spool.transactions import LEASE
 
 from router.config.settings import SpoolSettings
 from router.forward.circuit import Circuit
 from router.spool import INSTANCES, DeliveryState, InstanceState, Spool, SpoolError, clock, open_spool, read_spool
+from router.spool.claims import LEASE
 from router.spool.schema import delivery, instance
 from tests.unit.peer import wait_for
 from tests.unit.spooling import HEADER, SEEN, accept, decide, decision, files, settings_of, stored, turned_by_hand
