@@ -18,9 +18,9 @@ from pathlib import Path
 
 from xxhash import xxh3_128
 
-from benchmarks import accounted
-from benchmarks.accounted import ACCOUNT, EVERY
+from benchmarks import node_with_thread_cpu
 from benchmarks.measure import TICK, Spread, report, tree
+from benchmarks.node_with_thread_cpu import ACCOUNT, EVERY
 from benchmarks.route import LOADS, Sink, radiographs, send
 from benchmarks.routers import ours
 
@@ -70,7 +70,7 @@ def children_seconds() -> float:
 
 def one_round(paths: list[Path]) -> dict[str, float]:
     """CPU milliseconds an instance of each step, and of the whole."""
-    program = (accounted.__file__,)
+    program = (node_with_thread_cpu.__file__,)
     with (
         tempfile.TemporaryDirectory() as name,
         Sink().running() as sink,

@@ -21,8 +21,9 @@ from pydicom.uid import UID
 
 from benchmarks.measure import Spread, report
 from router.demo.measure import radiographs
+from router.dicom.uids import EXPLICIT, IMPLICIT
 from router.pixels import decode, render
-from router.pixels.wrap import ENCODERS, EXPLICIT, IMPLICIT, wrap_image
+from router.pixels.wrap import ENCODERS, wrap_image
 
 SIZES = (224, 512)
 

@@ -57,7 +57,8 @@ def main() -> None:
                     time.sleep(2)
             stop.set()
             thread.join()
-            table[title] = {f"p{q}_ms": round(percentile(times, q / 100), 2) for q in (50, 99)} | {
+            table[title] = {
+                **{f"p{q}_ms": round(percentile(times, q / 100), 2) for q in (50, 99)},
                 "max_ms": round(max(times), 2),
                 "n": len(times),
             }

@@ -28,7 +28,7 @@ from router.config.settings import DestinationSettings
 from router.flow import Caller, Instance
 from router.forward.delivery import fault
 from router.pixels.wrap import wrap_image
-from tests.acceptance.peers import DCMTK, free_port, process
+from tests.peers import DCMTK, free_port, process
 
 COUNT = 40
 Sender = Callable[[Path, int], None]
@@ -36,16 +36,14 @@ Sender = Callable[[Path, int], None]
 
 def ours(path: Path, port: int) -> None:
     meta = read_meta(path)
-    size = path.stat().st_size - meta.offset
     digest = xxh3_128_hexdigest(path.read_bytes()[meta.offset :])
     instance = Instance("", 0.0, Caller("", "", ""), meta.sop_class, meta.sop_instance, meta.transfer_syntax,
-                        meta.offset, size, digest)  # fmt: skip
+                        meta.offset, meta.size, digest)  # fmt: skip
     association = connect(DestinationSettings("x", "SINK", "127.0.0.1", port), "ROUTER",
                           [(meta.sop_class, meta.transfer_syntax)])  # fmt: skip
     for _ in range(COUNT):
         assert not fault(path, instance)
-        status = association.store(path, meta.offset, size, sop_class=meta.sop_class, sop_instance=meta.sop_instance,
-                                   transfer_syntax=meta.transfer_syntax)  # fmt: skip
+        status = association.store(meta)
         assert status == 0
     association.release()
 

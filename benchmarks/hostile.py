@@ -31,6 +31,7 @@ from benchmarks.routers import ours
 from router.association.requestor import Requestor, connect
 from router.commands.send_files import read_meta
 from router.config.settings import DestinationSettings
+from router.flow import StoredFile
 from router.pixels.wrap import wrap_image
 
 HOSTILE, OTHERS = 100, 200
@@ -102,9 +103,7 @@ def store(association: Requestor, file: File, folder: Path) -> str:
     else:
         path.write_bytes(file.content.replace(file.uid, uid.encode()))
     size = path.stat().st_size - file.offset
-    status = association.store(
-        path, file.offset, size, sop_class=file.sop_class, sop_instance=uid, transfer_syntax=file.syntax
-    )
+    status = association.store(StoredFile(path, file.offset, size, file.sop_class, uid, file.syntax))
     assert status == 0, hex(status)
     return uid
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.measure import cpu_seconds, memory_mb, report
 from benchmarks.routers import ours
-from tests.acceptance.peers import free_port
+from tests.peers import free_port
 
 COUNTS = (0, 1, 10, 50, 200)
 
@@ -45,10 +45,10 @@ def _raw(port: int) -> object:
 
     from router.association.negotiation import ProposedContext
     from router.association.proposing import associate_rq
-    from router.dicom.uids import VERIFICATION
+    from router.dicom.uids import IMPLICIT, VERIFICATION
 
     sock = socket.create_connection(("127.0.0.1", port))
-    sock.sendall(associate_rq("IDLE", "ROUTER", [ProposedContext(1, VERIFICATION, ("1.2.840.10008.1.2",))]))
+    sock.sendall(associate_rq("IDLE", "ROUTER", [ProposedContext(1, VERIFICATION, (IMPLICIT,))]))
     assert sock.recv(1)[0] == 2
     return sock
 

@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -111,7 +111,7 @@ def machine() -> dict[str, object]:
     }  # fmt: skip
 
 
-def report(name: str, table: dict[str, dict[str, object]], to: Path | None, *, against: str = "") -> None:
+def report(name: str, table: Mapping[str, Mapping[str, object]], to: Path | None, *, against: str = "") -> None:
     """Print a table of figures, with ratios to one of its rows, and write it as JSON with what it depends on."""
     columns = list(dict.fromkeys(column for row in table.values() for column in row))
     print(f"\n{name}\n{'':34s}" + "".join(f"{column:>26s}" for column in columns))

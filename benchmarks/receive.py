@@ -24,7 +24,7 @@ from xxhash import xxh3_128
 
 from benchmarks.measure import Spread, cpu_seconds, report
 from router.pixels.wrap import wrap_image
-from tests.acceptance.peers import DCMTK, free_port, process
+from tests.peers import DCMTK, free_port, process
 
 COUNT = 30
 
@@ -87,7 +87,7 @@ def serve(port: int, folder: Path) -> None:
         spool=replace(settings.spool, path=folder / "spool"),
     )
     spool = open_spool(settings.spool)
-    Receiver(lambda: settings, spool).start()
+    Receiver(lambda: settings, spool.intake).start()
     signal.sigwait({signal.SIGTERM})
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import routers
 from benchmarks.measure import Spread, cpu_seconds, machine, memory_mb, percentile, plain
 from router.pixels.wrap import wrap_image
-from tests.acceptance.peers import DCMTK, free_port
+from tests.peers import DCMTK, free_port
 
 Router = Callable[[Path, int], AbstractContextManager[tuple[int, int]]]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.acceptance.peers import DCMTK, ORTHANC, free_port, listening, process, wait_for
+from tests.peers import DCMTK, ORTHANC, free_port, listening, process, wait_for
 
 LUA = """
 function OnStoredInstance(instanceId, tags, metadata, origin)

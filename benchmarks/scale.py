@@ -22,7 +22,7 @@ from benchmarks.spool import fill
 from router.config.settings import SpoolSettings
 from router.model.card import save_random_model
 from router.spool import open_spool
-from tests.acceptance.peers import free_port, process
+from tests.peers import free_port, process
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from benchmarks.measure import Spread, report
 from router.config.settings import SpoolSettings
 from router.flow import Caller, Decision, Instance, Seen
-from router.spool import DONE, Spool, open_spool, schema
+from router.spool import DeliveryState, InstanceState, Spool, open_spool, schema
 from router.spool.blobs import new_id
 
 CALLER = Caller("XRAY", "ROUTER", "127.0.0.1")
@@ -35,17 +35,17 @@ def instance(n: int, blob: Any = None) -> Instance:
 
 def fill(spool: Spool, rows: int, already: int) -> None:
     """Waiting instances, each owed to a destination that is down, written in bulk."""
-    from router.spool.rows import values_of
+    from router.spool.rows import columns_of
 
     def add(connection: sa.Connection, start: int) -> None:
         made = [instance(n) for n in range(start, min(start + BATCH, rows))]
-        connection.execute(schema.instance.insert(), [values_of(i) | {"state": schema.DECIDED} for i in made])
+        connection.execute(schema.instance.insert(), [columns_of(i) | {"state": InstanceState.DECIDED} for i in made])
         connection.execute(schema.delivery.insert(), [
-            {"instance_id": i.id, "destination": "down", "state": schema.OPEN, "owed_since": 0.0} for i in made
+            {"instance_id": i.id, "destination": "down", "state": DeliveryState.OPEN, "owed_since": 0.0} for i in made
         ])  # fmt: skip
 
     for start in range(already, rows, BATCH):
-        spool._run(lambda c, start=start: add(c, start))  # type: ignore[misc]
+        spool.database.run(lambda c, start=start: add(c, start))  # type: ignore[misc]
 
 
 def timed(count: int, call: Callable[[int], object]) -> float:
@@ -59,18 +59,18 @@ def measure(spool: Spool, base: int, count: int) -> dict[str, object]:
     numbers = itertools.count(base)
 
     def accept(_: int) -> None:
-        blob = spool.begin(b"")
+        blob = spool.intake.begin(b"")
         blob.write(memoryview(b"x" * 1000))
         blob.seal()
-        spool.accept(blob, instance(next(numbers), blob))
+        spool.intake.accept(blob, instance(next(numbers), blob))
 
     def decide(_: int) -> None:
-        (claim,) = spool.claim_instances(1)
-        spool.record(claim, Seen("none"), Decision("r", ("up",), ""), {}).result()
+        (claim,) = spool.decisions.claim(1)
+        spool.decisions.record(claim, Seen("none"), Decision("r", ("up",), ""), {}).result()
 
     def finish(_: int) -> None:
-        (delivery,) = spool.claim_deliveries("up", 1)
-        spool.close_delivery(delivery, DONE).result()
+        (delivery,) = spool.deliveries.claim("up", 1)
+        spool.deliveries.close(delivery, DeliveryState.DONE).result()
 
     return {
         name: Spread.of([timed(count // 5, step) for _ in range(5)])

@@ -16,14 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Spread, report
 from benchmarks.spool import instance, measure
 from router.config.settings import SpoolSettings
-from router.spool import Spool, open_spool
-from router.spool.schema import DECIDED, DONE, GONE, OPEN
+from router.spool import DeliveryState, InstanceState, Spool, open_spool
 
 DAY = 86400.0
 WAITING = 5000
@@ -64,18 +64,24 @@ def fill(spool: Spool, rows: int) -> None:
     waits = f"i > {rows - WAITING}"
 
     def change(statement: str) -> None:
-        spool._run(lambda c: c.exec_driver_sql(statement) and None)
+        spool.database.run(lambda c: c.exec_driver_sql(statement) and None)
 
     is_sqlite = spool.settings.database == "sqlite"
-    for state, finished, where in ((GONE, at, f"NOT {waits}"), (DECIDED, "NULL", waits)):
+    for state, finished, where in ((InstanceState.GONE, at, f"NOT {waits}"), (InstanceState.DECIDED, "NULL", waits)):
         values = made.format(state=state, finished=finished)
         if not is_sqlite:
             values = values.replace("%", "%%")
         change(f"INSERT INTO instance ({columns}) {numbers} SELECT {values} FROM n WHERE {where}")
     modulo = "%" if is_sqlite else "%%"
-    change(f"{owed} {numbers} SELECT {which}, 'up', '{DONE}', {at}, 0, 1, {at} FROM n WHERE NOT {waits}")
-    change(f"{owed} {numbers} SELECT {which}, 'other', '{DONE}', {at}, 0, 1, {at} FROM n WHERE i {modulo} 2 = 0")
-    change(f"{owed} {numbers} SELECT {which}, 'down', '{OPEN}', {at}, {now + DAY}, 3, NULL FROM n WHERE {waits}")
+    change(f"{owed} {numbers} SELECT {which}, 'up', '{DeliveryState.DONE}', {at}, 0, 1, {at} FROM n WHERE NOT {waits}")
+    change(
+        f"{owed} {numbers} SELECT {which}, 'other', '{DeliveryState.DONE}', {at}, 0, 1, {at} FROM n "
+        f"WHERE i {modulo} 2 = 0"
+    )
+    change(
+        f"{owed} {numbers} SELECT {which}, 'down', '{DeliveryState.OPEN}', {at}, {now + DAY}, 3, NULL FROM n "
+        f"WHERE {waits}"
+    )
     change(
         f"INSERT INTO event (at, kind, instance_id, detail) {numbers} "
         f"SELECT {at}, 'same UID again', {which}, '' FROM n WHERE i {modulo} 10 = 0"
@@ -91,6 +97,10 @@ def opened(folder: Path, database: str, **settings: float) -> Iterator[Spool]:
         spool.close()
 
 
+def _opened_and_closed(path: Path, database: str) -> None:
+    open_spool(SpoolSettings(path=path, database=database, reserve=0)).close()
+
+
 def seconds(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
@@ -101,14 +111,14 @@ def questions(spool: Spool) -> dict[str, Callable[[], object]]:
     """What the stages ask, and what a scrape of metrics does."""
     known = f"1.2.3.9.{WAITING}"
     return {
-        "known_digests": lambda: spool.known_digests("up", known),
-        "next_due": lambda: spool.next_due("up"),
-        "claim, nothing due": lambda: spool.claim_deliveries("other", 8),
-        "claim, all of 5,000 in a pause": lambda: spool.claim_deliveries("down", 8),
-        "counts (/metrics)": spool.counts,
-        "sweep, nothing to remove": spool.sweep,
-        "events, the latest": lambda: spool.events(limit=200),
-        "deliveries of one destination": lambda: spool.deliveries(to="up"),
+        "known_digests": lambda: spool.deliveries.known_digests("up", known),
+        "next_due": lambda: spool.deliveries.next_due("up"),
+        "claim, nothing due": lambda: spool.deliveries.claim("other", 8),
+        "claim, all of 5,000 in a pause": lambda: spool.deliveries.claim("down", 8),
+        "counts (/metrics)": spool.views.counts,
+        "sweep, nothing to remove": spool.retention.sweep,
+        "events, the latest": lambda: spool.views.events(limit=200),
+        "deliveries of one destination": lambda: spool.views.deliveries(to="up"),
     }
 
 
@@ -132,12 +142,12 @@ def expiry(spool: Spool, base: int) -> dict[str, Any]:
     """Half of the records are to go while instances come: how many go in a minute, and what those who store wait."""
 
     def receive(until: Callable[[], bool]) -> list[float]:
-        taken = []
+        taken: list[float] = []
         while not until():
-            blob = spool.begin(b"")
+            blob = spool.intake.begin(b"")
             blob.write(memoryview(b"x" * 1000))
             blob.seal()
-            taken.append(1000 * seconds(lambda blob=blob: spool.accept(blob, instance(base + len(taken), blob))))
+            taken.append(1000 * seconds(partial(spool.intake.accept, blob, instance(base + len(taken), blob))))
             time.sleep(0.02)
         return sorted(taken)
 
@@ -150,7 +160,7 @@ def expiry(spool: Spool, base: int) -> dict[str, Any]:
         end = time.monotonic() + EXPIRY
         while time.monotonic() < end:
             begin = time.monotonic()
-            count = spool.sweep()
+            count = spool.retention.sweep()
             if not count:
                 break
             removed[0] += count
@@ -210,8 +220,7 @@ def main() -> None:
                 {which: commands(folders[which], where[which][1], where[which][0]) for which in names}, options.runs
             )
             print("measured", flush=True)
-        table["start_ms"] = {which: 1000 * seconds(lambda w=which: open_spool(
-            SpoolSettings(path=where[w][0], database=where[w][1], reserve=0)).close()) for which in names}  # fmt: skip
+        table["start_ms"] = {which: 1000 * seconds(partial(_opened_and_closed, *where[which])) for which in names}
         with opened(*where["a year"], keep_records=182 * DAY, keep=365 * DAY) as full:
             table |= expiry(full, 2 * 10**9)
     report("year", table, options.json)

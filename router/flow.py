@@ -2,7 +2,7 @@
 
 The path of an instance: a caller sends it (`Caller`), receive stores it (`Instance`), inference looks
 at it (`Seen`, with a `Prediction` where the pixels could be decoded), decide chooses (`Decision`), and
-forward owes it to each destination of the decision (`Delivery`). This module imports nothing of ours, holds no
+forward owes it to each destination of the decision (`Delivery`). This module imports no other, holds no
 behaviour, and is the one place where these words are defined.
 """
 
@@ -17,7 +17,7 @@ CLASSES: tuple[str, ...] = ("abdominal", "adult_chest", "pediatric_chest", "spin
 """The five classes, in this order everywhere (Pham et al., DICOM Imaging Router)."""
 
 PREPROCESSING = "1"
-"""Version of `pixels.prepare`. It stands here because a model's card must be held against it."""
+"""Version of `pixels.prepare`. It stands here because a model's card is compared with it."""
 
 VIEWS: tuple[str, ...] = ("frontal", "lateral", "other")
 """How a body part was projected: from front or back, from the side, or in any other way."""
@@ -63,6 +63,18 @@ class Instance:
     offset: int
     size: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A data set in a file, as it is sent: `size` bytes at `offset` are this instance in this transfer syntax."""
+
+    path: Path
+    offset: int
+    size: int
+    sop_class: str
+    sop_instance: str
+    transfer_syntax: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +147,8 @@ class Decision:
     reason: str
     discard: bool = False
     shadow: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    table: str = ""
+    """The digest of the rules that decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +156,7 @@ class Delivery:
     """One instance owed to one destination, claimed by a worker.
 
     `token` fences the claim: only its holder may finish, retry or bury it. `tries` counts the attempts made
-    before this one; `buriable_tries` counts those that failed in a way that leads to burying (DESIGN: Forward).
+    before this one; `buriable_tries` counts those that failed in a way that leads to burying.
     """
 
     id: int

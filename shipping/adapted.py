@@ -1,7 +1,7 @@
 """What `dicom-router adapt` gains at a hospital that the model never saw: figures from the folds' networks.
 
-`python -m shipping.adapted --manifest SET.csv --folds runs/folds` takes each fold of `sources`, and of `stress` if there
-is one, as a hospital. The fold's network is adapted to some of the removed images and judged on all others, before and
+`python -m shipping.adapted --manifest SET.csv --folds runs/folds` takes each fold of `sources`, and of `stress` if it
+was run, as a hospital. The fold's network is adapted to some of the removed images and judged on all others, before and
 after: once with labels by people, once with simulated headers alone. Counts are means of the draws.
 """
 

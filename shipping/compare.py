@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from router.templates import fill
 from router.training.data import Item, deal, read_manifest
 from router.training.evaluate import answer, milliseconds, read_model
 from router.training.metrics import Floats, Indices, confusion, interval, resampled_scores, scores
@@ -23,6 +24,7 @@ from router.training.networks import NAMES
 from router.training.recipe import SHIPPED, Recipe, with_overrides
 from router.training.train import train
 
+TEMPLATE = Path(__file__).with_name("compare.md.j2")
 PAPER = {"recall": 0.982, "precision": 0.981, "f1": 0.981, "low": 0.976, "high": 0.987, "milliseconds": 29.5}
 """MobileNet-V1 in Pham et al., DICOM Imaging Router (2021): 512 px, 2,419 test images of theirs, their device."""
 
@@ -50,43 +52,7 @@ def compare(
 
 def page(table: Mapping[str, Any]) -> str:
     """Table 2 as Markdown, with the paper's figures beside it and what must be known to read it."""
-    recipe, test = table["recipe"], table["test"]
-    scale = (
-        "a ranking of how fast they learn, and no reproduction of the paper's figures"
-        if recipe["size"] < 512 or recipe["epochs"] < 30
-        else "at the paper's size"
-    )
-    lines = [
-        "# Seven networks by one recipe",
-        "",
-        f"Written by `python -m shipping.compare`: {recipe['size']} px, {recipe['epochs']} epochs, "
-        f"{table['seeds']} seeds each, all starting from nothing; {scale}. Macro averages over {test['n']} "
-        f"images of {test['patients']} patients of the test split; 95 % intervals and differences by bootstrap over "
-        "patients, paired.",
-        "",
-        "| network | recall | precision | F1 | F1 of each seed | F1 minus MobileNet-V1's | parameters | ms an image |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, row in table["networks"].items():
-        three = " | ".join(_spread(row[key]) for key in ("recall", "precision", "f1"))
-        difference = _spread(row["f1_minus_mobilenet_v1"]) if "f1_minus_mobilenet_v1" in row else "–"
-        seeds = ", ".join(f"{value:.3f}" for value in row["f1_of_seeds"])
-        lines.append(
-            f"| {name} | {three} | {seeds} | {difference} | {row['parameters']:,} | {row['milliseconds']:.1f} |"
-        )
-    paper = table["paper_mobilenet_v1"]
-    lines += [
-        "",
-        f"MobileNet-V1 in the paper (Pham et al. 2021; 512 px, 2,419 test images of its own): recall "
-        f"{paper['recall']}, precision {paper['precision']}, F1 {paper['f1']} ({paper['low']}–{paper['high']}), "
-        f"{paper['milliseconds']} ms an image on its device. Its ResNet rows say nothing about ResNets: the published "
-        "code throws the residual branch away; those above are whole.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _spread(value: Sequence[float]) -> str:
-    return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
+    return fill(TEMPLATE, table=table)
 
 
 def _score(paths: Sequence[Path], test: Sequence[Item], resamples: int) -> dict[str, Any]:

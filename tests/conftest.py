@@ -5,26 +5,33 @@ Data beside the checkout is optional: without it, tests that need it skip and sa
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import shutil
-from collections import Counter
+import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 
 import pytest
 import structlog
+
+gc.disable()  # until everything is imported: looking for garbage meanwhile costs each process two seconds
+sys.dont_write_bytecode = False  # else each process, of tests as well, compiles all modules
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before any of them is loaded; nodes inherit it
+    os.environ.setdefault(_library, "1")  # several tests run at once: threads that wait for each other would spin
 
 import router.model.engines  # noqa: F401 - first of all, so that no test's `import openvino` reports to its maker
 from router.observe import log
 from tests import postgres
 
-for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before any of them is loaded; nodes inherit it
-    os.environ.setdefault(_library, "1")  # several tests run at once: threads that wait for each other would spin
-
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DICOM_ROUTER_TEST_DATA", ROOT.parent / "shared")).resolve()
 
-NEEDS = {
+NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "shared": (lambda: (SHARED / "data").is_dir(), f"no test data at {SHARED} (set DICOM_ROUTER_TEST_DATA)"),
     "dcmtk": (lambda: Path("/usr/bin/dcmsend").exists(), "DCMTK is not installed (apt-get install dcmtk)"),
     "orthanc": (
@@ -42,10 +49,17 @@ NEEDS = {
 
 SLOW_FOLDERS = ("acceptance", "chaos")
 """Whose tests start whole nodes: all of them count as slow."""
-BEGIN_FIRST = ("test_training", "test_model_life", "test_isolation", "test_routing", "test_training_calibrate")
-"""Of the files with slow tests, those that take a minute: one that began last would keep everybody waiting."""
+BEGIN_FIRST = (
+    "test_the_life_of_a_model", "test_isolation", "test_hostile", "test_syntaxes", "test_it_is_as_good_as",
+    "test_kill_minus_nine", "test_training_from_nothing_learns", "test_the_benchmark_says", "test_overload",
+    "test_power_cut", "test_two_nodes_on_one_server", "test_shuffled_labels", "test_shipping", "test_spool_and_model",
+    "test_quiet", "test_commitment.py",
+)  # fmt: skip
+"""Parts of the names of slow tests that take longest: one that began last would keep everybody waiting."""
 UNMARKED_SECONDS = 2.0
 """A test without the mark `slow` takes at most 0.5 s alone. Beside others it may take this long before it is listed."""
+UNMARKED_PROCESSOR_SECONDS = 0.5
+"""The same of the time that its process and those that it started had a processor: others beside it change little."""
 UNMARKED_SECONDS_IN_CI = 6.0
 """Beyond this the run fails in CI."""
 
@@ -61,34 +75,80 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
         if item.path.parent.name in SLOW_FOLDERS:
             item.add_marker(pytest.mark.slow)
-        if not item.get_closest_marker("xdist_group"):  # one process for the tests of a file: they share its fixtures
-            file = "/".join(item.path.parts[-2:])
-            item.add_marker(pytest.mark.xdist_group(f"{file} {'slow' if _place(item) else 'quick'}"))
+        if not item.get_closest_marker("xdist_group") and (group := _together(item)):
+            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_place)
 
 
-def _place(item: pytest.Item) -> int:
-    """What is quick comes first, and fails early; of the rest, what takes longest."""
+def _together(item: pytest.Item) -> str:
+    """Which tests go to one process: the quick ones of a file, and slow ones that share its fixtures ("": alone)."""
+    file = "/".join(item.path.parts[-2:])
     if not item.get_closest_marker("slow"):
-        return 0
-    return 1 if item.path.stem in BEGIN_FIRST else 2
+        return f"{file} quick"
+    assert isinstance(item, pytest.Function)
+    fixtures = item._fixtureinfo.name2fixturedefs
+    shared = sorted(
+        name for name, found in fixtures.items() if name == "postgresql" or any(one.scope == "module" for one in found)
+    )
+    return f"{file} {' '.join(shared)}" if shared else ""
 
 
-_seconds: Counter[str] = Counter()
+def _place(item: pytest.Item) -> int:
+    """What takes longest begins first; then what is quick, and last the other slow ones."""
+    if not item.get_closest_marker("slow"):
+        return len(BEGIN_FIRST)
+    return next((place for place, name in enumerate(BEGIN_FIRST) if name in item.nodeid), len(BEGIN_FIRST) + 1)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays: from here on it is not looked through again for garbage."""
+    gc.freeze()
+    gc.enable()
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if session.config.getoption("loadgroup", False) and grouped and "@" not in grouped[0].nodeid:
+        raise pytest.UsageError(
+            "this pytest-xdist does not see the groups of tests: each would make fixtures of its own"
+        )
+
+
+_seconds: defaultdict[str, float] = defaultdict(float)
 """Of each test without the mark `slow`, with its fixtures."""
+_processor_seconds: defaultdict[str, float] = defaultdict(float)
+
+
+def _processor() -> float:
+    """Seconds of processor time of this process and of those that it started and has waited for."""
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    before = _processor()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("processor_seconds", _processor() - before))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if "slow" not in report.keywords:
         _seconds[report.nodeid] += report.duration
+        if report.when == "call":
+            _processor_seconds[report.nodeid] += sum(
+                float(str(value)) for name, value in report.user_properties if name == "processor_seconds"
+            )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    lasted = [(seconds, name) for name, seconds in _seconds.items() if seconds > UNMARKED_SECONDS]
+    lasted = [
+        (seconds, _processor_seconds[name], name)
+        for name, seconds in _seconds.items()
+        if seconds > UNMARKED_SECONDS or _processor_seconds[name] > UNMARKED_PROCESSOR_SECONDS
+    ]
     if lasted:
-        terminalreporter.section(f"longer than {UNMARKED_SECONDS} s without the mark `slow`")
-    for seconds, name in sorted(lasted, reverse=True):
-        terminalreporter.line(f"{seconds:6.1f} s  {name}")
+        terminalreporter.section("long without the mark `slow` (seconds, and of them with a processor)")
+    for seconds, processor, name in sorted(lasted, reverse=True):
+        terminalreporter.line(f"{seconds:6.1f} s {processor:6.1f} s  {name}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

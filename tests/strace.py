@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.acceptance.peers import NodeUnderTest, listening, wait_for
+from tests.peers import NodeUnderTest, listening, wait_for
 
 OPTIONS = ("-f", "-y", "-xx", "-ttt")
 """Threads too; the path beside each descriptor; every string in hex, so that no byte is lost or mistaken for syntax;

@@ -7,63 +7,36 @@ says (PS3.7) is in `messages`; what becomes of an instance is the `StoreHandler`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from itertools import cycle
 
 from router.association import pdu
 from router.association.messages import Messages, StoreHandler
-from router.association.negotiation import (
-    APPLICATION_CONTEXT,
-    LEAST_MAX_PDU,
-    AgreedContext,
-    Proposal,
-    accepted,
-    answer,
-    associate_ac,
-    choose_syntax,
-    parse_request,
-)
+from router.association.negotiation import AgreedContext, Proposal, accepted, answer, associate_ac, parse_request
 from router.association.pdu import AbortReason, Kind, Pace, PeerClosedError, ProtocolError, Stream
-from router.association.reports import CommitmentHandler, Outbox, Report, report_command
-from router.config.settings import Accept, NodeSettings
-from router.dicom.uids import COMMITMENT, name_of
+from router.association.refusing import NO_ROOM, TOO_MANY, Refusal, refusal, refused_contexts
+from router.association.services import Outbox, Service, report_command
+from router.config.settings import NodeSettings
 from router.flow import Caller
 from router.observe import log, safe, where
 
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An A-ASSOCIATE-RJ: result, source and reason (PS3.8 table 9-21), and why, for the people who run this node."""
-
-    result: int
-    source: int
-    reason: int
-    why: str
-
-    @property
-    def pdu(self) -> bytes:
-        return pdu.associate_rj(self.result, self.source, self.reason)
-
-
-APPLICATION_CONTEXT_UNKNOWN = Refusal(1, 1, 2, "application context not supported: it is not DICOM's")
-VERSION_UNKNOWN = Refusal(1, 2, 2, "protocol version not supported: it is not 1")
-NO_CONTEXTS = Refusal(1, 1, 1, "no presentation context was proposed")
-TINY_PDU = Refusal(1, 1, 1, "its maximum PDU length has no room for a byte of a message")
-CALLING_UNKNOWN = Refusal(1, 1, 3, "calling AE title not recognised: no line of node.accept has it")
-ADDRESS_UNKNOWN = Refusal(1, 1, 3, "address not recognised: node.accept has this calling AE title from elsewhere only")
-CALLED_UNKNOWN = Refusal(1, 1, 7, "called AE title not recognised: node.require_called_ae is set, and it is not ours")
-CALLED_EMPTY = Refusal(1, 1, 7, "called AE title not recognised: it is empty")
-NO_ROOM = Refusal(2, 3, 2, "local limit exceeded for now: the spool has no room, or its disk does not answer")
-TOO_MANY = Refusal(
-    2, 3, 2, "local limit exceeded for now: node.associations or node.associations_per_peer are open already"
-)
-
-MOST_NAMED = 8
-"""The most refused contexts, and the most syntaxes of one, that a log line names."""
 LINGER = 2.0
 """Seconds that a peer may take to close after our last PDU."""
+
+
+class End(StrEnum):
+    """How an association ended, for the log and the metrics."""
+
+    RELEASED = "released"
+    ABORTED = "aborted by peer"
+    CLOSED = "peer closed"
+    TIMED_OUT = "timed out"
+    PROTOCOL_ERROR = "protocol error"
+    STOPPED = "stopped"
+    """This node is stopping."""
+    REFUSED = "refused"
+    """The request was refused."""
 
 
 class Acceptor:
@@ -79,34 +52,35 @@ class Acceptor:
         node: NodeSettings,
         handler: StoreHandler,
         admit: Callable[[], bool],
-        commitment: CommitmentHandler | None = None,
+        services: Sequence[Service] = (),
     ) -> None:
         self._stream = stream
         self._peer = peer
         self._node = node
         self._handler = handler
         self._admit = admit
-        self._commitment = commitment
+        self._services = services
         self._outbox: Outbox | None = None
-        self._send_report: Callable[[Report], None]
+        self._report_numbers = cycle(range(1, 0x10000))
         self._stopping = False
         self._resting = False
         self._messages: Messages | None = None
+        self._max_pdu = pdu.MAX_PDU
 
-    def run(self, deadline: float) -> str:
-        """Serve the association to its end; `deadline` (monotonic) is ARTIM's. Returns how it ended, for the log."""
+    def run(self, deadline: float) -> End:
+        """Serve the association to its end; `deadline` (monotonic) is ARTIM's. Returns how it ended."""
         try:
             last, how = self._serve(deadline)
         except ProtocolError as error:
-            last, how = pdu.abort(error.reason), "protocol error"
+            last, how = pdu.abort(error.reason), End.PROTOCOL_ERROR
             log.warning("protocol error", peer=self._peer, error=str(error))
         except PeerClosedError:
-            # `stop` wakes a rest by the same error; where the peer has gone, too, the abort reaches nobody.
+            # `stop` wakes a rest by the same error. An abort to a peer that has gone as well does no harm.
             stopped = self._stopping and self._messages is not None
-            last, how = (pdu.abort(None), "stopped") if stopped else (b"", "peer closed")
+            last, how = (pdu.abort(None), End.STOPPED) if stopped else (b"", End.CLOSED)
         except TimeoutError:
             # Before the association stands, ARTIM only closes (AA-2).
-            last, how = pdu.abort(AbortReason.NOT_SPECIFIED) if self._messages else b"", "timed out"
+            last, how = pdu.abort(AbortReason.NOT_SPECIFIED) if self._messages else b"", End.TIMED_OUT
         finally:
             if self._messages is not None:
                 self._messages.abandon()
@@ -121,22 +95,22 @@ class Acceptor:
         if self._resting or self._messages is None:
             self._stream.wake()
 
-    def _serve(self, deadline: float) -> tuple[bytes, str]:
+    def _serve(self, deadline: float) -> tuple[bytes, End]:
         """Sta2 to Sta6. Returns the last PDU to send (none where the peer aborted) and how the association ended."""
         proposal = self._await_request(deadline)
         if proposal is None:
-            return b"", "aborted by peer"
+            return b"", End.ABORTED
         refused = refusal(proposal, self._node, self._peer) or self._transient_refusal()
         if refused:
             titles = {"calling_ae": safe(proposal.calling_ae), "called_ae": safe(proposal.called_ae)}
             log.warning("association refused", peer=self._peer, why=refused.why, **titles)
             self._handler.refused(self._peer, refused.why, **titles)
-            return refused.pdu, "refused"
+            return refused.pdu, End.REFUSED
         caller = Caller(proposal.calling_ae, proposal.called_ae, self._peer)
-        commits = self._commitment is not None and self._commitment.allows(caller)
-        agreed = answer(proposal, self._node.unknown_sop_classes, commitment=commits)
-        self._stream.send(associate_ac(proposal, agreed), self._node.artim)
-        return self._established(proposal, caller, accepted(agreed))
+        services = {service.sop_class: service for service in self._services if service.allows(caller)}
+        agreed = answer(proposal, self._node.unknown_sop_classes, services)
+        self._stream.send(associate_ac(proposal, agreed, services), self._node.artim)
+        return self._established(proposal, caller, accepted(agreed), services)
 
     def _await_request(self, deadline: float) -> Proposal | None:
         """Sta2: the request, or None after an A-ABORT."""
@@ -159,14 +133,19 @@ class Acceptor:
         return None if self._admit() else TOO_MANY
 
     def _established(
-        self, proposal: Proposal, caller: Caller, contexts: Mapping[int, AgreedContext]
-    ) -> tuple[bytes, str]:
+        self,
+        proposal: Proposal,
+        caller: Caller,
+        contexts: Mapping[int, AgreedContext],
+        services: Mapping[str, Service],
+    ) -> tuple[bytes, End]:
         """Sta6: messages until the peer releases, aborts, goes, or we stop."""
-        max_pdu = proposal.max_pdu or pdu.MAX_PDU
+        self._max_pdu = proposal.max_pdu or pdu.MAX_PDU
+        if any(context.abstract_syntax in services for context in contexts.values()):
+            self._outbox = Outbox()
         self._messages = messages = Messages(
-            caller, contexts, self._node.instance_limit, self._handler, self._sender(max_pdu),
-            self._prepare_commitment(contexts, max_pdu),
-        )  # fmt: skip
+            caller, contexts, self._node.instance_limit, self._handler, self._send, services, self._outbox
+        )
         log.info("association", peer=self._peer, calling_ae=safe(caller.calling_ae), contexts=len(contexts))
         if refused := refused_contexts(proposal, contexts):
             about = {"peer": self._peer, "calling_ae": safe(caller.calling_ae), "contexts": refused}
@@ -179,15 +158,15 @@ class Acceptor:
             kind, body, pace = self._next_pdu(pace)
             match kind:
                 case None:
-                    return pdu.abort(None), "stopped"
+                    return pdu.abort(None), End.STOPPED
                 case Kind.P_DATA:
                     for pdv in pdu.pdvs(body):
                         messages.take(pdv)
                     pace = pace if messages.under_way else None
                 case Kind.RELEASE_RQ:
-                    return pdu.release_rp(), "released"
+                    return pdu.release_rp(), End.RELEASED
                 case Kind.ABORT:
-                    return b"", "aborted by peer"
+                    return b"", End.ABORTED
                 case _:
                     raise ProtocolError(f"{kind.name} in an association", AbortReason.UNEXPECTED_PDU)
 
@@ -211,23 +190,6 @@ class Acceptor:
         pace.waited += time.monotonic() - begin
         return kind, body, pace
 
-    def _prepare_commitment(
-        self, contexts: Mapping[int, AgreedContext], max_pdu: int
-    ) -> tuple[CommitmentHandler, Outbox] | None:
-        """What Storage Commitment needs where a context for it was agreed."""
-        context = next((c for c in contexts.values() if c.abstract_syntax == COMMITMENT), None)
-        if context is None or self._commitment is None:
-            return None
-        numbers = cycle(range(1, 0x10000))
-
-        def send(report: Report) -> None:
-            command = pdu.command_pdus(context.id, report_command(next(numbers), report.event_type), max_pdu)
-            data_set = pdu.data_set_pdus(context.id, report.data_set, max_pdu)
-            self._stream.send(command + data_set, self._node.artim)
-
-        self._outbox, self._send_report = Outbox(context.transfer_syntax), send
-        return self._commitment, self._outbox
-
     def _rest(self) -> float:
         """Between messages: send the reports that are due until the peer speaks; the seconds that it has left."""
         deadline = time.monotonic() + self._node.idle
@@ -235,14 +197,19 @@ class Acceptor:
             report = self._outbox.next(self._stream, max(0.0, deadline - time.monotonic()))
             if report is None:
                 break
-            self._send_report(report)
+            context = report.context
+            command = report_command(
+                next(self._report_numbers), context.abstract_syntax, report.sop_instance, report.event_type
+            )
+            self._send(context.id, command, report.data_set)
         return deadline - time.monotonic()
 
-    def _sender(self, max_pdu: int) -> Callable[[int, bytes], None]:
-        def send(context_id: int, command: bytes) -> None:
-            self._stream.send(pdu.command_pdus(context_id, command, max_pdu), self._node.artim)
-
-        return send
+    def _send(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
+        """A message, within ARTIM."""
+        message = pdu.command_pdus(context_id, command, self._max_pdu)
+        if data_set:
+            message += pdu.data_set_pdus(context_id, data_set, self._max_pdu)
+        self._stream.send(message, self._node.artim)
 
     def _say_goodbye(self, last: bytes) -> None:
         """Sta13: the last PDU, if any, then wait for the peer to close; a peer that aborted or went is not awaited."""
@@ -253,44 +220,3 @@ class Acceptor:
         except (TimeoutError, PeerClosedError):
             return
         self._stream.drain(min(LINGER, self._node.artim))
-
-
-def refused_contexts(proposal: Proposal, accepted: Mapping[int, AgreedContext]) -> list[str]:
-    """What was refused, by class and syntax; a long list is cut."""
-    words: list[str] = []
-    for context in proposal.contexts:
-        if context.id in accepted:
-            continue
-        if choose_syntax(context.transfer_syntaxes) is None:
-            syntaxes = ", ".join(name_of(uid) for uid in context.transfer_syntaxes[:MOST_NAMED])
-            words.append(f"{name_of(context.abstract_syntax)}: transfer syntax not supported: {syntaxes}")
-        else:
-            words.append(f"{name_of(context.abstract_syntax)}: SOP class not stored here")
-    words = list(dict.fromkeys(words))
-    more = len(words) - MOST_NAMED
-    return [*words[:MOST_NAMED], f"and {more} more"] if more > 0 else words
-
-
-def refusal(proposal: Proposal, node: NodeSettings, peer: str) -> Refusal | None:
-    """Why an association is refused for good, or None. Pure: `peer` is an address."""
-    if not proposal.version & 1:
-        return VERSION_UNKNOWN
-    if proposal.application_context != APPLICATION_CONTEXT:
-        return APPLICATION_CONTEXT_UNKNOWN
-    if node.accept is not None and not any(matches(line, proposal.calling_ae, peer) for line in node.accept):
-        from_elsewhere = any(line.ae_title in (None, proposal.calling_ae) for line in node.accept)
-        return ADDRESS_UNKNOWN if from_elsewhere else CALLING_UNKNOWN
-    if not proposal.called_ae:
-        return CALLED_EMPTY
-    if node.require_called_ae and proposal.called_ae != node.ae_title:
-        return CALLED_UNKNOWN
-    if not proposal.contexts:
-        return NO_CONTEXTS
-    return TINY_PDU if 0 < proposal.max_pdu < LEAST_MAX_PDU else None
-
-
-def matches(line: Accept, calling_ae: str, peer: str) -> bool:
-    """Whether a line of `node.accept` names this calling AE title and this peer's network."""
-    return (line.ae_title is None or line.ae_title == calling_ae) and (
-        line.peer is None or ip_address(peer) in line.peer
-    )

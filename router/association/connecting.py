@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from router.association import pdu
@@ -15,6 +16,7 @@ from router.association.pdu import AbortReason, Kind, ProtocolError
 from router.association.proposing import associate_rq, parse_accept
 from router.association.tls import client_context, tls_words, unusable
 from router.config.settings import DestinationSettings
+from router.errors import RouterError
 
 ALERT = 0.5
 """Seconds to wait for the TLS alert that ended the connection; it was sent before the end that was seen."""
@@ -44,7 +46,7 @@ class ConnectKind(StrEnum):
     """This machine lacks descriptors or memory. The peer is not at fault."""
 
 
-class ConnectError(Exception):
+class ConnectError(RouterError):
     """There is no association. `kind` says why; `reason` says it for people, with the fix if one is known."""
 
     def __init__(self, kind: ConnectKind, reason: str) -> None:
@@ -53,13 +55,32 @@ class ConnectError(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class Established:
+    """An association as it was agreed; `accepted` is context ID to transfer syntax, `peer_max_pdu` 0 for any."""
+
+    stream: pdu.Stream
+    proposed: Sequence[ProposedContext]
+    accepted: Mapping[int, str]
+    peer_max_pdu: int
+
+    @property
+    def contexts(self) -> dict[tuple[str, str], int]:
+        """(SOP class, transfer syntax) to the first context that was accepted for it as it was proposed."""
+        return {
+            (c.abstract_syntax, self.accepted[c.id]): c.id
+            for c in reversed(self.proposed)
+            if self.accepted.get(c.id) in c.transfer_syntaxes
+        }
+
+
 def associate(
     destination: DestinationSettings,
     calling_ae: str,
     contexts: Sequence[ProposedContext],
-    commitment_role: bytes = b"",
-) -> tuple[pdu.Stream, Sequence[ProposedContext], dict[int, str], int]:
-    """The stream, contexts proposed and accepted, and maximum PDU length of an association. Raises ConnectError."""
+    roles: Sequence[bytes] = (),
+) -> Established:
+    """Connect and ask for an association; `roles` are values of role selection items. Raises ConnectError."""
     try:
         tls = client_context(destination.tls) if destination.tls else None
     except (OSError, ValueError) as error:
@@ -68,9 +89,9 @@ def associate(
     try:
         if tls is not None:
             sock = _secured(sock, tls, destination.host)
-        request = associate_rq(calling_ae, destination.ae_title, contexts, commitment_role)
+        request = associate_rq(calling_ae, destination.ae_title, contexts, roles)
         stream = pdu.Stream(sock)
-        return stream, contexts, *_requested(stream, request, destination.connect_timeout)
+        return Established(stream, contexts, *_requested(stream, request, destination.connect_timeout))
     except BaseException:
         sock.close()
         raise

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from struct import Struct
 from types import MappingProxyType
 
 from router.association.pdu import ProtocolError
+from router.dicom.uids import is_uid
 
 AFFECTED_SOP_CLASS = 0x00000002
 REQUESTED_SOP_CLASS = 0x00000003
@@ -39,7 +41,27 @@ NO_DATA_SET = 0x0101
 A_DATA_SET = 0x0001
 """Any Data Set Type but `NO_DATA_SET` announces a data set; this is the one that everybody sends."""
 
+
+class Status(IntEnum):
+    """Statuses that this node gives or asks for by name (PS3.7 annex C, PS3.4 §B.2.3)."""
+
+    SUCCESS = 0x0000
+    PROCESSING_FAILURE = 0x0110
+    NO_SUCH_INSTANCE = 0x0112
+    NO_SUCH_EVENT = 0x0113
+    INVALID_ARGUMENT = 0x0115
+    CLASS_NOT_SUPPORTED = 0x0122
+    NO_SUCH_ACTION = 0x0123
+    NOT_AUTHORIZED = 0x0124
+    UNRECOGNIZED_OPERATION = 0x0211
+    RESOURCE_LIMITATION = 0x0213
+    OUT_OF_RESOURCES = 0xA700
+    NO_MATCH = 0xA900
+    CANNOT_UNDERSTAND = 0xC000
+
+
 MAX_COMMAND = 64 * 1024
+"""Bytes of a command set."""
 MOST_ELEMENTS = 256
 """PS3.7 annex E defines fewer than a hundred."""
 
@@ -120,3 +142,25 @@ def decode_command(data: bytes | bytearray | memoryview) -> Command:
     if any(data[at:]):
         raise CommandError("bytes are left over after the last element")
     return Command(MappingProxyType(elements))
+
+
+def response(request: Command, status: int) -> bytes:
+    """The response to a request (PS3.7 §9.3): UIDs are given back where they are UIDs, else left out."""
+    elements: dict[int, int | str] = {
+        COMMAND_FIELD: request.field | RESPONSE,
+        MESSAGE_ID_RESPONDED_TO: request.message_id,
+        DATA_SET_TYPE: NO_DATA_SET,
+        STATUS: status,
+    }
+    for tag, also in (
+        (AFFECTED_SOP_CLASS, REQUESTED_SOP_CLASS),
+        (AFFECTED_SOP_INSTANCE, REQUESTED_SOP_INSTANCE),
+    ):
+        uid = request.text(tag) or request.text(also)
+        if is_uid(uid):
+            elements[tag] = uid
+    for tag in (ACTION_TYPE, EVENT_TYPE):
+        number = request.number(tag)
+        if number is not None:
+            elements[tag] = number
+    return encode_command(elements)

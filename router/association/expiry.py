@@ -16,6 +16,7 @@ from pathlib import Path
 from router.config.settings import ClientTls, Settings
 
 LARGEST_FILE = 4 * 1024 * 1024
+"""Bytes of a certificate file that are read."""
 _PEM = re.compile(r"-----BEGIN (?:TRUSTED )?CERTIFICATE-----.+?-----END (?:TRUSTED )?CERTIFICATE-----", re.DOTALL)
 _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x17, 0x18, 0xA0
 """Tags."""
@@ -60,11 +61,7 @@ def expiry_times(path: Path) -> list[float]:
     """When the certificates of a PEM file expire, the soonest first. Raises OSError, ValueError."""
     with path.open("rb") as file:
         text = file.read(LARGEST_FILE).decode("ascii", "replace")
-    return sorted(_not_after(ssl.PEM_cert_to_DER_cert(_plain(pem))) for pem in _PEM.findall(text))
-
-
-def _plain(pem: str) -> str:
-    return pem.replace("TRUSTED ", "")
+    return sorted(_not_after(ssl.PEM_cert_to_DER_cert(pem.replace("TRUSTED ", ""))) for pem in _PEM.findall(text))
 
 
 def _not_after(der: bytes) -> float:

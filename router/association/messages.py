@@ -1,7 +1,7 @@
 """The messages of an association in which we are the SCP (PS3.7 §9): fragments in, answers out.
 
-C-ECHO is answered here, the data set of a C-STORE goes fragment by fragment to a sink, N-ACTION and N-EVENT-REPORT of
-Storage Commitment whole to a handler where it was accepted; everything else gets 0x0211.
+C-ECHO is answered here. The data set of a C-STORE goes fragment by fragment to a sink. N-ACTION and N-EVENT-REPORT go
+whole to the service whose context they come on. Everything else gets 0x0211.
 One message at a time, as no asynchronous window is negotiated; what is sent ahead is answered in order all the same.
 """
 
@@ -9,30 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from router.association import dimse, pdu
-from router.association.dimse import Command
+from router.association.dimse import Command, Status, response
 from router.association.negotiation import AgreedContext
 from router.association.own_limits import own_limit
 from router.association.pdu import Pdv, ProtocolError
-from router.association.reports import MOST_BYTES, CommitmentHandler, NormalizedRequest, Outbox
-from router.dicom.uids import COMMITMENT, VERIFICATION, is_uid
+from router.association.services import Collected, NormalizedRequest, Outbox, Service
+from router.dicom.uids import VERIFICATION
 from router.flow import Caller
 from router.observe import log, safe, where
 from router.observe.metrics import RECEIVED
 
-SUCCESS = 0x0000
-CLASS_NOT_SUPPORTED = 0x0122
-UNRECOGNIZED_OPERATION = 0x0211
-RESOURCE_LIMITATION = 0x0213
-OUT_OF_RESOURCES = 0xA700
-NO_MATCH = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-"""Statuses of PS3.7 annex C and PS3.4 §B.2.3."""
-
-
 MOST_UNANSWERED = 64
+"""Messages in a row that need no answer. Their sender does not wait, so the number is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +52,7 @@ class Sink(Protocol):
 
 
 class StoreHandler(Protocol):
-    """What the SCP asks of whoever stores. Called from many threads at once."""
+    """What the SCP asks of the room that stores. Called from many threads at once."""
 
     def refuse_association(self) -> bool:
         """True where new associations must come back later (disk full, draining)."""
@@ -80,36 +72,16 @@ class _Message:
     command: bytearray = field(default_factory=bytearray)
     request: Command | None = None
     sink: Sink | None = None
-    status: int = SUCCESS
+    status: int = Status.SUCCESS
     size: int = 0
-
-
-class _Collected:
-    """The data set of an N-ACTION or N-EVENT-REPORT, in memory and bounded; then the handler's word."""
-
-    def __init__(self, handler: CommitmentHandler, request: NormalizedRequest) -> None:
-        self._handler = handler
-        self._request = request
-        self._data = bytearray()
-        self._too_long = False
-
-    def write(self, fragment: memoryview) -> None:
-        self._too_long = self._too_long or len(self._data) + len(fragment) > MOST_BYTES
-        if not self._too_long:
-            self._data += fragment
-
-    def finish(self) -> int:
-        return RESOURCE_LIMITATION if self._too_long else self._handler.take(self._request, bytes(self._data))
-
-    def abandon(self) -> None:
-        self._data.clear()
 
 
 class Messages:
     """Takes the PDVs of an association in order and answers each message with `send(context_id, command)`.
 
-    An exception of a sink never ends the association: it becomes the status of that instance. A ProtocolError
-    is the peer's fault, and the association must be aborted.
+    `services` are those that this caller may use, by SOP class; with any there is an outbox. An exception of a sink
+    never ends the association: it becomes the status of that instance. A ProtocolError is the peer's fault, and the
+    association must be aborted.
     """
 
     def __init__(
@@ -119,20 +91,20 @@ class Messages:
         instance_limit: int,
         handler: StoreHandler,
         send: Callable[[int, bytes], None],
-        commitment: tuple[CommitmentHandler, Outbox] | None = None,
+        services: Mapping[str, Service] = MappingProxyType({}),
+        outbox: Outbox | None = None,
     ) -> None:
         self._caller = caller
         self._contexts = contexts
         self._limit = instance_limit
         self._handler = handler
         self._send = send
-        self._commitment = commitment
+        self._services = services
+        self._outbox = outbox
         self._message: _Message | None = None
         self._begun = self._fragments = self._size = 0
-        """Messages, fragments and bytes since the association began: who sends many messages has no more for nothing
-        than who sends one."""
+        """Messages, fragments and bytes since the association began. Many messages do not make tiny fragments free."""
         self._unanswered = 0
-        """The most messages in a row that need no answer. Their sender does not wait, so the number is bounded."""
 
     @property
     def under_way(self) -> bool:
@@ -181,25 +153,27 @@ class Messages:
             case dimse.C_CANCEL_RQ:
                 return
             case dimse.C_ECHO_RQ:
-                message.status = SUCCESS if message.context.abstract_syntax == VERIFICATION else CLASS_NOT_SUPPORTED
+                message.status = (
+                    Status.SUCCESS if message.context.abstract_syntax == VERIFICATION else Status.CLASS_NOT_SUPPORTED
+                )
             case dimse.C_STORE_RQ:
                 self._begin_store(message, request)
-            case dimse.N_ACTION_RQ | dimse.N_EVENT_REPORT_RQ if message.context.abstract_syntax == COMMITMENT:
+            case dimse.N_ACTION_RQ | dimse.N_EVENT_REPORT_RQ if message.context.abstract_syntax in self._services:
                 self._begin_normalized(message, request)
-            case dimse.N_EVENT_REPORT_RSP if self._commitment and self._commitment[1].expects_answer:
+            case dimse.N_EVENT_REPORT_RSP if self._outbox and self._outbox.expects_answer:
                 return
             case other if other & dimse.RESPONSE:
-                raise ProtocolError("a response that nobody asked for", None)
+                raise ProtocolError("a response that was not asked for", None)
             case _:
-                message.status = UNRECOGNIZED_OPERATION
+                message.status = Status.UNRECOGNIZED_OPERATION
         _ = request.message_id  # without it there is nothing to answer: CommandError
 
     def _begin_store(self, message: _Message, request: Command) -> None:
         sop_class = request.text(dimse.AFFECTED_SOP_CLASS)
-        if sop_class != message.context.abstract_syntax or sop_class in (VERIFICATION, COMMITMENT):
-            message.status = CLASS_NOT_SUPPORTED
+        if sop_class != message.context.abstract_syntax or sop_class in (VERIFICATION, *self._services):
+            message.status = Status.CLASS_NOT_SUPPORTED
         elif not request.has_data_set:
-            message.status = CANNOT_UNDERSTAND
+            message.status = Status.CANNOT_UNDERSTAND
         else:
             instance = request.text(dimse.AFFECTED_SOP_INSTANCE)
             syntax = message.context.transfer_syntax
@@ -209,24 +183,21 @@ class Messages:
             except Exception as error:
                 message.status = self._failed(error)
                 return
-            message.sink, message.status = (None, begun) if isinstance(begun, int) else (begun, SUCCESS)
+            message.sink, message.status = (None, begun) if isinstance(begun, int) else (begun, Status.SUCCESS)
 
     def _begin_normalized(self, message: _Message, request: Command) -> None:
-        if self._commitment is None:
-            raise ProtocolError("a message of Storage Commitment, which was not accepted", None)
-        is_action = request.field == dimse.N_ACTION_RQ
+        assert self._outbox is not None
+        context, is_action = message.context, request.field == dimse.N_ACTION_RQ
         sop_class, instance, type_id = (
             (dimse.REQUESTED_SOP_CLASS, dimse.REQUESTED_SOP_INSTANCE, dimse.ACTION_TYPE)
             if is_action
             else (dimse.AFFECTED_SOP_CLASS, dimse.AFFECTED_SOP_INSTANCE, dimse.EVENT_TYPE)
         )
-        if request.text(sop_class) != COMMITMENT:
-            message.status = CLASS_NOT_SUPPORTED
+        if request.text(sop_class) != context.abstract_syntax:
+            message.status = Status.CLASS_NOT_SUPPORTED
             return
-        handler, outbox = self._commitment
-        message.sink = _Collected(handler, NormalizedRequest(
-            self._caller, is_action, request.text(instance), request.number(type_id), message.context.transfer_syntax,
-            outbox,
+        message.sink = Collected(self._services[context.abstract_syntax], NormalizedRequest(
+            self._caller, context, is_action, request.text(instance), request.number(type_id), self._outbox,
         ))  # fmt: skip
 
     def _count(self, pdv: Pdv) -> None:
@@ -237,7 +208,7 @@ class Messages:
     def _take_data(self, message: _Message, request: Command, pdv: Pdv) -> None:
         message.size += len(pdv.fragment)
         if message.size > self._limit:
-            self._drop_sink(message, OUT_OF_RESOURCES)
+            self._drop_sink(message, Status.OUT_OF_RESOURCES)
             if message.size > 2 * self._limit:
                 raise ProtocolError("a data set far beyond the limit", None)
         if message.sink is not None:
@@ -256,8 +227,11 @@ class Messages:
                 message.status = sink.finish()
             except Exception as error:
                 message.status = self._failed(error)
-        if request.field == dimse.N_EVENT_REPORT_RSP and self._commitment:
-            self._commitment[1].answered(_status_of_response(request))
+        if request.field == dimse.N_EVENT_REPORT_RSP and self._outbox:
+            status = request.number(dimse.STATUS)
+            if status is None:
+                raise ProtocolError("a response without a status", None)
+            self._outbox.answered(status)
         elif request.field == dimse.C_CANCEL_RQ:
             self._unanswered += 1
             if self._unanswered > MOST_UNANSWERED:
@@ -266,7 +240,7 @@ class Messages:
             self._unanswered = 0
             if request.field == dimse.C_STORE_RQ:
                 RECEIVED.labels(f"{message.status:04x}").inc()
-            if message.status != SUCCESS:
+            if message.status != Status.SUCCESS:
                 log.warning("refused", status=f"{message.status:04x}", **self._who())
             self._send(message.context.id, response(request, message.status))
 
@@ -286,36 +260,7 @@ class Messages:
     def _failed(self, error: Exception) -> int:
         """Log it, and answer with this status: the same data set may be stored later."""
         self._say(error)
-        return OUT_OF_RESOURCES
+        return Status.OUT_OF_RESOURCES
 
     def _who(self) -> dict[str, str]:
         return {"peer": self._caller.peer, "calling_ae": safe(self._caller.calling_ae)}
-
-
-def _status_of_response(answer: Command) -> int:
-    status = answer.number(dimse.STATUS)
-    if status is None:
-        raise ProtocolError("a response without a status", None)
-    return status
-
-
-def response(request: Command, status: int) -> bytes:
-    """The response to a request (PS3.7 §9.3): UIDs are given back where they are UIDs, else left out."""
-    elements: dict[int, int | str] = {
-        dimse.COMMAND_FIELD: request.field | dimse.RESPONSE,
-        dimse.MESSAGE_ID_RESPONDED_TO: request.message_id,
-        dimse.DATA_SET_TYPE: dimse.NO_DATA_SET,
-        dimse.STATUS: status,
-    }
-    for tag, also in (
-        (dimse.AFFECTED_SOP_CLASS, dimse.REQUESTED_SOP_CLASS),
-        (dimse.AFFECTED_SOP_INSTANCE, dimse.REQUESTED_SOP_INSTANCE),
-    ):
-        uid = request.text(tag) or request.text(also)
-        if is_uid(uid):
-            elements[tag] = uid
-    for tag in (dimse.ACTION_TYPE, dimse.EVENT_TYPE):
-        number = request.number(tag)
-        if number is not None:
-            elements[tag] = number
-    return dimse.encode_command(elements)

@@ -1,20 +1,19 @@
 """What an association may carry: A-ASSOCIATE-RQ to `Proposal`, `Proposal` to `AgreedContext`s and A-ASSOCIATE-AC.
 
-Stands before any codec of a library, because the request is the first thing that a stranger sends: every length is
-held against the item that contains it, unknown items are skipped (PS3.8 §9.3.1), and titles are echoed as they came.
+The request is the first thing that a stranger sends, so no library's codec comes before this one. Each length is
+compared with the item that contains it, unknown items are skipped (PS3.8 §9.3.1), and titles are echoed as they came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
 from struct import Struct
-
-from pydicom._uid_dict import UID_dictionary
 
 from router.association.pdu import DEFAULT_MAX_PDU, HEADER, MAX_PDU, Kind, ProtocolError
 from router.dicom.uids import (
-    COMMITMENT,
+    APPLICATION_CONTEXT,
     EXPLICIT,
     IMPLEMENTATION_UID,
     IMPLEMENTATION_VERSION,
@@ -23,12 +22,34 @@ from router.dicom.uids import (
     LOSSY,
     STORAGE,
     VERIFICATION,
+    is_standard,
     is_uid,
 )
 
-APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-ACCEPTED, UNKNOWN_CLASS, UNKNOWN_SYNTAXES = 0, 3, 4
-"""Result of a presentation context (PS3.8 table 9-18)."""
+
+class Result(IntEnum):
+    """Result of a presentation context (PS3.8 table 9-18)."""
+
+    ACCEPTED = 0
+    UNKNOWN_CLASS = 3
+    UNKNOWN_SYNTAXES = 4
+
+
+class Item(IntEnum):
+    """Items of an A-ASSOCIATE PDU (PS3.8 §9.3.2, §9.3.3) and of its user information (PS3.7 annex D.3.3)."""
+
+    APPLICATION_CONTEXT = 0x10
+    PROPOSED_CONTEXT = 0x20
+    ANSWERED_CONTEXT = 0x21
+    ABSTRACT_SYNTAX = 0x30
+    TRANSFER_SYNTAX = 0x40
+    USER_INFORMATION = 0x50
+    MAX_PDU = 0x51
+    IMPLEMENTATION_UID = 0x52
+    ASYNCHRONOUS_WINDOW = 0x53
+    ROLES = 0x54
+    IMPLEMENTATION_VERSION = 0x55
+
 
 FIXED = 68
 """Bytes of an A-ASSOCIATE body before its items: version, titles, reserved (PS3.8 table 9-11)."""
@@ -37,6 +58,8 @@ MOST_ITEMS = 1024
 """In what contains them: contexts of a request, transfer syntaxes of a context, sub-items of user information."""
 MOST_SYNTAXES = 16384
 """The most transfer syntaxes of all contexts together; PS3.5 has about sixty for each."""
+MAX_PDU_LENGTH = 4
+"""Bytes of the value of the items that say the maximum PDU length and the asynchronous window."""
 LEAST_MAX_PDU = 7
 """A P-DATA-TF body below this holds no byte of a message."""
 
@@ -62,11 +85,8 @@ class Proposal:
     contexts: tuple[ProposedContext, ...]
     max_pdu: int = DEFAULT_MAX_PDU
     """What the peer can take in one P-DATA-TF; 0: anything."""
-    implementation_uid: str = ""
-    implementation_version: str = ""
-    async_window: tuple[int, int] = (1, 1)
-    commitment_role: bytes = b""
-    """The value of the role selection item for Storage Commitment (PS3.7 §D.3.3.4), if there is one."""
+    roles: Mapping[str, bytes] = field(default_factory=dict)
+    """SOP class to the value of its role selection item (PS3.7 §D.3.3.4)."""
 
     @property
     def called_ae(self) -> str:
@@ -83,7 +103,7 @@ class AgreedContext:
 
     id: int
     abstract_syntax: str
-    result: int
+    result: Result
     transfer_syntax: str = IMPLICIT
 
 
@@ -95,39 +115,48 @@ def parse_request(body: memoryview) -> Proposal:
     contexts: list[ProposedContext] = []
     syntaxes = 0
     user: dict[int, bytes] = {}
+    roles: dict[str, bytes] = {}
     for kind, value in items(body[FIXED:]):
-        if kind == 0x10:
+        if kind == Item.APPLICATION_CONTEXT:
             application_context = application_context or text(value)
-        elif kind == 0x20:
+        elif kind == Item.PROPOSED_CONTEXT:
             contexts.append(_proposed_context(value))
             if len(contexts) > MOST_CONTEXTS:
                 raise ProtocolError("more than 128 presentation contexts")
             syntaxes += len(contexts[-1].transfer_syntaxes)
             if syntaxes > MOST_SYNTAXES:
                 raise ProtocolError("countless transfer syntaxes")
-        elif kind == 0x50:
-            for sub_kind, sub_value in items(value):
-                if sub_kind in (0x51, 0x52, 0x53, 0x55) or (sub_kind == 0x54 and sub_value[:-2] == _COMMITMENT_ROLE):
-                    user.setdefault(sub_kind, bytes(sub_value))
-    _check_ids(contexts)
+        elif kind == Item.USER_INFORMATION:
+            _read_user_information(value, user, roles)
+    ids = [context.id for context in contexts]
+    if len(set(ids)) < len(ids) or not all(number % 2 for number in ids):
+        raise ProtocolError("presentation context IDs are not odd and different")
+    if any(len(value) != MAX_PDU_LENGTH for value in user.values()):
+        raise ProtocolError("a user information item has the wrong length")
     return Proposal(
         version=int.from_bytes(body[:2], "big"),
         titles=bytes(body[4:FIXED]),
         application_context=application_context,
         contexts=tuple(contexts),
-        max_pdu=_number(user, 0x51, 4, DEFAULT_MAX_PDU),
-        implementation_uid=text(user.get(0x52, b"")[:64]),
-        implementation_version=text(user.get(0x55, b"")[:16]),
-        async_window=divmod(_number(user, 0x53, 4, 0x10001), 0x10000),
-        commitment_role=user.get(0x54, b""),
+        max_pdu=int.from_bytes(user[Item.MAX_PDU], "big") if Item.MAX_PDU in user else DEFAULT_MAX_PDU,
+        roles=roles,
     )
 
 
+def _read_user_information(value: memoryview, user: dict[int, bytes], roles: dict[str, bytes]) -> None:
+    """Of each sub-item the first."""
+    for kind, content in items(value):
+        if kind in (Item.MAX_PDU, Item.ASYNCHRONOUS_WINDOW):
+            user.setdefault(kind, bytes(content))
+        elif kind == Item.ROLES and len(content) == 4 + int.from_bytes(content[:2], "big"):
+            roles.setdefault(bytes(content[2:-2]).decode("latin-1"), bytes(content))
+
+
 def answer(
-    proposal: Proposal, unknown_sop_classes: bool = False, *, commitment: bool = False
+    proposal: Proposal, unknown_sop_classes: bool = False, services: Collection[str] = ()
 ) -> tuple[AgreedContext, ...]:
-    """Decide each proposed presentation context, in the order proposed."""
-    return tuple(_agree(context, unknown_sop_classes, commitment) for context in proposal.contexts)
+    """Decide each proposed presentation context, in the order proposed; `services` are the SOP classes of services."""
+    return tuple(_agree(context, unknown_sop_classes, services) for context in proposal.contexts)
 
 
 def choose_syntax(proposed: tuple[str, ...]) -> str | None:
@@ -137,47 +166,54 @@ def choose_syntax(proposed: tuple[str, ...]) -> str | None:
 
 
 def is_storage(sop_class: str, unknown_too: bool = False) -> bool:
-    """Whether a SOP class is stored here: those of the standard, and with `unknown_too` those that nobody knows.
+    """Whether a SOP class is stored here: the standard's, and with `unknown_too` those that the standard does not know.
 
     What the standard knows as something other than storage is never accepted.
     """
-    return sop_class in STORAGE or (unknown_too and is_uid(sop_class) and sop_class not in UID_dictionary)
+    return sop_class in STORAGE or (unknown_too and is_uid(sop_class) and not is_standard(sop_class))
 
 
-def associate_ac(proposal: Proposal, agreed: tuple[AgreedContext, ...]) -> bytes:
-    """A-ASSOCIATE-AC (PS3.8 §9.3.3): no asynchronous window, so (1,1); roles for Storage Commitment as proposed."""
+def associate_ac(proposal: Proposal, agreed: tuple[AgreedContext, ...], services: Collection[str] = ()) -> bytes:
+    """A-ASSOCIATE-AC (PS3.8 §9.3.3): no asynchronous window, so (1,1); roles for services as proposed."""
     contexts = b"".join(
-        item(0x21, bytes((context.id, 0, context.result, 0)) + item(0x40, context.transfer_syntax.encode()))
+        item(
+            Item.ANSWERED_CONTEXT,
+            bytes((context.id, 0, context.result, 0)) + item(Item.TRANSFER_SYNTAX, context.transfer_syntax.encode()),
+        )
         for context in agreed
     )
-    commitment = any(context.abstract_syntax == COMMITMENT and context.result == ACCEPTED for context in agreed)
-    roles = item(0x54, proposal.commitment_role) if commitment and proposal.commitment_role else b""
-    user = item(0x50, USER_ITEMS + roles)
+    served = dict.fromkeys(context.abstract_syntax for context in accepted(agreed).values())
+    roles = b"".join(
+        item(Item.ROLES, proposal.roles[sop_class])
+        for sop_class in served
+        if sop_class in services and sop_class in proposal.roles
+    )
+    user = item(Item.USER_INFORMATION, USER_ITEMS + roles)
     body = b"\0\1\0\0" + proposal.titles + APPLICATION_CONTEXT_ITEM + contexts + user
     return HEADER.pack(Kind.ASSOCIATE_AC, len(body)) + body
 
 
 def accepted(agreed: tuple[AgreedContext, ...]) -> Mapping[int, AgreedContext]:
     """The contexts that messages may use, by their ID."""
-    return {context.id: context for context in agreed if context.result == ACCEPTED}
+    return {context.id: context for context in agreed if context.result is Result.ACCEPTED}
 
 
-def role(scu: bool, scp: bool) -> bytes:
-    """The value of a role selection item for Storage Commitment (PS3.7 table D.3-9)."""
-    return _COMMITMENT_ROLE + bytes((scu, scp))
+def role(sop_class: str, *, scu: bool, scp: bool) -> bytes:
+    """The value of a role selection item (PS3.7 table D.3-9)."""
+    return len(sop_class).to_bytes(2, "big") + sop_class.encode() + bytes((scu, scp))
 
 
-def _agree(context: ProposedContext, unknown_sop_classes: bool, commitment: bool) -> AgreedContext:
+def _agree(context: ProposedContext, unknown_sop_classes: bool, services: Collection[str]) -> AgreedContext:
     sop_class = context.abstract_syntax
-    if sop_class == COMMITMENT and commitment:
+    if sop_class in services:
         syntax = next((uid for uid in context.transfer_syntaxes if uid in (IMPLICIT, EXPLICIT)), None)
     elif sop_class == VERIFICATION or is_storage(sop_class, unknown_sop_classes):
         syntax = choose_syntax(context.transfer_syntaxes)
     else:
-        return AgreedContext(context.id, sop_class, UNKNOWN_CLASS)
+        return AgreedContext(context.id, sop_class, Result.UNKNOWN_CLASS)
     if syntax is None:
-        return AgreedContext(context.id, sop_class, UNKNOWN_SYNTAXES)
-    return AgreedContext(context.id, sop_class, ACCEPTED, syntax)
+        return AgreedContext(context.id, sop_class, Result.UNKNOWN_SYNTAXES)
+    return AgreedContext(context.id, sop_class, Result.ACCEPTED, syntax)
 
 
 def _proposed_context(value: memoryview) -> ProposedContext:
@@ -186,19 +222,13 @@ def _proposed_context(value: memoryview) -> ProposedContext:
     abstract: list[str] = []
     transfer: list[str] = []
     for kind, uid in items(value[4:]):
-        if kind == 0x30:
-            abstract.append(_uid(uid))
-        elif kind == 0x40:
-            transfer.append(_uid(uid))
+        if kind == Item.ABSTRACT_SYNTAX:
+            abstract.append(text(uid[:65]))
+        elif kind == Item.TRANSFER_SYNTAX:
+            transfer.append(text(uid[:65]))
     if len(abstract) != 1 or not transfer:
         raise ProtocolError("a presentation context without one abstract syntax and a transfer syntax")
     return ProposedContext(value[0], abstract[0], tuple(transfer))
-
-
-def _check_ids(contexts: list[ProposedContext]) -> None:
-    ids = [context.id for context in contexts]
-    if len(set(ids)) < len(ids) or not all(number % 2 for number in ids):
-        raise ProtocolError("presentation context IDs are not odd and different")
 
 
 def items(data: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -221,15 +251,6 @@ def item(kind: int, value: bytes) -> bytes:
     return _ITEM.pack(kind, len(value)) + value
 
 
-def _number(user: dict[int, bytes], kind: int, size: int, absent: int) -> int:
-    value = user.get(kind)
-    if value is None:
-        return absent
-    if len(value) != size:
-        raise ProtocolError("a user information item has the wrong length")
-    return int.from_bytes(value, "big")
-
-
 def text(value: bytes | memoryview) -> str:
     return bytes(value).decode("ascii", "replace").strip("\0 ")
 
@@ -239,15 +260,10 @@ def title(value: bytes) -> str:
     return text(value.lstrip(b"\0 ").partition(b"\0")[0])
 
 
-def _uid(value: memoryview) -> str:
-    return text(value[:65])
-
-
-APPLICATION_CONTEXT_ITEM = item(0x10, APPLICATION_CONTEXT.encode())
-_COMMITMENT_ROLE = len(COMMITMENT).to_bytes(2, "big") + COMMITMENT.encode()
+APPLICATION_CONTEXT_ITEM = item(Item.APPLICATION_CONTEXT, APPLICATION_CONTEXT.encode())
 USER_ITEMS = (
-    item(0x51, MAX_PDU.to_bytes(4, "big"))
-    + item(0x52, IMPLEMENTATION_UID.encode())
-    + item(0x55, IMPLEMENTATION_VERSION.encode())
+    item(Item.MAX_PDU, MAX_PDU.to_bytes(4, "big"))
+    + item(Item.IMPLEMENTATION_UID, IMPLEMENTATION_UID.encode())
+    + item(Item.IMPLEMENTATION_VERSION, IMPLEMENTATION_VERSION.encode())
 )
 """What both sides say of themselves."""

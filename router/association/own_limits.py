@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from router.errors import RouterError
+
 DESCRIPTORS = "out of file descriptors (raise LimitNOFILE= of the service, or ulimit -n)"
 WORDS = {
     errno.EMFILE: DESCRIPTORS,
@@ -15,7 +17,7 @@ WORDS = {
 THREADS = "out of threads (raise TasksMax= of the service, or the container's pids limit)"
 
 
-class OwnLimitError(Exception):
+class OwnLimitError(RouterError):
     """This machine lacks a resource, so something was not tried. One line with the fix."""
 
 

@@ -1,7 +1,7 @@
 """PDUs of PS3.8 §9.3 on a socket: read one with a deadline and a bound, take its PDVs, build the short ones.
 
 Nothing received is copied here: a PDU lies in the stream's one buffer, and its PDVs are views of that buffer which
-hold until the next PDU is read. What a PDU means is said by whoever reads it.
+hold until the next PDU is read. What a PDU means is its reader's affair.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ work as their bytes would."""
 HEADER = Struct(">BxI")
 PDV_HEADER = Struct(">IBB")
 COMMAND_BIT, LAST_BIT = 1, 2
+"""Of the control header of a PDV: it belongs to a command set, and is the last of its command set or data set."""
 
 
 class Kind(IntEnum):
@@ -99,7 +100,7 @@ class Pace:
     """A least average rate: how long a transfer may still make us wait.
 
     `grace` seconds, plus the time that the bytes received so far may take at `least_rate` (bytes a second). Only time
-    spent waiting for the peer counts, so that a slow disk of ours is never held against it.
+    spent waiting for the peer counts, so that a slow disk here is never the peer's fault.
     """
 
     grace: float

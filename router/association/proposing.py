@@ -8,9 +8,12 @@ from router.association.negotiation import (
     APPLICATION_CONTEXT_ITEM,
     FIXED,
     LEAST_MAX_PDU,
+    MAX_PDU_LENGTH,
     MOST_CONTEXTS,
     USER_ITEMS,
+    Item,
     ProposedContext,
+    Result,
     item,
     items,
     text,
@@ -42,20 +45,20 @@ def proposals(
 
 
 def associate_rq(
-    calling_ae: str, called_ae: str, contexts: Sequence[ProposedContext], commitment_role: bytes = b""
+    calling_ae: str, called_ae: str, contexts: Sequence[ProposedContext], roles: Sequence[bytes] = ()
 ) -> bytes:
-    """The whole PDU; we announce MAX_PDU, no asynchronous window, and no roles but those for Storage Commitment."""
+    """The whole PDU; we announce MAX_PDU, no asynchronous window, and these values of role selection items."""
     titles = called_ae.encode("ascii").ljust(16) + calling_ae.encode("ascii").ljust(16) + bytes(32)
     items = b"".join(
         item(
-            0x20,
+            Item.PROPOSED_CONTEXT,
             bytes((context.id, 0, 0, 0))
-            + item(0x30, context.abstract_syntax.encode("ascii"))
-            + b"".join(item(0x40, syntax.encode("ascii")) for syntax in context.transfer_syntaxes),
+            + item(Item.ABSTRACT_SYNTAX, context.abstract_syntax.encode("ascii"))
+            + b"".join(item(Item.TRANSFER_SYNTAX, syntax.encode("ascii")) for syntax in context.transfer_syntaxes),
         )
         for context in contexts
     )
-    user = item(0x50, USER_ITEMS + (item(0x54, commitment_role) if commitment_role else b""))
+    user = item(Item.USER_INFORMATION, USER_ITEMS + b"".join(item(Item.ROLES, one) for one in roles))
     body = b"\0\1\0\0" + titles + APPLICATION_CONTEXT_ITEM + items + user
     return HEADER.pack(Kind.ASSOCIATE_RQ, len(body)) + body
 
@@ -70,16 +73,16 @@ def parse_accept(body: memoryview) -> tuple[dict[int, str], int]:
     accepted: dict[int, str] = {}
     max_pdu = DEFAULT_MAX_PDU
     for kind, value in items(body[FIXED:]):
-        if kind == 0x21:
+        if kind == Item.ANSWERED_CONTEXT:
             if len(value) < 4:
                 raise ProtocolError("a presentation context is cut")
-            if value[2] == 0:
-                syntaxes = [text(uid[:65]) for sub, uid in items(value[4:]) if sub == 0x40]
-                if len(syntaxes) == 1:  # else nobody knows what was accepted, and the others are still of use
+            if value[2] == Result.ACCEPTED:
+                syntaxes = [text(uid[:65]) for sub, uid in items(value[4:]) if sub == Item.TRANSFER_SYNTAX]
+                if len(syntaxes) == 1:  # else it is not known what was accepted, and the others are still of use
                     accepted[value[0]] = syntaxes[0]
-        elif kind == 0x50:
+        elif kind == Item.USER_INFORMATION:
             for sub, length in items(value):
-                if sub == 0x51 and len(length) == 4:
+                if sub == Item.MAX_PDU and len(length) == MAX_PDU_LENGTH:
                     max_pdu = int.from_bytes(length, "big")
     if 0 < max_pdu < LEAST_MAX_PDU:
         raise ProtocolError("a maximum PDU length in which nothing fits")

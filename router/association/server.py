@@ -1,7 +1,7 @@
 """Listens, and gives each connection a thread and an `Acceptor`; limits how many, in all and from one peer.
 
 A connection first counts as unspoken, then, once its request is accepted, as an association, and holds its place
-until its socket is closed. So the number of threads is bounded whatever connects.
+until its socket is closed. So the number of threads is bounded, however many connect.
 """
 
 from __future__ import annotations
@@ -12,26 +12,25 @@ import ssl
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from router.association.acceptor import Acceptor, Refusal
-from router.association.listening import bind, listen
+from router.association.acceptor import Acceptor, End
 from router.association.messages import StoreHandler
 from router.association.own_limits import THREADS, own_limit
 from router.association.pdu import Stream
-from router.association.reports import CommitmentHandler
+from router.association.refusing import Refusal, beyond_a_limit
+from router.association.services import Service
 from router.association.tls import Certificates, tls_words
 from router.config.settings import NodeSettings, ServerTls, Settings
+from router.listening import bind, listen
 from router.observe import log, where
 from router.observe.metrics import ASSOCIATIONS
 
 PORT, TLS_PORT = "node.port", "node.tls.port"
 BACKLOG = 1024
-"""Connections that wait for the accept loop. Beyond, Linux drops the request, and who is in a burst waits a second."""
-TOO_MANY_UNSPOKEN = Refusal(
-    2, 3, 2, "local limit exceeded for now: node.unspoken_connections are open that asked for no association yet"
-)
+"""Connections that wait for the accept loop. Beyond, Linux drops the request, and the caller tries after a second."""
+TOO_MANY_UNSPOKEN = beyond_a_limit("node.unspoken_connections are open that asked for no association yet")
 LAST_WORD = 0.2
 """Seconds that the accept loop gives, without a descriptor to spare, to a caller that it turns away."""
 TURNED_AWAY = 64
@@ -81,11 +80,11 @@ class AssociationServer:
     """The node's listening sockets. `settings` is asked for each connection, so that a reload counts from the next."""
 
     def __init__(
-        self, settings: Callable[[], Settings], handler: StoreHandler, commitment: CommitmentHandler | None = None
+        self, settings: Callable[[], Settings], handler: StoreHandler, services: Sequence[Service] = ()
     ) -> None:
         self._settings = settings
         self._handler = handler
-        self._commitment = commitment
+        self._services = services
         self._places = Places()
         self._certificates = Certificates()
         self._lock = threading.Lock()
@@ -109,7 +108,7 @@ class AssociationServer:
         return listening and not self._stopping.is_set() and all(thread.is_alive() for thread in self._accepting)
 
     def bind(self) -> None:
-        """Take the addresses; nobody is answered yet. Raises OSError (certificate), AddressError."""
+        """Take the addresses; no caller is answered yet. Raises OSError (certificate), AddressError."""
         node = self._settings().node
         if node.tls:
             self._certificates.context(node.tls)
@@ -201,7 +200,7 @@ class AssociationServer:
             if tls is not None:
                 sock.settimeout(node.artim)
                 sock = self._handshake(sock, tls)
-            acceptor = Acceptor(Stream(sock), peer, node, self._handler, admit, self._commitment)
+            acceptor = Acceptor(Stream(sock), peer, node, self._handler, admit, self._services)
             with self._lock:
                 self._connections[threading.current_thread()] = (sock, acceptor)
             if self._stopping.is_set():
@@ -217,7 +216,9 @@ class AssociationServer:
         except Exception as error:
             log.error("association failed", peer=peer, error=where(error))
         finally:
-            self._forget(threading.current_thread(), sock)
+            sock.close()
+            with self._lock:
+                self._connections.pop(threading.current_thread(), None)
             self._places.leave(peer, admitted)
 
     def _handshake(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
@@ -257,7 +258,7 @@ class AssociationServer:
         """Refuse for now without reading, without waiting (but `at_once`), and without a thread."""
         log.warning("association refused", peer=peer, why=refusal.why)
         self._handler.refused(peer, refusal.why)
-        ASSOCIATIONS.labels("refused").inc()
+        ASSOCIATIONS.labels(End.REFUSED).inc()
         if at_once:
             if not is_tls:
                 _last_word(sock, refusal.pdu)
@@ -272,11 +273,6 @@ class AssociationServer:
         self._turned_away.append(sock)
         while len(self._turned_away) > TURNED_AWAY:
             self._turned_away.popleft().close()
-
-    def _forget(self, thread: threading.Thread, sock: socket.socket) -> None:
-        sock.close()
-        with self._lock:
-            self._connections.pop(thread, None)
 
 
 class _Reserve:
@@ -310,7 +306,7 @@ class _Reserve:
 
 
 def _for_want(lacking: str) -> Refusal:
-    return Refusal(2, 3, 2, f"local limit exceeded for now: {lacking or 'the system gives no connection'}")
+    return beyond_a_limit(lacking or "the system gives no connection")
 
 
 def _last_word(sock: socket.socket, last: bytes) -> None:

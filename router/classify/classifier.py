@@ -24,6 +24,7 @@ from router.inference import Inference, InferenceError
 from router.observe import log, where
 from router.observe.metrics import DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
 from router.spool import INSTANCES, Claim, Spool, SpoolError
+from router.spool.keyed import TAGS as FOUND_BY
 
 IN_FLIGHT, OF_ONE_CALLER = 64, 32
 """The most instances that are asked about at once."""
@@ -56,7 +57,7 @@ class Classifier:
         self._one_by_one = False
         """Whether something waits that was asked about before and not answered. It may be what killed inference, so it
         is asked about alone, that no other die with it; and before what came later, or it would wait for ever."""
-        self._signal = spool.signal(INSTANCES)
+        self._signal = spool.signals.of(INSTANCES)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="classify", daemon=True)
 
@@ -106,13 +107,13 @@ class Classifier:
         if self._one_by_one and in_flight:
             return None
         free = 1 if self._one_by_one else min(IN_FLIGHT - in_flight, IN_FLIGHT + SLOW - len(self._asked))
-        claims = self._spool.claim_instances(free, self._taken(), OF_ONE_CALLER) if free > 0 else []
-        tags = header_tags(self._settings().rules)
+        claims = self._spool.decisions.claim(free, self._taken(), OF_ONE_CALLER) if free > 0 else []
+        tags = header_tags(self._settings().rules) | FOUND_BY
         for claim in claims:
             if claim.tries >= TRIES:
                 self._record(claim, Seen("failed", reason="inference died each time"))
             elif claim.tries > 0 and not self._one_by_one:
-                self._spool.release_instance(claim, forget_try=True)
+                self._spool.decisions.release(claim, forget_try=True)
             else:
                 self._asked[claim.instance.id] = claim
                 asked = self._inference.look(claim.path, tags, claim.instance.caller, self._slowed(claim))
@@ -120,7 +121,7 @@ class Classifier:
         self._one_by_one = any(claim.tries > 0 for claim in claims)
         if claims or free <= 0:
             return None if self._asked else 0.0
-        due = self._spool.next_instance_due()
+        due = self._spool.decisions.next_due()
         if due is None:
             return None
         # What is due but was not claimed belongs to callers with enough under way: the next answer is the signal.
@@ -168,7 +169,7 @@ class Classifier:
                 log.warning("no prediction yet", instance=claim.instance.id, reason=str(error), tries=claim.tries + 1)
                 # The node was asked to stop: that says nothing against the instances under way.
                 ends = self._stopping.is_set()
-                self._spool.release_instance(claim, after=0.0 if ends else AGAIN_AFTER, forget_try=ends)
+                self._spool.decisions.release(claim, after=0.0 if ends else AGAIN_AFTER, forget_try=ends)
                 continue
             self._record(claim, seen)
 
@@ -177,7 +178,7 @@ class Classifier:
         instance = claim.instance
         decision = decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
         limits = {name: settings.destinations[name].limit for name in decision.destinations}
-        self._spool.record(claim, seen, decision, limits).add_done_callback(
+        self._spool.decisions.record(claim, seen, decision, limits).add_done_callback(
             lambda written: self._written(claim, seen, decision, written)
         )
 

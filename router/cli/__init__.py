@@ -21,12 +21,14 @@ from router.cli import (
     demo,
     evaluate,
     events,
+    find,
     health,
     init,
     model,
     queue,
     send,
     serve,
+    status,
     train,
 )
 from router.cli.options import asked_for_json, tell_failure
@@ -39,8 +41,8 @@ app = typer.Typer(
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
-    ("events", events), ("health", health), ("conformance", conformance), ("benchmark", benchmark), ("train", train),
-    ("evaluate", evaluate), ("adapt", adapt),
+    ("status", status), ("find", find), ("events", events), ("health", health), ("conformance", conformance),
+    ("benchmark", benchmark), ("train", train), ("evaluate", evaluate), ("adapt", adapt),
 ):  # fmt: skip
     app.command(name)(module.command)
 app.command("backup")(backup.backup)
@@ -74,10 +76,11 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=not as_json)
     except Exception as error:
-        from router.cli.failures import details, explain
+        from router.cli.failures import explain
+        from router.errors import RouterError
 
         number, text = _wrong_words(error) or explain(error)
-        tell_failure(text, number, as_json=as_json, **details(error))
+        tell_failure(text, number, as_json=as_json, **(error.details() if isinstance(error, RouterError) else {}))
         sys.exit(number)
     sys.exit(code if isinstance(code, int) else 0)
 

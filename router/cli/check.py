@@ -80,7 +80,7 @@ def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 def _ports(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Whether the node could listen. Ports held by the running node of this spool are fine."""
-    from router.association.listening import AddressError, bind, listeners
+    from router.listening import AddressError, bind, listeners
 
     held: list[list[object]] | None = None
     for setting, address, port in listeners(settings):
@@ -98,11 +98,12 @@ def _ports(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _held_by_the_node(settings: Settings) -> list[list[object]]:
-    from router.node.control import NoAnswerError, NoNodeError, ask
+    from router.errors import RouterError
+    from router.node.client import state
 
     try:
-        return list(ask(settings.spool.path, {"do": "status"}).get("listens", []))
-    except (NoNodeError, NoAnswerError, OSError):
+        return list(state(settings.spool.path, "status").get("listens", []))
+    except (RouterError, OSError):
         return []
 
 

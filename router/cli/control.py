@@ -20,14 +20,19 @@ from router.cli.options import (
 
 if TYPE_CHECKING:
     from router.config import Settings
+    from router.node.orders import QueueOrder
 
 
 def reload(config: Config = None, as_json: Json = False) -> None:
     """Make the running node read its routing.yaml again. A file with a mistake changes nothing (exit code 2)."""
-    from router.node.control import ask
+    from router.node.client import give
+    from router.node.orders import OrderError, Reload
 
     settings = settings_of(config)
-    answer = _done(ask(settings.spool.path, {"do": "reload", "who": who()}))
+    try:
+        answer = give(settings.spool.path, Reload(), who())
+    except OrderError as error:
+        fail(str(error), error.exit_code, **error.details())
     if as_json:
         print(json.dumps(answer))
         return
@@ -44,16 +49,17 @@ def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None
     A removed image can no longer be decided again, sent again, or viewed.
     """
     from router.config.settings import GB
+    from router.node.orders import Wipe
     from router.spool import read_spool
 
     settings = settings_of(config)
     spool = read_spool(settings.spool)
-    finished = spool.finished()
+    finished = spool.views.finished()
     if finished.n:
         line = f"{finished.n} blobs of finished instances, {finished.bytes / GB:.2f} GB, the oldest finished "
         confirm("remove them for good", [line + local_time(finished.oldest)], yes=yes, as_json=as_json)
-    removed = change(settings, "wipe")["changed"]
-    counts = spool.counts()
+    removed = change(settings, Wipe())["changed"]
+    counts = spool.views.counts()
     left = {"removed": removed, "undecided": counts.undecided, "open": sum(counts.open.values()),
             "buried": sum(counts.buried.values())}  # fmt: skip
     if as_json:
@@ -63,25 +69,20 @@ def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None
               f"{left['open']} open and {left['buried']} buried deliveries with their blobs")  # fmt: skip
 
 
-def change(settings: Settings, do: str, **about: Any) -> dict[str, Any]:
+def change(settings: Settings, order: QueueOrder) -> dict[str, Any]:
     """Have a change made by the node on this spool, which alone writes; or make it here when none is running."""
-    from router.node.control import NoNodeError, ask, carry_out
+    from router.node.client import NoNodeError, give
+    from router.node.orders import OrderError, carry_out
     from router.spool import open_spool
 
-    request = {"do": do, "who": who(), **about}
     try:
-        return _done(ask(settings.spool.path, request))
-    except NoNodeError:
-        spool = open_spool(settings.spool)
-    try:
-        return _done(carry_out(spool, request, settings.destinations))
-    finally:
-        spool.close()
-
-
-def _done(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer; or the end of the command, where it is an error."""
-    if "error" in answer:
-        more = {name: value for name, value in answer.items() if name not in ("error", "exit_code")}
-        fail(str(answer["error"]), int(answer.get("exit_code", 1)), **more)
-    return answer
+        try:
+            return give(settings.spool.path, order, who())
+        except NoNodeError:
+            spool = open_spool(settings.spool)
+        try:
+            return carry_out(order, who(), spool, settings.destinations)
+        finally:
+            spool.close()
+    except OrderError as error:
+        fail(str(error), error.exit_code, **error.details())

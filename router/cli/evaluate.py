@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[Path | None, typer.Option(help="A model's folder. Default: the one that came with it.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A model's folder. Default: the shipped model.")] = None,
     folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="A CSV: file, label; perhaps split, patient, source, age.")
+        Path | None,
+        typer.Option(help="A CSV: file, label; optional: split, patient, source, age."),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="The folder of its files. Default: the folder of the manifest.")
-    ] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: that of the manifest.")] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -36,14 +35,14 @@ def command(
     ] = False,
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV line for each image here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here, readable by you only.")] = None,
-    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="The worst mistakes as pictures.")] = True,
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show the worst mistakes.")] = True,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="The routing.yaml to score. Default: the shipped one.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples for the intervals.")] = 10_000,
 ) -> None:
-    """Score a model on labelled images. Exit code 1: it could not be done; 2: wrong use."""
+    """Score a model on labelled images. Exit code 1: scoring failed; 2: wrong use."""
     from rich.console import Console
     from rich.progress import Progress
 

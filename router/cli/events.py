@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.cli.options import Config, Json, local_time, pages, printable, spool_of
+
+if TYPE_CHECKING:
+    from router.spool import EventRow
 
 MOST = 10_000
 """Events that are read at once."""
@@ -24,23 +28,23 @@ def command(
     """Show the latest events, the newest at the end."""
     spool, after = spool_of(config), 0
     if not every:
-        for row in spool.events(limit=last):
-            after = row["id"]
+        for row in spool.views.events(limit=last):
+            after = row.id
             _show(row, as_json)
     while every or follow:
-        for row in pages(spool.events, after):
-            after = row["id"]
+        for row in pages(spool.views.events, after):
+            after = row.id
             _show(row, as_json)
         if not follow:
             return
         time.sleep(1.0)
 
 
-def _show(row: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(row) if as_json else printable(_line(row)), flush=True)
+def _show(row: EventRow, as_json: bool) -> None:
+    print(json.dumps(asdict(row)) if as_json else printable(_line(row)), flush=True)
 
 
-def _line(row: dict[str, Any]) -> str:
-    about = " ".join(filter(None, (row["instance_id"], row["destination"])))
-    detail = " ".join(f"{name}={value}" for name, value in row["detail"].items())
-    return f"{local_time(row['at'])}  {row['kind']:24s} {about} {detail}".rstrip()
+def _line(row: EventRow) -> str:
+    about = " ".join(filter(None, (row.instance_id, row.destination)))
+    detail = " ".join(f"{name}={value}" for name, value in row.detail.items())
+    return f"{local_time(row.at)}  {row.kind:24s} {about} {detail}".rstrip()

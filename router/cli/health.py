@@ -11,11 +11,13 @@ from router.cli.options import Config, Json, fail, settings_of
 
 def command(config: Config = None, as_json: Json = False) -> None:
     """Say whether the running node works. Exit code 0; or 1, with what does not work."""
-    from router.node.control import ask
+    from router.node.client import state
+    from router.node.orders import OrderError
 
-    parts = ask(settings_of(config).spool.path, {"do": "health"})
-    if "error" in parts:
-        fail(parts["error"])
+    try:
+        parts = state(settings_of(config).spool.path, "health")
+    except OrderError as error:
+        fail(str(error))
     failed = sorted(name for name, works in parts.items() if not works)
     if as_json:
         print(json.dumps(parts))

@@ -28,6 +28,7 @@ from router.cli.options import (
 if TYPE_CHECKING:
     from router.config import Settings
     from router.node.model_store import ModelStore
+    from router.node.orders import ModelOrder
     from router.training.data import Item
 
 app = typer.Typer(no_args_is_help=True, help="Which model serves: show, promote, shadow, compare, roll back.")
@@ -40,9 +41,9 @@ def promote(
     folder: Folder,
     config: Config = None,
     pinned: Annotated[Path | None, typer.Option(help="A CSV of labelled images: file, label.")] = None,
-    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: the folder of the CSV.")] = None,
-    allow: Annotated[float, typer.Option(min=0, max=1, help="How far a share of the table may fall (0 to 1).")] = 0.01,
-    allow_wrong: Annotated[int, typer.Option(min=0, help="How many images may newly reach a wrong AI node.")] = 0,
+    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: that of the CSV.")] = None,
+    allow: Annotated[float, typer.Option(min=0, max=1, help="Largest drop allowed in any figure of the table.")] = 0.01,
+    allow_wrong: Annotated[int, typer.Option(min=0, help="Most images that may newly reach a wrong AI node.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Test a model beside the one that serves, and if it is no worse, let it serve. Exit code 1: refused, or failed.
@@ -52,6 +53,7 @@ def promote(
     """
     from router.cli.train import failing
     from router.model.card import Card
+    from router.node.orders import Promote
     from router.training.candidate import compare
     from router.training.data import digest_of
     from router.training.evaluate import answer, read_model
@@ -75,7 +77,7 @@ def promote(
     if not as_json:
         _show_test(result, phantoms=pinned is None)
     if not found["refused"]:
-        _order(settings, {"order": "promote", "model": name, "before": before, "tested": tested})
+        _order(settings, Promote(name, before, tested, store.configured))
     if as_json:
         print(json.dumps(result))
     if found["refused"]:
@@ -88,8 +90,10 @@ def promote(
 @app.command()
 def rollback(config: Config = None, as_json: Json = False) -> None:
     """Let the model serve that served before. A second time undoes the first."""
-    settings, _ = _store(config)
-    state = _order(settings, {"order": "rollback"})
+    from router.node.orders import RollBack
+
+    settings, store = _store(config)
+    state = _order(settings, RollBack(store.configured))
     name = state["serving"]["name"]
     print(json.dumps({"model": name}) if as_json else f"{name} serves")
 
@@ -101,11 +105,13 @@ def shadow(
     as_json: Json = False,
 ) -> None:
     """Let a second model look at everything and record what it says. It decides nothing, and costs CPU."""
+    from router.node.orders import SetShadow
+
     settings, store = _store(config)
     if folder != "off":
         must_be_folder("model", Path(folder))
     name, old = None if folder == "off" else _keep(store, Path(folder)), store.state().shadow
-    _order(settings, {"order": "shadow", "model": name})
+    _order(settings, SetShadow(name, store.configured))
     ended = f"{old.name} shadows no longer" if old else "there was no shadow"
     print(json.dumps({"shadow": name}) if as_json else f"{name} shadows" if name else ended)
 
@@ -115,11 +121,11 @@ def show(config: Config = None, as_json: Json = False) -> None:
     """Which model serves, which served before, which shadows; digests, since when, and by whom."""
     from dataclasses import asdict
 
-    from router.node.control import NoNodeError, ask
+    from router.node.client import NoNodeError, state
 
     settings, store = _store(config)
     try:
-        found: dict[str, Any] = {"running": True} | ask(settings.spool.path, {"do": "models"})
+        found: dict[str, Any] = {"running": True} | state(settings.spool.path, "models")
     except NoNodeError:
         found = {"running": False} | asdict(store.state())
     found["digests"] = {
@@ -153,7 +159,7 @@ def compare_(config: Config = None, as_json: Json = False) -> None:
     from router.spool import SHADOW_PREDICTION
     from router.training.candidate import count_shadow
 
-    for pair in count_shadow(pages(spool_of(config).events, kind=SHADOW_PREDICTION)):
+    for pair in count_shadow(one.detail for one in pages(spool_of(config).views.events, kind=SHADOW_PREDICTION)):
         if as_json:
             print(json.dumps(pair))
         else:
@@ -222,34 +228,35 @@ def _items(pinned: Path | None, root: Path | None, trained: Mapping[str, Any]) -
         )
 
 
-def _order(settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
+def _order(settings: Settings, order: ModelOrder) -> dict[str, Any]:
     """Have an order carried out by the running node, and wait for its end; or write it down where none is running."""
     from dataclasses import asdict
 
-    from router.node.control import NoNodeError, ask
+    from router.node.client import NoNodeError, give, state
     from router.node.model_store import ModelStore
-    from router.node.models import write_down
+    from router.node.orders import OrderError
+    from router.node.serving_models import write_down
     from router.spool import open_spool
 
-    folder, store = settings.spool.path, ModelStore(settings.spool.path, settings.model.path)
-    order |= {"do": "model", "who": who(), "configured": store.configured}
+    folder = settings.spool.path
     try:
-        answer = ask(folder, order)
+        give(folder, order, who())
+    except OrderError as error:
+        fail(f"nothing has changed: {error}", error.exit_code)
     except NoNodeError:
-        spool = open_spool(settings.spool)
+        spool, store = open_spool(settings.spool), ModelStore(folder, settings.model.path)
         try:
-            plan = store.plan(order)
+            plan = store.plan(order, who())
             if plan != store.state():
                 store.write(plan)
-                write_down(spool, plan, order)
+                write_down(spool, plan, order, who())
         finally:
             spool.close()
         return asdict(plan)
-    if "begun" in answer:
-        while (answer := ask(folder, {"do": "models"}))["busy"]:
-            time.sleep(0.2)
+    while (answer := state(folder, "models"))["busy"]:
+        time.sleep(0.2)
     if answer["error"]:
-        fail(f"nothing has changed: {answer['error']}", int(answer.get("exit_code", 1)))
+        fail(f"nothing has changed: {answer['error']}")
     return answer
 
 

@@ -15,9 +15,10 @@ import typer
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.spool import Spool
+    from router.spool import DeliveryRow, EventRow, Spool
 
 T = TypeVar("T")
+Row = TypeVar("Row", "DeliveryRow", "EventRow")
 PAGE = 500
 VARIABLE = "DICOM_ROUTER_CONFIG"
 PLACES = (Path("routing.yaml"), Path("/etc/dicom-router/routing.yaml"))
@@ -165,11 +166,11 @@ def spool_of(config: Path | None) -> Spool:
     return read_spool(settings_of(config).spool)
 
 
-def pages(ask: Callable[..., list[dict[str, Any]]], after: int = 0, **choice: Any) -> Iterator[dict[str, Any]]:
+def pages(ask: Callable[..., list[Row]], after: int = 0, **choice: Any) -> Iterator[Row]:
     """The rows of a question to the spool, however many there are, from the one after `after` on."""
     while rows := ask(after=after, limit=PAGE, **choice):
         yield from rows
-        after = rows[-1]["id"]
+        after = rows[-1].id
 
 
 def printable(text: object) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from router.config import Settings
+    from router.node.orders import Discard, QueueOrder, Retry
     from router.spool import DestinationState, Spool
 
 app = typer.Typer(no_args_is_help=True, help="Deliveries that are owed or buried: list, show, retry, discard.")
@@ -55,7 +56,7 @@ def list_(
     Advice on such a destination goes to standard error.
     """
     _, spool = _open(config, to)
-    states = spool.destination_states()
+    states = spool.destinations.states()
     if not as_json:
         for line in _held(spool, states, to):
             typer.echo(printable(line), err=True)
@@ -85,7 +86,7 @@ def _hold(row: dict[str, Any], state: DestinationState | None) -> str:
 
 def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
     """Settings and spool. An unknown `to` is wrong use."""
-    from router.node.control import known
+    from router.node.orders import known
     from router.spool import read_spool
 
     settings = settings_of(config)
@@ -97,7 +98,7 @@ def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
 
 def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) -> Iterator[str]:
     """A line for each paused destination, and for each with an open circuit and something that waits."""
-    counts = spool.counts()
+    counts = spool.views.counts()
     waiting = counts.open
     if counts.set_aside and to is None:
         yield f"{counts.set_aside} blobs are set aside: see 'Blobs set aside' in docs/operations.md"
@@ -121,12 +122,15 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Everything known of one instance: who sent it, what was seen, which rule fired, where it went."""
+    from router.spool import values_of
+
     settings, spool = _open(config, None)
-    row = spool.instance(_instance(spool, instance))
-    if row is None:
+    found = spool.views.instance(_instance(spool, instance))
+    if found is None:
         fail(f"no instance or delivery {printable(instance)!r}; queue list shows them")
-    row["deliveries"] = spool.deliveries(instance_id=row["id"], limit=PAGE)
-    row["events"] = spool.events(instance_id=row["id"], limit=PAGE)
+    row = values_of(found)
+    row["deliveries"] = [values_of(one) for one in spool.views.deliveries(instance_id=found.id, limit=PAGE)]
+    row["events"] = [values_of(one) for one in spool.views.events(instance_id=found.id, limit=PAGE)]
     if as_json:
         print(json.dumps(row))
         return
@@ -154,9 +158,11 @@ def _instance(spool: Spool, which: str) -> str:
 
 
 def _delivery(spool: Spool, number: int) -> dict[str, Any] | None:
-    """A delivery by its number, whatever has become of it."""
-    rows = spool.deliveries(states=STATES, after=number - 1, limit=1)
-    return rows[0] if rows and rows[0]["id"] == number else None
+    """A delivery by its number, in any state."""
+    from router.spool import values_of
+
+    rows = spool.views.deliveries(states=STATES, after=number - 1, limit=1)
+    return values_of(rows[0]) if rows and rows[0].id == number else None
 
 
 def _lines(row: dict[str, Any]) -> Iterator[str]:
@@ -191,13 +197,15 @@ def retry(
     as_json: Json = False,
 ) -> None:
     """Try buried deliveries again, at once; with --to, waiting ones too. The time to give up begins anew."""
+    from router.node.orders import Retry
+
     _must_choose(ids, to, every=every)
     # --to takes what waits and what is buried there; --all only what is buried.
     states = ("buried",) if every and to is None else ("open", "buried")
     settings, spool = _open(config, to)
     chosen = _chosen(spool, ids, to, states)
-    _change(settings, "retry", chosen, as_json)
-    if to is not None and spool.destination_state(to).paused:
+    _change(settings, Retry, chosen, as_json)
+    if to is not None and spool.destinations.state(to).paused:
         typer.echo(f"{to} is paused, and nothing is sent to it: dicom-router queue resume {to}", err=True)
     if states == ("buried",) and not ids:
         _tell_waiting(spool, "--to DESTINATION takes these, too")
@@ -219,6 +227,8 @@ def discard(
 
     Asks first, and records who did it.
     """
+    from router.node.orders import Discard
+
     if waiting and (to is None or every):
         wrong("--waiting goes with --to DESTINATION, and without --all")
     _must_choose(ids, to, every=every)
@@ -227,7 +237,7 @@ def discard(
     chosen = _chosen(spool, ids, to, states)
     if any(row is not None for row in chosen.values()):
         confirm("drop for good", list(_summary(chosen.values())), yes=yes, as_json=as_json)
-    _change(settings, "discard", chosen, as_json)
+    _change(settings, Discard, chosen, as_json)
     if "open" not in states and not ids:
         _tell_waiting(spool, "--waiting or --all takes these" if to else "--to DESTINATION --all takes these, too", to)
 
@@ -245,7 +255,7 @@ def _summary(rows: Iterable[dict[str, Any] | None]) -> Iterator[str]:
 
 
 def _tell_waiting(spool: Spool, hint: str, to: str | None = None) -> None:
-    counts = spool.counts().open
+    counts = spool.views.counts().open
     waiting = sum(counts.values()) if to is None else counts.get(to, 0)
     if waiting:
         typer.echo(f"{waiting} wait and are not buried; {hint}", err=True)
@@ -254,24 +264,30 @@ def _tell_waiting(spool: Spool, hint: str, to: str | None = None) -> None:
 @app.command()
 def pause(destination: str, config: Config = None, as_json: Json = False) -> None:
     """Send nothing to a destination until `resume`; deliveries wait."""
-    _order(config, f"{destination} is paused", as_json, "pause", destination=destination)
+    from router.node.orders import Pause
+
+    _order(config, f"{destination} is paused", as_json, Pause(destination))
 
 
 @app.command()
 def resume(destination: str, config: Config = None, as_json: Json = False) -> None:
     """Send to a destination again, at once."""
-    _order(config, f"{destination} is sent to again", as_json, "resume", destination=destination)
+    from router.node.orders import Resume
+
+    _order(config, f"{destination} is sent to again", as_json, Resume(destination))
 
 
 @app.command("decide-again")
 def decide_again(instance: Which, config: Config = None, as_json: Json = False) -> None:
     """Order a new decision for an instance, by the rules in force now."""
+    from router.node.orders import DecideAgain
+
     which = _instance(spool_of(config), instance)
-    _order(config, "a new decision is ordered", as_json, "decide again", instance=which)
+    _order(config, "a new decision is ordered", as_json, DecideAgain(which))
 
 
-def _order(config: Path | None, told: str, as_json: bool, do: str, **about: str) -> None:
-    answer = change(settings_of(config), do, **about)
+def _order(config: Path | None, told: str, as_json: bool, order: QueueOrder) -> None:
+    answer = change(settings_of(config), order)
     print(json.dumps(answer) if as_json else told)
 
 
@@ -291,12 +307,14 @@ def _chosen(
     return {row["id"]: row for row in _deliveries(spool, to, states)}
 
 
-def _change(settings: Settings, do: str, chosen: Mapping[int, dict[str, Any] | None], as_json: bool) -> None:
+def _change(
+    settings: Settings, order: type[Retry | Discard], chosen: Mapping[int, dict[str, Any] | None], as_json: bool
+) -> None:
     """Make the change. Exit code 1, with the reasons, if not all could be changed."""
     numbers, changed = list(chosen), 0
     hindered = list(_hindered(chosen))
     for start in range(0, len(numbers), PAGE):
-        changed += int(change(settings, do, deliveries=numbers[start : start + PAGE])["changed"])
+        changed += int(change(settings, order(tuple(numbers[start : start + PAGE])))["changed"])
     if changed < len(numbers):
         reasons = "\n".join(hindered) or "some of them ended, or are being sent now"
         if not as_json:
@@ -317,4 +335,6 @@ def _hindered(chosen: Mapping[int, dict[str, Any] | None]) -> Iterator[str]:
 
 
 def _deliveries(spool: Spool, to: str | None, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    return pages(spool.deliveries, to=to, states=states)
+    from router.spool import values_of
+
+    return map(values_of, pages(spool.views.deliveries, to=to, states=states))

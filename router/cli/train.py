@@ -19,25 +19,24 @@ if TYPE_CHECKING:
 def command(
     folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="A CSV: file, label; perhaps split, patient, source, age.")
+        Path | None,
+        typer.Option(help="A CSV: file, label; optional: split, patient, source, age."),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="The folder of its files. Default: the folder of the manifest.")
-    ] = None,
-    network: Annotated[str | None, typer.Option(help="mobilenet_v1, or another of the comparison.")] = None,
-    recipe: Annotated[str, typer.Option(help="paper or shipped.")] = "paper",
+    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: that of the manifest.")] = None,
+    network: Annotated[str | None, typer.Option(help="mobilenet_v1, or one that it is compared with.")] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe of training: paper or shipped.")] = "paper",
     size: Annotated[int | None, typer.Option(min=32, max=1024, help="Side of the picture in pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="To start from: ImageNet weights, or the model.safetensors of any model folder.")
+        Path | None, typer.Option(help="Weights to start from: those of ImageNet, or model.safetensors of a model.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run goes on from it.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run continues there.")] = Path(
         "runs/latest"
     ),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random choices.")] = None,
 ) -> None:
-    """Train a network. The best epoch lies in OUT/best. Exit code 1: it could not be done; 2: wrong use."""
+    """Train a network; the best epoch is written to OUT/best. Exit code 1: training failed; 2: wrong use."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -74,10 +73,11 @@ def command(
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """Errors that a person can mend, those that torch words among them, end the command in one line."""
+    """End the command in one line where an error is one that a person can mend; torch has some of these, too."""
     from safetensors import SafetensorError
 
-    from router.cli.failures import details, explain
+    from router.cli.failures import explain
+    from router.errors import RouterError
 
     more: dict[str, Any] = {}
     try:
@@ -87,7 +87,7 @@ def failing() -> Iterator[None]:
     except (RuntimeError, SafetensorError) as error:
         code, line = 1, next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
     except Exception as error:
-        (code, line), more = explain(error), details(error)
+        (code, line), more = explain(error), error.details() if isinstance(error, RouterError) else {}
     else:
         return
     fail(line, code, **more)

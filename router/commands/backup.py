@@ -19,6 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.config.settings import Settings, SpoolSettings
+from router.errors import RouterError
 from router.spool import SpoolError, copying, engine, read_spool
 from router.spool.blobs import make_folder, sync_folder
 
@@ -33,7 +34,7 @@ Tell = Callable[[str], None]
 """Called for each file and each step, to show progress."""
 
 
-class BackupError(Exception):
+class BackupError(RouterError):
     """The backup cannot be made or used; one line with the fix."""
 
     exit_code = 2
@@ -101,7 +102,7 @@ def _fill(settings: Settings, target: Path, tell: Tell, *, always_copy: bool) ->
     copying.copy_rest(spool.path, target)
     copying.copy_file(settings.file, target / CONFIGURATION)
     missing, counts = _settle(spool, database if kind == SQLITE else None, target)
-    result = BackedUp(str(target), kind, len(done), copied, *counts, missing=tuple(missing))
+    result = BackedUp(str(target), kind, len(done), copied, **asdict(counts), missing=tuple(missing))
     _write_about(target, result)
     return result
 
@@ -119,9 +120,9 @@ def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
         copying.check_database(database)
         rows = copying.engine_of(database)
     else:
-        rows = copying.engine_for(spool)
+        rows = engine.reading(spool.path, spool.database)
     try:
-        work, known, counts = copying.open_work(rows), copying.known_ids(rows), copying.counts(rows)
+        work, known, counts = copying.open_work(rows), copying.known_ids(rows), copying.count_work(rows)
     except sa.exc.SQLAlchemyError as error:
         problem = str(getattr(error, "orig", error)).splitlines()[0][:200]
         raise BackupError(f"{source}: its database is not one of a spool that this version knows ({problem})") from None
@@ -143,7 +144,10 @@ def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
             part.rename(spool.path / engine.DATABASE)
         sync_folder(spool.path)
     missing = tuple(sorted(set(work) - found))
-    return Restored(str(spool.path), len(found), *counts, len(found - known), missing, tuple(sorted(damaged)))
+    return Restored(
+        str(spool.path), len(found), **asdict(counts), without_row=len(found - known), missing=missing,
+        damaged=tuple(sorted(damaged)),
+    )  # fmt: skip
 
 
 def _copy_blobs(spool: Path, target: Path, done: set[str], tell: Tell, *, always_copy: bool) -> int:
@@ -175,9 +179,9 @@ def _bring_blobs(source: Path, spool: Path, work: dict[str, copying.Work], tell:
     return found, damaged
 
 
-def _settle(spool: SpoolSettings, database: Path | None, target: Path) -> tuple[list[str], tuple[int, int, int]]:
+def _settle(spool: SpoolSettings, database: Path | None, target: Path) -> tuple[list[str], copying.OpenWork]:
     """Note what was delivered meanwhile. Returns instances with open work but no blob in the backup, and its counts."""
-    live = copying.engine_for(spool)
+    live = engine.reading(spool.path, spool.database)
     copy = copying.engine_of(database) if database else live
     lacking = [one for one in copying.open_work(copy) if not copying.blob_in(target, one).exists()]
     delivered = copying.done_meanwhile(live, lacking) if lacking else set()
@@ -185,7 +189,7 @@ def _settle(spool: SpoolSettings, database: Path | None, target: Path) -> tuple[
         copy.dispose()
         copying.note_delivered(database, delivered, time.time())
         copy = copying.engine_of(database)
-    counts = copying.counts(copy)
+    counts = copying.count_work(copy)
     copy.dispose()
     live.dispose()
     return sorted(set(lacking) - delivered), counts

@@ -13,11 +13,11 @@ from urllib.parse import quote
 
 from router.config.settings import GB, SpoolSettings
 from router.spool.account import as_owner
+from router.spool.ballast import LEAST_INODES
 from router.spool.blobs import free_inodes
 from router.spool.engine import DATABASE
 from router.spool.errors import first_sentence
 from router.spool.orphans import SET_ASIDE, count_in
-from router.spool.room import LEAST_INODES
 
 UNSOUND = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph", "fuse.glusterfs"})
 FORGETFUL = frozenset({"tmpfs", "ramfs"})
@@ -85,7 +85,7 @@ def database_fault(path: Path) -> str:
     if not _is_there(path):
         return ""
     until = time.monotonic() + LONGEST_LOOK
-    # Without a log nobody works on it, and SQLite would make files beside it only to look.
+    # Without a log no process works on it, and SQLite would make files beside it only to look.
     how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, timeout=LONGEST_LOOK)) as database:

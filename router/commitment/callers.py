@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from router.association.acceptor import matches
-from router.association.reports import COMMITMENT_INSTANCE, NormalizedRequest, Outbox
+from router.association.dimse import Status
+from router.association.refusing import matches
+from router.association.services import NormalizedRequest
 from router.commitment.data_set import Commitment, DataSetError, decode
-from router.commitment.judge import NO_SUCH_INSTANCE, PROCESSING_FAILURE
 from router.config.settings import ReportTo, Settings
+from router.dicom.uids import COMMITMENT, COMMITMENT_INSTANCE
 from router.flow import Caller
 from router.observe import log, safe
 from router.spool import SpoolError
 from router.spool.commitments import Commitments
-
-SUCCESS = 0x0000
-NO_SUCH_EVENT, INVALID_ARGUMENT, NO_SUCH_ACTION, NOT_AUTHORIZED = 0x0113, 0x0115, 0x0123, 0x0124
-RESOURCE_LIMITATION = 0x0213
-"""Statuses of PS3.7 annex C."""
 
 
 def report_to(settings: Settings, caller: Caller) -> ReportTo | None:
@@ -28,12 +24,15 @@ def report_to(settings: Settings, caller: Caller) -> ReportTo | None:
 
 
 class Callers:
-    """The `CommitmentHandler` of the node's associations."""
+    """Storage Commitment as a `Service` of the node's associations."""
+
+    sop_class = COMMITMENT
 
     def __init__(self, settings: Callable[[], Settings], commitments: Commitments) -> None:
         self._settings = settings
         self._commitments = commitments
-        self._outboxes: dict[tuple[str, str], Outbox] = {}
+        self._asked_on: dict[tuple[str, str], NormalizedRequest] = {}
+        """Calling AE title and transaction UID to the request whose report goes back on its own association."""
 
     def allows(self, caller: Caller) -> bool:
         settings = self._settings()
@@ -42,57 +41,59 @@ class Callers:
 
     def take(self, request: NormalizedRequest, data_set: bytes) -> int:
         if request.sop_instance != COMMITMENT_INSTANCE:
-            return NO_SUCH_INSTANCE
+            return Status.NO_SUCH_INSTANCE
         try:
             if request.is_action:
                 return self._asked(request, data_set)
             return self.reported(request.caller.calling_ae, request.type_id, data_set, request.transfer_syntax)
         except SpoolError as error:
             log.error("spool", stage="commitment", reason=str(error))
-            return PROCESSING_FAILURE
+            return Status.PROCESSING_FAILURE
 
     def _asked(self, request: NormalizedRequest, data_set: bytes) -> int:
         settings, caller = self._settings(), request.caller
         to = report_to(settings, caller)
         if to is None or not settings.archives:
-            return NOT_AUTHORIZED
+            return Status.NOT_AUTHORIZED
         if request.type_id != 1:
-            return NO_SUCH_ACTION
+            return Status.NO_SUCH_ACTION
         asked = _read(data_set, request.transfer_syntax)
         if asked is None or not asked.referenced:
-            return INVALID_ARGUMENT
+            return Status.INVALID_ARGUMENT
         deadline = settings.node.commitment_deadline
         key = (caller.calling_ae, asked.transaction)
         if to.host is None:
-            self._outboxes[key] = request.outbox  # before anybody can see the request, and so report on it
+            self._asked_on[key] = request  # before another thread can see the request, and so report on it
         number = self._commitments.add(caller, asked.transaction, asked.referenced, deadline)
         if number is None:
             self.forget(*key)
-            return RESOURCE_LIMITATION
+            return Status.RESOURCE_LIMITATION
         log.info("commitment requested", commitment=number, references=len(asked.referenced), peer=caller.peer,
                  calling_ae=safe(caller.calling_ae))  # fmt: skip
-        return SUCCESS
+        return Status.SUCCESS
 
-    def outbox(self, calling_ae: str, transaction: str) -> Outbox | None:
-        """Of the association on which a commitment was asked for, where its report goes back on it."""
-        outbox = self._outboxes.get((calling_ae, transaction))
-        return None if outbox is None or outbox.is_closed else outbox
+    def asked_on(self, calling_ae: str, transaction: str) -> NormalizedRequest | None:
+        """The request for a commitment whose report goes back on its association, as long as that is open."""
+        request = self._asked_on.get((calling_ae, transaction))
+        return None if request is None or request.outbox.is_closed else request
 
     def forget(self, calling_ae: str, transaction: str) -> None:
-        self._outboxes.pop((calling_ae, transaction), None)
+        self._asked_on.pop((calling_ae, transaction), None)
 
     def reported(self, archive_ae: str, event_type: int | None, data_set: bytes, transfer_syntax: str) -> int:
         """An archive's answer. Raises SpoolError."""
         ours = [name for name, to in self._settings().archives.items() if to.ae_title == archive_ae]
         if not ours:
-            return NOT_AUTHORIZED
+            return Status.NOT_AUTHORIZED
         if event_type not in (1, 2):
-            return NO_SUCH_EVENT
+            return Status.NO_SUCH_EVENT
         said = _read(data_set, transfer_syntax)
         if said is None:
-            return INVALID_ARGUMENT
-        known = self._commitments.answer(ours, said.transaction, said.referenced, said.failed, PROCESSING_FAILURE)
-        return SUCCESS if known else INVALID_ARGUMENT
+            return Status.INVALID_ARGUMENT
+        known = self._commitments.answer(
+            ours, said.transaction, said.referenced, said.failed, int(Status.PROCESSING_FAILURE)
+        )
+        return Status.SUCCESS if known else Status.INVALID_ARGUMENT
 
 
 def _read(data_set: bytes, transfer_syntax: str) -> Commitment | None:

@@ -1,4 +1,4 @@
-"""The stage: asks archives for what callers asked us, and owes each caller one report. Nothing is committed here.
+"""The stage: asks archives for what callers asked of this node, and owes each caller one report. It commits nothing.
 
 Each commitment in hand has a thread, and each caller one commitment in hand, so that neither a silent archive nor a
 caller that takes no report delays another's.
@@ -10,21 +10,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
 
-from router.association.committing import CommitmentAssociation
-from router.association.reports import Outbox
-from router.association.requestor import AssociationLostError, ConnectError
+from router.association.connecting import ConnectError
+from router.association.exchange import AssociationLostError
+from router.association.services import NormalizedRequest
+from router.commitment.association import CommitmentAssociation
 from router.commitment.callers import Callers, report_to
 from router.commitment.data_set import Commitment, encode, report_of
 from router.commitment.judge import PROCESSING_FAILURE, judge
 from router.config.settings import DestinationSettings, Settings
 from router.observe import log, safe, where
-from router.spool import BURIED, DONE, Spool, SpoolError
-from router.spool.commitment_rows import ANSWERED, Due
-from router.spool.commitments import COMMITMENTS
+from router.spool import COMMITMENTS, CommitmentState, Spool, SpoolError
+from router.spool.commitment_rows import Due, Pending
 
 AT_ONCE = 16
+"""Commitments in hand, each with a thread."""
 FIRST, LONGEST = 2.0, 300.0
 """Seconds until a commitment is looked at again: doubling."""
 ASK_AGAIN = 3600.0
@@ -32,19 +32,20 @@ ASK_AGAIN = 3600.0
 AWAIT_REPORT = 10.0
 """Seconds that an association stays open for the archive's answer, which may come on one of its own as well."""
 REPORT_TIMEOUT = 60.0
+"""Seconds that a caller may take to answer a report on its own association."""
 PASSING = frozenset({PROCESSING_FAILURE, 0x0213})
 """Statuses of an archive's answer to N-ACTION after which it is asked again; any other is a failure of all."""
 
 
 class Committer:
-    """Starts and stops the stage. `callers` is what the associations are to be given."""
+    """Starts and stops the stage. `callers` is the service that the associations are given."""
 
     def __init__(self, spool: Spool, settings: Callable[[], Settings]) -> None:
         self._spool = spool
         self._settings = settings
         self._commitments = spool.commitments
         self.callers = Callers(settings, spool.commitments)
-        self._signal = spool.signal(COMMITMENTS)
+        self._signal = spool.signals.of(COMMITMENTS)
         self._busy: dict[str, threading.Thread] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
@@ -76,7 +77,7 @@ class Committer:
             except SpoolError as error:
                 log.error("spool", stage="commitment", reason=str(error))
                 wait = 1.0
-            except Exception as error:  # nobody else would notice that nothing is reported any more
+            except Exception as error:  # nothing else would notice that no report is sent any more
                 log.error("commitment failed", error=where(error))
                 wait = 5.0
             self._signal.wait(version, wait)
@@ -116,14 +117,14 @@ class Committer:
             after = min(FIRST * 2.0 ** min(due.tries, 20), LONGEST, max(0.0, due.deadline - now))
             self._commitments.release(due, after, tries=due.tries + 1)
         else:
-            self._commitments.release(due, 0.0, state=ANSWERED, tries=0)
+            self._commitments.release(due, 0.0, state=CommitmentState.ANSWERED, tries=0)
 
-    def _judge(self, due: Due, pending: list[Any], now: float) -> dict[str, list[Any]]:
+    def _judge(self, due: Due, pending: list[Pending], now: float) -> dict[str, list[Pending]]:
         """Note what is known without asking; which archive to ask for which references."""
         rows = [row for row in pending if row.asked_at is None or now - row.asked_at > ASK_AGAIN]
         places = self._commitments.places([row.sop_instance for row in rows])
         known: dict[int, int] = {}
-        to_ask: dict[str, list[Any]] = {}
+        to_ask: dict[str, list[Pending]] = {}
         for row in rows:
             verdict = judge(
                 places.get(row.sop_instance, ()), row.sop_class, due.caller.calling_ae, self._settings().archives
@@ -135,7 +136,7 @@ class Committer:
         self._commitments.set_outcomes(known)
         return to_ask
 
-    def _ask(self, archive: DestinationSettings, rows: list[Any]) -> None:
+    def _ask(self, archive: DestinationSettings, rows: list[Pending]) -> None:
         """One N-ACTION, written down before it is sent, and a while for the answer on the same association."""
         uid = f"2.25.{uuid.uuid4().int}"
         ids = [row.id for row in rows]
@@ -175,25 +176,25 @@ class Committer:
         """One N-EVENT-REPORT; done, owed again, or given up."""
         settings, caller = self._settings(), due.caller
         about = {"commitment": due.id, "peer": caller.peer, "calling_ae": safe(caller.calling_ae)}
-        report = report_of(due.transaction, self._commitments.outcomes(due))
+        report = report_of(due.transaction, ((one.reference, one.reason) for one in self._commitments.outcomes(due)))
         reason = self._send(due, report)
         if not reason:
-            self._close(due, DONE)
+            self._close(due, CommitmentState.DONE)
             log.info("commitment reported", committed=len(report.referenced), failed=len(report.failed), **about)
             return
         if self._commitments.now() > due.deadline + settings.node.commitment_deadline or self._is_gone(due):
-            self._close(due, BURIED)
+            self._close(due, CommitmentState.GIVEN_UP)
             log.error("commitment given up", reason=reason, **about)
             self._spool.event("commitment given up", reason=reason, peer=caller.peer)
             return
         after = min(FIRST * 2.0 ** min(due.tries, 20), LONGEST)
         log.warning("commitment not reported", reason=reason, again_in_s=round(after), **about)
-        self._commitments.release(due, after, state=ANSWERED, tries=due.tries + 1)
+        self._commitments.release(due, after, state=CommitmentState.ANSWERED, tries=due.tries + 1)
 
     def _is_gone(self, due: Due) -> bool:
         """Whether the caller can no longer be reached at all."""
         to = report_to(self._settings(), due.caller)
-        return to is None or (to.host is None and self._outbox(due) is None)
+        return to is None or (to.host is None and self._asked_on(due) is None)
 
     def _send(self, due: Due, report: Commitment) -> str:
         """Why the caller has not taken the report; empty where it has."""
@@ -202,10 +203,10 @@ class Committer:
         if to is None:
             return "the caller may not ask for commitment any more"
         if to.host is None:
-            outbox = self._outbox(due)
-            if outbox is None:
+            request = self._asked_on(due)
+            if request is None:
                 return "the caller's association has ended"
-            answer = outbox.send(event_type, encode(report, outbox.transfer_syntax), REPORT_TIMEOUT)
+            answer = request.report(event_type, encode(report, request.transfer_syntax), REPORT_TIMEOUT)
             return "" if answer == 0 else "no answer" if answer is None else f"status {answer:04x}"
         name = due.caller.calling_ae
         peer = DestinationSettings(name=name, ae_title=name, host=to.host, port=to.port, tls=to.tls)
@@ -216,9 +217,9 @@ class Committer:
             return str(error)
         return "" if status == 0 else f"status {status:04x}"
 
-    def _outbox(self, due: Due) -> Outbox | None:
-        return self.callers.outbox(due.caller.calling_ae, due.transaction)
+    def _asked_on(self, due: Due) -> NormalizedRequest | None:
+        return self.callers.asked_on(due.caller.calling_ae, due.transaction)
 
-    def _close(self, due: Due, state: str) -> None:
+    def _close(self, due: Due, state: CommitmentState) -> None:
         self._commitments.close(due, state)
         self.callers.forget(due.caller.calling_ae, due.transaction)

@@ -1,23 +1,19 @@
-"""The data sets of Storage Commitment (PS3.4 tables J.3-1 and J.3-2): references and failures to bytes and back.
-
-What is read came from a stranger: it is bounded, each length is held against what contains it, and elements that are
-not asked for are skipped, however deep they nest.
-"""
+"""The data sets of Storage Commitment (PS3.4 tables J.3-1 and J.3-2): references and failures to bytes and back."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
 
-from router.dicom.uids import EXPLICIT, LONG_VRS, is_uid
+from router.dicom.elements import ITEM, Coding, Element, UnparseableError, inner_coding, items, walk
+from router.dicom.uids import EXPLICIT, LONG_VRS, LONGEST_UID, is_uid
 
 SOP_CLASS, SOP_INSTANCE = 0x00081150, 0x00081155
 TRANSACTION, FAILED, FAILURE_REASON, REFERENCED = 0x00081195, 0x00081198, 0x00081197, 0x00081199
-ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-UNDEFINED = 0xFFFFFFFF
 MOST_REFERENCES = 10_000
-DEEPEST = 16
+"""References that one request or report may have, and so may a sequence of it."""
 
 _TAG = Struct("<HH")
 _SHORT = Struct("<H")
@@ -28,7 +24,7 @@ Reference = tuple[str, str]
 
 
 class DataSetError(ValueError):
-    """The data set is none, lacks what it must have, or has too much."""
+    """The data set cannot be read, lacks what it must have, or has too much. The message is a fixed text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +45,59 @@ def encode(commitment: Commitment, transfer_syntax: str) -> bytes:
     ]
     referenced = [_uids(reference, explicit) for reference in commitment.referenced]
     data_set = _element(TRANSACTION, b"UI", _padded(commitment.transaction), explicit)
-    for tag, items in ((FAILED, failed), (REFERENCED, referenced)):
-        if items:
-            data_set += _element(tag, b"SQ", b"".join(_header(ITEM, len(item)) + item for item in items), explicit)
+    for tag, contents in ((FAILED, failed), (REFERENCED, referenced)):
+        if contents:
+            data_set += _element(tag, b"SQ", b"".join(_header(ITEM, len(one)) + one for one in contents), explicit)
     return data_set
 
 
 def decode(data: bytes, transfer_syntax: str) -> Commitment:
     """Read a request or a report. Raises DataSetError."""
-    reader = _Reader(data, transfer_syntax == EXPLICIT)
+    coding, stream = Coding(transfer_syntax == EXPLICIT), io.BytesIO(data)
     transaction = ""
     referenced: tuple[Reference, ...] = ()
     failed: dict[Reference, int] = {}
-    for tag, start, end in reader.elements(0, len(data), 0):
-        if tag == TRANSACTION:
-            transaction = reader.uid(start, end)
-        elif tag == REFERENCED:
-            referenced = tuple(dict.fromkeys(reference for reference, _ in reader.references(start, end)))
-        elif tag == FAILED:
-            failed = dict(reader.references(start, end))
+    try:
+        for element in walk(stream, 0, len(data), coding):
+            if element.tag == TRANSACTION:
+                transaction = _uid(stream, element)
+            elif element.tag == REFERENCED:
+                referenced = tuple(dict.fromkeys(reference for reference, _ in _references(stream, element, coding)))
+            elif element.tag == FAILED:
+                failed = dict(_references(stream, element, coding))
+    except UnparseableError as problem:
+        raise DataSetError(str(problem)) from None
     if not transaction:
         raise DataSetError("there is no transaction UID")
     return Commitment(transaction, referenced, failed)
+
+
+def _references(stream: io.BytesIO, sequence: Element, outer: Coding) -> Iterator[tuple[Reference, int]]:
+    """Each item of a sequence as its reference and failure reason (0: none)."""
+    coding = inner_coding(stream, sequence, outer)
+    for count, item in enumerate(items(stream, sequence.offset, sequence.end, coding)):
+        if count >= MOST_REFERENCES:
+            raise DataSetError("there are too many references")
+        sop_class, instance, reason = "", "", 0
+        for element in walk(stream, item.offset, item.end, coding, item=True):
+            if element.tag == SOP_CLASS:
+                sop_class = _uid(stream, element)
+            elif element.tag == SOP_INSTANCE:
+                instance = _uid(stream, element)
+            elif element.tag == FAILURE_REASON and element.length >= _SHORT.size:
+                stream.seek(element.offset)
+                (reason,) = _SHORT.unpack(stream.read(_SHORT.size))
+        if not (sop_class and instance):
+            raise DataSetError("a reference lacks a UID")
+        yield (sop_class, instance), reason
+
+
+def _uid(stream: io.BytesIO, element: Element) -> str:
+    stream.seek(element.offset)
+    text = stream.read(min(element.length, LONGEST_UID + 2)).decode("ascii", "replace").strip("\0 ")
+    if not is_uid(text):
+        raise DataSetError("a UID is not one")
+    return text
 
 
 def _uids(reference: Reference, explicit: bool) -> bytes:
@@ -91,102 +118,6 @@ def _element(tag: int, vr: bytes, value: bytes, explicit: bool) -> bytes:
         return _header(tag, len(value)) + value
     length = b"\0\0" + _LONG.pack(len(value)) if vr in LONG_VRS else _SHORT.pack(len(value))
     return _TAG.pack(tag >> 16, tag & 0xFFFF) + vr + length + value
-
-
-class _Reader:
-    """Walks over a data set without building one."""
-
-    def __init__(self, data: bytes, explicit: bool) -> None:
-        self._data = data
-        self._explicit = explicit
-
-    def uid(self, start: int, end: int) -> str:
-        text = self._data[start : min(end, start + 66)].decode("ascii", "replace").strip("\0 ")
-        if not is_uid(text):
-            raise DataSetError("a UID is none")
-        return text
-
-    def references(self, start: int, end: int) -> Iterator[tuple[Reference, int]]:
-        """Each item of a sequence as its reference and failure reason (0: none)."""
-        for count, (item, item_end) in enumerate(self.items(start, end)):
-            if count >= MOST_REFERENCES:
-                raise DataSetError("there are too many references")
-            sop_class, instance, reason = "", "", 0
-            for tag, at, stop in self.elements(item, item_end, 1):
-                if tag == SOP_CLASS:
-                    sop_class = self.uid(at, stop)
-                elif tag == SOP_INSTANCE:
-                    instance = self.uid(at, stop)
-                elif tag == FAILURE_REASON and stop - at >= _SHORT.size:
-                    (reason,) = _SHORT.unpack_from(self._data, at)
-            if not (sop_class and instance):
-                raise DataSetError("a reference lacks a UID")
-            yield (sop_class, instance), reason
-
-    def items(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """(start, end) of the content of each item between two offsets."""
-        at = start
-        while at < end:
-            tag, at, length = self._plain_header(at, end)
-            if tag != ITEM:
-                raise DataSetError("a sequence holds something else than items")
-            stop = self._end_of_item(at, end, 1) if length == UNDEFINED else at + length
-            yield at, stop
-            at = stop + (8 if length == UNDEFINED else 0)
-
-    def elements(self, start: int, end: int, depth: int) -> Iterator[tuple[int, int, int]]:
-        """(tag, start, end) of the value of each element between two offsets; delimiters are no part of a value."""
-        at = start
-        while at < end:
-            tag, at, length = self._element_header(at, end)
-            stop = self._end_of_sequence(at, end, depth + 1) if length == UNDEFINED else at + length
-            yield tag, at, stop
-            at = stop + (8 if length == UNDEFINED else 0)
-
-    def _end_of_sequence(self, at: int, end: int, depth: int) -> int:
-        """The offset of the delimiter of a sequence of undefined length whose items begin at `at`."""
-        while True:
-            tag, start, length = self._plain_header(at, end)
-            if tag == SEQUENCE_END:
-                return at
-            if tag != ITEM:
-                raise DataSetError("a sequence holds something else than items")
-            at = self._end_of_item(start, end, depth) + 8 if length == UNDEFINED else start + length
-
-    def _end_of_item(self, at: int, end: int, depth: int) -> int:
-        """The same for an item of undefined length."""
-        if depth > DEEPEST:
-            raise DataSetError("sequences nest too deep")
-        while True:
-            if self._data[at : at + 4] == _TAG.pack(ITEM_END >> 16, ITEM_END & 0xFFFF):
-                self._plain_header(at, end)
-                return at
-            _, at, length = self._element_header(at, end)
-            at = self._end_of_sequence(at, end, depth + 1) + 8 if length == UNDEFINED else at + length
-
-    def _plain_header(self, at: int, end: int) -> tuple[int, int, int]:
-        """Tag, start of the value, and its length; as all of Implicit VR, and items anywhere."""
-        self._check(at + 8, end)
-        group, number = _TAG.unpack_from(self._data, at)
-        (length,) = _LONG.unpack_from(self._data, at + 4)
-        self._check(at + 8 + (0 if length == UNDEFINED else length), end)
-        return group << 16 | number, at + 8, length
-
-    def _element_header(self, at: int, end: int) -> tuple[int, int, int]:
-        if not self._explicit:
-            return self._plain_header(at, end)
-        self._check(at + 8, end)
-        group, number = _TAG.unpack_from(self._data, at)
-        start, length = at + 8, int(_SHORT.unpack_from(self._data, at + 6)[0])
-        if self._data[at + 4 : at + 6] in LONG_VRS:
-            self._check(start + 4, end)
-            start, length = start + 4, int(_LONG.unpack_from(self._data, start)[0])
-        self._check(start + (0 if length == UNDEFINED else length), end)
-        return group << 16 | number, start, length
-
-    def _check(self, at: int, end: int) -> None:
-        if at > end:
-            raise DataSetError("an element is longer than what contains it")
 
 
 def report_of(transaction: str, outcomes: Iterable[tuple[Reference, int]]) -> Commitment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from router.spool.commitment_rows import Place
-from router.spool.schema import DONE, OPEN
+from router.spool.states import DeliveryState
 
 PROCESSING_FAILURE, NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0110, 0x0112, 0x0119
 """Failure reasons of storage commitment (PS3.3 §C.14.1.1)."""
@@ -24,14 +24,18 @@ def judge(places: Sequence[Place], sop_class: str, calling_ae: str, archives: Co
         return CLASS_CONFLICT
     states = {to: _states(places, to, latest.digest) for to in archives}
     for to, found in states.items():
-        if DONE in found:
-            others = any(DONE in place.deliveries.get(to, ()) for place in places if place.digest != latest.digest)
+        if DeliveryState.DONE in found:
+            others = any(
+                DeliveryState.DONE in place.deliveries.get(to, ()) for place in places if place.digest != latest.digest
+            )
             return PROCESSING_FAILURE if others else to
-    if not latest.is_decided or any(OPEN in found for found in states.values()):
+    if not latest.is_decided or any(DeliveryState.OPEN in found for found in states.values()):
         return None
     return PROCESSING_FAILURE if any(states.values()) else NO_SUCH_INSTANCE
 
 
-def _states(places: Sequence[Place], to: str, digest: str) -> frozenset[str]:
+def _states(places: Sequence[Place], to: str, digest: str) -> frozenset[DeliveryState]:
     """The states of all deliveries of these bytes to a destination."""
-    return frozenset[str]().union(*(place.deliveries.get(to, ()) for place in places if place.digest == digest))
+    return frozenset[DeliveryState]().union(
+        *(place.deliveries.get(to, ()) for place in places if place.digest == digest)
+    )

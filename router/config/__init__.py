@@ -1,4 +1,7 @@
-"""routing.yaml to frozen settings; every mistake with its file, its line and the fix."""
+"""routing.yaml to frozen settings; every mistake with its file, its line and the fix.
+
+`settings` holds the results, which every room may read. Nothing here opens a port, a database or a model.
+"""
 
 from importlib.resources import files
 from pathlib import Path

@@ -1,7 +1,7 @@
 """A YAML file as plain nodes that keep their text and their line.
 
 PyYAML's own constructors would turn `NO` into false, `01` into 1 and `12:30` into 750; here every scalar stays
-the text that was written. Anchors, aliases and tags are refused: nobody needs them here, and aliases are how
+the text that was written. Anchors, aliases and tags are refused: a configuration needs none, and aliases are how
 a small file becomes a huge one.
 """
 
@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -52,6 +53,17 @@ class Table:
 
 
 Node = Scalar | Sequence | Table
+
+
+def as_written(node: Node) -> Any:
+    """The node as plain lists, mappings and texts."""
+    match node:
+        case Table():
+            return {key: as_written(below) for key, below in node.entries.items()}
+        case Sequence():
+            return [as_written(below) for below in node.items]
+        case Scalar():
+            return None if node.null else node.text
 
 
 def read(path: Path, environ: Mapping[str, str], problems: Problems) -> Table:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from xxhash import xxh3_128_hexdigest
+
 from router.config import values
-from router.config.document import Node, Scalar, Table, read
+from router.config.document import Node, Scalar, Table, as_written, read
 from router.config.fields import Context, Skip, unknown
-from router.config.header_words import HEADER_WORDS, vocabulary
 from router.config.overrides import overridden
 from router.config.problems import Problems
 from router.config.rules import otherwise, rules
 from router.config.sections import destination, model_section, node_section, spool_section, web_section
 from router.config.settings import DestinationSettings, NodeSettings, Settings, WebSettings
+from router.config.vocabulary import HEADER_WORDS, vocabulary
 from router.decide import Rule, RuleTable
 
 _SECTIONS = {"node": node_section, "spool": spool_section, "model": model_section, "web": web_section}
@@ -89,7 +92,12 @@ def _table(root: Table, enabled: Mapping[str, bool], context: Context) -> RuleTa
         last = otherwise(root.entries["otherwise"], enabled, context) if "otherwise" in root.entries else None
     except Skip:
         return None
-    return RuleTable(found, last) if complete and last else None
+    if not complete or last is None:
+        return None
+    said = {
+        name: as_written(root.entries[name]) for name in (HEADER_WORDS, "rules", "otherwise") if name in root.entries
+    }
+    return RuleTable(found, last, xxh3_128_hexdigest(json.dumps(said)))
 
 
 def _check_ports(root: Table, node: NodeSettings, web: WebSettings, context: Context) -> None:

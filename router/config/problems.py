@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from router.errors import RouterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Problem:
         return f"{place}: {self.message}" + (f" ({self.fix})" if self.fix else "")
 
 
-class ConfigError(Exception):
+class ConfigError(RouterError):
     """Everything that is wrong with a configuration, in the order of the file."""
 
     exit_code = 2
@@ -29,6 +32,9 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda problem: problem.line))
         super().__init__("\n".join(map(str, self.problems)))
+
+    def details(self) -> dict[str, Any]:
+        return {"problems": [asdict(problem) for problem in self.problems]}
 
 
 class Problems:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.config import values
-from router.config.conditions import all_of
+from router.config.condition_keys import all_of
 from router.config.document import Node, Scalar, Sequence
 from router.config.fields import Context, Parser, Skip, as_table, fields, scalar, several
-from router.config.hidden import implies
 from router.config.problems import nearest
 from router.decide import Otherwise, Rule
 from router.decide.decision import OTHERWISE
-from router.decide.reach import never_fire
+from router.decide.unreachable import implies, never_fire
 
 _LONGEST_NAME = 64
 
@@ -113,7 +112,7 @@ def _check_send(where: str, node: Node, found: dict[str, Any], written: bool, co
         context.wrong(node, f"{where} has both discard and send", "remove one of them")
         raise Skip
     if discard and "reason" not in found:
-        context.wrong(node, f"{where} discards without a reason", "add reason: and say why nobody needs it")
+        context.wrong(node, f"{where} discards without a reason", "add reason: and say why no one needs it")
         raise Skip
 
 

@@ -37,7 +37,7 @@ def decide(
             continue
         if dry_run:
             return _by_otherwise(table, enabled, f"dry run: would have been {_fired(rule, send)}", shadow)
-        return Decision(rule.name, send, _short(_fired(rule, send)), rule.discard, tuple(shadow))
+        return Decision(rule.name, send, _short(_fired(rule, send)), rule.discard, tuple(shadow), table.digest)
     outcome = "; ".join(("no rule fired", *missed))
     prefix = "dry run: would have been otherwise: " if dry_run else "otherwise: "
     return _by_otherwise(table, enabled, prefix + outcome, shadow)
@@ -47,7 +47,7 @@ def _by_otherwise(
     table: RuleTable, enabled: frozenset[str], reason: str, shadow: list[tuple[str, tuple[str, ...]]]
 ) -> Decision:
     send = tuple(name for name in table.otherwise.send if name in enabled) or table.otherwise.send
-    return Decision(OTHERWISE, send, _short(reason), shadow=tuple(shadow))
+    return Decision(OTHERWISE, send, _short(reason), shadow=tuple(shadow), table=table.digest)
 
 
 def _fired(rule: Rule, send: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.decide.conditions import Condition
 
@@ -32,6 +32,8 @@ class RuleTable:
 
     rules: tuple[Rule, ...]
     otherwise: Otherwise
+    digest: str = field(default="", compare=False)
+    """XXH3-128 of the rules as written, 32 hex digits: each decision names the rules that made it."""
 
 
 def header_tags(table: RuleTable) -> frozenset[int]:

@@ -16,6 +16,8 @@ from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, build_context, evt
 from xxhash import xxh3_128_hexdigest
 
+from router.dicom.uids import VERIFICATION
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -35,7 +37,7 @@ class Downstream:
         entity = AE(self.ae_title)
         for context in AllStoragePresentationContexts:
             entity.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
-        entity.add_supported_context("1.2.840.10008.1.1")
+        entity.add_supported_context(VERIFICATION)
         handlers: list[Any] = [(evt.EVT_C_STORE, self._store)]
         self._server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=handlers)
         self.port = self._server.server_address[1]

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
@@ -23,7 +22,7 @@ from router.config import Settings
 from router.config.settings import NodeSettings, SpoolSettings, WebSettings
 from router.demo.network import LOOPBACK, Downstream, send
 from router.node.node import Node
-from router.spool import Spool
+from router.spool import InstanceRow, InstanceState, Spool
 
 SECONDS_FOR_EACH = 30.0
 
@@ -150,10 +149,10 @@ def own_files(paths: Sequence[Path], folder: Path) -> tuple[list[Picture], list[
 
 def picture(path: Path, name: str, drawn: str = "") -> Picture:
     """What is sent, with the digest of its data set. Raises ValueError when it is no DICOM file."""
-    from router.commands.send_files import data_set_offset, read_meta
+    from router.commands.send_files import read_meta
 
     meta = read_meta(path)
-    content = path.read_bytes()[data_set_offset(path) :]
+    content = path.read_bytes()[meta.offset :]
     return Picture(path, name, drawn, meta.sop_instance, xxh3_128_hexdigest(content))
 
 
@@ -172,24 +171,24 @@ def show(pictures: Sequence[Picture], on: Stage) -> Iterator[Outcome]:
         yield Outcome(
             picture=one,
             status=status,
-            seen=row.get("class") or row.get("pixels") or "",
-            confidence=row.get("confidence"),
-            rule=row.get("rule") or "",
-            owed=tuple(row.get("destinations") or ()),
+            seen=(row and (row.class_name or row.pixels)) or "",
+            confidence=row.confidence if row else None,
+            rule=(row and row.rule) or "",
+            owed=tuple((row and row.destinations) or ()),
             arrived=tuple(d.name for d in places for _ in d.arrived[one.sop_instance]),
             identical=all(digest == one.digest for digest in digests),
             milliseconds=1000 * (max([*(d.last for d in places), sent]) - began),
         )
 
 
-def _wait_until_done(spool: Spool, sop_instance: str, deadline: float) -> dict[str, Any]:
+def _wait_until_done(spool: Spool, sop_instance: str, deadline: float) -> InstanceRow | None:
     """The instance's row, once it has no open delivery any more (or at the deadline as it then is)."""
     while True:
-        rows = [row for row in spool.instances(limit=50) if row["sop_instance"] == sop_instance]
-        if rows and rows[0]["decided_at"] and rows[0]["state"] != "decided":
+        rows = [row for row in spool.views.instances(limit=50) if row.sop_instance == sop_instance]
+        if rows and rows[0].decided_at and rows[0].state != InstanceState.DECIDED:
             return rows[0]
         if time.monotonic() > deadline:
-            return rows[0] if rows else {}
+            return rows[0] if rows else None
         time.sleep(0.01)
 
 

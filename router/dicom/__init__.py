@@ -1,4 +1,5 @@
-"""DICOM itself: UIDs, elements, the Part 10 file. Whoever reads or writes a data set uses this room.
+"""DICOM itself: the table of UIDs, the walk of elements, first elements, the Part 10 file.
 
-It knows nothing of associations, pixels, rules or the spool, and opens no file and no socket of its own accord.
+Every reader and writer of a data set uses this room. It knows nothing of associations, pixels, rules or the spool. It
+keeps nothing, and opens no file but the one that it is given.
 """

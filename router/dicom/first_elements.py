@@ -1,8 +1,8 @@
 """The first elements of a data set: SOP Class UID and SOP Instance UID, and nothing beyond them.
 
 This is all that is read of an instance while its sender waits; it is enough to see that the data set is one, is in
-the transfer syntax that was negotiated, and is the instance that the command announced. Elements are read as
-`router.pixels` reads them, so that nothing is refused here that could be read there.
+the transfer syntax that was negotiated, and is the instance that the command announced. Elements are walked as for
+the pixels, so that nothing is refused here that could be read there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import io
 import zlib
 from dataclasses import dataclass
 
-from router.dicom.elements import Coding, UnparseableError, inflater_for, is_placeholder, walk
+from router.dicom.deflated import inflater_for
+from router.dicom.elements import Coding, UnparseableError, is_placeholder, walk
 from router.dicom.uids import BIG_ENDIAN, DEFLATED, IMPLICIT
 
 MOST = 64 * 1024
@@ -59,7 +60,7 @@ def sop_uids(head: bytes | bytearray, transfer_syntax: str) -> SopUids:
 
 
 def _inflate(head: bytes | bytearray) -> bytes:
-    """At most `MOST` bytes, whatever the deflated ones promise (PS3.5 annex A.5)."""
+    """At most `MOST` bytes, however many the deflated ones promise (PS3.5 annex A.5)."""
     try:
         return inflater_for(bytes(head[:2])).decompress(head, MOST)
     except zlib.error:

@@ -1,12 +1,25 @@
-"""The head of a blob: preamble and file meta information (PS3.10 §7.1), written from what was negotiated."""
+"""The head of a Part 10 file (PS3.10 §7.1), preamble and file meta information: read from any file, and written for a
+blob from what was negotiated."""
 
 from __future__ import annotations
 
+import io
 import re
+from pathlib import Path
+from typing import BinaryIO
 
+from router.dicom.elements import Coding, Element, UnparseableError, walk
 from router.dicom.uids import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 from router.flow import Caller
 
+PREAMBLE = 132
+"""Bytes before the file meta information: 128 of any kind, and DICM."""
+FILE_META = 0x0002
+"""The group of the file meta information."""
+GROUP_LENGTH, TRANSFER_SYNTAX = 0x00020000, 0x00020010
+MEDIA_SOP_CLASS, MEDIA_SOP_INSTANCE = 0x00020002, 0x00020003
+MOST_TEXT = 64
+"""Bytes of a value of the file meta information that are read."""
 CREATOR_UID = "2.25.214750816791657535726158664562455049671"
 """(0002,0100) of files whose Private Information (0002,0102) is the spool's note."""
 NOTE_ROOM = 512
@@ -45,3 +58,50 @@ def _short(element: int, vr: bytes, text: str, padding: bytes) -> bytes:
 
 def _title(element: int, text: str) -> bytes:
     return _short(element, b"AE", text, b" ") if TITLE.fullmatch(text) else b""
+
+
+def has_preamble(head: bytes) -> bool:
+    """Whether a file that begins with these `PREAMBLE` bytes is one of Part 10."""
+    return head[128:PREAMBLE] == b"DICM"
+
+
+def file_meta_elements(stream: BinaryIO, start: int, size: int) -> dict[int, Element]:
+    """The elements of group 0002. The group length alone does not end them: real files have it wrong.
+
+    Some data sets begin with elements of that group as well. They begin where the group length says so, if the transfer
+    syntax lies before, and where an element comes again.
+    """
+    meta: dict[int, Element] = {}
+    stream.seek(start)
+    if stream.read(2) != b"\x02\x00":
+        return meta
+    position, said = start, -1
+    for element in walk(stream, start, size, Coding(True), group=FILE_META):
+        if element.tag in meta or (position == said and TRANSFER_SYNTAX in meta):
+            break
+        meta[element.tag] = element
+        position = element.end
+        if element.tag == GROUP_LENGTH and element.length == 4:
+            stream.seek(element.offset)
+            said = position + int.from_bytes(stream.read(4), "little")
+    return meta
+
+
+def meta_text(stream: BinaryIO, meta: dict[int, Element], tag: int) -> str:
+    """A UID or title of the file meta information without its padding; empty where it is absent."""
+    element = meta.get(tag)
+    if element is None:
+        return ""
+    stream.seek(element.offset)
+    return stream.read(min(element.length, MOST_TEXT)).decode("latin-1").strip(" \0")
+
+
+def data_set_offset(path: Path, start: int = PREAMBLE) -> int:
+    """Where the data set of a file begins whose file meta information begins at `start`; its end where that is cut."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, io.SEEK_END)
+        try:
+            meta = file_meta_elements(stream, start, size)
+        except UnparseableError:
+            return size
+        return min(size, max((element.end for element in meta.values()), default=start))

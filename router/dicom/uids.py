@@ -1,6 +1,10 @@
-"""The UIDs that this node knows (PS3.6): transfer syntaxes, SOP classes, its own."""
+"""The one table of UIDs (PS3.6): transfer syntaxes, SOP classes, well-known instances, this node's own; and what a UID
+is."""
 
 from __future__ import annotations
+
+import re
+from functools import cache
 
 from pydicom._uid_dict import UID_dictionary
 from pynetdicom import AllStoragePresentationContexts
@@ -13,12 +17,25 @@ OWN_SYNTAX = ""
 """In place of a transfer syntax: the copy keeps the instance's own, and only pads odd values."""
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 
+JPEG_BASELINE, JPEG_EXTENDED = f"{IMPLICIT}.4.50", f"{IMPLICIT}.4.51"
+JPEG_SPECTRAL_8, JPEG_PROGRESSIVE_8 = f"{IMPLICIT}.4.53", f"{IMPLICIT}.4.55"
+"""Retired processes: Spectral Selection and Full Progression, non-hierarchical (6 & 8, 10 & 12)."""
+JPEG_LOSSLESS, JPEG_LOSSLESS_SV1 = f"{IMPLICIT}.4.57", f"{IMPLICIT}.4.70"
+JPEG_LS, JPEG_LS_NEAR = f"{IMPLICIT}.4.80", f"{IMPLICIT}.4.81"
+JPEG_2000_LOSSLESS, JPEG_2000 = f"{IMPLICIT}.4.90", f"{IMPLICIT}.4.91"
+HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K = (f"{IMPLICIT}.4.{number}" for number in (201, 202, 203))
+JPEG_XL_LOSSLESS, JPEG_XL_RECOMPRESSION, JPEG_XL = (f"{IMPLICIT}.4.{number}" for number in (110, 111, 112))
+RLE = f"{IMPLICIT}.5"
+JPIP, JPIP_DEFLATED = (f"{IMPLICIT}.4.94", f"{IMPLICIT}.4.204"), (f"{IMPLICIT}.4.95", f"{IMPLICIT}.4.205")
+"""A reference to a server in place of the pixels."""
+INFLATED = (DEFLATED, *JPIP_DEFLATED)
+"""The data set is deflated (PS3.5 §A.5)."""
+
 LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 """Value representations with a length of four bytes (table 7.1-1)."""
 
-_JPEG_FAMILY = f"{IMPLICIT}.4"
 LOSSY = frozenset(
-    f"{_JPEG_FAMILY}.{number}"
+    f"{IMPLICIT}.4.{number}"
     for number in (
         *range(50, 57),  # JPEG baseline, extended, spectral selection and full progression
         *range(59, 65),  # the same, hierarchical
@@ -33,9 +50,9 @@ LOSSY = frozenset(
 """Transfer syntaxes whose pixels may have lost something. Negotiation and decoders both use this table."""
 
 NEWER_SYNTAXES = {
-    f"{IMPLICIT}.4.110": "JPEG XL Lossless",
-    f"{IMPLICIT}.4.111": "JPEG XL JPEG Recompression",
-    f"{IMPLICIT}.4.112": "JPEG XL",
+    JPEG_XL_LOSSLESS: "JPEG XL Lossless",
+    JPEG_XL_RECOMPRESSION: "JPEG XL JPEG Recompression",
+    JPEG_XL: "JPEG XL",
     f"{IMPLICIT}.8.1": "Deflated Image Frame Compression",
 }
 """Transfer syntaxes of PS3.5 that are younger than the dictionary."""
@@ -46,7 +63,7 @@ KNOWN_SYNTAXES = frozenset(NEWER_SYNTAXES) | frozenset(
     # and MIME and XML are no data sets. Retired JPEG processes are passed on as they come, like all others.
     if entry[1] == "Transfer Syntax"
     and (uid == IMPLICIT or uid.startswith(f"{IMPLICIT}."))
-    and uid not in {f"{IMPLICIT}.4.{n}" for n in (94, 95, 204, 205)}
+    and uid not in (*JPIP, *JPIP_DEFLATED)
     and not uid.startswith((f"{IMPLICIT}.6.", f"{IMPLICIT}.7."))
 )
 STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts) | frozenset(
@@ -54,9 +71,12 @@ STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresen
 )
 """All storage SOP classes of composite instances, with the retired ones that old modalities still send."""
 
+DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
-COMMITMENT = "1.2.840.10008.1.20.1"
-"""Storage Commitment Push Model (PS3.4 annex J)."""
+COMMITMENT, COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
+"""Storage Commitment Push Model (PS3.4 annex J): its SOP class, and its well-known SOP instance."""
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+"""The DICOM application context name (PS3.7 annex A.2.1)."""
 IMPLEMENTATION_UID = "2.25.90898961037784402061711344873745656256"
 IMPLEMENTATION_VERSION = "DICOM_ROUTER_0_1"
 """At most 16 characters (PS3.7 annex D.3.3.2)."""
@@ -68,6 +88,33 @@ def name_of(uid: str) -> str:
     return NEWER_SYNTAXES.get(uid) or (entry[0] if entry else safe(uid))
 
 
+@cache
+def by_keyword(kind: str) -> dict[str, str]:
+    """Keyword to UID, of all of a kind as PS3.6 calls it: "SOP Class" or "Transfer Syntax"."""
+    return {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[1] == kind and entry[4]}
+
+
+def is_standard(uid: str) -> bool:
+    """Whether PS3.6 lists a UID, of any kind."""
+    return uid in UID_dictionary
+
+
 def is_uid(text: str) -> bool:
     """At most 64 of digits and dots, no two dots together (PS3.5 §9.1); leading zeros are common and let through."""
-    return len(text) <= 64 and not set(text) - set("0123456789.") and all(text.split("."))
+    return has_only_uid_characters(text) and all(text.split("."))
+
+
+def has_only_uid_characters(text: str) -> bool:
+    """At most 64 of digits and dots. It may be empty, or have two dots together: real files have both."""
+    return len(text) <= LONGEST_UID and not set(text) - UID_CHARACTERS
+
+
+def is_strict_uid(text: str) -> bool:
+    """A UID as PS3.5 §9.1 wants it, of two components at least: for what people write, where a slip must be seen."""
+    return len(text) <= LONGEST_UID and _STRICT.fullmatch(text) is not None
+
+
+LONGEST_UID = 64
+"""Characters."""
+UID_CHARACTERS = frozenset("0123456789.")
+_STRICT = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")

@@ -4,8 +4,8 @@ A dead destination must cost nothing and bury nothing: while its circuit is open
 tried, and the time does not count towards giving up (a probe refused for itself `FEW_WHILE_OPEN` times is buried). The
 state lives in the spool, so that a restart does not hammer what is down; within a process the monotonic clock counts.
 
-Where instances opened it they may be at fault and not the destination. Only those that were tried wait out its growing
-time; what was not is a probe after the first, short one, however often others failed.
+Where instances opened it they may be at fault and not the destination. Then only those that were tried wait out its
+growing time. One that was not tried yet may be the probe after the first, short time, however often others failed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from router.forward.backoff import CIRCUIT_LONGEST, circuit_after
-from router.forward.outcomes import Outcome
+from router.forward.outcomes import Outcome, Sign
 from router.observe import log
 from router.spool import Spool
 
@@ -23,14 +23,14 @@ SAME_ERROR = 3
 """So many different instances in a row with the same error mean the destination, not the instances."""
 BY_INSTANCES = "instances failed: "
 """How the reason begins where C-STORE failed, not the connection: then only a delivery can show that it works again."""
-WORDS = {"silent": "no answer in time", "ended": "the association ended"}
+WORDS = {Sign.SILENT: "no answer in time", Sign.ENDED: "the association ended"}
 
 
 class Circuit:
     """One for each destination, shared by its workers."""
 
     def __init__(self, name: str, spool: Spool, chance: Callable[[], float]) -> None:
-        state = spool.destination_state(name)
+        state = spool.destinations.state(name)
         self._name = name
         self._spool = spool
         self._chance = chance
@@ -70,7 +70,7 @@ class Circuit:
             return 0.0
 
     def end_probe(self) -> None:
-        """This thread's turn is over: if it was to probe and could not, whoever comes next may."""
+        """This thread's turn is over: if it was to probe and could not, the next thread may."""
         with self._lock:
             if self._prober == threading.get_ident():
                 self._prober = None
@@ -84,7 +84,7 @@ class Circuit:
     def heed(self) -> None:
         """What a person has ordered stands in the spool, whichever process took the order."""
         with self._lock:
-            if self._until and self._spool.destination_state(self._name).try_ordered:
+            if self._until and self._spool.destinations.state(self._name).try_ordered:
                 self.hurry()
 
     def hold(self, change: int) -> None:
@@ -116,7 +116,7 @@ class Circuit:
             self._untried_from = time.monotonic() + circuit_after(0, self._chance())
             self._failures += 1
             self._same = ("", frozenset())
-            self._spool.set_circuit(self._name, seconds, self._failures, reason)
+            self._spool.destinations.set_circuit(self._name, seconds, self._failures, reason)
             if not was_open:
                 log.warning("circuit opened", destination=self._name, reason=reason, seconds=round(seconds, 1))
                 self._spool.event("circuit opened", destination=self._name, reason=reason)
@@ -127,21 +127,21 @@ class Circuit:
         Silence is; an end of the association or the same answer is when several instances in a row met it. While the
         circuit is open, another answer than the one that opened it shows that the destination is back.
         """
-        if outcome.sign == "ours":
+        if outcome.sign is Sign.OURS:
             return False
         error = WORDS.get(outcome.sign, outcome.reason)
         with self._lock:
-            if self.is_open and outcome.sign == "answered" and self._reason != BY_INSTANCES + error:
+            if self.is_open and outcome.sign is Sign.ANSWERED and self._reason != BY_INSTANCES + error:
                 self._close()
             same, instances = self._same
             self._same = (error, (instances if same == error else frozenset()) | {instance_id})
-            if self.is_open or outcome.sign == "silent" or len(self._same[1]) >= SAME_ERROR:
+            if self.is_open or outcome.sign is Sign.SILENT or len(self._same[1]) >= SAME_ERROR:
                 self.failed(BY_INSTANCES + error)
             return self.is_open
 
     def _close(self) -> None:
         self._until, self._failures, self._reason = 0.0, 0, ""
-        self._spool.set_circuit(self._name, None, 0, "")
+        self._spool.destinations.set_circuit(self._name, None, 0, "")
         log.info("circuit closed", destination=self._name)
         self._spool.event("circuit closed", destination=self._name)
         self._spool.signals.set(self._name)

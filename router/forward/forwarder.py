@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 from router.association.own_limits import own_limit
 from router.config.settings import DestinationSettings, Settings
+from router.errors import RouterError
 from router.forward.circuit import Circuit
 from router.forward.delivery import Transcode
 from router.forward.worker import Worker
 from router.spool import Spool
 
 
-class NoWorkerError(Exception):
+class NoWorkerError(RouterError):
     """The system has no thread for a destination; one line with the fix."""
 
 

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
-from typing import Literal
+from enum import Enum, StrEnum
 
 
 class Fate(Enum):
-    """done: it has arrived. later: try again until `give_up_after`. few: try a few times over hours, then bury.
-    bury: no further try can help, a person must look."""
+    """What becomes of a delivery after an attempt."""
 
     DONE = "done"
+    """It has arrived."""
     LATER = "later"
+    """Try again until `give_up_after`."""
     FEW = "few"
+    """Try a few times over hours, then bury."""
     BURY = "bury"
+    """No further try can help: a person must look."""
+
+
+class Sign(StrEnum):
+    """What an attempt shows of the destination."""
+
+    ANSWERED = "answered"
+    """It answered, with a status or with the contexts that it accepts."""
+    SILENT = "silent"
+    """It did not answer in time."""
+    ENDED = "ended"
+    """It ended the association."""
+    OURS = "ours"
+    """Nothing: the failure was here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The fate of one attempt, its DIMSE status where there was one, and a reason in words of our own.
-
-    `sign` says what the attempt shows of the destination: that it answered (a status, or the contexts that it accepts),
-    was silent, or ended the association; `ours`: nothing, because the failure was here.
-    """
+    """The fate of one attempt, its DIMSE status where there was one, and a reason in this node's own words."""
 
     fate: Fate
     reason: str = ""
     status: int | None = None
-    sign: Literal["answered", "silent", "ended", "ours"] = "answered"
+    sign: Sign = Sign.ANSWERED
 
 
 DUPLICATE = 0x0111
+"""The destination has an instance with this UID already (PS3.7 annex C)."""
 
 DONE = {
     0x0000: "",
@@ -65,7 +77,7 @@ FEW = {
 
 
 def outcome_of(status: int) -> Outcome:
-    """The outcome of a C-STORE that was answered with a status. A status nobody defined is tried a few times."""
+    """The outcome of a C-STORE that was answered with a status. An unknown status is tried a few times."""
     if status in DONE:
         return Outcome(Fate.DONE, DONE[status], status)
     if status in LATER or status >> 8 == 0xA7:

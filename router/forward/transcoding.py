@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from router.association.own_limits import own_limit
+from router.dicom.part10 import data_set_offset
 from router.dicom.uids import OWN_SYNTAX
-from router.flow import Caller, Instance
+from router.flow import Caller, Instance, StoredFile
 from router.spool import NO_SPACE
 
-GROUP_LENGTH_AT = 132 + 8
-"""Where the value of (0002,0000), File Meta Information Group Length, stands (PS3.10 §7.1)."""
 LIMIT_SECONDS = 120.0
+"""Seconds that a copy may take to be made."""
 
 
 class Transcoder(Protocol):
@@ -34,7 +34,7 @@ Room = Callable[[Instance, Path], AbstractContextManager[None]]
 
 
 class Copies:
-    """Hands out native copies: (path, offset, size) of the data set. For several threads."""
+    """Hands out native copies. For several threads."""
 
     def __init__(self, transcoder: Transcoder, room: Room) -> None:
         self._transcoder = transcoder
@@ -42,7 +42,7 @@ class Copies:
         self._lock = threading.Lock()
         self._making: dict[Path, threading.Lock] = {}
 
-    def get(self, instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
+    def get(self, instance: Instance, blob: Path, syntax: str) -> StoredFile:
         """The copy of a blob in a native syntax, or with `OWN_SYNTAX` a padded one. Raises ValueError when it cannot be
         made without loss, and OSError where there is no room for it."""
         target = blob.with_suffix(f".{'even' if syntax == OWN_SYNTAX else syntax[-1]}.native")
@@ -57,7 +57,9 @@ class Copies:
             with self._lock:
                 self._making.pop(target, None)
         offset = data_set_offset(target)
-        return target, offset, target.stat().st_size - offset
+        size = target.stat().st_size - offset
+        written = instance.transfer_syntax if syntax == OWN_SYNTAX else syntax
+        return StoredFile(target, offset, size, instance.sop_class, instance.sop_instance, written)
 
     def _make(self, blob: Path, target: Path, syntax: str, caller: Caller) -> None:
         part = target.with_suffix(f".{secrets.token_hex(8)}.part")  # one that took too long may still be writing
@@ -77,10 +79,3 @@ class Copies:
             raise ValueError(f"no copy was made ({type(error).__name__})") from error
         finally:
             part.unlink(missing_ok=True)
-
-
-def data_set_offset(path: Path) -> int:
-    """Bytes before the data set of a Part 10 file that we wrote."""
-    with path.open("rb") as file:
-        file.seek(GROUP_LENGTH_AT)
-        return GROUP_LENGTH_AT + 4 + int.from_bytes(file.read(4), "little")

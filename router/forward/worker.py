@@ -9,23 +9,25 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from router.association.own_limits import OwnLimitError
-from router.association.requestor import AssociationLostError, ConnectError, ConnectKind, connect
+from router.association.requestor import AssociationLostError, ConnectError, ConnectKind
 from router.config.settings import DestinationSettings, Settings
 from router.flow import Delivery
 from router.forward.backoff import FEW_WHILE_OPEN, few_retry_after, retry_after
 from router.forward.circuit import Circuit
-from router.forward.delivery import Pool, Transcode, attempt, came_from
-from router.forward.outcomes import Fate, Outcome
+from router.forward.delivery import Transcode, attempt, came_from
+from router.forward.dimse import answers_echo
+from router.forward.outcomes import Fate, Outcome, Sign
+from router.forward.pool import Pool
 from router.observe import log, where
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
-from router.spool import BURIED as STATE_BURIED
-from router.spool import DONE, SKIPPED, Spool, SpoolError
+from router.spool import DeliveryState, Spool, SpoolError
 
 BATCH = 8
+"""Deliveries that are claimed together."""
 OWN_LIMIT = 5.0
 """Seconds that a worker rests when this machine lacks a descriptor or memory. That is no try, no fault of the peer."""
 TOO_MANY = 30.0
-"""Seconds that a worker rests whose association a peer refused for now while it serves others of ours."""
+"""Seconds that a worker rests whose association a peer refused for now while other workers have theirs."""
 
 
 class Worker(threading.Thread):
@@ -48,7 +50,7 @@ class Worker(threading.Thread):
         self._pool = Pool(circuit.hold)
         self._rests_until = 0.0
         self._stopping = threading.Event()
-        self._signal = spool.signal(name)
+        self._signal = spool.signals.of(name)
 
     @property
     def to(self) -> str:
@@ -67,7 +69,7 @@ class Worker(threading.Thread):
             except SpoolError as error:
                 log.error("spool", destination=self._to, reason=str(error))
                 wait = 1.0
-            except Exception as error:  # nobody else would notice that this destination is no longer served
+            except Exception as error:  # nothing else would notice that this destination is no longer served
                 log.error("forward failed", destination=self._to, error=where(error))
                 self._pool.abort()
                 wait = 5.0
@@ -80,7 +82,7 @@ class Worker(threading.Thread):
     def _turn(self) -> float | None:
         """Do what can be done; seconds to wait before the next turn (None: until something happens)."""
         destination = self._settings().destinations.get(self._to)
-        if destination is None or not destination.enabled or self._spool.destination_state(self._to).paused:
+        if destination is None or not destination.enabled or self._spool.destinations.state(self._to).paused:
             self._pool.release()
             return None
         self._circuit.heed()
@@ -93,9 +95,9 @@ class Worker(threading.Thread):
             if self._circuit.wait() > 0 or self._rests_until > time.monotonic():
                 return 0.0
         wait = self._circuit.wait()
-        deliveries = self._spool.claim_untried(self._to) if self._circuit.by_instances else []
+        deliveries = self._spool.deliveries.claim_untried(self._to) if self._circuit.by_instances else []
         if not deliveries and wait <= 0:
-            deliveries = self._spool.claim_deliveries(self._to, 1 if self._circuit.is_open else BATCH)
+            deliveries = self._spool.deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH)
         if deliveries:
             self._deliver_all(destination, deliveries)
             return 0.0
@@ -113,7 +115,7 @@ class Worker(threading.Thread):
                 self._pool.release()
             else:
                 waits.append(left)
-        due = self._spool.next_due(self._to)
+        due = self._spool.deliveries.next_due(self._to)
         if due is not None:
             waits.append(max(0.05, due))
         return min(min(waits), 3600.0) if waits else None
@@ -121,61 +123,52 @@ class Worker(threading.Thread):
     def _probe(self, destination: DestinationSettings) -> None:
         """A C-ECHO at the end of an open circuit's time. A peer that answers, but not so, is tried with a delivery."""
         try:
-            association = connect(destination, self._settings().calling_ae(destination), (), echo=True)
+            if answers_echo(destination, self._settings().calling_ae(destination)):
+                self._circuit.succeeded()
         except ConnectError as error:
             if error.kind is ConnectKind.OURS:
-                return self._rest_for_want(error.reason)
-            return self._circuit.failed(error.reason, for_good=error.kind is ConnectKind.REJECTED_FOR_GOOD)
-        try:
-            status = association.echo() if association.accepts_echo else None
+                self._rest_for_want(error.reason)
+            else:
+                self._circuit.failed(error.reason, for_good=error.kind is ConnectKind.REJECTED_FOR_GOOD)
         except AssociationLostError:
-            association.abort()
-            return self._circuit.failed("no answer to C-ECHO")
-        association.release()
-        if status == 0:
-            self._circuit.succeeded()
-        return None
+            self._circuit.failed("no answer to C-ECHO")
 
     def _deliver_all(self, destination: DestinationSettings, deliveries: list[Delivery]) -> None:
-        """Try one after the other; what was not tried is given back, whatever happens."""
+        """Try one after the other; what was not tried is given back in any case."""
         wanted = [(d.instance.sop_class, d.instance.transfer_syntax) for d in deliveries]
-        written: list[Future[bool]] = []
-        ended = 0
+        noted: list[Future[bool]] = []
+        back: list[Future[bool]] = []
         try:
             for delivery in deliveries:
-                if written:
-                    written[-1].result()  # so that a crash makes one duplicate here, and not as many as were claimed
-                if self._stopping.is_set() or not self._deliver(destination, delivery, wanted, written):
+                if noted:
+                    noted[-1].result()  # so that a crash makes one duplicate here, and not as many as were claimed
+                if self._stopping.is_set() or (note := self._deliver(destination, delivery, wanted)) is None:
                     break
-                ended += 1
+                noted.append(note)
                 if self._circuit.is_open or self._has_changed(destination):
                     break
         finally:
-            # What failed before stays behind what was not tried: `ready_at` 0 is for the latter.
-            written += [self._spool.retry_delivery(d, min(d.tries, 1), "", tried=False) for d in deliveries[ended:]]
-        for future in written:
+            # One that has failed before gets a time, so that it comes after those that were never tried (`ready_at` 0).
+            left = deliveries[len(noted) :]
+            back += [self._spool.deliveries.retry(d, min(d.tries, 1), "", tried=False) for d in left]
+        for future in noted + back:
             future.result()
-        if ended < len(deliveries):
+        if back:
             self._signal.set()  # another worker of this destination may rest, and this one may be about to stop
 
     def _has_changed(self, destination: DestinationSettings) -> bool:
         """Whether a person has paused the destination or changed its settings."""
         now = self._settings().destinations.get(self._to)
-        return now != destination or self._spool.destination_state(self._to).paused
+        return now != destination or self._spool.destinations.state(self._to).paused
 
     def _deliver(
-        self,
-        destination: DestinationSettings,
-        delivery: Delivery,
-        wanted: list[tuple[str, str]],
-        written: list[Future[bool]],
-    ) -> bool:
-        """Try one delivery and note what came of it; False when there was no association to try it on."""
+        self, destination: DestinationSettings, delivery: Delivery, wanted: list[tuple[str, str]]
+    ) -> Future[bool] | None:
+        """Try one delivery; the note of what came of it, or None when it could not be tried."""
         if came_from(delivery, destination):
-            written.append(self._spool.close_delivery(delivery, SKIPPED, "came from there"))
-            return True
+            return self._spool.deliveries.close(delivery, DeliveryState.SKIPPED, "came from there")
         try:
-            association = self._pool.get(destination, self._settings().calling_ae(destination), wanted)
+            sender = self._pool.get(destination, self._settings().calling_ae(destination), wanted)
         except ConnectError as error:
             if error.kind is ConnectKind.OURS:
                 self._rest_for_want(error.reason)
@@ -183,29 +176,25 @@ class Worker(threading.Thread):
                 self._rests_until = time.monotonic() + TOO_MANY
             else:
                 self._circuit.failed(error.reason, for_good=error.kind is ConnectKind.REJECTED_FOR_GOOD)
-            return False
+            return None
         started = time.monotonic()
         try:
             outcome = attempt(
-                delivery, association, self._transcode,
-                lambda: self._spool.known_digests(self._to, delivery.instance.sop_instance),
+                delivery, sender, self._transcode,
+                lambda: self._spool.deliveries.known_digests(self._to, delivery.instance.sop_instance),
             )  # fmt: skip
-        except AssociationLostError as error:
-            self._pool.abort()
-            outcome = Outcome(Fate.LATER, str(error), sign=error.kind)
         except OwnLimitError as error:
             self._rest_for_want(str(error))
-            return False
+            return None
         except SpoolError:
             raise
-        except Exception as error:  # nobody foresaw it, so it must not come back for ever
+        except Exception as error:  # it was not foreseen, so it must not come back for ever
             log.error("forward failed", destination=self._to, error=where(error))
             self._pool.abort()
-            outcome = Outcome(Fate.FEW, f"failed here ({type(error).__name__})", sign="ours")
-        if association.closed:
+            outcome = Outcome(Fate.FEW, f"failed here ({type(error).__name__})", sign=Sign.OURS)
+        if sender.closed:
             self._pool.abort()
-        written.append(self._note(destination, delivery, outcome, time.monotonic() - started))
-        return True
+        return self._note(destination, delivery, outcome, time.monotonic() - started)
 
     def _rest_for_want(self, lacking: str) -> None:
         """This machine lacks a resource: deliveries wait. It says nothing about the destination."""
@@ -218,7 +207,7 @@ class Worker(threading.Thread):
     ) -> Future[bool]:
         about = {"instance": delivery.instance.id, "destination": self._to}
         if outcome.fate is Fate.DONE:
-            future = self._spool.close_delivery(delivery, DONE, outcome.reason, outcome.status)
+            future = self._spool.deliveries.close(delivery, DeliveryState.DONE, outcome.reason, outcome.status)
             self._circuit.succeeded()
             DELIVERED.labels(self._to).inc()
             log.info(
@@ -230,11 +219,11 @@ class Worker(threading.Thread):
         if after is None:
             BURIED.labels(self._to).inc()
             log.error("buried", **about, reason=outcome.reason, tries=delivery.tries + 1)
-            return self._spool.close_delivery(delivery, STATE_BURIED, outcome.reason, outcome.status)
+            return self._spool.deliveries.close(delivery, DeliveryState.BURIED, outcome.reason, outcome.status)
         RETRIED.labels(self._to).inc()
         log.warning("not delivered", **about, reason=outcome.reason, tries=delivery.tries + 1, again_in_s=round(after))
         buriable = outcome.fate is Fate.FEW and not opened
-        return self._spool.retry_delivery(delivery, after, outcome.reason, outcome.status, buriable=buriable)
+        return self._spool.deliveries.retry(delivery, after, outcome.reason, outcome.status, buriable=buriable)
 
     def _next_try(
         self, destination: DestinationSettings, delivery: Delivery, outcome: Outcome, opened: bool

@@ -1,7 +1,16 @@
-"""The process that owns model and pixel workers, and the node's handle on it: a path in, what was seen out."""
+"""Looks at pixels: the path of a file in, what was seen out. Neither database nor network nor rules belong here.
 
-from router.inference.child import InferenceError
-from router.inference.handle import Inference
+In the node's process:
+
+- `supervisor`: `Inference`, which asks the inference process, restarts it when it dies or hangs, and swaps its model.
+- `process`: one inference process as the node sees it. `shadow`: a second model, whose answers are only recorded.
+
+In the inference process (`inside`): `lanes` shares the work among pixel workers, `fair` takes turns between callers,
+`worker_handle` asks and kills one pixel worker. In a process of its own: `pixel_worker`. Between them: `framing`.
+"""
+
+from router.inference.process import InferenceError
 from router.inference.shadow import Shadow
+from router.inference.supervisor import Inference
 
 __all__ = ["Inference", "InferenceError", "Shadow"]

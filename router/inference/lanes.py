@@ -23,8 +23,8 @@ from typing import Any, Protocol
 
 from router.flow import Seen
 from router.inference.fair import Calling, FairQueue
-from router.inference.messages import pack
-from router.inference.pixels import Answer, WorkerDiedError
+from router.inference.framing import pack
+from router.inference.worker_handle import Answer, WorkerDiedError
 
 Request = dict[str, Any]
 

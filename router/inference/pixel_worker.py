@@ -1,6 +1,6 @@
 """A pixel worker: paths in, pictures and header facts out. It may crash, hang or be killed; nobody else suffers.
 
-Started by `inference.pixels`; reads requests from standard input and answers on standard output, in order.
+Started by `inference.worker_handle`; reads requests from standard input and answers on standard output, in order.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from router.dicom.uids import OWN_SYNTAX
+from router.inference.framing import pack, receive, send
 from router.inference.limits import at_most, live_and_die_with
-from router.inference.messages import pack, receive, send
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from router.config.settings import ModelSettings
 from router.flow import Prediction, Seen
-from router.inference.child import InferenceError
-from router.inference.handle import Inference
+from router.inference.process import InferenceError
+from router.inference.supervisor import Inference
 from router.observe.metrics import SHADOW_PREDICTIONS
 
 MOST = 16

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from router.errors import RouterError
 
-class CardError(Exception):
+
+class CardError(RouterError):
     """The folder holds no model that may serve; the message is one line with the fix."""

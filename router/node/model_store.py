@@ -1,4 +1,4 @@
-"""The node's own models: copies under a name that says what they are, and which one serves, served before, or shadows.
+"""The copies of models in the spool's folder, and the choice of which one serves, served before, or shadows.
 
 `models/` in the spool's folder. Copies are whole or not there, and `state.json` is replaced as a whole, so that a
 crash leaves the choice before or the choice after. Nothing here loads a model (no torch): the node reads this too.
@@ -16,20 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from router.errors import RouterError
 from router.model import files
+from router.node.orders import ModelOrder, Promote, RollBack, SetShadow
 
 FILES = ("model.safetensors", "card.json", "int8.safetensors", "MODEL_CARD.md", "LICENSE")
 """What is copied of a model's folder; the first two must be there."""
 NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 STATE = "state.json"
 FOLDER = "models"
-ORDERS = {"promote": "model promoted", "rollback": "model rolled back", "shadow": "shadow changed"}
-"""What a person may order, and the event that records it."""
 
 
-class StoreError(Exception):
+class StoreError(RouterError):
     """The model cannot be kept or is not there; one line with the fix."""
 
 
@@ -56,7 +55,7 @@ class State:
 
 
 class ModelStore:
-    """The models of one spool. Changes are made by whoever works on the spool: the node, or a command without one."""
+    """The models of one spool, changed by the process that works on it: the node, or a command where none runs."""
 
     def __init__(self, spool: Path, configured: Path | None) -> None:
         self.folder = spool / FOLDER
@@ -106,31 +105,24 @@ class ModelStore:
 
     # -- choices ---------------------------------------------------------------------------------------------------
 
-    def plan(self, order: dict[str, Any]) -> State:
-        """What an order would make of the state; nothing is changed yet. Raises StoreError.
-
-        `order` is one of ORDERS. A promotion names the `model` and, for the way back, a copy of what served `before`;
-        `shadow` names a `model`, or none to end it; a second `rollback` undoes the first. `who` orders it, and thinks
-        that `configured` is the model of routing.yaml.
-        """
-        if order.get("configured", self.configured) != self.configured:
+    def plan(self, order: ModelOrder, who: str) -> State:
+        """What an order would make of the state; nothing is changed yet. Raises StoreError."""
+        if order.configured != self.configured:
             raise StoreError("model.path in routing.yaml has changed since the node started; restart it first")
-        old, who = self.state(), str(order.get("who", ""))[:64]
-        model, before = str(order.get("model") or ""), str(order.get("before") or "")
-        match order.get("order"):
-            case "promote":
+        old = self.state()
+        match order:
+            case Promote(model, before):
                 was = old.serving or self._chosen(before, "")
                 if model == was.name:
                     raise StoreError(f"{model} serves already")
                 shadow = None if old.shadow and old.shadow.name == model else old.shadow
                 return replace(old, serving=self._chosen(model, who), previous=was, shadow=shadow)
-            case "rollback":
+            case RollBack():
                 if old.previous is None:
                     raise StoreError("no other model served before: nothing to roll back to")
                 return replace(old, serving=self._chosen(old.previous.name, who), previous=old.serving)
-            case "shadow":
-                return replace(old, shadow=self._chosen(model, who) if model else None)
-        raise StoreError("no such order")
+            case SetShadow(wanted):
+                return replace(old, shadow=self._chosen(wanted, who) if wanted else None)
 
     def write(self, state: State) -> None:
         """Make a plan the state, durably. Raises OSError: then the state is as it was."""

@@ -44,7 +44,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 DECIDE_SECONDS = Histogram(
     "dicom_router_decide_seconds", "From received to decided", buckets=BUCKETS, registry=REGISTRY
 )  # fmt: skip
-UNCERTAIN = Counter(
+UNCERTAIN_COMMITS = Counter(
     "dicom_router_uncertain_commits_total",
     "Instances whose COMMIT got no answer: unknown when it happens; then stored, not stored or never known",
     ["outcome"], registry=REGISTRY,

@@ -7,8 +7,7 @@ seconds of one core for each sample, of images whose compressed form is short (`
 
 from __future__ import annotations
 
-from router.pixels import codestream
-from router.pixels.decoders import (
+from router.dicom.uids import (
     HTJ2K,
     HTJ2K_LOSSLESS,
     HTJ2K_RPCL,
@@ -21,10 +20,10 @@ from router.pixels.decoders import (
     JPEG_XL,
     JPEG_XL_LOSSLESS,
     JPEG_XL_RECOMPRESSION,
-    NATIVE,
     RLE,
-    reduced,
 )
+from router.pixels import codestream
+from router.pixels.decoders import NATIVE, reduced
 from router.pixels.header import Layout
 
 NANOSECOND = 1e-9

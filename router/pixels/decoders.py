@@ -17,21 +17,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from router.dicom.uids import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
+from router.dicom.uids import (
+    BIG_ENDIAN,
+    DEFLATED,
+    EXPLICIT,
+    HTJ2K,
+    HTJ2K_LOSSLESS,
+    HTJ2K_RPCL,
+    IMPLICIT,
+    JPEG_2000,
+    JPEG_2000_LOSSLESS,
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
+    JPEG_LOSSLESS,
+    JPEG_LOSSLESS_SV1,
+    JPEG_LS,
+    JPEG_LS_NEAR,
+    JPEG_PROGRESSIVE_8,
+    JPEG_SPECTRAL_8,
+    JPEG_XL,
+    JPEG_XL_LOSSLESS,
+    JPEG_XL_RECOMPRESSION,
+    RLE,
+)  # fmt: skip
 from router.pixels import codestream
 from router.pixels.codestream import Stream
 from router.pixels.header import Layout, UndecodableError
 
 Samples = NDArray[Any]
 """(rows, columns) or (rows, columns, 3), integers as the codestream has them."""
-
-JPEG_BASELINE, JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
-JPEG_LOSSLESS, JPEG_LOSSLESS_SV1 = "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"
-JPEG_LS, JPEG_LS_NEAR = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"
-JPEG_2000_LOSSLESS, JPEG_2000 = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"
-HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K = (f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203))
-JPEG_XL_LOSSLESS, JPEG_XL_RECOMPRESSION, JPEG_XL = (f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112))
-RLE = "1.2.840.10008.1.2.5"
 
 NATIVE = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
 
@@ -183,8 +197,8 @@ Decoder = Callable[[bytes, Layout, int], Frame]
 DECODERS: dict[str, tuple[str, Decoder]] = {
     JPEG_BASELINE: ("libjpeg-turbo", jpeg),
     JPEG_EXTENDED: ("libjpeg-turbo", jpeg),
-    "1.2.840.10008.1.2.4.53": ("libjpeg-turbo", jpeg),
-    "1.2.840.10008.1.2.4.55": ("libjpeg-turbo", jpeg),
+    JPEG_SPECTRAL_8: ("libjpeg-turbo", jpeg),
+    JPEG_PROGRESSIVE_8: ("libjpeg-turbo", jpeg),
     JPEG_LOSSLESS: ("libjpeg-turbo", jpeg),
     JPEG_LOSSLESS_SV1: ("libjpeg-turbo", jpeg),
     JPEG_LS: ("charls", jpeg_ls),

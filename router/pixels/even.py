@@ -15,20 +15,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
-from router.dicom.elements import (
-    INFLATED,
-    ITEM,
-    ITEM_END,
-    PIXELS,
-    SEQUENCE_END,
-    UNDEFINED,
-    Coding,
-    DataSet,
-    Element,
-    open_data_set,
-    walk,
-)
-from router.dicom.uids import LONG_VRS
+from router.dicom.data_set import DataSet, open_data_set
+from router.dicom.elements import ITEM, PIXELS, SEQUENCE_END, UNDEFINED, Coding, Element, items, walk
+from router.dicom.uids import INFLATED, LONG_VRS
 from router.pixels.header import OPAQUE, value_representation
 
 MOST_NESTED = 64
@@ -151,26 +140,10 @@ def _holds_items(stream: BinaryIO, element: Element, coding: Coding) -> bool:
 
 
 def _items(data_set: DataSet, position: int, end: int, coding: Coding, here: Place) -> Iterator[Part]:
-    stream, number = data_set.stream, 0
-    while end - position >= 8:
-        tag, length, position = *_head(stream, position, coding), position + 8
-        if tag == SEQUENCE_END:
-            return
-        if tag == ITEM_END:  # of the item before, which had no length
-            continue
-        undefined = length == UNDEFINED
-        stop = end if undefined else position + length
-        if tag != ITEM or stop > end:
-            raise NotEvenError("a sequence holds something that is not an item")
-        place, last = (*here, number), position
-        inside = []
-        for part in _elements(data_set, position, stop, coding, place):
-            inside.append(part)
-            last = max(last, part.end)
-        known = 0 if undefined else length
-        yield Part(place, "", position - 4, 4, position, known, leaf=False, undefined=undefined)
-        yield from inside
-        position, number = last if undefined else stop, number + 1
+    for number, item in enumerate(items(data_set.stream, position, end, coding)):
+        place, known = (*here, number), 0 if item.undefined else item.length
+        yield Part(place, "", item.offset - 4, 4, item.offset, known, leaf=False, undefined=item.undefined)
+        yield from _elements(data_set, item.offset, item.end, coding, place)
 
 
 def _fragments(data_set: DataSet, element: Element, coding: Coding, here: Place) -> Iterator[Part]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 from itertools import pairwise
 
-from router.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED, DataSet, Element
+from router.dicom.data_set import DataSet
+from router.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED, Element
 from router.pixels.header import Layout, UndecodableError, pixel_element
 
 MOST_FRAGMENTS = 1_000_000

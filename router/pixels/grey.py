@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.dicom.elements import DataSet
+from router.dicom.data_set import DataSet
 from router.pixels.decoders import Frame
 from router.pixels.header import Layout, UndecodableError, decimals, text
 from router.pixels.lut import read_lut

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
 
-from router.dicom.elements import PIXELS, DataSet, Element
+from router.dicom.data_set import DataSet
+from router.dicom.elements import PIXELS, Element
 from router.flow import Header
 
 MOST_VALUES, MOST_CHARACTERS = 64, 256

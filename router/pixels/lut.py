@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router.dicom.elements import DataSet, Element
+from router.dicom.data_set import DataSet
+from router.dicom.elements import Element
 
 Levels = NDArray[np.float64]
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from router.dicom.elements import PIXEL_DATA, DataSet, UnparseableError, open_data_set
+from router.dicom.data_set import DataSet, open_data_set
+from router.dicom.elements import PIXEL_DATA, UnparseableError
+from router.dicom.uids import has_only_uid_characters
 from router.flow import Header, PictureFacts, PixelState, Seen
 from router.pixels.cost import ExpensiveError
 from router.pixels.grey import Grey, to_grey
@@ -84,8 +86,7 @@ def _is_uid(data_set: DataSet, tag: int) -> bool:
         return True
     if element.length > 66:
         return False
-    text = data_set.value(element, 66).rstrip(b"\0 ")
-    return len(text) <= 64 and not set(text) - set(b"0123456789.")
+    return has_only_uid_characters(data_set.value(element, 66).decode("latin-1").rstrip("\0 "))
 
 
 def _words(problem: BaseException, otherwise: str) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels.processing import convert_color_space
 
-from router.dicom.elements import DataSet, UnparseableError, open_data_set
+from router.dicom.data_set import DataSet, open_data_set
+from router.dicom.elements import UnparseableError
 from router.dicom.uids import LOSSY
 from router.pixels import codestream, cost, frames
 from router.pixels.decoders import DECODERS, NATIVE, Frame

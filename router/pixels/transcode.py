@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
+from router.dicom.data_set import DataSet, open_data_set
 from router.dicom.elements import (
     ITEM,
     ITEM_END,
@@ -26,11 +27,10 @@ from router.dicom.elements import (
     SEQUENCE_END,
     UNDEFINED,
     Coding,
-    DataSet,
     Element,
     UnparseableError,
     inner_coding,
-    open_data_set,
+    items,
     walk,
 )
 from router.dicom.uids import EXPLICIT, IMPLICIT, LONG_VRS
@@ -294,29 +294,15 @@ def _sequence(data_set: DataSet, element: Element, out: BinaryIO, coding: Coding
 
 def _items(data_set: DataSet, sequence: Element) -> Iterator[DataSet]:
     """The items of a sequence, each as a data set of its own."""
-    order, stream = data_set.coding.order, data_set.stream
-    coding = inner_coding(stream, sequence, data_set.coding)
-    position, end = sequence.offset, sequence.offset + sequence.length
-    while end - position >= 8:
-        stream.seek(position)
-        group, number, length = struct.unpack(order + "HHL", stream.read(8))
-        tag, position = group << 16 | number, position + 8
-        if tag == SEQUENCE_END:
-            return
-        if tag == ITEM_END:  # of the item before, which had no length
-            continue
-        stop = end if length == UNDEFINED else position + length
-        if tag != ITEM or stop > end:
-            raise UnparseableError("a sequence holds something that is not an item")
-        item = DataSet(stream, data_set.size, data_set.syntax, coding)
-        for element in walk(stream, position, stop, coding, item=True):
-            item.elements[element.tag] = element
-            position = element.offset + element.length
-        if length != UNDEFINED and stop - position not in (0, 8):  # an item delimiter may stand at the end
+    stream, coding = data_set.stream, inner_coding(data_set.stream, sequence, data_set.coding)
+    for item in items(stream, sequence.offset, sequence.end, coding):
+        position, inside = item.offset, DataSet(stream, data_set.size, data_set.syntax, coding)
+        for element in walk(stream, item.offset, item.end, coding, item=True):
+            inside.elements[element.tag] = element
+            position = element.end
+        if not item.undefined and item.end - position not in (0, 8):  # an item delimiter may stand at the end
             raise UnparseableError("an item ends before its length does")
-        yield item
-        if length != UNDEFINED:
-            position = stop
+        yield inside
 
 
 def _found(data_set: DataSet, place: Place) -> Iterator[Found]:

@@ -20,21 +20,20 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, generate_uid
 from rle.utils import encode_pixel_data
 
-from router.dicom.uids import EXPLICIT, IMPLICIT
-from router.pixels import decoders
+from router.dicom.uids import EXPLICIT, HTJ2K_LOSSLESS, IMPLICIT, JPEG_2000_LOSSLESS, JPEG_LOSSLESS_SV1, JPEG_LS, RLE
 
 CLASSES = {"DX": DigitalXRayImageStorageForPresentation, "CR": ComputedRadiographyImageStorage}
 
 ENCODERS: dict[str, Callable[[NDArray[Any], int], bytes]] = {
-    decoders.JPEG_LOSSLESS_SV1: lambda grey, bits: bytes(
+    JPEG_LOSSLESS_SV1: lambda grey, bits: bytes(
         imagecodecs.jpeg8_encode(grey, lossless=True, predictor=1, bitspersample=bits)
     ),
-    decoders.JPEG_LS: lambda grey, bits: bytes(imagecodecs.jpegls_encode(grey)),
-    decoders.JPEG_2000_LOSSLESS: lambda grey, bits: bytes(
+    JPEG_LS: lambda grey, bits: bytes(imagecodecs.jpegls_encode(grey)),
+    JPEG_2000_LOSSLESS: lambda grey, bits: bytes(
         imagecodecs.jpeg2k_encode(grey, level=0, reversible=True, bitspersample=bits, codecformat="J2K", numthreads=1)
     ),
-    decoders.HTJ2K_LOSSLESS: lambda grey, bits: bytes(imagecodecs.htj2k_encode(grey, reversible=True)),
-    decoders.RLE: lambda grey, bits: _run_lengths(grey),
+    HTJ2K_LOSSLESS: lambda grey, bits: bytes(imagecodecs.htj2k_encode(grey, reversible=True)),
+    RLE: lambda grey, bits: _run_lengths(grey),
 }
 """Lossless encoders of the encapsulated transfer syntaxes that `wrap_image` can write."""
 

@@ -1,26 +1,20 @@
 """Stage 1: the data set of a C-STORE becomes a blob and a row, and only then is its sender told so.
 
-The order is the promise (DESIGN: acknowledged is durable): bytes, their digest, fsync of file and folder, row, status.
-Nothing is decoded: the first elements are held against the command set, and what breaks later is stored as it came.
+The order is the promise that acknowledged is durable: bytes, their digest, fsync of file and folder, row, status.
+Nothing is decoded: the first elements are compared with the command set, and what breaks later is stored as it came.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from router.association.messages import (
-    CANNOT_UNDERSTAND,
-    NO_MATCH,
-    OUT_OF_RESOURCES,
-    SUCCESS,
-    Sink,
-    StoreRequest,
-)
-from router.association.reports import CommitmentHandler
+from router.association.dimse import Status
+from router.association.messages import Sink, StoreRequest
 from router.association.server import AssociationServer
+from router.association.services import Service
 from router.config.settings import Settings
 from router.dicom.first_elements import MOST, SopUids, UnreadableError, sop_uids
 from router.dicom.part10 import file_meta
@@ -61,15 +55,13 @@ def making_room(spool: Store) -> Iterator[None]:
 class Receiver:
     """The receiving side of the node: an `AssociationServer` whose instances go to the spool."""
 
-    def __init__(
-        self, settings: Callable[[], Settings], spool: Store, commitment: CommitmentHandler | None = None
-    ) -> None:
+    def __init__(self, settings: Callable[[], Settings], spool: Store, services: Sequence[Service] = ()) -> None:
         self._spool = spool
         self._seldom = Seldom()
-        self._server = AssociationServer(settings, self, commitment)
+        self._server = AssociationServer(settings, self, services)
 
     def bind(self) -> None:
-        """Take the port, and answer nobody yet. Raises AddressError, OSError (certificate)."""
+        """Take the port, and answer no caller yet. Raises AddressError, OSError (certificate)."""
         self._server.bind()
 
     def start(self) -> int:
@@ -102,13 +94,13 @@ class Receiver:
     def begin(self, request: StoreRequest) -> Sink | int:
         """A sink into a new blob; 0xA900 for what is no UID, 0xA700 where the spool cannot take it."""
         if not (is_uid(request.sop_class) and is_uid(request.sop_instance)):
-            return _refused(request, NO_MATCH, "the command's SOP Class or Instance UID is not a UID")
+            return _refused(request, Status.NO_MATCH, "the command's SOP Class or Instance UID is not a UID")
         header = file_meta(request.sop_class, request.sop_instance, request.transfer_syntax, request.caller)
         try:
             with making_room(self._spool):
                 return BlobSink(self._spool, self._spool.begin(header), request)
         except SpoolError as error:
-            return _refused(request, OUT_OF_RESOURCES, str(error))
+            return _refused(request, Status.OUT_OF_RESOURCES, str(error))
 
 
 def _refused(request: StoreRequest, status: int, reason: str) -> int:
@@ -127,7 +119,7 @@ class BlobSink:
         self._blob: Blob | None = blob
         self._request = request
         self._head: bytearray | None = bytearray()
-        self._status = SUCCESS
+        self._status: int = Status.SUCCESS
 
     def write(self, fragment: memoryview) -> None:
         if self._head is not None:
@@ -169,23 +161,23 @@ class BlobSink:
         try:
             accepted = self._spool.accept(blob, instance)
         except SpoolError as error:
-            return _refused(request, OUT_OF_RESOURCES, str(error))
+            return _refused(request, Status.OUT_OF_RESOURCES, str(error))
         RECEIVED_BYTES.inc(blob.size)
         MERGED.inc(int(accepted.merged))
         caller = request.caller
         stored(caller.calling_ae, instance.received_at)
         known = {"peer": caller.peer, "calling_ae": safe(caller.calling_ae), "merged": accepted.merged}
         log.info("stored", instance=accepted.instance_id, bytes=blob.size, syntax=request.transfer_syntax, **known)
-        return SUCCESS
+        return Status.SUCCESS
 
     def _check(self, head: bytearray) -> None:
-        """Hold the first elements against the command set, once."""
+        """Compare the first elements with the command set, once."""
         self._head = None
         announced = SopUids(self._request.sop_class, self._request.sop_instance)
         try:
             if sop_uids(head, self._request.transfer_syntax) != announced:
-                self._status = _refused(self._request, NO_MATCH, "its SOP UIDs are not those of the command")
+                self._status = _refused(self._request, Status.NO_MATCH, "its SOP UIDs are not those of the command")
         except UnreadableError as error:
-            self._status = _refused(self._request, CANNOT_UNDERSTAND, str(error))
-        if self._status != SUCCESS:
+            self._status = _refused(self._request, Status.CANNOT_UNDERSTAND, str(error))
+        if self._status != Status.SUCCESS:
             self.abandon()

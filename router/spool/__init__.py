@@ -1,34 +1,56 @@
-"""The spool: blobs and database. The only room that knows SQL or the paths of blobs; the stages meet only here."""
+"""The spool: blobs and database of one node. The stages of an instance's way meet only here.
+
+This is the only room that knows SQL, the tables, or the paths of blobs. It keeps what was acknowledged until each
+destination has it, or a person has said otherwise. It knows no DICOM beyond the header of a blob, decodes no pixels,
+judges no rules, and opens no connection but to its own database. No patient or study value enters a row, but for the
+UIDs that a delivery needs.
+
+Begin reading with `spool`, whose parts each have a module of their own name.
+"""
 
 from router.spool.blobs import Blob
 from router.spool.errors import NO_SPACE, SpoolError
 from router.spool.opening import open_spool, read_spool
 from router.spool.orphans import agrees
-from router.spool.rows import Accepted, Claim, Counts, DestinationState, Finished
-from router.spool.schema import BURIED, DISCARDED, DONE, OPEN, SHADOW_PREDICTION, SKIPPED
-from router.spool.signals import Signal
-from router.spool.spool import FULL, INSTANCES, Spool
+from router.spool.rows import (
+    Accepted,
+    Claim,
+    Counts,
+    DeliveryRow,
+    DestinationState,
+    EventRow,
+    Finished,
+    InstanceRow,
+    values_of,
+)
+from router.spool.schema import SHADOW_PREDICTION
+from router.spool.signals import COMMITMENTS, FULL, INSTANCES, Signal
+from router.spool.spool import Spool
+from router.spool.states import CommitmentState, DeliveryState, InstanceState
 
 __all__ = [
-    "BURIED",
-    "DISCARDED",
-    "DONE",
+    "COMMITMENTS",
     "FULL",
     "INSTANCES",
     "NO_SPACE",
-    "OPEN",
     "SHADOW_PREDICTION",
-    "SKIPPED",
     "Accepted",
     "Blob",
     "Claim",
+    "CommitmentState",
     "Counts",
+    "DeliveryRow",
+    "DeliveryState",
     "DestinationState",
+    "EventRow",
     "Finished",
+    "InstanceRow",
+    "InstanceState",
     "Signal",
     "Spool",
     "SpoolError",
     "agrees",
     "open_spool",
     "read_spool",
+    "values_of",
 ]

@@ -1,4 +1,4 @@
-"""Blobs: the stored data sets, one Part 10 file each, named by our own id and never by anything received.
+"""Blobs: the stored data sets, one Part 10 file each, named by the spool's own id and never by anything received.
 
 A blob is written as `<id>.part`; `seal` syncs it, gives it its name and syncs the folder, in this order, so that a name
 `<id>.dcm` always stands for a whole file. A failed fsync is final: Linux reports it once and forgets.
@@ -25,9 +25,12 @@ COPIES = (".1" + NATIVE, ".2" + NATIVE, EVEN + NATIVE)
 one, for a data set of odd length."""
 
 
+PIECE = 1 << 20
+"""Bytes that are compared at a time."""
 PLENTY = 1 << 40
+"""Files: more than any file system takes."""
 WRITE_BEHIND = 2 << 20
-"""Bytes after which the disk is told to begin: it writes while we receive, and the last sync finds little left."""
+"""Bytes after which the disk is told to begin: it writes while more arrives, and the last sync finds little left."""
 _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 if _sync_file_range is not None:
@@ -88,7 +91,7 @@ class Blob:
             self.discard()
             raise
 
-    def doubt(self) -> None:
+    def mark_doubted(self) -> None:
         """Give it the name of a refused blob. The next start looks whether it has a row all the same."""
         with suppress(OSError):  # then the next start takes it in, and a destination may get it twice
             os.rename(self.path, self.path.with_suffix(DOUBTED))
@@ -132,7 +135,7 @@ class BlobStore:
         return self.root / blob_id[-2:]
 
     def files(self) -> Iterator[Path]:
-        """What lies where blobs lie; what a person or a file system put beside them is none of ours."""
+        """What lies where blobs lie; folders that a person or a file system put beside them are left out."""
         for number in range(256):
             with os.scandir(self.root / f"{number:02x}") as entries:
                 yield from (Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False))
@@ -162,12 +165,12 @@ def new_id() -> str:
 
 
 def same_bytes(one: Path, other: Path, skip_one: int, skip_other: int) -> bool:
-    """Whether two blobs hold the same data set, byte for byte."""
+    """Whether two blobs have the same data set, byte for byte."""
     with one.open("rb") as a, other.open("rb") as b:
         a.seek(skip_one)
         b.seek(skip_other)
         while True:
-            left, right = a.read(1 << 20), b.read(1 << 20)
+            left, right = a.read(PIECE), b.read(PIECE)
             if left != right:
                 return False
             if not left:
@@ -175,7 +178,7 @@ def same_bytes(one: Path, other: Path, skip_one: int, skip_other: int) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a private folder and whatever is missing above it, each name durable. One that is there is synced too: its
+    """Make a private folder and what is missing above it, each name durable. One that is there is synced too: its
     maker may not have come so far."""
     if not folder.parent.is_dir():
         make_folder(folder.parent)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 
 def now(connection: sa.Connection) -> float:
-    """Unix time in seconds: this machine's for SQLite, the server's for PostgreSQL (its holders may differ)."""
+    """Unix time in seconds: this machine's for SQLite, the server's for PostgreSQL (clocks of nodes may differ)."""
     if connection.dialect.name == "sqlite":
         return time.time()
     return float(connection.execute(_SERVERS).scalar_one())

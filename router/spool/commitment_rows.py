@@ -1,7 +1,6 @@
 """Requests for storage commitment in the database: tables, and how their rows change.
 
-A commitment is open while archives are asked, answered when each reference has its outcome and the caller is owed a
-report, and done or buried after it. Work on it is claimed for a bounded time: nothing that is done here takes longer.
+Work on a request is claimed for a bounded time, and no step of it takes longer.
 """
 
 from __future__ import annotations
@@ -13,14 +12,15 @@ import sqlalchemy as sa
 
 from router.flow import Caller
 from router.spool import clock
-from router.spool.schema import NEW, OPEN, delivery, instance, metadata, parts
+from router.spool.schema import delivery, instance, metadata, parts
+from router.spool.states import CommitmentState, DeliveryState, InstanceState
 
-ANSWERED = "answered"
-WORKING = (OPEN, ANSWERED)
-HOLD = 300.0
-"""Seconds that a claim holds; at a start of the one node on a spool it ends at once."""
+WORKING = (CommitmentState.OPEN, CommitmentState.ANSWERED)
+"""The states in which there is something to do."""
+CLAIM_LASTS = 300.0
+"""Seconds that a claim lasts; at a start of the one node on a spool it ends at once."""
 MOST_OPEN, MOST_OF_ONE = 1000, 250
-"""Requests that are open at once, of all callers and of one: it may not take the places of all others."""
+"""Requests that are open at once, of all callers and of one: one caller must not take the places of all others."""
 SAME_UID = 16
 """Instances with one UID that are looked at, on average: the newest."""
 
@@ -55,13 +55,13 @@ reference = sa.Table(
     sa.Index("commitment_reference_of", "commitment_id", "id"),
     sa.Index("commitment_reference_asked", "asked_uid"),
 )
-"""`outcome`: none yet, 0 for committed by the archive, else a failure reason (PS3.3 §C.14). `asked_uid` is our own
-transaction UID with the archive `destination`; `asked_at` is none where it has to be asked (again)."""
+"""`outcome`: none yet, 0 for committed by the archive, else a failure reason (PS3.3 §C.14). `asked_uid` is the
+node's own transaction UID with the archive `destination`; `asked_at` is none where it has to be asked (again)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A commitment in somebody's hands."""
+    """A commitment that was claimed just now."""
 
     id: int
     token: int
@@ -73,6 +73,25 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
+class Pending:
+    """A reference that has no outcome yet; `asked_at`: when an archive was asked under `asked_uid` (Unix seconds)."""
+
+    id: int
+    sop_class: str
+    sop_instance: str
+    asked_uid: str | None
+    asked_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A reference (SOP class and SOP instance UID), and 0 for committed or else a failure reason (PS3.3 §C.14)."""
+
+    reference: tuple[str, str]
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """An instance with a referenced UID, newest first, and the states of its deliveries by destination."""
 
@@ -81,26 +100,28 @@ class Place:
     calling_ae: str
     digest: str
     is_decided: bool
-    deliveries: Mapping[str, frozenset[str]]
+    deliveries: Mapping[str, frozenset[DeliveryState]]
 
 
-def free_held(connection: sa.Connection) -> None:
-    """Nobody is left who could hold a claim; and archives are asked again, whose answer may have found nobody."""
+def free_claims(connection: sa.Connection) -> None:
+    """End all claims. And ask archives again: their answer may have come while no node ran."""
     connection.execute(commitment.update().where(commitment.c.state.in_(WORKING)).values(ready_at=0, token=0))
-    still_open = sa.select(commitment.c.id).where(commitment.c.state == OPEN)
+    still_open = sa.select(commitment.c.id).where(commitment.c.state == CommitmentState.OPEN)
     unanswered = reference.c.commitment_id.in_(still_open) & reference.c.outcome.is_(None)
     connection.execute(reference.update().where(unanswered).values(asked_at=None))
 
 
 def clock_was_set(connection: sa.Connection, seconds: float) -> None:
-    """As `transactions.clock_was_set`: deadlines go with the clock, and so does when an archive was asked."""
+    """Move deadlines with the clock, and when an archive was asked."""
     now = clock.now(connection)
     works = commitment.c.state.in_(WORKING)
     connection.execute(commitment.update().where(works).values(deadline=commitment.c.deadline + seconds))
     before = reference.c.asked_at <= now - seconds if seconds > 0 else reference.c.asked_at > now
     asked = reference.c.commitment_id.in_(sa.select(commitment.c.id).where(works)) & before
     connection.execute(reference.update().where(asked).values(asked_at=reference.c.asked_at + seconds))
-    waits = works & (commitment.c.ready_at > now + HOLD)  # no claim and no pause is longer, so they are older
+    waits = works & (
+        commitment.c.ready_at > now + CLAIM_LASTS
+    )  # no claim and no pause is longer, so these are from before
     connection.execute(commitment.update().where(waits).values(ready_at=commitment.c.ready_at + seconds))
 
 
@@ -116,6 +137,7 @@ def forget(connection: sa.Connection, before: float, limit: int) -> int:
 def add(
     connection: sa.Connection, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float
 ) -> int | None:
+    """A new request, to be answered within so many seconds: its id; None if there are too many."""
     is_open = commitment.c.state.in_(WORKING)
     same = sa.select(commitment.c.id).where(
         is_open, commitment.c.transaction_uid == transaction, commitment.c.calling_ae == caller.calling_ae
@@ -128,7 +150,7 @@ def add(
         return None
     values = {
         "transaction_uid": transaction, "calling_ae": caller.calling_ae, "called_ae": caller.called_ae,
-        "peer": caller.peer, "state": OPEN, "deadline": clock.now(connection) + seconds,
+        "peer": caller.peer, "state": CommitmentState.OPEN, "deadline": clock.now(connection) + seconds,
     }  # fmt: skip
     new = int(connection.execute(commitment.insert().values(**values).returning(commitment.c.id)).scalar_one())
     rows = [{"commitment_id": new, "sop_class": sop_class, "sop_instance": uid} for sop_class, uid in references]
@@ -146,12 +168,14 @@ def claim(connection: sa.Connection, but: Collection[str], token: int) -> Due | 
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    take = commitment.update().where(commitment.c.id == due).values(token=token, ready_at=now + HOLD)
+    take = commitment.update().where(commitment.c.id == due).values(token=token, ready_at=now + CLAIM_LASTS)
     row = connection.execute(take.returning(*commitment.c)).one_or_none()
     if row is None:
         return None
     caller = Caller(row.calling_ae, row.called_ae, row.peer)
-    return Due(row.id, token, row.transaction_uid, caller, row.state == ANSWERED, row.tries, row.deadline)
+    return Due(
+        row.id, token, row.transaction_uid, caller, row.state == CommitmentState.ANSWERED, row.tries, row.deadline
+    )
 
 
 def places(connection: sa.Connection, uids: Sequence[str]) -> list[Place]:
@@ -160,13 +184,13 @@ def places(connection: sa.Connection, uids: Sequence[str]) -> list[Place]:
         .limit(SAME_UID * len(uids))
     )  # fmt: skip
     rows = list(connection.execute(newest))
-    states: dict[str, dict[str, set[str]]] = {}
+    states: dict[str, dict[str, set[DeliveryState]]] = {}
     for part in parts([row.id for row in rows]):
         for one in connection.execute(sa.select(delivery).where(delivery.c.instance_id.in_(part))):
-            states.setdefault(one.instance_id, {}).setdefault(one.destination, set()).add(one.state)
+            states.setdefault(one.instance_id, {}).setdefault(one.destination, set()).add(DeliveryState(one.state))
     return [
         Place(
-            row.sop_class, row.sop_instance, row.calling_ae, row.digest, row.state != NEW,
+            row.sop_class, row.sop_instance, row.calling_ae, row.digest, row.state != InstanceState.NEW,
             {to: frozenset(found) for to, found in states.get(row.id, {}).items()},
         )
         for row in rows
@@ -192,12 +216,13 @@ def answer(
     return bool(rows)
 
 
-def held(due: Due) -> sa.Update:
+def still_claimed(due: Due) -> sa.Update:
+    """An update of the commitment, if its claim was not lost meanwhile."""
     return commitment.update().where(commitment.c.id == due.id, commitment.c.token == due.token)
 
 
-def release(connection: sa.Connection, due: Due, after: float, state: str, tries: int) -> None:
+def release(connection: sa.Connection, due: Due, after: float, state: CommitmentState, tries: int) -> None:
     waits = sa.exists().where(reference.c.commitment_id == due.id, reference.c.outcome.is_(None))
-    at_once = state == OPEN and not connection.execute(sa.select(waits)).scalar_one()
+    at_once = state == CommitmentState.OPEN and not connection.execute(sa.select(waits)).scalar_one()
     ready_at = 0.0 if at_once or not after else clock.now(connection) + after
-    connection.execute(held(due).values(state=state, token=0, ready_at=ready_at, tries=tries))
+    connection.execute(still_claimed(due).values(state=state, token=0, ready_at=ready_at, tries=tries))

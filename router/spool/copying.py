@@ -1,7 +1,7 @@
 """Copies a spool's database and blobs, for `backup` and `restore`.
 
-The database is copied in one step of SQLite's online backup. A reader of its log sees one moment, whatever is written
-meanwhile. In several steps the copy would start over at each commit of the node, and never end.
+The database is copied in one step of SQLite's online backup. A reader of its log sees one moment, even under
+load. In several steps the copy would start over at each commit of the node, and never end.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from xxhash import xxh3_128
 
-from router.config.settings import SpoolSettings
 from router.spool import queries, schema
+from router.spool.ballast import BALLAST
 from router.spool.blobs import WHOLE, BlobStore, sync_folder
-from router.spool.engine import DATABASE, LOCK, reading
+from router.spool.engine import DATABASE, LOCK
 from router.spool.errors import SpoolError, first_sentence
-from router.spool.room import BALLAST
+from router.spool.states import InstanceState
 
 BLOBS = "blobs"
 OWN = frozenset((DATABASE, DATABASE + "-wal", DATABASE + "-shm", LOCK, BLOBS, BALLAST, "control"))
@@ -35,6 +35,15 @@ DAMAGED = "see 'A damaged database' in docs/operations.md"
 DELIVERED = "delivered while the backup was made"
 PIECE = 1 << 20
 """Bytes that are copied at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """Instances without a decision, open deliveries, buried deliveries."""
+
+    undecided: int
+    owed: int
+    buried: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +88,12 @@ def engine_of(path: Path) -> sa.Engine:
     return sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False))
 
 
-def engine_for(settings: SpoolSettings) -> sa.Engine:
-    return reading(settings.path, settings.database)
-
-
 def open_work(engine: sa.Engine) -> dict[str, Work]:
     """Instances without a decision, or with open or buried deliveries, by id."""
     instance = schema.instance.c
     query = sa.select(instance.id, instance.offset, instance.size, instance.digest)
     with engine.connect() as connection:
-        rows = connection.execute(query.where(instance.state.in_((schema.NEW, schema.DECIDED))))
+        rows = connection.execute(query.where(instance.state.in_((InstanceState.NEW, InstanceState.DECIDED))))
         return {row.id: Work(row.id, row.offset, row.size, row.digest) for row in rows}
 
 
@@ -98,11 +103,10 @@ def known_ids(engine: sa.Engine) -> set[str]:
         return set(connection.execute(sa.select(schema.instance.c.id)).scalars())
 
 
-def counts(engine: sa.Engine) -> tuple[int, int, int]:
-    """Instances without a decision, open deliveries, buried deliveries."""
+def count_work(engine: sa.Engine) -> OpenWork:
     with engine.connect() as connection:
         found = queries.counts(connection)
-    return found.undecided, sum(found.open.values()), sum(found.buried.values())
+    return OpenWork(found.undecided, sum(found.open.values()), sum(found.buried.values()))
 
 
 def done_meanwhile(engine: sa.Engine, ids: list[str]) -> set[str]:
@@ -111,7 +115,7 @@ def done_meanwhile(engine: sa.Engine, ids: list[str]) -> set[str]:
     with engine.connect() as connection:
         for part in schema.parts(sorted(ids)):
             states = queries.states(connection, part)
-            done |= {one for one in part if states.get(one) in (None, schema.FINISHED, schema.GONE)}
+            done |= {one for one in part if states.get(one) in (None, InstanceState.FINISHED, InstanceState.GONE)}
     return done
 
 
@@ -197,7 +201,7 @@ def copy_rest(source: Path, target: Path) -> None:
 
 
 def _copied(source: str, target: str) -> Any:
-    if Path(source).is_file():  # a FIFO that was set aside has nothing to copy, and nobody who writes
+    if Path(source).is_file():  # a FIFO that was set aside has nothing to copy, and a read of it would wait for ever
         copy_file(Path(source), Path(target))
     return target
 

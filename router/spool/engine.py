@@ -34,8 +34,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
     """Take the folder for this process, and say whether it is alone; the lock ends with the process.
 
-    `shared`: others may work on it too (PostgreSQL); whoever comes first is alone until it calls `share`.
-    Raises SpoolError when another holds it.
+    `shared`: others may work on it too (PostgreSQL); the first to come is alone until it calls `share`.
+    Raises SpoolError when another process has it.
     """
     try:
         file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
@@ -53,10 +53,10 @@ def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
             return file, False
         time.sleep(0.05)
     file.seek(0)
-    holder = file.read(20).strip() or "unknown"
+    owner = file.read(20).strip() or "unknown"
     file.close()
     raise SpoolError(
-        f"{folder}: another node (process {holder}) uses this spool; stop it, or give this one another spool.path"
+        f"{folder}: another node (process {owner}) uses this spool; stop it, or give this one another spool.path"
     )
 
 

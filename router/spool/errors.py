@@ -9,19 +9,20 @@ import sys
 import sqlalchemy as sa
 
 from router.config.values import hidden_password
+from router.errors import RouterError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-"""What an OSError says of a disk that is full: it waits for room, and is nobody's fault."""
+"""What an OSError says of a full disk: what was tried waits for room, and no instance is at fault."""
 OWN_FAULTS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)
 """Results for which one statement is refused though the database is well."""
 PRIMARY = 0xFF
 """The bits of SQLite's result codes that say the kind of failure."""
 
 
-class SpoolError(Exception):
+class SpoolError(RouterError):
     """The spool could not do what was asked; the message is one line for a person.
 
-    `may_come_back`: a crash can bring the change back, since SQLite's log may hold it whole.
+    `may_come_back`: a crash can bring the change back, since SQLite's log may have all of it.
     """
 
     def __init__(self, message: str, *, may_come_back: bool = False) -> None:
@@ -74,7 +75,7 @@ def refusal(error: BaseException, database: str) -> SpoolError:
 
 
 def describe(error: BaseException) -> str:
-    """The driver's own words, without SQLAlchemy's statement and parameters (they hold received values)."""
+    """The driver's own words, without SQLAlchemy's statement and parameters (these contain received values)."""
     original = getattr(error, "orig", None) or error
     return f"{type(original).__name__}: {original}".splitlines()[0][:200]
 

@@ -1,4 +1,4 @@
-"""Keeps a PostgreSQL database and the folder with its blobs together, by an id that both hold.
+"""Keeps a PostgreSQL database and the folder with its blobs together, by an id that both have.
 
 A node with another folder would find no blob of the rows that others made, and give up on their deliveries.
 """
@@ -19,7 +19,7 @@ FILE = "spool-id"
 LONGEST = 64
 
 
-def hold_together(write: sa.Engine, folder: Path) -> None:
+def keep_together(write: sa.Engine, folder: Path) -> None:
     """Make the id at the first start, and refuse a folder that is not the database's. Raises SpoolError, OSError."""
     path = folder / FILE
     here = _read(path)

@@ -1,4 +1,4 @@
-"""The note in a blob's header: it holds what the blob's row knows, so that a blob without a row can get one.
+"""The note in a blob's header: it says what the blob's row knows, so that a blob without a row can get one.
 
 A note has a fixed length: its room is reserved before the data set comes, and it is written once the digest is known:
 a checksum of the whole header, then JSON, then spaces. It is the Private Information (0002,0102) of a Part 10 file.
@@ -46,7 +46,7 @@ def note_for(header: bytes, instance: Instance) -> bytes:
 
 
 def read_note(header: bytes) -> Note | None:
-    """The note at the end of a header; None if there is none of ours, or if a bit of the header has changed."""
+    """The note at the end of a header; None if there is none, or if a bit of the header has changed."""
     note = header[-NOTE_ROOM:]
     text = note[CHECKSUM:]
     if len(note) < NOTE_ROOM or note[:CHECKSUM] != _checksum(header, text):
@@ -56,7 +56,7 @@ def read_note(header: bytes) -> Note | None:
         caller = Caller(*(str(about[name]) for name in ("calling_ae", "called_ae", "peer")))
         received_at = float(about["received_at"])
         found = Note(str(about["id"]), received_at, caller, int(about["size"]), str(about["digest"]))
-    except (ValueError, KeyError, TypeError, OverflowError):  # no note of ours, though its checksum fits
+    except (ValueError, KeyError, TypeError, OverflowError):  # not a note, though its checksum fits
         return None
     return found if math.isfinite(received_at) else None
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from router.config.settings import SpoolSettings
 from router.spool import engine, identity
 from router.spool.account import as_owner
+from router.spool.ballast import Ballast
 from router.spool.blobs import BlobStore, make_folder, sync_folder
 from router.spool.errors import SpoolError
-from router.spool.room import Ballast
 from router.spool.spool import Spool
 from router.spool.taking_in import remove_halves
 
@@ -40,7 +40,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
             undo.callback(write.dispose)
             engine.migrate(write, may_be_new=not blobs.has_any())
             if not is_sqlite:
-                identity.hold_together(write, folder)
+                identity.keep_together(write, folder)
             spool = Spool(settings, blobs, engine.reading(folder, settings.database))
             undo.callback(spool.close)
             spool.start_working(write, lock, alone=alone)
@@ -63,7 +63,7 @@ def read_spool(settings: SpoolSettings) -> Spool:
 
 
 class SharedFolderError(SpoolError):
-    """Everybody may write into the folder, and somebody has: it is not to be closed for them."""
+    """Others may write into the folder, and have: it must not be closed to them."""
 
     exit_code = 2
 

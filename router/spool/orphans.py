@@ -22,7 +22,7 @@ from router.dicom.uids import DEFLATED, LONG_VRS
 from router.flow import Caller, Instance
 from router.spool.blobs import DOUBTED, NATIVE, PART, WHOLE, sync_folder
 from router.spool.notes import read_note
-from router.spool.schema import GONE
+from router.spool.states import InstanceState
 
 SET_ASIDE = "set-aside"
 """A folder in the spool's folder."""
@@ -48,7 +48,7 @@ class Found:
     """A file among the blobs, and the state of the row with its id, if there is one."""
 
     path: Path
-    state: str | None
+    state: InstanceState | None
 
     @property
     def instance_id(self) -> str:
@@ -61,7 +61,9 @@ class Found:
             return False
         if self.path.suffix in REPLACEABLE:
             return True
-        return self.state == GONE if self._is_whole else self.path.suffix == DOUBTED and self.state in (None, GONE)
+        if self._is_whole:
+            return self.state == InstanceState.GONE
+        return self.path.suffix == DOUBTED and self.state in (None, InstanceState.GONE)
 
     @property
     def came_back(self) -> bool:
@@ -84,7 +86,7 @@ def read_back(path: Path) -> Instance:
         raise UnverifiedError("its name is not one that the spool gives")
     if path.parent.name != path.stem[-2:]:
         raise UnverifiedError("it lies in another folder than its name says")
-    # Without waiting: a FIFO has nobody who writes.
+    # Without waiting: to open a FIFO to which nothing writes would wait for ever.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -144,7 +146,8 @@ def _by_data_set(path: Path, file: BinaryIO, offset: int, file_size: int, meta: 
 
 
 def _read_to_the_end(path: Path, file_size: int, meta: dict[int, str]) -> None:
-    from router.dicom.elements import UnparseableError, open_data_set
+    from router.dicom.data_set import open_data_set
+    from router.dicom.elements import UnparseableError
 
     try:
         data_set = open_data_set(path)

@@ -16,7 +16,7 @@ from router.spool.errors import DatabaseError, describe
 
 T = TypeVar("T")
 SESSION = {"synchronous_commit": "on", "idle_in_transaction_session_timeout": "30s"}
-"""Commits are durable, and a process that stalls in a transaction does not hold up others for long."""
+"""Commits are durable, and a process that stalls in a transaction does not delay others for long."""
 SOCKET = {
     "keepalives": "1", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
     "tcp_user_timeout": "10000", "application_name": "dicom-router",

@@ -1,14 +1,16 @@
-"""Rows to the values that flow, and back; and the values that only the spool gives out."""
+"""The values that the spool gives out; and rows to the values that flow, and back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from router.flow import Caller, Decision, Instance, Prediction, Seen
+from router.spool.keyed import Key
+from router.spool.states import DeliveryState, InstanceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An instance that a classifier holds; `token` fences it, `tries` counts the claims before this one.
+    """An instance that a classifier has claimed; `token` fences it, `tries` counts the claims before this one.
 
     `is_new_decision`: it was decided before, and a person has ordered a new decision.
     """
@@ -31,6 +33,14 @@ class Claim:
     token: int
     tries: int
     is_new_decision: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An instance that came before, under the same UID as a new one; `is_gone`: its blob was removed."""
+
+    instance: Instance
+    is_gone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,90 @@ class Finished:
     oldest: float
 
 
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """A delivery as its row is; `schema` says what the columns mean. Times are Unix seconds."""
+
+    id: int
+    instance_id: str
+    destination: str
+    state: DeliveryState
+    ready_at: float
+    token: int
+    tries: int
+    buriable_tries: int
+    owed_since: float
+    stood_still: float
+    closed_at: float | None
+    status: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """An instance as its row is; `schema` says what the columns mean. Times are Unix seconds.
+
+    The last fields are of its latest decision. Those that were stored as JSON are `{"damaged": True}` if they cannot be
+    read.
+    """
+
+    id: str
+    received_at: float
+    calling_ae: str
+    called_ae: str
+    peer: str
+    sop_class: str
+    sop_instance: str
+    transfer_syntax: str
+    offset: int
+    size: int
+    digest: str
+    state: InstanceState
+    ready_at: float
+    token: int
+    tries: int
+    decided_at: float | None
+    finished_at: float | None
+    pixels: str | None
+    why_no_prediction: str | None
+    top: str | None
+    class_name: str | None
+    """The column `class`."""
+    confidence: float | None
+    probabilities: Any
+    novelty: float | None
+    novel: bool | None
+    model: str | None
+    facts: Any
+    rule: str | None
+    reason: str | None
+    destinations: Any
+    shadow: Any
+    study: str | None
+    accession: str | None
+    """Keyed hashes."""
+    view: str | None
+    table: str | None
+    """The digest of the rules that decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something that happened, and when (Unix seconds)."""
+
+    id: int
+    at: float
+    kind: str
+    instance_id: str | None
+    destination: str | None
+    detail: dict[str, Any]
+
+
+def values_of(row: DeliveryRow | InstanceRow | EventRow) -> dict[str, Any]:
+    """The values of a row by column, as commands print them."""
+    return {"class" if one.name == "class_name" else one.name: getattr(row, one.name) for one in fields(row)}
+
+
 def instance_of(row: Any) -> Instance:
     return Instance(
         id=row.id,
@@ -87,7 +181,7 @@ def instance_of(row: Any) -> Instance:
     )
 
 
-def values_of(instance: Instance) -> dict[str, Any]:
+def columns_of(instance: Instance) -> dict[str, Any]:
     return {
         "id": instance.id,
         "received_at": instance.received_at,
@@ -116,8 +210,8 @@ def _other_answers(prediction: Prediction | None) -> dict[str, Any]:
     return view | ({"inverted": True} if prediction.inverted else {})
 
 
-def values_of_decision(seen: Seen, decision: Decision) -> dict[str, Any]:
-    """The columns that a decision fills. Header values are not among them."""
+def columns_of_decision(seen: Seen, decision: Decision, key: Key | None = None) -> dict[str, Any]:
+    """The columns that a decision fills. Of the header, only keyed hashes are among them."""
     prediction = seen.prediction
     values: dict[str, Any] = {
         "pixels": seen.pixels,
@@ -127,7 +221,9 @@ def values_of_decision(seen: Seen, decision: Decision) -> dict[str, Any]:
         "reason": decision.reason,
         "destinations": json.dumps(decision.destinations),
         "shadow": json.dumps(decision.shadow),
-    }
+        "table": decision.table or None,
+        "view": (prediction.view or None) if prediction else None,
+    } | (key.found_by(seen.header) if key else {})
     for name in ("top", "class", "confidence", "probabilities", "novelty", "novel", "model"):
         values[name] = None
     if prediction:

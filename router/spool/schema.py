@@ -1,9 +1,8 @@
-"""The tables. What a row means stands here; how rows change stands in `transactions`.
+"""The tables, and what their columns mean. How rows change stands with the part of the spool that changes them.
 
-`ready_at` is the one column that decides who may claim a row: 0 for new work, the time of the next try for work that
-failed, and the end of the claim for work that somebody holds. An instance that was asked about and not answered is
-never 0 again: it goes before new work. A claim is fenced by `token`: only its holder's updates
-match. States are words, so that a person with a database shell can read them.
+`ready_at` says from when a row may be claimed: 0 for new work, the time of the next try for work that failed, and the
+end of the claim for work that is claimed. An instance that was asked about and not answered is never 0 again: it goes
+before new work. `token` is the number of the claim, 0 for none: only the updates of the one that made it match.
 """
 
 from __future__ import annotations
@@ -18,20 +17,16 @@ metadata = sa.MetaData()
 BATCH = 500
 """Rows that one change may touch."""
 
-NEW, DECIDED, FINISHED, GONE = "new", "decided", "finished", "gone"
-"""An instance: without a decision; with open or buried deliveries; with none; and its blob removed."""
-
-OPEN, DONE, BURIED, SKIPPED, DISCARDED = "open", "done", "buried", "skipped", "discarded"
-"""A delivery: owed; arrived; given up on and waiting for a person; back to its caller; dropped by a person."""
-
 SHADOW_PREDICTION = "shadow prediction"
-"""The kind of the event that holds what the serving and the shadow model said of one instance."""
+"""The kind of the event that says what the serving and the shadow model said of one instance."""
 
 FOR_GOOD = 1e18
-"""The end of a claim that ends with its owner's start (SQLite: the folder's lock says that no owner is left)."""
+"""`ready_at` of a claim that ends with the start that made it (SQLite: the folder's lock says that it has ended)."""
 
 _FRESH = sa.text("state = 'new' AND ready_at = 0")
 """Written out and not bound: a database uses this index only if a statement has the same text."""
+_IS_DONE = sa.text("state = 'done'")
+_HAS_STUDY, _HAS_ACCESSION = sa.text("study IS NOT NULL"), sa.text("accession IS NOT NULL")
 
 instance = sa.Table(
     "instance",
@@ -67,11 +62,23 @@ instance = sa.Table(
     sa.Column("reason", sa.String),
     sa.Column("destinations", sa.String),
     sa.Column("shadow", sa.String),
+    sa.Column("study", sa.String(32)),
+    sa.Column("accession", sa.String(32)),
+    sa.Column("view", sa.String(10)),
+    sa.Column("table", sa.String(32)),
+    sa.Index("instance_study", "study", "id", sqlite_where=_HAS_STUDY, postgresql_where=_HAS_STUDY),
+    sa.Index("instance_accession", "accession", "id", sqlite_where=_HAS_ACCESSION, postgresql_where=_HAS_ACCESSION),
+    sa.Index("instance_class", "class", "id"),
+    sa.Index("instance_rule", "rule", "id"),
+    sa.Index("instance_ae", "calling_ae", "id"),
+    sa.Index("instance_peer", "peer", "id"),
     sa.Index("instance_work", "state", "ready_at", "id"),
     sa.Index("instance_fresh", "peer", "calling_ae", "id", sqlite_where=_FRESH, postgresql_where=_FRESH),
     sa.Index("instance_finished", "state", "finished_at"),
     sa.Index("instance_uid", "sop_instance", "id"),
 )
+"""`study` and `accession` are keyed hashes (`keyed`): what a person looks for is hashed and compared. `table` is the
+digest of the rules that decided."""
 
 delivery = sa.Table(
     "delivery",
@@ -92,6 +99,9 @@ delivery = sa.Table(
     sa.Index("delivery_work", "destination", "state", "ready_at", "id"),
     sa.Index("delivery_instance", "instance_id", "state", "destination"),
     sa.Index("delivery_state", "state", "id"),
+    sa.Index("delivery_found", "destination", "state", "instance_id"),
+    sa.Index("delivery_found_anywhere", "state", "instance_id"),
+    sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
 )
 
 destination = sa.Table(
@@ -149,7 +159,7 @@ jump = sa.Table(
 """Each span that does not count: what the clock said after it, and by how many seconds it had jumped."""
 
 identity = sa.Table("spool", metadata, sa.Column("id", sa.String(32), primary_key=True))
-"""One row: which spool this is. The folder with the blobs holds the same in a file (PostgreSQL)."""
+"""One row: which spool this is. A file in the folder with the blobs says the same (PostgreSQL)."""
 
 
 def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

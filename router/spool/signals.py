@@ -1,9 +1,19 @@
-"""Waking whoever waits for work, without polling: a number that grows, and a wait until it has grown."""
+"""Wakes the threads that wait for work: a number that grows, and a wait until it has grown.
+
+There is a signal for each destination, under its name, and for each of the topics below.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+
+INSTANCES = "instances"
+"""The topic that is signalled when an instance waits for its decision."""
+COMMITMENTS = "commitments"
+"""The topic that is signalled when a request for storage commitment has come, or an archive's answer."""
+FULL = "the disk is full"
+"""The topic that is signalled when finished blobs must go before their time."""
 
 
 class Signal:

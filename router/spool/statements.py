@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam as bound
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from router.spool.schema import BURIED, DECIDED, FINISHED, FOR_GOOD, NEW, OPEN, delivery, destination, instance
+from router.spool.schema import FOR_GOOD, delivery, destination, instance
+from router.spool.states import DeliveryState, InstanceState
 
 INSERT_INSTANCE = instance.insert()
 INSERT_DELIVERY = delivery.insert()
@@ -45,7 +46,7 @@ def _claim_instances(which: sa.ColumnElement[bool], *order: sa.ColumnElement[Any
 _is_fresh = sa.text("instance.state = 'new' AND instance.ready_at = 0")
 """As the index `instance_fresh` has it."""
 CLAIM_AGAIN = _claim_instances(
-    (instance.c.state == NEW) & (instance.c.ready_at > 0) & (instance.c.ready_at <= bound("now")),
+    (instance.c.state == InstanceState.NEW) & (instance.c.ready_at > 0) & (instance.c.ready_at <= bound("now")),
     instance.c.ready_at, instance.c.id,
 )  # fmt: skip
 """Instances that were asked about and not answered. They come before new work, which never ends."""
@@ -76,16 +77,18 @@ CALLERS = {
 must be told the index, or it looks through all of the new work."""
 
 DECIDE = instance.update().where(
-    instance.c.id == bound("which"), instance.c.token == bound("held"), instance.c.state == NEW
+    instance.c.id == bound("which"), instance.c.token == bound("claimed_by"), instance.c.state == InstanceState.NEW
 )
 """The columns to set are given with the execution."""
 
-_is_owed = (delivery.c.instance_id == bound("which")) & ((delivery.c.state == OPEN) | (delivery.c.state == BURIED))
+_is_owed = (delivery.c.instance_id == bound("which")) & (
+    (delivery.c.state == DeliveryState.OPEN) | (delivery.c.state == DeliveryState.BURIED)
+)
 """Not `in_`, whose list SQLAlchemy writes out anew at every execution."""
 OWED_ALREADY = sa.select(delivery.c.destination).where(_is_owed)
 OPEN_UP_TO = sa.select(sa.func.count()).select_from(
     sa.select(sa.literal_column("1"))
-    .where(delivery.c.destination == bound("to"), delivery.c.state == OPEN)
+    .where(delivery.c.destination == bound("to"), delivery.c.state == DeliveryState.OPEN)
     .order_by(delivery.c.ready_at)
     .limit(bound("most"))
     .subquery()
@@ -97,7 +100,7 @@ STILL_TIMES = sa.select(destination.c.name, destination.c.stood_still, destinati
 def _claim_deliveries(which: sa.ColumnElement[bool], *order: sa.ColumnElement[Any]) -> ReturningUpdate[Any]:
     due = (
         sa.select(delivery.c.id)
-        .where(delivery.c.destination == bound("to"), delivery.c.state == OPEN, which)
+        .where(delivery.c.destination == bound("to"), delivery.c.state == DeliveryState.OPEN, which)
         .order_by(*order)
         .limit(bound("most"))
         .with_for_update(skip_locked=True)
@@ -129,7 +132,10 @@ FACTS = sa.select(instance.c.facts).where(instance.c.id == bound("which"))
 
 CLOSE_DELIVERY = (
     delivery.update()
-    .where(delivery.c.id == bound("which"), delivery.c.token == bound("held"), delivery.c.state == OPEN)
+    .where(
+        delivery.c.id == bound("which"), delivery.c.token == bound("claimed_by"),
+        delivery.c.state == DeliveryState.OPEN,
+    )
     .values(
         state=bound("end"), token=0, ready_at=0, closed_at=bound("now"), reason=bound("why"), status=bound("answer"),
         tries=delivery.c.tries + 1,
@@ -141,16 +147,16 @@ FINISH_IF_LAST = (
     instance.update()
     .where(
         instance.c.id == bound("which"),
-        instance.c.state == DECIDED,
+        instance.c.state == InstanceState.DECIDED,
         ~sa.exists().where(_is_owed),
     )
-    .values(state=FINISHED, finished_at=bound("now"))
+    .values(state=InstanceState.FINISHED, finished_at=bound("now"))
 )
 
 NEXT_DUE = sa.select(sa.func.min(delivery.c.ready_at)).where(
-    delivery.c.destination == bound("to"), delivery.c.state == OPEN, delivery.c.ready_at < FOR_GOOD
+    delivery.c.destination == bound("to"), delivery.c.state == DeliveryState.OPEN, delivery.c.ready_at < FOR_GOOD
 )
 NEXT_INSTANCE_DUE = sa.select(sa.func.min(instance.c.ready_at)).where(
-    instance.c.state == NEW, instance.c.ready_at < FOR_GOOD
+    instance.c.state == InstanceState.NEW, instance.c.ready_at < FOR_GOOD
 )
 DESTINATION = sa.select(destination).where(destination.c.name == bound("called"))

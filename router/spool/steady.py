@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from router.observe import log
 from router.spool import clock, commitment_rows
-from router.spool.schema import FOR_GOOD, NEW, OPEN, delivery, destination, heartbeat, instance, jump
+from router.spool.schema import FOR_GOOD, delivery, destination, heartbeat, instance, jump
+from router.spool.states import DeliveryState, InstanceState
 
 EVERY = 20.0
 """Seconds after which a look writes the time down again."""
@@ -78,7 +79,7 @@ def _move(connection: sa.Connection, now: float, at: float, missed: float) -> No
     if missed < 0 or was_running:  # after a stop an open circuit is probed at once
         until = destination.c.circuit_until
         connection.execute(destination.update().where(until > 0).values(circuit_until=until + missed))
-    for table, state in ((instance, NEW), (delivery, OPEN)):
+    for table, state in ((instance, InstanceState.NEW), (delivery, DeliveryState.OPEN)):
         ready = table.c.ready_at
         waits = (table.c.state == state) & (ready < FOR_GOOD)
         moves = waits & (ready > now) if missed < 0 else waits & (ready > at) & (table.c.token != 0)

@@ -5,27 +5,27 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
 from router.flow import Instance
 from router.observe import log
 from router.observe.metrics import TAKEN_IN_AGAIN
-from router.spool import queries, transactions
+from router.spool import queries, statements
 from router.spool.blobs import WHOLE, BlobStore
+from router.spool.database import Database
+from router.spool.events import add_event
 from router.spool.orphans import ID, REPLACEABLE, SET_ASIDE, Found, UnverifiedError, read_back, set_aside
-from router.spool.schema import BATCH
+from router.spool.rows import columns_of
+from router.spool.schema import BATCH, delivery, instance
+from router.spool.states import InstanceState
 
 TELL_EVERY = 10.0
 """Seconds between lines of the log while many blobs are read."""
-
-Ask = Callable[[Callable[[sa.Connection], dict[str, str]]], dict[str, str]]
-Run = Callable[[Callable[[sa.Connection], Any]], Any]
 
 
 @dataclass(slots=True)
@@ -33,8 +33,7 @@ class TakingIn:
     """One pass over the blobs of a spool. Nothing may be received meanwhile."""
 
     blobs: BlobStore
-    ask: Ask
-    run: Run
+    database: Database
     taken_in: int = 0
     set_aside: int = 0
     _waiting: list[Instance] = field(default_factory=list)
@@ -52,14 +51,14 @@ class TakingIn:
         self._commit()
         if self.taken_in or self.set_aside:
             log.warning("blobs without a row", taken_in_again=self.taken_in, set_aside=self.set_aside)
-        if lost := self.run(transactions.redecide_lost):
+        if lost := self.database.run(_redecide_lost):
             log.warning("deliveries lost", decided_again=lost)
 
     def _found(self) -> Iterator[Found]:
         files = self.blobs.files()
         while batch := list(itertools.islice(files, BATCH)):
             ids = sorted({path.name.partition(".")[0] for path in batch})
-            known = self.ask(partial(_states, ids=[one for one in ids if ID.fullmatch(one)]))
+            known = self.database.ask(partial(queries.states, ids=[one for one in ids if ID.fullmatch(one)]))
             yield from (Found(path, known.get(path.name.partition(".")[0])) for path in batch)
 
     def _take_in(self, path: Path) -> None:
@@ -81,18 +80,40 @@ class TakingIn:
         # A file that others put there may have any name.
         detail = {"file": target.name if ID.match(target.name) else "not named by the spool", "reason": reason}
         log.error("set aside", **detail)
-        self.run(lambda c: transactions.add_event(c, transactions.SET_ASIDE, None, None, **detail))
+        self.database.run(lambda c: add_event(c, "set aside", **detail))
 
     def _commit(self) -> None:
         found, self._waiting = self._waiting, []
         if found:
-            self.run(lambda c: transactions.take_in_again(c, found))
+            self.database.run(lambda c: _take_in_again(c, found))
             self.taken_in += len(found)
             TAKEN_IN_AGAIN.inc(len(found))
 
 
-def _states(connection: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
-    return queries.states(connection, ids)
+def _take_in_again(connection: sa.Connection, found: Sequence[Instance]) -> None:
+    """Rows for blobs that had none; each is decided anew. Deliveries in an older database stay owed."""
+    for one in found:
+        connection.execute(statements.INSERT_INSTANCE, columns_of(one) | {"state": InstanceState.NEW})
+        add_event(connection, "taken in again", one.id, caller_known=bool(one.caller.peer))
+
+
+def _redecide_lost(connection: sa.Connection) -> int:
+    """Decide anew each instance with fewer deliveries than its decision named: a damaged database lost them.
+
+    Returns how many. Not for PostgreSQL, where the server takes care of its rows.
+    """
+    if connection.dialect.name != "sqlite":
+        return 0
+    there = sa.select(sa.func.count()).where(delivery.c.instance_id == instance.c.id).scalar_subquery()
+    named = sa.case((sa.func.json_valid(instance.c.destinations) == 1,
+                     sa.func.json_array_length(instance.c.destinations)), else_=0)  # fmt: skip
+    is_decided = instance.c.state.in_((InstanceState.DECIDED, InstanceState.FINISHED))
+    afresh = {"state": InstanceState.NEW, "ready_at": 0, "token": 0, "tries": 0, "finished_at": None}
+    anew = instance.update().where(is_decided & (named > there)).values(**afresh)
+    ids = list(connection.execute(anew.returning(instance.c.id)).scalars())
+    for one in ids:
+        add_event(connection, "deliveries lost, decided again", one)
+    return len(ids)
 
 
 def remove_halves(blobs: BlobStore) -> None:

@@ -1,6 +1,6 @@
-"""The one writer: a thread that owns the only read-write connection and puts whatever waits into one commit.
+"""The one writer: a thread that owns the only read-write connection and puts all that waits into one commit.
 
-Each job runs in a savepoint of its own, so that one that fails takes nobody with it. Its result is given out only
+Each job runs in a savepoint of its own, so that one that fails fails alone. Its result is given out only
 after the commit, which on SQLite means after the sync of the log (WAL, synchronous=FULL). A PostgreSQL server that does
 not answer is waited for `limits.CHANGES` seconds, then its connection is given up.
 """
@@ -75,7 +75,7 @@ class Writer:
         self, job: Callable[[sa.Connection], T], *, insist: bool = False,
         wakes: Callable[[T], Iterable[str]] = lambda _: (),
     ) -> Future[T]:  # fmt: skip
-        """Queue a job; its future is set after the commit that holds it."""
+        """Queue a job; its future is set after the commit that it is part of."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
@@ -107,7 +107,7 @@ class Writer:
         return self._failed
 
     def close(self, seconds: float | None = None) -> bool:
-        """Finish what waits, then end; False where that takes longer (somebody else locks the database)."""
+        """Finish what waits, then end; False where that takes longer (another process locks the database)."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -239,5 +239,5 @@ def _undo(connection: sa.Connection) -> None:
             connection.rollback()
         if not connection.invalidated:
             connection.connection.rollback()
-    except Exception:  # whatever is left of it, the next transaction begins on a new one
+    except Exception:  # the next transaction begins on a new connection
         connection.invalidate()

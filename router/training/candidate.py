@@ -74,14 +74,14 @@ def _refusals(found: Mapping[str, Any], allow: float, allow_wrong: int) -> list[
     return why
 
 
-def count_shadow(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The events of shadow predictions, counted for each pair of models in the order of their first event.
+def count_shadow(details: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The details of shadow predictions' events, counted for each pair of models in the order of their first event.
 
     `classes` counts by served, then shadow class; `elsewhere` those that would have gone to other destinations.
     """
     pairs: dict[tuple[str, str], dict[str, Any]] = {}
-    for event in events:
-        served, shadow = event["detail"]["served"], event["detail"]["shadow"]
+    for detail in details:
+        served, shadow = detail["served"], detail["shadow"]
         models = {"served": served["model"], "shadow": shadow["model"]}
         fresh = models | {"n": 0, "agreed": 0, "elsewhere": 0, "classes": {}}
         pair = pairs.setdefault((served["model"], shadow["model"]), fresh)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from router.errors import RouterError
 from router.flow import CLASSES, VIEWS
 
 SYNTHETIC = "synthetic"
@@ -42,7 +43,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 OLDEST = 120.0
 
 
-class DataError(Exception):
+class DataError(RouterError):
     """The set cannot be used; the message is one line with the fix."""
 
 
@@ -160,7 +161,7 @@ def _item(row: dict[str, Any], manifest: Path, line: int, root: Path, any_split:
 def with_header_age(item: Item) -> Item:
     """The item, with the age from its DICOM header if the manifest has none."""
     from router.decide.age import TAGS, age_at_study
-    from router.dicom.elements import open_data_set
+    from router.dicom.data_set import open_data_set
     from router.pixels.header import values
 
     if item.age is not None or item.path.suffix.lower() in PICTURES:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from router.errors import RouterError
 from router.flow import CLASSES
 from router.model.mobilenet_v1 import WIDTH, MobileNetV1
 from router.observe import to_install
@@ -20,7 +21,7 @@ NAMES = (
 )  # fmt: skip
 
 
-class NetworkError(Exception):
+class NetworkError(RouterError):
     """The network cannot be built; the message is one line with the fix."""
 
 

@@ -19,7 +19,9 @@ import numpy as np
 from router.config import Settings, load, shipped
 from router.decide import decide, header_tags
 from router.decide.header_words import CHEST, PARTS
-from router.dicom.elements import UnparseableError, open_data_set
+from router.dicom.data_set import open_data_set
+from router.dicom.elements import UnparseableError
+from router.dicom.uids import DX_FOR_PRESENTATION
 from router.flow import CLASSES, Caller, Header, Instance, PictureFacts, Prediction, Seen
 from router.pixels.header import values
 from router.training.data import Item
@@ -32,7 +34,7 @@ RIGHT, ABSENT = 0.85, 0.10
 """The shares of headers that name the right body part, and none; all others name a wrong one."""
 DRAWS = 5
 """Draws of simulated headers, each with its own seed; counts are the mean."""
-INSTANCE = Instance("0" * 32, 0.0, Caller("", "", "127.0.0.1"), "1.2.840.10008.5.1.4.1.1.1.1", "", "", 0, 0, "")
+INSTANCE = Instance("0" * 32, 0.0, Caller("", "", "127.0.0.1"), DX_FOR_PRESENTATION, "", "", 0, 0, "")
 Outcome = str
 AT_RIGHT, AT_WRONG, TO_PEOPLE = "right", "wrong", "people"
 

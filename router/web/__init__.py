@@ -1,4 +1,7 @@
-"""What can be seen from outside over HTTP. Shows counts and our own ids, never a patient or study value."""
+"""The node over HTTP: health, readiness, metrics. Counts and the node's own ids, never a patient or study value.
+
+`server` runs uvicorn in a thread, also for the local socket. What a person may order is in `node.api`.
+"""
 
 from router.web.health import View
 from router.web.server import WebServer

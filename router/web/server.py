@@ -12,24 +12,32 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from router.association.listening import WEB, bind, listen
 from router.config.settings import WebSettings
+from router.listening import WEB, bind, listen
 from router.web.health import Health, View, routes
 
 SECONDS = 10.0
 """For a connection: all of its request and of the answer."""
 PER_PEER = 16
-"""Connections of one address: whoever opens more loses the oldest, so that one who is quick is always answered."""
+"""Connections of one address. One more closes the oldest, so that a quick request is always answered."""
 
 
-class OneRequest(H11Protocol):
-    """A connection for one request, which may not hold its place for longer than an honest one needs."""
+class OneAnswer(H11Protocol):
+    """A connection that is closed after one answer."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.began, self.peer = self.loop.time(), self.client[0] if self.client else ""
+        self.began = self.loop.time()
         date = (b"date", formatdate(usegmt=True).encode())
         self.server_state.default_headers = [date, *self.config.encoded_headers]
+
+
+class OneRequest(OneAnswer):
+    """A connection of a peer, which may not keep its place for longer than an honest one needs."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.peer = self.client[0] if self.client else ""
         self.loop.call_later(SECONDS, transport.abort)
         same = [one for one in self.connections if isinstance(one, OneRequest) and one.peer == self.peer]
         if len(same) > PER_PEER:
@@ -57,17 +65,21 @@ class Server(uvicorn.Server):
                 self._loop.call_soon_threadsafe(self._end.set)
 
 
+def config_of(app: Starlette, protocol: type[OneAnswer], most_at_once: int | None = None) -> uvicorn.Config:
+    """A server without logs of its own; beyond `most_at_once` connections a request is answered with 503."""
+    return uvicorn.Config(
+        app, http=protocol, headers=[("connection", "close")], log_config=None, access_log=False, lifespan="off",
+        ws="none", limit_concurrency=most_at_once, h11_max_incomplete_event_size=16384, timeout_graceful_shutdown=1,
+    )  # fmt: skip
+
+
 class WebServer:
     """Health, readiness and metrics over HTTP."""
 
     def __init__(self, settings: WebSettings, view: View) -> None:
         self._health = Health(view)
         app = Starlette(routes=list(routes(view, self._health)))
-        config = uvicorn.Config(
-            app, http=OneRequest, headers=[("connection", "close")], log_config=None, access_log=False, lifespan="off",
-            ws="none", limit_concurrency=64, h11_max_incomplete_event_size=16384, timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        self._server = Server(config)
+        self._server = Server(config_of(app, OneRequest, most_at_once=64))
         self._settings = settings
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -81,7 +93,8 @@ class WebServer:
         self._thread.start()
         return int(self._socket.getsockname()[1])
 
-    def stop(self) -> None:
+    def stop(self, _deadline: float = 0.0) -> None:
+        """End within a few seconds, even if requests are under way."""
         self._health.stop()
         self._server.end()
         if self._thread is not None:

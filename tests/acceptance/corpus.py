@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sqlite3
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,13 +16,16 @@ import pydicom
 from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
 from xxhash import xxh3_128_hexdigest
 
+from router.association import transfer
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, connect
-from router.commands.send_files import FileMeta, data_set_offset, read_meta
+from router.commands.send_files import read_meta
 from router.config.settings import DestinationSettings
-from router.dicom.elements import BIG_ENDIAN, EXPLICIT, IMPLICIT
+from router.dicom.part10 import data_set_offset
+from router.dicom.uids import BIG_ENDIAN, EXPLICIT, IMPLICIT
+from router.flow import StoredFile
 from router.model.card import save_random_model
 from router.pixels.even import even_out
-from tests.acceptance.peers import NodeUnderTest
+from tests.peers import NodeUnderTest
 
 EXPECTED = {"decodes": "decoded", "no-pixels": "none", "bury": "undecodable"}
 """The manifest's `expect` of sound instances as the spool's `pixels`."""
@@ -125,13 +129,14 @@ def settled(node: NodeUnderTest, count: int) -> bool:
         return there >= count and not any(connection.execute(query).fetchone()[0] for query in open_states)
 
 
-def described(path: Path) -> FileMeta:
+def described(path: Path) -> StoredFile:
     """What a C-STORE needs, of any file at all: from its meta information, its data set, or made up."""
     begin = 132 if path.read_bytes()[128:132] == b"DICM" else 0
     try:
         meta = read_meta(path)
     except ValueError:
-        meta = FileMeta(path, DX, generate_uid(entropy_srcs=[path.name]), EXPLICIT, data_set_offset(path, begin))
+        offset, made_up = data_set_offset(path, begin), generate_uid(entropy_srcs=[path.name])
+        meta = StoredFile(path, offset, path.stat().st_size - offset, DX, made_up, EXPLICIT)
         with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             read = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=IDENTITY)
@@ -152,7 +157,7 @@ def _on_the_wire(value: object, otherwise: str, most: int) -> str:
     return text if text.isascii() and 0 < len(text) <= most else otherwise
 
 
-def store(metas: Sequence[FileMeta], destination: DestinationSettings, calling_ae: str) -> dict[Path, int | str]:
+def store(metas: Sequence[StoredFile], destination: DestinationSettings, calling_ae: str) -> dict[Path, int | str]:
     """C-STORE each file as it is, bytes raw; its status, or why there was none."""
     answers: dict[Path, int | str] = {}
     for start in range(0, len(metas), 60):
@@ -174,10 +179,27 @@ def store(metas: Sequence[FileMeta], destination: DestinationSettings, calling_a
     return answers
 
 
-def _store(meta: FileMeta, association: Requestor) -> int | str:
+def _store(meta: StoredFile, association: Requestor) -> int | str:
     if not association.accepts(meta.sop_class, meta.transfer_syntax):
         return "no presentation context"
-    return association.store(
-        meta.path, meta.offset, meta.path.stat().st_size - meta.offset, sop_class=meta.sop_class,
-        sop_instance=meta.sop_instance, transfer_syntax=meta.transfer_syntax, padded=False,
-    )  # fmt: skip
+    with _unpadded():
+        return association.store(meta)
+
+
+_patching, _unpadding = threading.Lock(), 0
+
+
+@contextmanager
+def _unpadded() -> Iterator[None]:
+    """Data sets of odd length are sent as they are, as some real senders do. Several threads may be inside."""
+    global _unpadding
+    with _patching:
+        _unpadding += 1
+        transfer.PAD = b""
+    try:
+        yield
+    finally:
+        with _patching:
+            _unpadding -= 1
+            if not _unpadding:
+                transfer.PAD = b"\0"

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedXAImageStorage
 
-from router.commands.send_files import data_set_offset
-from router.dicom.elements import EXPLICIT, IMPLICIT
+from router.dicom.part10 import data_set_offset
+from router.dicom.uids import EXPLICIT, IMPLICIT
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import Case
 

@@ -7,37 +7,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from router.association.requestor import connect
-from router.commands.send_files import FileMeta
 from router.config.settings import DestinationSettings
+from router.flow import StoredFile
 from tests.chaos.traffic import SOP_CLASS, SYNTAX, UID_MARK, template
 
 NUMBERS = itertools.count(10**38)
 
 
-def instance_file(path: Path, sop_class: str = SOP_CLASS) -> FileMeta:
+def instance_file(path: Path, sop_class: str = SOP_CLASS) -> StoredFile:
     """A data set alone, Explicit VR Little Endian, of 32 x 24 pixels."""
     uid = f"2.25.{next(NUMBERS)}"
     assert len(uid) == len(UID_MARK)
     mark, named = (_sop_class_element(one) for one in (SOP_CLASS, sop_class))
     path.write_bytes(template().replace(UID_MARK.encode(), uid.encode()).replace(mark, named, 1))
-    return FileMeta(path, sop_class, uid, SYNTAX, 0)
+    return StoredFile(path, 0, path.stat().st_size, sop_class, uid, SYNTAX)
 
 
-def instance_files(folder: Path, count: int) -> list[FileMeta]:
+def instance_files(folder: Path, count: int) -> list[StoredFile]:
     folder.mkdir(exist_ok=True)
     return [instance_file(folder / f"{n}") for n in range(count)]
 
 
-def store_all(metas: Sequence[FileMeta], to: DestinationSettings, calling_ae: str = "MODALITY") -> list[int]:
+def store_all(metas: Sequence[StoredFile], to: DestinationSettings, calling_ae: str = "MODALITY") -> list[int]:
     """The statuses of C-STORE on one association. Raises ConnectError, AssociationLostError."""
     association = connect(to, calling_ae, [(meta.sop_class, meta.transfer_syntax) for meta in metas])
-    statuses = [
-        association.store(
-            meta.path, meta.offset, meta.path.stat().st_size - meta.offset, sop_class=meta.sop_class,
-            sop_instance=meta.sop_instance, transfer_syntax=meta.transfer_syntax,
-        )
-        for meta in metas
-    ]  # fmt: skip
+    statuses = [association.store(meta) for meta in metas]
     association.release()
     return statuses
 

@@ -24,9 +24,9 @@ from router.spool import engine
 from router.spool.blobs import BlobStore
 from router.spool.engine import MIGRATIONS
 from tests.acceptance.corpus import database, node_as_destination, quick_node
-from tests.acceptance.peers import NodeUnderTest, free_port, wait_for
 from tests.acceptance.small import instance_file, instance_files, store_all
 from tests.chaos.traffic import SOP_CLASS, SYNTAX, Sender, Sinks
+from tests.peers import NodeUnderTest, free_port, wait_for
 
 OLD, STUCK, LIMIT = 200, 20_000, 5
 RULES = """

@@ -12,7 +12,7 @@ import pytest
 from router.demo.network import send
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import quick_node
-from tests.acceptance.peers import NodeUnderTest, free_port, wait_for
+from tests.peers import NodeUnderTest, free_port, wait_for
 from tests.unit.committing import Archive, Modality, failures, references, says_nothing
 from tests.unit.peer import DX
 

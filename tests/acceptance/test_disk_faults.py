@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.association.messages import OUT_OF_RESOURCES, SUCCESS
+from router.association.dimse import Status
 from router.commands.send_files import read_meta
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import database, node_as_destination, quick_node, settled, store
-from tests.acceptance.peers import NodeUnderTest, wait_for
 from tests.chaos.kills import quiet
 from tests.chaos.traffic import Sinks
 from tests.faults import FAULTS, LOG, Fault, FaultyDisk
+from tests.peers import NodeUnderTest, wait_for
 
 pytestmark = pytest.mark.compiler
 
@@ -43,7 +43,7 @@ class Site:
     def send(self, *paths: Path) -> list[int | str]:
         metas = [read_meta(path) for path in paths]
         answers = store(metas, node_as_destination(self.node), "MODALITY")
-        self.acknowledged |= {meta.sop_instance for meta in metas if answers[meta.path] == SUCCESS}
+        self.acknowledged |= {meta.sop_instance for meta in metas if answers[meta.path] == Status.SUCCESS}
         return [answers[path] for path in paths]
 
     def settle(self) -> None:
@@ -85,12 +85,12 @@ def running(site: Site) -> Iterator[Site]:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[0]} {fault[1]} {errno.errorcode[fault[2]]}")
 def test_refused_while_the_disk_fails_and_taken_right_after(running: Site, fault: Fault) -> None:
     site = running
-    assert site.send(*site.make(3)) == [SUCCESS] * 3  # still on their way when the disk begins to fail
+    assert site.send(*site.make(3)) == [Status.SUCCESS] * 3  # still on their way when the disk begins to fail
     refused = site.make(3)
     site.disk.fail(fault)
-    assert site.send(*refused) == [OUT_OF_RESOURCES] * 3
+    assert site.send(*refused) == [Status.OUT_OF_RESOURCES] * 3
     site.disk.fail()
-    assert site.send(*refused) == [SUCCESS] * 3
+    assert site.send(*refused) == [Status.SUCCESS] * 3
     site.settle()
     assert site.arrived == Counter(site.owed)
     rows, blobs = site.rows_and_blobs()
@@ -102,10 +102,10 @@ def test_refused_while_the_disk_fails_and_taken_right_after(running: Site, fault
 def test_what_was_refused_leaves_no_row_without_a_blob_behind_a_crash(running: Site) -> None:
     """SQLite's log holds the whole transaction when its sync fails; whoever reads the log after a crash believes it."""
     site = running
-    assert site.send(*site.make(1)) == [SUCCESS]
+    assert site.send(*site.make(1)) == [Status.SUCCESS]
     site.settle()
     site.disk.fail(("sync", LOG, errno.EIO))
-    assert site.send(*site.make(2)) == [OUT_OF_RESOURCES] * 2
+    assert site.send(*site.make(2)) == [Status.OUT_OF_RESOURCES] * 2
     assert site.process
     site.node.kill(site.process)
     site.disk.fail()

@@ -29,8 +29,8 @@ from tests.acceptance.corpus import (
     settled,
     store,
 )
-from tests.acceptance.peers import NodeUnderTest, wait_for
 from tests.acceptance.siege import Played, Watch, play
+from tests.peers import NodeUnderTest, wait_for
 
 pytestmark = [
     pytest.mark.shared,

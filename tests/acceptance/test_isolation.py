@@ -20,10 +20,10 @@ from router.association.pdu import Kind
 from router.config.settings import SpoolSettings
 from router.spool import open_spool
 from tests.acceptance.corpus import Row, database, node_as_destination, quick_node, rows
-from tests.acceptance.peers import NodeUnderTest, free_port, wait_for
 from tests.acceptance.small import instance_files, store_all
 from tests.acceptance.test_signals import family, ready
 from tests.chaos.traffic import Sinks
+from tests.peers import NodeUnderTest, free_port, wait_for
 from tests.unit.peer import Peer, Script, Stored, Talk, rejecting
 
 COUNT = 24

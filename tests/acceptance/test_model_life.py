@@ -16,10 +16,10 @@ import pytest
 from router.commands.send_files import read_meta
 from router.demo.network import Downstream
 from router.model.card import Card
-from router.node import control
+from router.node.client import state
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import database, node_as_destination, settled, store
-from tests.acceptance.peers import NodeUnderTest, wait_for
+from tests.peers import NodeUnderTest, wait_for
 from tests.unit.stubborn import save_stubborn_model
 
 RULES = "rules: [{name: spine, when: {class: spine}, send: spine-ai}]\notherwise: {send: catch-all}\n"
@@ -123,7 +123,7 @@ def test_the_life_of_a_model(node: NodeUnderTest, models: dict[str, Path], tmp_p
         shown = ask(node, "show")
         assert (shown["digests"], shown["running"]) == ({"serving": new, "previous": old, "shadow": wrong}, True)
         spool = node.folder / "spool"
-        wait_for(lambda: control.ask(spool, {"do": "models"})["shadow_ready"], 180, "the shadow to come back")
+        wait_for(lambda: state(spool, "models")["shadow_ready"], 180, "the shadow to come back")
         assert ask(node, "show")["shadow_ready"]
         assert ask(node, "shadow", "off") == {"shadow": None}
 

@@ -18,13 +18,13 @@ from router.association import pdu
 from router.association.negotiation import MOST_CONTEXTS, ProposedContext
 from router.association.proposing import associate_rq
 from router.association.requestor import ConnectError, connect
-from router.commands.send_files import FileMeta
 from router.config.settings import ClientTls, DestinationSettings
+from router.flow import StoredFile
 from tests.acceptance.corpus import node_as_destination, quick_node, rows, settled
-from tests.acceptance.peers import NodeUnderTest, free_port, wait_for
 from tests.acceptance.siege import Watch, proportional_memory
 from tests.acceptance.small import instance_file, instance_files, store_all
 from tests.chaos.traffic import SOP_CLASS, SYNTAX, Sinks
+from tests.peers import NodeUnderTest, free_port, wait_for
 from tests.unit.test_acceptor_limits import make_identity
 
 PROBES = 10_000
@@ -104,14 +104,11 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def send(meta: FileMeta, to: DestinationSettings, together: threading.Barrier) -> int:
+def send(meta: StoredFile, to: DestinationSettings, together: threading.Barrier) -> int:
     """One instance on an association that is held until all have theirs and have stored."""
     association = connect(to, "MANY", [(meta.sop_class, meta.transfer_syntax)])
     together.wait(30)
-    status = association.store(
-        meta.path, meta.offset, meta.path.stat().st_size - meta.offset, sop_class=meta.sop_class,
-        sop_instance=meta.sop_instance, transfer_syntax=meta.transfer_syntax,
-    )  # fmt: skip
+    status = association.store(meta)
     together.wait(60)
     association.release()
     return status

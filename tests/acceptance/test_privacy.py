@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 from pydicom.uid import JPEG2000Lossless
 
 from router.pixels.wrap import wrap_image
-from tests.acceptance.corpus import FileMeta, described, node_as_destination, quick_node, store
-from tests.acceptance.peers import NodeUnderTest, free_port, http, storescp, wait_for
+from tests.acceptance.corpus import described, node_as_destination, quick_node, store
+from tests.peers import NodeUnderTest, free_port, http, storescp, wait_for
 
 pytestmark = pytest.mark.dcmtk
 MARKED = (
@@ -56,8 +57,7 @@ def test_marked_patients_are_nowhere_but_in_blobs(node: NodeUnderTest, tmp_path:
     cut = tmp_path / "cut.dcm"
     cut.write_bytes(good.read_bytes()[:-9000])
     metas = [described(path) for path in (good, compressed, broken, cut)]
-    lies = FileMeta(good, metas[0].sop_class, f"1.2.{mark[4:].translate(str.maketrans('ABCDEF', '123456'))}",
-                    metas[0].transfer_syntax, metas[0].offset)  # fmt: skip
+    lies = replace(metas[0], sop_instance=f"1.2.{mark[4:].translate(str.maketrans('ABCDEF', '123456'))}")
     environment = dict(os.environ)
     os.environ["TMPDIR"] = str(tmp_path / "tmp")
     (tmp_path / "tmp").mkdir()

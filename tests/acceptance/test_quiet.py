@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from router.pixels.wrap import wrap_image
-from tests.acceptance.peers import free_port, listening, wait_for
+from tests.peers import free_port, listening, wait_for
 
 pytestmark = pytest.mark.strace
 

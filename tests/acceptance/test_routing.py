@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from router.flow import CLASSES
 from router.pixels.wrap import wrap_image
 from tests.acceptance.conftest import Radiograph
 from tests.acceptance.corpus import quick_node
-from tests.acceptance.peers import (
+from tests.peers import (
     CLASS_TO_DESTINATION,
     NodeUnderTest,
     data_set,
@@ -143,14 +144,14 @@ def test_kill_minus_nine_loses_nothing_that_was_acknowledged(tmp_path: Path, rad
             for kill in range(KILLS):
                 with node.running() as child:
                     goal = INSTANCES // (KILLS + 1) * (kill + 1)
-                    wait_for(lambda goal=goal: len(acknowledged) >= goal, 90, "some to be acknowledged")
+                    wait_for(partial(_at_least, acknowledged, goal), 90, "some to be acknowledged")
                     time.sleep(rng.uniform(0, 0.3))
                     node.kill(child)
             with node.running():
                 sender.join(120)
                 assert len(acknowledged) == len(paths)
                 for name in ("catch-all", "spine-ai"):
-                    wait_for(lambda name=name: _uids(folders[name]) >= acknowledged, 60, f"all to arrive at {name}")
+                    wait_for(partial(_all_there, folders[name], acknowledged), 60, f"all to arrive at {name}")
         finally:
             stop.set()
             sender.join()
@@ -158,6 +159,14 @@ def test_kill_minus_nine_loses_nothing_that_was_acknowledged(tmp_path: Path, rad
     for name in ("catch-all", "spine-ai"):
         copies = len(list(folders[name].iterdir()))
         assert len(paths) <= copies <= len(paths) + KILLS * 8
+
+
+def _at_least(these: set[str], many: int) -> bool:
+    return len(these) >= many
+
+
+def _all_there(folder: Path, these: set[str]) -> bool:
+    return _uids(folder) >= these
 
 
 def _uids(folder: Path) -> set[str]:

@@ -18,7 +18,7 @@ import pytest
 from router.commands.send_files import read_meta
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import quick_node
-from tests.acceptance.peers import NodeUnderTest, dcmsend, free_port, http, storescp, wait_for
+from tests.peers import NodeUnderTest, dcmsend, free_port, http, storescp, wait_for
 
 pytestmark = pytest.mark.dcmtk
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.conftest import Radiograph
 from tests.acceptance.corpus import quick_node
-from tests.acceptance.peers import dcmsend, free_port, storescp
+from tests.peers import dcmsend, free_port, storescp
 from tests.strace import calls, traced
 
 SYNCS = ("fsync", "fdatasync")

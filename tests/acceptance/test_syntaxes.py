@@ -15,10 +15,10 @@ import pytest
 from pynetdicom import _config
 from xxhash import xxh3_128_hexdigest
 
-from router.association.messages import SUCCESS
+from router.association.dimse import Status
 from router.commands.send_files import read_meta
 from router.demo.network import Downstream
-from router.dicom.elements import BIG_ENDIAN, DEFLATED, IMPLICIT
+from router.dicom.uids import BIG_ENDIAN, DEFLATED, IMPLICIT
 from tests.acceptance.corpus import (
     EXPECTED,
     Arrivals,
@@ -35,7 +35,7 @@ from tests.acceptance.corpus import (
     store,
 )
 from tests.acceptance.made import make
-from tests.acceptance.peers import DCMTK, dcmsend, free_port, http, orthanc, storescp, wait_for
+from tests.peers import DCMTK, dcmsend, free_port, http, orthanc, storescp, wait_for
 
 pytestmark = [
     pytest.mark.shared,
@@ -82,7 +82,8 @@ def send_by_dcmtk(port: int, paths: list[Path], native: dict[str, list[Path]]) -
     """dcmsend brings everything native to Explicit VR Little Endian; storescu can be told to leave it as it is."""
     dcmsend(port, "--no-halt", "--decompress-never", *paths, check=False)
     for option, group in native.items():
-        command = [DCMTK / "storescu", option, "-aet", "DCMSEND", "-aec", "ROUTER", "127.0.0.1", str(port), *group]
+        command: list[str | Path] = [DCMTK / "storescu", option, "-aet", "DCMSEND", "-aec", "ROUTER"]
+        command += ["127.0.0.1", str(port), *group]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -130,14 +131,14 @@ def test_what_dcmtk_sends_reaches_dcmtk_as_without_a_node(passage: Passage) -> N
 
 
 def test_only_what_has_no_identity_is_refused(passage: Passage) -> None:
-    refused = {path.name: status for path, status in passage.answers.items() if status != SUCCESS}
+    refused = {path.name: status for path, status in passage.answers.items() if status != Status.SUCCESS}
     assert refused == NO_IDENTITY
 
 
 def test_everything_arrives_byte_for_byte(passage: Passage, tmp_path: Path) -> None:
-    sent = Counter(arriving(path, tmp_path) for path, status in passage.answers.items() if status == SUCCESS)
+    sent = Counter(arriving(path, tmp_path) for path, status in passage.answers.items() if status == Status.SUCCESS)
     assert passage.downstream == sent
-    as_it_came = Counter(identity(path) for path, status in passage.answers.items() if status == SUCCESS)
+    as_it_came = Counter(identity(path) for path, status in passage.answers.items() if status == Status.SUCCESS)
     assert (sent - as_it_came).total() < 0.05 * sent.total()
 
 

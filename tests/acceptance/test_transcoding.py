@@ -16,10 +16,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from router.dicom.elements import EXPLICIT, IMPLICIT
+from router.dicom.uids import EXPLICIT, IMPLICIT
 from router.pixels import decode
 from tests.acceptance.corpus import Case, cases, database, described, node_as_destination, quick_node, store
-from tests.acceptance.peers import NodeUnderTest, free_port, storescp, wait_for
+from tests.peers import NodeUnderTest, free_port, storescp, wait_for
 
 pytestmark = [
     pytest.mark.shared,

@@ -30,9 +30,9 @@ from typing import Any
 import structlog
 
 from tests.acceptance.corpus import database, settled
-from tests.acceptance.peers import NodeUnderTest, listening, wait_for
 from tests.chaos import traffic
 from tests.chaos.history import Crash, SpoolRow, Verdict, judge, total
+from tests.peers import NodeUnderTest, listening, wait_for
 
 STEPS = (
     "recvfrom", "openat", "write", "fsync", "rename", "pwrite64", "fdatasync", "sendto", "sendfile", "unlink",

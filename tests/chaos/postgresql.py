@@ -29,13 +29,14 @@ from typing import Any
 import psycopg
 
 from router.association.requestor import AssociationLostError, ConnectError
+from router.flow import StoredFile
 from router.forward.worker import BATCH
-from router.spool.transactions import LEASE
+from router.spool.claims import LEASE
 from tests import postgres
-from tests.acceptance.peers import NodeUnderTest, listening, wait_for
 from tests.chaos import traffic
 from tests.chaos.history import Crash, Sent, Verdict, judge, total
 from tests.chaos.kills import ROWS, STUB, Life, as_rows, descendants, has_blob, quiet
+from tests.peers import NodeUnderTest, listening, wait_for
 
 KINDS = {"node": 5, "inference": 1, "worker": 1, "server": 2, "connections": 1, "stall": 3}
 """What fails, and how often: a process is killed; the server is stopped at once and started; its connections are
@@ -80,10 +81,8 @@ class Sender(traffic.Sender):
             one = replace(one, tries=one.tries + 1)
             began = time.monotonic()
             try:
-                status = association.store(
-                    self._file, 0, self._file.stat().st_size, sop_class=traffic.SOP_CLASS, sop_instance=one.uid,
-                    transfer_syntax=traffic.SYNTAX,
-                )  # fmt: skip
+                size = self._file.stat().st_size
+                status = association.store(StoredFile(self._file, 0, size, traffic.SOP_CLASS, one.uid, traffic.SYNTAX))
             except AssociationLostError as error:
                 self.answers[error.kind] += 1
                 self._hang_up()

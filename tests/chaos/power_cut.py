@@ -29,12 +29,12 @@ from xxhash import xxh3_128_hexdigest
 from router.config.settings import SpoolSettings
 from router.spool import SpoolError, open_spool
 from tests.acceptance.corpus import database, settled
-from tests.acceptance.peers import wait_for
 from tests.chaos import disk
 from tests.chaos.disk import Disk, Pick
 from tests.chaos.kills import quiet
 from tests.chaos.recording import SENDERS, Recording, node_on, record
 from tests.chaos.traffic import Sinks
+from tests.peers import wait_for
 
 KINDS: dict[str, Callable[[str], bool]] = {
     "blob": lambda path: bool(re.search(r"/blobs/[0-9a-f]{2}/", path)),
@@ -161,9 +161,9 @@ def examine(run: Recording, point: CrashPoint, spool: Path) -> list[str]:
 
 def _rows(connection: sqlite3.Connection) -> Iterator[Row]:
     query = "SELECT id, sop_instance, digest, offset, size, state FROM instance"
-    for values in connection.execute(query).fetchall():
-        deliveries = connection.execute("SELECT destination, state FROM delivery WHERE instance_id = ?", values[:1])
-        yield Row(*values, dict(deliveries.fetchall()))
+    for id_, uid, digest, offset, size, state in connection.execute(query).fetchall():
+        deliveries = connection.execute("SELECT destination, state FROM delivery WHERE instance_id = ?", (id_,))
+        yield Row(id_, uid, digest, offset, size, state, dict(deliveries.fetchall()))
 
 
 def _broken(row: Row, blob: Path | None) -> list[str]:

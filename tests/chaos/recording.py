@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.corpus import quick_node, settled
-from tests.acceptance.peers import NodeUnderTest, wait_for
 from tests.chaos import disk
 from tests.chaos.disk import Disk, Event
 from tests.chaos.history import Arrival, Sent
 from tests.chaos.traffic import Sender, Sinks, rules
 from tests.faults import FAULTS, FaultyDisk
+from tests.peers import NodeUnderTest, wait_for
 from tests.strace import Call, calls, traced
 
 SENDERS = 4

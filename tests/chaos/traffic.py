@@ -32,6 +32,7 @@ from router.config.settings import (
     WebSettings,
 )
 from router.decide import Otherwise, RuleTable
+from router.flow import StoredFile
 from tests.chaos.history import Arrival, Sent
 
 Note = Callable[[Arrival], None]
@@ -190,9 +191,7 @@ class Sender(threading.Thread):
             one = replace(one, tries=one.tries + 1)
             try:
                 size = self._file.stat().st_size
-                status = association.store(
-                    self._file, 0, size, sop_class=SOP_CLASS, sop_instance=one.uid, transfer_syntax=SYNTAX
-                )
+                status = association.store(StoredFile(self._file, 0, size, SOP_CLASS, one.uid, SYNTAX))
                 one = replace(one, acknowledged=status == 0)
             except AssociationLostError:
                 self._hang_up()

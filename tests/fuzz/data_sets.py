@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -216,20 +217,20 @@ def codestreams() -> tuple[Compressed, ...]:
         for bits, samples in ((8, 1), (8, 3), (16, 1)):
             image = (ramp % (1 << bits)).astype(np.uint8 if bits == 8 else np.uint16) * (1 if bits == 8 else 37)
             image = np.repeat(image[..., None], 3, axis=2) if samples == 3 else image
-            encoders: dict[str, Callable[[], bytes]] = {
-                f"{base}70": lambda i=image: imagecodecs.ljpeg_encode(i),  # type: ignore[misc]
-                f"{base}80": lambda i=image: imagecodecs.jpegls_encode(i),  # type: ignore[misc]
-                f"{base}81": lambda i=image: imagecodecs.jpegls_encode(i, level=2),  # type: ignore[misc]
-                f"{base}90": lambda i=image: imagecodecs.jpeg2k_encode(i, level=0, codecformat="j2k"),  # type: ignore[misc]
-                f"{base}91": lambda i=image: imagecodecs.jpeg2k_encode(i, level=30),  # type: ignore[misc]
-                f"{base}201": lambda i=image: imagecodecs.htj2k_encode(i),  # type: ignore[misc]
-                f"{base}110": lambda i=image: imagecodecs.jpegxl_encode(i, lossless=True),  # type: ignore[misc]
+            encoders: dict[str, Callable[[Any], bytes | bytearray]] = {
+                f"{base}70": lambda i: imagecodecs.ljpeg_encode(i),
+                f"{base}80": lambda i: imagecodecs.jpegls_encode(i),
+                f"{base}81": lambda i: imagecodecs.jpegls_encode(i, level=2),
+                f"{base}90": lambda i: imagecodecs.jpeg2k_encode(i, level=0, codecformat="j2k"),
+                f"{base}91": lambda i: imagecodecs.jpeg2k_encode(i, level=30),
+                f"{base}201": lambda i: imagecodecs.htj2k_encode(i),
+                f"{base}110": lambda i: imagecodecs.jpegxl_encode(i, lossless=True),
             }
             if bits == 8:
-                encoders[f"{base}50"] = lambda i=image: imagecodecs.jpeg8_encode(i)  # type: ignore[misc]
+                encoders[f"{base}50"] = lambda i: imagecodecs.jpeg8_encode(i)
             for syntax, encode in encoders.items():
                 try:
-                    made.append(Compressed(syntax, rows, columns, samples, bits, bytes(encode())))
+                    made.append(Compressed(syntax, rows, columns, samples, bits, bytes(encode(image))))
                 except Exception:
                     continue
         made.append(Compressed("1.2.840.10008.1.2.5", rows, columns, 1, 8, _rle(rows * columns)))

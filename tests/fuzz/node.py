@@ -25,11 +25,11 @@ from router.association.dimse import CommandError, decode_command
 from router.association.pdu import ProtocolError
 from router.demo.network import Downstream
 from tests.acceptance.corpus import database, node_as_destination, quick_node, settled
-from tests.acceptance.peers import NodeUnderTest, wait_for
 from tests.acceptance.siege import Watch, proportional_memory
 from tests.fuzz.campaign import Slice, keep
 from tests.fuzz.cases import case
 from tests.fuzz.targets import WrongError
+from tests.peers import NodeUnderTest, wait_for
 
 CONNECTIONS = 6
 PATIENCE = 60.0

@@ -12,11 +12,11 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args
+from typing import Any, cast, get_args
 
 from router.flow import PixelState, Seen
-from router.inference.messages import pack, unpack
-from router.inference.pixels import Answer, PixelWorker, WorkerDiedError
+from router.inference.framing import pack, unpack
+from router.inference.worker_handle import Answer, PixelWorker, WorkerDiedError
 from tests.fuzz.data_sets import EXPLICIT, IMPLICIT
 from tests.fuzz.targets import TAGS, WrongError
 
@@ -43,7 +43,7 @@ class Pixels:
     def __call__(self, data: bytes) -> None:
         self._path.write_bytes(data)
         answer = self._ask({"op": "render", "path": str(self._path), "tags": sorted(TAGS)})
-        seen = unpack(answer["seen"])
+        seen = unpack(cast("dict[str, Any]", answer["seen"]))
         if seen.pixels not in get_args(PixelState):
             raise WrongError("a state that has no name")
         if seen.pixels != "decoded" and not seen.reason:

@@ -18,17 +18,19 @@ from unittest.mock import patch
 
 from router.association import pdu
 from router.association.acceptor import Acceptor
-from router.association.committing import CommitmentAssociation
 from router.association.dimse import decode_command
 from router.association.messages import Sink, StoreRequest
 from router.association.pdu import Stream
-from router.association.reports import NormalizedRequest
 from router.association.requestor import AssociationLostError, ConnectError, connect
+from router.association.services import NormalizedRequest
 from router.commitment import data_set as commitment
+from router.commitment.association import CommitmentAssociation
 from router.commitment.data_set import DataSetError
 from router.config.settings import DestinationSettings, NodeSettings
-from router.dicom.elements import UnparseableError, open_data_set
+from router.dicom.data_set import open_data_set
+from router.dicom.elements import UnparseableError
 from router.dicom.first_elements import MOST, UnreadableError, sop_uids
+from router.dicom.uids import COMMITMENT
 from router.flow import Caller, Instance
 from router.pixels import codestream
 from router.pixels.decoders import NATIVE
@@ -187,7 +189,7 @@ def association(data: bytes) -> None:
     handler = Watched(Receiver(lambda: None, store))  # type: ignore[arg-type, return-value]
     commits = WatchedCommits(handler)
     with Wire(data) as wire:
-        acceptor = Acceptor(Stream(wire), "127.0.0.1", NODE, handler, lambda: True, commits)
+        acceptor = Acceptor(Stream(wire), "127.0.0.1", NODE, handler, lambda: True, (commits,))
         how = acceptor.run(time.monotonic() + 2)
         if how not in ENDS:
             raise WrongError("an association ends in a way that has no name")
@@ -213,7 +215,9 @@ def _stored(answers: list[tuple[int, bytes]]) -> int:
 
 
 class WatchedCommits:
-    """A `CommitmentHandler` that reads what it is sent."""
+    """Storage Commitment as a `Service` that reads what it is sent."""
+
+    sop_class = COMMITMENT
 
     def __init__(self, watched: Watched) -> None:
         self._watched = watched

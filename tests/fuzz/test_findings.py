@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.dicom.elements import open_data_set
+from router.dicom.data_set import open_data_set
 from router.pixels.grey import _indexed
 from router.pixels.header import UndecodableError
 from router.pixels.render import grey_of, render

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ from router.commitment import Committer
 from router.config.settings import Accept, DestinationSettings, NodeSettings, ReportTo, Settings, SpoolSettings
 from router.flow import Caller, Decision, Instance, Seen
 from router.receive import Receiver
-from router.spool import DONE, Spool, open_spool
+from router.spool import DeliveryState, Spool, open_spool
 from router.spool.commitment_rows import commitment
 from tests.unit.peer import DX, EXPLICIT, wait_for
 from tests.unit.receiving import settings
@@ -137,14 +137,14 @@ def call_with_report(
     entity = AE(calling_ae)
     entity.add_requested_context(COMMITMENT, [IMPLICIT])
     roles = [build_role(COMMITMENT, scp_role=True)] if role else []
-    association = entity.associate(LOOPBACK, port, ext_neg=roles, ae_title="ROUTER")
+    association = entity.associate(LOOPBACK, port, ext_neg=[*roles], ae_title="ROUTER")
     if not association.is_established:
         return None
     if role:
         assert association.accepted_contexts[0].as_scp
     status, _ = association.send_n_event_report(information, event_type, COMMITMENT, PUSH)
     association.release()
-    return status.get("Status")
+    return cast("int | None", status.get("Status"))
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Modality:
     def listening(self, port: int = 0) -> Iterator[Modality]:
         entity = AE(self.name)
         entity.add_supported_context(COMMITMENT, list(self.syntaxes), scu_role=False, scp_role=True)
-        handlers = [(evt.EVT_N_EVENT_REPORT, self._reported)]
+        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self._reported)]
         server: Any = entity.start_server((LOOPBACK, port), block=False, evt_handlers=handlers)
         self.own_port = server.server_address[1]
         try:
@@ -182,7 +182,7 @@ class Modality:
     def associated(self, port: int) -> Iterator[Any]:
         entity = AE(self.name)
         entity.add_requested_context(COMMITMENT)
-        handlers = [(evt.EVT_N_EVENT_REPORT, self._reported)]
+        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self._reported)]
         association = entity.associate(LOOPBACK, port, ae_title="ROUTER", evt_handlers=handlers)
         try:
             yield association
@@ -221,7 +221,7 @@ class Committing:
     def open(self) -> None:
         self.spool: Spool = open_spool(self.current.spool)
         self.committer = Committer(self.spool, lambda: self.current)
-        self.receiver = Receiver(lambda: self.current, self.spool, self.committer.callers)
+        self.receiver = Receiver(lambda: self.current, self.spool.intake, (self.committer.callers,))
         self.port = self.receiver.start()
 
     def start(self) -> None:
@@ -233,9 +233,16 @@ class Committing:
         self.committer.stop(deadline)
         self.spool.close()
 
-    def instance(self, uid: str, *to: str, state: str | None = DONE, data: bytes = b"data", **changes: Any) -> Instance:
+    def instance(
+        self,
+        uid: str,
+        *to: str,
+        state: DeliveryState | None = DeliveryState.DONE,
+        data: bytes = b"data",
+        **changes: Any,
+    ) -> Instance:
         """One that came, was decided, and whose deliveries are all in a state (None: still open)."""
-        blob = self.spool.begin(b"head")
+        blob = self.spool.intake.begin(b"head")
         blob.write(memoryview(data))
         blob.seal()
         values: dict[str, Any] = {
@@ -243,25 +250,25 @@ class Committing:
             "sop_instance": uid, "transfer_syntax": EXPLICIT, "offset": blob.offset, "size": blob.size,
             "digest": blob.digest(),
         }  # fmt: skip
-        self.spool.accept(blob, Instance(**values))
-        (claim,) = self.spool.claim_instances(1)
-        assert self.spool.record(claim, Seen("none"), Decision("rule", to, "because"), {}).result(10)
+        self.spool.intake.accept(blob, Instance(**values))
+        (claim,) = self.spool.decisions.claim(1)
+        assert self.spool.decisions.record(claim, Seen("none"), Decision("rule", to, "because"), {}).result(10)
         if state is not None:
             self.deliver(state, *to)
         return claim.instance
 
-    def deliver(self, state: str, *to: str) -> None:
+    def deliver(self, state: DeliveryState, *to: str) -> None:
         for name in to:
-            for delivery in self.spool.claim_deliveries(name, 10):
-                assert self.spool.close_delivery(delivery, state).result(10)
+            for delivery in self.spool.deliveries.claim(name, 10):
+                assert self.spool.deliveries.close(delivery, state).result(10)
 
     def tries(self, calling_ae: str) -> int:
         """Of the one commitment that a caller has asked for."""
         query = sa.select(commitment.c.tries).where(commitment.c.calling_ae == calling_ae)
-        return self.spool._ask(lambda c: int(c.execute(query).scalar_one()))
+        return self.spool.database.ask(lambda c: int(c.execute(query).scalar_one()))
 
     def events(self) -> list[str]:
-        return [event["kind"] for event in self.spool.events(limit=1000)]
+        return [event.kind for event in self.spool.views.events(limit=1000)]
 
 
 @contextmanager

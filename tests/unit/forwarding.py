@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from router.config.settings import DestinationSettings, Settings, SpoolSettings
-from router.flow import Caller, Decision, Instance, Seen
+from router.flow import Caller, Decision, Instance, Seen, StoredFile
 from router.forward import Forwarder
-from router.spool import Spool, open_spool
+from router.spool import DeliveryRow, EventRow, Spool, open_spool
 from tests.unit.peer import DX, EXPLICIT, Peer, wait_for
 from tests.unit.receiving import settings
 
@@ -41,8 +41,14 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.forward.backoff.FEW_TRIES", (300.0,) * 4)
 
 
-def no_transcoder(*_: object) -> tuple[Path, int, int]:
+def no_transcoder(*_: object) -> StoredFile:
     raise AssertionError("nothing was to be transcoded")
+
+
+def copied(instance: Instance, path: Path, offset: int, size: int, syntax: str) -> StoredFile:
+    """A copy of an instance in a file; in its own transfer syntax where none is named."""
+    written = syntax or instance.transfer_syntax
+    return StoredFile(path, offset, size, instance.sop_class, instance.sop_instance, written)
 
 
 @dataclass
@@ -51,7 +57,7 @@ class Stage:
 
     folder: Path
     destinations: dict[str, DestinationSettings] = field(default_factory=dict)
-    transcode: Callable[..., tuple[Path, int, int]] = no_transcoder
+    transcode: Callable[..., StoredFile] = no_transcoder
 
     def open(self) -> Spool:
         self.spool = open_spool(SpoolSettings(path=self.folder, reserve=0))
@@ -77,13 +83,13 @@ class Stage:
         """Instances that came and were decided; the last are owed as the first."""
         for _ in range(count):
             self._receive(data, changes)
-        claims = self.spool.claim_instances(count)
-        futures = [self.spool.record(c, Seen("none"), Decision("rule", to, "because"), {}) for c in claims]
+        claims = self.spool.decisions.claim(count)
+        futures = [self.spool.decisions.record(c, Seen("none"), Decision("rule", to, "because"), {}) for c in claims]
         assert [future.result(10) for future in futures] == [True] * count
         return [claim.instance for claim in claims]
 
     def _receive(self, data: bytes, changes: dict[str, Any]) -> None:
-        blob = self.spool.begin(HEAD)
+        blob = self.spool.intake.begin(HEAD)
         blob.write(memoryview(data))
         blob.seal()
         values: dict[str, Any] = {
@@ -91,22 +97,22 @@ class Stage:
             "sop_instance": f"1.2.3.{next(NUMBERS)}", "transfer_syntax": EXPLICIT, "offset": blob.offset,
             "size": blob.size, "digest": blob.digest(),
         }  # fmt: skip
-        self.spool.accept(blob, Instance(**(values | changes)))
+        self.spool.intake.accept(blob, Instance(**(values | changes)))
 
-    def rows(self, to: str | None = None) -> list[dict[str, Any]]:
+    def rows(self, to: str | None = None) -> list[DeliveryRow]:
         states = ("open", "done", "buried", "skipped")
-        return self.spool.deliveries(states=states, to=to, limit=10_000)
+        return self.spool.views.deliveries(states=states, to=to, limit=10_000)
 
     def states(self, to: str | None = None) -> list[str]:
-        return [row["state"] for row in self.rows(to)]
+        return [row.state for row in self.rows(to)]
 
-    def until(self, state: str, count: int = 1, to: str | None = None) -> list[dict[str, Any]]:
+    def until(self, state: str, count: int = 1, to: str | None = None) -> list[DeliveryRow]:
         """Wait until so many deliveries are in a state; these."""
         wait_for(lambda: self.states(to).count(state) >= count, 20)
-        return [row for row in self.rows(to) if row["state"] == state]
+        return [row for row in self.rows(to) if row.state == state]
 
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in self.spool.events(limit=10_000) if event["kind"] == kind]
+    def events(self, kind: str) -> list[EventRow]:
+        return [event for event in self.spool.views.events(limit=10_000) if event.kind == kind]
 
     def is_open(self, name: str = "dest") -> bool:
         return self.forwarder.open_circuits()[name]

@@ -161,6 +161,11 @@ def first_offered(_: str, syntaxes: Sequence[str]) -> str | None:
     return syntaxes[0]
 
 
+def silent_until_closed(talk: Talk) -> None:
+    """The script of a peer that takes a connection and never answers."""
+    talk.until_closed()
+
+
 @dataclass
 class Peer:
     """Listens on a free port; each association gets the next of `scripts`, then `script` for ever."""

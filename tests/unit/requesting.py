@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.association.requestor import ConnectError, Requestor, connect
+from router.flow import StoredFile
 from tests.unit.peer import DX, EXPLICIT, UID, Peer
 
 WANTED = [(DX, EXPLICIT)]
@@ -25,7 +26,7 @@ def blob(folder: Path, size: int) -> tuple[Path, bytes]:
 
 def store(association: Requestor, path: Path, size: int | None = None, syntax: str = EXPLICIT) -> int:
     size = path.stat().st_size - PREAMBLE if size is None else size
-    return association.store(path, PREAMBLE, size, sop_class=DX, sop_instance=UID, transfer_syntax=syntax)
+    return association.store(StoredFile(path, PREAMBLE, size, DX, UID, syntax))
 
 
 @contextmanager

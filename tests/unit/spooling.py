@@ -13,9 +13,8 @@ from router.config.settings import SpoolSettings
 from router.dicom.part10 import file_meta
 from router.dicom.uids import EXPLICIT
 from router.flow import Caller, Decision, Instance, Seen
-from router.spool import OPEN, Accepted, Blob, Claim, Spool, clock
+from router.spool import Accepted, Blob, Claim, DeliveryState, InstanceState, Spool, clock
 from router.spool.notes import note_for
-from router.spool.schema import NEW
 
 HEADER = b"a header of ours;"
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -29,7 +28,7 @@ def settings_of(path: Path, database: str = "sqlite", **changes: float) -> Spool
 
 def sealed(spool: Spool, data: bytes) -> Blob:
     """A blob in two fragments, synced and named."""
-    blob = spool.begin(HEADER)
+    blob = spool.intake.begin(HEADER)
     half = len(data) // 2
     blob.write(memoryview(data[:half]))
     blob.write(memoryview(data[half:]))
@@ -52,7 +51,7 @@ def received(spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0], befo
 def stored(spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0]) -> Instance:
     """The same with a row: acknowledged."""
     blob, instance = _received(spool, uid, caller)
-    assert not spool.accept(blob, instance).merged
+    assert not spool.intake.accept(blob, instance).merged
     return instance
 
 
@@ -60,7 +59,7 @@ def _received(spool: Spool, uid: str, caller: Caller, before: bytes = b"") -> tu
     pixels = b"\1\0" * 8
     pixel_data = b"\xe0\x7f\x10\0OW\0\0" + len(pixels).to_bytes(4, "little") + pixels
     data_set = before + _uid(0x16, SOP_CLASS) + _uid(0x18, uid) + b"\x28\0\x10\0US\2\0\1\0" + pixel_data
-    blob = spool.begin(file_meta(SOP_CLASS, uid, EXPLICIT, caller))
+    blob = spool.intake.begin(file_meta(SOP_CLASS, uid, EXPLICIT, caller))
     blob.write(memoryview(data_set))
     instance = replace(instance_for(blob, uid, caller), sop_class=SOP_CLASS)
     blob.seal(note_for(blob.header, instance))
@@ -74,7 +73,7 @@ def _uid(element: int, uid: str) -> bytes:
 
 def accept(spool: Spool, data: bytes = b"pixels", uid: str = "1.2.3", caller: Caller = CALLERS[0]) -> Accepted:
     blob = sealed(spool, data)
-    return spool.accept(blob, instance_for(blob, uid, caller))
+    return spool.intake.accept(blob, instance_for(blob, uid, caller))
 
 
 def decision(*destinations: str) -> Decision:
@@ -83,8 +82,8 @@ def decision(*destinations: str) -> Decision:
 
 def decide(spool: Spool, *destinations: str, **limits: int | None) -> Claim:
     """Claim the one instance that waits and record its decision."""
-    (claim,) = spool.claim_instances(1)
-    assert spool.record(claim, SEEN, decision(*destinations), limits).result()
+    (claim,) = spool.decisions.claim(1)
+    assert spool.decisions.record(claim, SEEN, decision(*destinations), limits).result()
     return claim
 
 
@@ -126,7 +125,7 @@ class Row:
     uid: str
     data: bytes
     caller: Caller
-    state: str = NEW
+    state: str = InstanceState.NEW
     ready_at: float = 0.0
     token: int = 0
     tries: int = 0
@@ -140,7 +139,7 @@ class Owed:
     instance_id: str
     destination: str
     owed_since: float
-    state: str = OPEN
+    state: str = DeliveryState.OPEN
     ready_at: float = 0.0
     token: int = 0
     tries: int = 0

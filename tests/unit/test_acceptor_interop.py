@@ -14,6 +14,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
 
@@ -41,8 +42,8 @@ def instance(syntax: str) -> Dataset:
     dataset.Rows, dataset.Columns, dataset.BitsAllocated = 100, 3000, 8
     dataset.add_new(0x7FE00010, "OB", bytes(i * 31 & 255 for i in range(300_000)))
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = DX, INSTANCE
-    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = UID(DX), UID(INSTANCE)
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
     return dataset
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from router.association import server as association_server
 from router.association.server import AssociationServer
-from router.association.tls import client_context
+from router.association.tls import Certificates, client_context
 from router.config.settings import Accept, ClientTls, ServerTls
 from tests.unit.receiving import (
     DATA_SET,
@@ -247,7 +247,7 @@ def test_a_handshake_that_begins_just_after_stop_has_looked_is_ended_too(
 
     context = LateContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*identity)
-    monkeypatch.setattr(association_server.Certificates, "context", lambda *_: context)
+    monkeypatch.setattr(Certificates, "context", lambda *_: context)
     monkeypatch.setattr(association_server, "_shutdown", shut_down_and_say_so)
     server = AssociationServer(lambda: settings(node(tls=ServerTls(*identity, port=0), artim=60.0)), MemoryHandler())
     server.start()
@@ -340,8 +340,8 @@ def eventually(condition, seconds: float = 5.0) -> bool:  # type: ignore[no-unty
 def test_open_is_said_only_while_connections_are_taken() -> None:
     server = AssociationServer(lambda: settings(node()), MemoryHandler())
     server.bind()
-    assert not server.is_open
+    said = [server.is_open]
     assert echoes(server.start())
-    assert server.is_open
+    said.append(server.is_open)
     server.stop(time.monotonic() + 5)
-    assert not server.is_open
+    assert [*said, server.is_open] == [False, True, False]

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -20,9 +19,8 @@ from router.cli import app
 from router.commands.backup import BackupError, Restored, back_up, restore
 from router.commands.check_folder import inspect
 from router.config import Settings, load
-from router.spool import Spool, SpoolError, copying, open_spool
-from router.spool.schema import GONE
-from tests.unit.spooling import accept, decide, files, received, settings_of, stored
+from router.spool import InstanceState, Spool, SpoolError, copying, open_spool
+from tests.unit.spooling import SEEN, accept, decide, decision, files, received, settings_of, stored
 
 CONFIG = """
 node: {{ae_title: ROUTER}}
@@ -74,12 +72,12 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_it(
         while not stop.is_set():
             came.append(stored(spool, f"2.{len(came)}").id)
             accept(spool, b"soon gone", uid=f"3.{len(came)}")
-            for claim in spool.claim_instances(40):
+            for claim in spool.decisions.claim(40):
                 if claim.instance.sop_instance.startswith("3."):
-                    spool.record(claim, *_nothing_to_do(), {}).result()
+                    spool.decisions.record(claim, SEEN, decision(), {}).result()
                 else:
-                    spool.release_instance(claim).result()
-            spool.wipe()
+                    spool.decisions.release(claim).result()
+            spool.orders.wipe()
             busy.set()
 
     worker = threading.Thread(target=load_it)
@@ -94,19 +92,13 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_it(
     found, new = restored(settings, tmp_path)
     try:
         assert (found.missing, found.damaged) == ((), ())
-        rows = {row["id"]: row for row in new.instances(limit=10_000)}
+        rows = {row.id: row for row in new.views.instances(limit=10_000)}
         assert before <= set(rows)
         for one in before:
-            assert rows[one]["state"] != GONE
+            assert rows[one].state != InstanceState.GONE
             assert new.blob(one).read_bytes() == spool.blob(one).read_bytes()
     finally:
         new.close()
-
-
-def _nothing_to_do() -> Any:
-    from tests.unit.spooling import SEEN, decision
-
-    return SEEN, decision()
 
 
 def test_what_is_in_a_backup_comes_back(spool: Spool, settings: Settings, tmp_path: Path) -> None:
@@ -125,7 +117,7 @@ def test_what_is_in_a_backup_comes_back(spool: Spool, settings: Settings, tmp_pa
     found, new = restored(settings, tmp_path)
     assert (found.blobs, found.undecided, found.owed, found.without_row) == (2, 1, 2, 0)
     assert files(new.settings.path) == files(settings.spool.path)
-    assert {row["destination"] for row in new.deliveries()} == {"ai", "pacs"}
+    assert {row.destination for row in new.views.deliveries()} == {"ai", "pacs"}
     assert (new.settings.path / "models" / "state.json").read_text() == "{}"
     assert (new.settings.path / "uid-key").read_text() == "secret"
     assert not (new.settings.path / "backup.json").exists()
@@ -146,7 +138,7 @@ def test_what_comes_after_the_databases_moment_is_taken_in_at_the_start(
     back_up(settings, tmp_path / "backup", quiet)
     found, new = restored(settings, tmp_path)
     assert (found.without_row, found.undecided) == (1, 0)
-    assert [row["id"] for row in new.instances()] == late
+    assert [row.id for row in new.views.instances()] == late
     new.close()
 
 
@@ -159,15 +151,15 @@ def test_what_was_delivered_and_removed_meanwhile_is_not_missing(
         stored(spool)
         copy(folder, target)
         decide(spool)
-        assert spool.wipe() == 1
+        assert spool.orders.wipe() == 1
 
     monkeypatch.setattr(copying, "copy_database", between)
     result = back_up(settings, tmp_path / "backup", quiet)
     assert (result.missing, result.undecided) == ((), 0)
     found, new = restored(settings, tmp_path)
     assert found.missing == ()
-    assert [row["state"] for row in new.instances()] == [GONE]
-    assert new.claim_instances(9) == []
+    assert [row.state for row in new.views.instances()] == [InstanceState.GONE]
+    assert new.decisions.claim(9) == []
     new.close()
 
 
@@ -245,7 +237,7 @@ def without_deliveries(backup: Path) -> None:
         database.execute("DROP TABLE delivery")
 
 
-WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a spool is there": (
         lambda folder: (folder / "restored" / "blobs").mkdir(parents=True),
         "never writes over a spool",
@@ -304,6 +296,7 @@ def test_a_restore_that_was_cut_short_is_no_spool(
     assert restore(tmp_path / "backup", new, quiet).undecided == 1
 
 
+@pytest.mark.slow
 @pytest.mark.postgresql
 def test_a_backup_beside_a_dump(postgresql: Callable[[], str], tmp_path: Path) -> None:
     """The database is the server's to back up; blobs are checked against what was put back there."""
@@ -322,5 +315,5 @@ def test_a_backup_beside_a_dump(postgresql: Callable[[], str], tmp_path: Path) -
     found = restore(tmp_path / "backup", new, quiet)
     assert (found.blobs, found.undecided, found.without_row, found.missing) == (2, 1, 1, ())
     spool = open_spool(new)
-    assert len(spool.instances()) == 2
+    assert len(spool.views.instances()) == 2
     spool.close()

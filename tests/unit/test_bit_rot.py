@@ -34,7 +34,7 @@ def test_a_row_that_contradicts_its_blob_is_never_sent(tmp_path: Path, column: s
     with closing(sqlite3.connect(tmp_path / "spool" / "node.db")) as database, database:
         database.execute(f"UPDATE instance SET {column} = ?", (CHANGES[column],))
     spool = open_spool(settings_of(tmp_path / "spool"))
-    (claim,) = spool.claim_instances(1)
+    (claim,) = spool.decisions.claim(1)
     spool.close()
     assert fault(claim.path, one) == ""
     assert fault(claim.path, claim.instance) != ""
@@ -52,8 +52,8 @@ def test_a_bit_of_the_log_costs_no_instance(tmp_path: Path, at: int) -> None:
     content[len(content) * (2 * at + 1) // 10] ^= 4
     log.write_bytes(content)
     spool = open_spool(settings_of(folder))
-    assert spool.counts().undecided == len(acknowledged)
-    claimed: dict[str, Instance] = {claim.instance.id: claim.instance for claim in spool.claim_instances(99)}
+    assert spool.views.counts().undecided == len(acknowledged)
+    claimed: dict[str, Instance] = {claim.instance.id: claim.instance for claim in spool.decisions.claim(99)}
     assert set(claimed) == acknowledged
     assert [fault(spool.blob(one), instance) for one, instance in claimed.items()] == [""] * len(acknowledged)
     spool.close()

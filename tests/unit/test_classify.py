@@ -18,7 +18,7 @@ from router.config.settings import SpoolSettings
 from router.flow import CLASSES, Caller, Instance, Prediction, Seen
 from router.inference import InferenceError
 from router.observe.metrics import REGISTRY
-from router.spool import Spool, open_spool
+from router.spool import InstanceRow, Spool, open_spool
 from tests.unit.peer import wait_for
 
 SPINE = Prediction((0.01, 0.01, 0.01, 0.96, 0.01), "spine", 0.96, 0.1, False, "spine", "f" * 64)
@@ -59,7 +59,7 @@ class Stage:
 
     def receive(self, name: bytes, answer: Seen | InferenceError | None, calling_ae: str = "XRAY") -> str:
         self.oracle.answers[name] = answer
-        blob = self.spool.begin(b"")
+        blob = self.spool.intake.begin(b"")
         blob.write(memoryview(name))
         blob.seal()
         caller = Caller(calling_ae, "ROUTER", "127.0.0.1")
@@ -67,13 +67,13 @@ class Stage:
         instance = Instance(
             blob.id, time.time(), caller, "1.2", uid, "1.2.840.10008.1.2", 0, len(name), blob.digest()
         )  # fmt: skip
-        return self.spool.accept(blob, instance).instance_id
+        return self.spool.intake.accept(blob, instance).instance_id
 
-    def decided(self, instance_id: str) -> dict:  # type: ignore[type-arg]
+    def decided(self, instance_id: str) -> InstanceRow:
         deadline = time.monotonic() + 20
         while True:
-            row = self.spool.instance(instance_id)
-            if row and row["decided_at"]:
+            row = self.spool.views.instance(instance_id)
+            if row and row.decided_at:
                 return row
             assert time.monotonic() < deadline, "not decided"
             time.sleep(0.01)
@@ -91,25 +91,25 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 def test_prediction_decision_and_deliveries_are_one(stage: Stage) -> None:
     row = stage.decided(stage.receive(b"spine", Seen("decoded", CR, SPINE)))
-    assert (row["class"], row["rule"], row["destinations"]) == ("spine", "spine", ["spine-ai"])
-    assert row["model"] == SPINE.model
-    (delivery,) = stage.spool.deliveries(instance_id=row["id"])
-    assert (delivery["destination"], delivery["state"]) == ("spine-ai", "open")
+    assert (row.class_name, row.rule, row.destinations) == ("spine", "spine", ["spine-ai"])
+    assert row.model == SPINE.model
+    (delivery,) = stage.spool.views.deliveries(instance_id=row.id)
+    assert (delivery.destination, delivery.state) == ("spine-ai", "open")
 
 
 @pytest.mark.parametrize("state", ["none", "undecodable", "unparseable", "failed"])
 def test_without_a_prediction_rules_decide_with_the_fact(stage: Stage, state: str) -> None:
     row = stage.decided(stage.receive(b"x", Seen(state, CR, reason="why")))  # type: ignore[arg-type]
-    assert (row["pixels"], row["class"], row["destinations"]) == (state, None, ["catch-all"])
-    assert row["why_no_prediction"] == "why"
+    assert (row.pixels, row.class_name, row.destinations) == (state, None, ["catch-all"])
+    assert row.why_no_prediction == "why"
 
 
 def test_what_kills_inference_each_time_goes_on_as_failed(stage: Stage) -> None:
     poison = stage.receive(b"poison", InferenceError("inference died"))
     good = stage.receive(b"good", Seen("decoded", CR, SPINE))
-    assert stage.decided(good)["rule"] == "spine"
+    assert stage.decided(good).rule == "spine"
     row = stage.decided(poison)
-    assert (row["pixels"], row["destinations"]) == ("failed", ["catch-all"])
+    assert (row.pixels, row.destinations) == ("failed", ["catch-all"])
     assert stage.oracle.asked.count(b"poison") == TRIES
 
 
@@ -128,8 +128,8 @@ def test_what_was_asked_about_before_is_asked_again_alone_and_first(
     monkeypatch.setattr(stage.oracle, "look", look)
     suspects = [b"suspect %d" % n for n in range(3)]
     ids = [stage.receive(name, None) for name in suspects]
-    for claim in stage.spool.claim_instances(len(ids)):
-        stage.spool.release_instance(claim)
+    for claim in stage.spool.decisions.claim(len(ids)):
+        stage.spool.decisions.release(claim)
     ids += [stage.receive(b"%d" % n, None) for n in range(2 * IN_FLIGHT)]
     stage.classifier.start()
     claimed_beside = [open_questions.get(timeout=10) for _ in range(OF_ONE_CALLER)]
@@ -145,7 +145,7 @@ def test_what_was_asked_about_before_is_asked_again_alone_and_first(
         future.set_result(Seen("decoded", CR, SPINE))
     for _ in range(2 * IN_FLIGHT - len(claimed_beside)):
         open_questions.get(timeout=10)[1].set_result(Seen("decoded", CR, SPINE))
-    assert {stage.decided(instance)["rule"] for instance in ids} == {"spine"}
+    assert {stage.decided(instance).rule for instance in ids} == {"spine"}
     stage.classifier.stop(time.monotonic() + 1)
     stage.spool.close()
 
@@ -156,17 +156,18 @@ def test_a_hundred_images_of_one_caller_that_take_for_ever_delay_no_other(stage:
     for n in range(100):
         stage.receive(b"hostile %d" % n, None, "HOSTILE")
     for n in range(10):
-        assert stage.decided(stage.receive(b"other %d" % n, Seen("decoded", CR, SPINE), "OTHER"))["rule"] == "spine"
+        assert stage.decided(stage.receive(b"other %d" % n, Seen("decoded", CR, SPINE), "OTHER")).rule == "spine"
     under_way = sum(name.startswith(b"hostile") for name in stage.oracle.asked)
     assert OF_ONE_CALLER <= under_way <= OF_ONE_CALLER + SLOW_OF_ONE_CALLER < 100
 
 
+@pytest.mark.slow
 def test_a_slow_image_does_not_hold_up_the_quick_ones_of_its_own_caller(stage: Stage) -> None:
     stage.oracle.are_slow = True
     for n in range(SLOW_OF_ONE_CALLER - 1):
         stage.receive(b"slow %d" % n, None)
     for n in range(2 * OF_ONE_CALLER):
-        assert stage.decided(stage.receive(b"quick %d" % n, Seen("decoded", CR, SPINE)))["rule"] == "spine"
+        assert stage.decided(stage.receive(b"quick %d" % n, Seen("decoded", CR, SPINE))).rule == "spine"
 
 
 def test_a_suspect_that_is_decoded_slowly_lets_others_go_on(tmp_path: Path) -> None:
@@ -174,10 +175,10 @@ def test_a_suspect_that_is_decoded_slowly_lets_others_go_on(tmp_path: Path) -> N
     stage = Stage(tmp_path)
     stage.oracle.are_slow = True
     stage.receive(b"suspect", None)
-    (claim,) = stage.spool.claim_instances(1)
-    stage.spool.release_instance(claim).result()
+    (claim,) = stage.spool.decisions.claim(1)
+    stage.spool.decisions.release(claim).result()
     stage.classifier.start()
-    assert stage.decided(stage.receive(b"other", Seen("decoded", CR, SPINE)))["rule"] == "spine"
+    assert stage.decided(stage.receive(b"other", Seen("decoded", CR, SPINE))).rule == "spine"
     assert stage.oracle.asked[0] == b"suspect"
     stage.classifier.stop(time.monotonic() + 0.1)
     stage.spool.close()
@@ -190,10 +191,10 @@ def test_a_new_decision_by_a_person_is_no_slow_one(stage: Stage) -> None:
         return REGISTRY.get_sample_value("dicom_router_decide_seconds_count")
 
     instance, before = stage.receive(b"spine", Seen("decoded", CR, SPINE)), counted() or 0.0
-    decided_at = stage.decided(instance)["decided_at"]
+    decided_at = stage.decided(instance).decided_at
     wait_for(lambda: counted() == before + 1)
-    assert stage.spool.redecide(instance, "a person")
-    wait_for(lambda: stage.spool.instance(instance)["decided_at"] > decided_at)  # type: ignore[index]
+    assert stage.spool.orders.redecide(instance, "a person")
+    wait_for(lambda: stage.spool.views.instance(instance).decided_at > decided_at)  # type: ignore[union-attr, operator]
     stage.decided(stage.receive(b"another", Seen("decoded", CR, SPINE)))  # what is told is told in order
     wait_for(lambda: counted() == before + 2)
 
@@ -202,28 +203,28 @@ def test_nothing_is_decided_while_inference_is_away(stage: Stage) -> None:
     stage.oracle.is_ready = False
     instance = stage.receive(b"spine", Seen("decoded", CR, SPINE))
     assert not stage.oracle.asked
-    row = stage.spool.instance(instance)
+    row = stage.spool.views.instance(instance)
     assert row is not None
-    assert row["decided_at"] is None
+    assert row.decided_at is None
     stage.oracle.is_ready = True
     stage.classifier.wake()
-    assert stage.decided(instance)["rule"] == "spine"
+    assert stage.decided(instance).rule == "spine"
 
 
 def test_new_rules_decide_what_comes_after_a_reload(stage: Stage) -> None:
     before = stage.decided(stage.receive(b"a", Seen("decoded", CR, SPINE)))
     stage.settings = replace(stage.settings, node=replace(stage.settings.node, dry_run=True))
     after = stage.decided(stage.receive(b"b", Seen("decoded", CR, SPINE)))
-    assert before["destinations"] == ["spine-ai"]
-    assert after["destinations"] == ["catch-all"]
-    assert "spine" in after["reason"]
-    assert stage.spool.instance(before["id"]) == before
+    assert before.destinations == ["spine-ai"]
+    assert after.destinations == ["catch-all"]
+    assert "spine" in str(after.reason)
+    assert stage.spool.views.instance(before.id) == before
 
 
 def test_an_answer_that_never_comes_delays_nobody(stage: Stage) -> None:
     stage.receive(b"never", None)
     for n in range(40):
-        assert stage.decided(stage.receive(b"%d" % n, Seen("decoded", CR, SPINE)))["rule"] == "spine"
+        assert stage.decided(stage.receive(b"%d" % n, Seen("decoded", CR, SPINE))).rule == "spine"
 
 
 def test_every_class_has_its_own_destination(stage: Stage) -> None:
@@ -232,4 +233,4 @@ def test_every_class_has_its_own_destination(stage: Stage) -> None:
         chances = tuple(0.96 if k == n else 0.01 for k in range(5))
         prediction = replace(SPINE, probabilities=chances, top=name, class_name=name)
         row = stage.decided(stage.receive(name.encode(), Seen("decoded", CR, prediction)))
-        assert row["destinations"] == [wanted[n]]
+        assert row.destinations == [wanted[n]]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from router.cli import app
+from router.cli import app, main
 from router.config import load
 from router.model.card import save_random_model
 from router.pixels.wrap import wrap_image
 from router.spool import open_spool
-from tests.acceptance.peers import free_port
-
-pytestmark = pytest.mark.slow
+from tests.peers import free_port
 
 GOOD = """
 node: {{ae_title: ROUTER, address: 127.0.0.1, port: {port}}}
@@ -34,9 +34,18 @@ otherwise: {{send: here}}
 """
 
 
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "router", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=120)
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The console script: here, or, for what serves, in a process of its own."""
+    words = [*map(str, arguments)]
+    command = [sys.executable, "-m", "router", *words]
+    if "serve" in words:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dicom-router", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(command, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +74,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_version() -> None:
-    done = run("--version")
-    assert done.returncode == 0
+    done = subprocess.run([sys.executable, "-m", "router", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip()[0].isdecimal()
 
 
@@ -77,7 +85,9 @@ def test_wrong_use_is_two(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "queue list", "events", "conformance"])
+@pytest.mark.parametrize(
+    "command", [pytest.param("serve", marks=pytest.mark.slow), "check", "queue list", "events", "conformance"]
+)
 def test_a_missing_or_broken_configuration_is_one_line_and_two(tmp_path: Path, command: str) -> None:
     words = command.split()
     option = [] if command in ("check", "conformance") else ["--config"]
@@ -91,6 +101,7 @@ def test_a_missing_or_broken_configuration_is_one_line_and_two(tmp_path: Path, c
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_serve_says_in_one_line_why_it_cannot(site: Path, tmp_path: Path) -> None:
     text = (site / "routing.yaml").read_text()
     (tmp_path / "file").write_text("not a folder")
@@ -107,6 +118,7 @@ def test_serve_says_in_one_line_why_it_cannot(site: Path, tmp_path: Path) -> Non
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["port", "web"])
 def test_an_address_that_cannot_be_had_is_one_line_and_one(site: Path, key: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -125,6 +137,7 @@ def test_a_demonstration_of_nothing_is_wrong_use(site: Path) -> None:
     assert "".join(done.stdout.split()).endswith("none:Nosuchfileordirectory")  # a line may be broken anywhere
 
 
+@pytest.mark.slow
 def test_check_names_what_is_not_ready(site: Path) -> None:
     done = run("check", site / "routing.yaml", "--json")
     *rows, failure = [json.loads(line) for line in done.stdout.splitlines()]
@@ -138,6 +151,7 @@ def test_check_names_what_is_not_ready(site: Path) -> None:
     assert run("check", site / "routing.yaml", "--offline").returncode == 0
 
 
+@pytest.mark.slow
 def test_classify_files_and_folders_with_rules(site: Path) -> None:
     done = run("classify", site / "images", "--config", site / "routing.yaml", "--json")
     rows = {Path(row["path"]).name: row for row in map(json.loads, done.stdout.splitlines())}
@@ -162,6 +176,7 @@ def test_classify_files_and_folders_with_rules(site: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_classify_resumes_a_csv(site: Path, tmp_path: Path) -> None:
     first = run("classify", site / "images" / "a.dcm", "--model", site / "model", "--csv", tmp_path / "out.csv")
     assert first.returncode == 0, first.stderr
@@ -192,6 +207,7 @@ def test_a_model_or_set_that_is_not_there_is_wrong_use(
     assert (done.exit_code, done.output.strip()) == (2, line)
 
 
+@pytest.mark.slow
 def test_promote_says_how_many_pinned_images_it_left_out(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(site)
     save_random_model(site / "candidate", size=64, seed=1)

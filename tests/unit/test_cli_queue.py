@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.spool import BURIED, open_spool, read_spool
+from router.spool import DeliveryState, open_spool, read_spool
 from tests.unit.spooling import accept, decide, settings_of
 
 CONFIG = """
@@ -30,8 +30,8 @@ def config(tmp_path: Path) -> Path:
     spool = open_spool(settings_of(tmp_path / "spool"))
     accept(spool)
     decide(spool, "down", "still", "fine")
-    spool.set_circuit("down", 60, 3, "Connection refused")
-    spool.pause("still", "somebody")
+    spool.destinations.set_circuit("down", 60, 3, "Connection refused")
+    spool.orders.pause("still", "somebody")
     spool.close()
     return tmp_path / "routing.yaml"
 
@@ -53,8 +53,8 @@ def test_one_destination_alone(config: Path) -> None:
 
 def bury(config: Path, destination: str) -> None:
     spool = open_spool(settings_of(config.parent / "spool"))
-    (one,) = spool.claim_deliveries(destination, 1)
-    assert spool.close_delivery(one, BURIED, "refused").result()
+    (one,) = spool.deliveries.claim(destination, 1)
+    assert spool.deliveries.close(one, DeliveryState.BURIED, "refused").result()
     spool.close()
 
 
@@ -95,9 +95,9 @@ def test_discard_takes_what_is_buried_unless_told_otherwise(config: Path) -> Non
         code, told = queue(config, "discard", *words)
         assert (code, told.splitlines()[0]) == (0, "1 of 1 changed"), told
     spool = read_spool(settings_of(config.parent / "spool"))
-    dropped = [event for event in spool.events() if event["kind"] == "discarded by a person"]
-    assert [event["destination"] for event in dropped] == ["still", "fine", "down"]
-    assert all(event["detail"]["who"] for event in dropped)
+    dropped = [event for event in spool.views.events() if event.kind == "discarded by a person"]
+    assert [event.destination for event in dropped] == ["still", "fine", "down"]
+    assert all(event.detail["who"] for event in dropped)
 
 
 def test_what_cannot_be_undone_says_what_it_takes_and_asks(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_what_cannot_be_undone_says_what_it_takes_and_asks(config: Path, monkeyp
         done = CliRunner().invoke(app, ["queue", "discard", "--all", "--config", str(config)], input=answer + "\n")
         assert (done.exit_code, takes in done.stderr) == (code, True)
         spool = read_spool(settings_of(config.parent / "spool"))
-        assert [row["state"] for row in spool.deliveries(states=["buried"])] == left
+        assert [row.state for row in spool.views.deliveries(states=["buried"])] == left
 
 
 def test_wipe_says_what_it_takes_and_asks_and_records_who(config: Path) -> None:
@@ -121,9 +121,9 @@ def test_wipe_says_what_it_takes_and_asks_and_records_who(config: Path) -> None:
     for words, code in (([], 2), (["--yes"], 0)):
         done = CliRunner().invoke(app, ["wipe", *words, "--config", str(config)])
         assert (done.exit_code, "1 blobs of finished instances, 0.00 GB, the oldest" in done.stderr) == (code, True)
-    (wiped,) = read_spool(settings_of(config.parent / "spool")).events(kind="wiped")
-    assert wiped["detail"]["removed"] == 1
-    assert wiped["detail"]["who"]
+    (wiped,) = read_spool(settings_of(config.parent / "spool")).views.events(kind="wiped")
+    assert wiped.detail["removed"] == 1
+    assert wiped.detail["who"]
 
 
 def test_the_list_says_for_each_delivery_what_its_destination_does(config: Path) -> None:

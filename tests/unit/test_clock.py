@@ -35,15 +35,15 @@ def owe(spool: Spool, uid: str, *, after: float) -> None:
     """A delivery that was tried and is to be tried again after so many seconds."""
     accept(spool, uid=uid)
     decide(spool, "ai")
-    (owed,) = spool.claim_deliveries("ai", 1)
-    spool.retry_delivery(owed, after, "down").result()
+    (owed,) = spool.deliveries.claim("ai", 1)
+    spool.deliveries.retry(owed, after, "down").result()
 
 
 def owed_for(spool: Spool) -> list[float]:
     """As a worker is told: it judges by nothing else. The deliveries are given back."""
-    claimed = spool.claim_deliveries("ai", 5)
+    claimed = spool.deliveries.claim("ai", 5)
     for one in claimed:
-        spool.retry_delivery(one, 0, "", tried=False).result()
+        spool.deliveries.retry(one, 0, "", tried=False).result()
     return [one.owed_for for one in claimed]
 
 
@@ -51,14 +51,14 @@ def owed_for(spool: Spool) -> list[float]:
 def test_a_clock_that_is_put_back_delays_nothing(spool: Spool, hands: Clock, back: float) -> None:
     owe(spool, "1.1", after=10)
     accept(spool, uid="1.2")
-    (claim,) = spool.claim_instances(1)
-    spool.release_instance(claim, after=10).result()
+    (claim,) = spool.decisions.claim(1)
+    spool.decisions.release(claim, after=10).result()
     hands.put(back)
-    assert spool.claim_deliveries("ai", 5) == []
-    assert spool.claim_instances(5) == []
-    assert spool.next_due("ai") == spool.next_instance_due() == 10
+    assert spool.deliveries.claim("ai", 5) == []
+    assert spool.decisions.claim(5) == []
+    assert spool.deliveries.next_due("ai") == spool.decisions.next_due() == 10
     hands.turn(10)
-    assert len(spool.claim_deliveries("ai", 5)) == len(spool.claim_instances(5)) == 1
+    assert len(spool.deliveries.claim("ai", 5)) == len(spool.decisions.claim(5)) == 1
 
 
 @pytest.mark.parametrize("seconds", [15 * DAY, -15 * DAY, 100.0])
@@ -76,10 +76,10 @@ def test_the_first_who_judges_an_age_sees_that_the_clock_was_set(spool: Spool, h
 def test_a_destination_that_stands_still_while_the_clock_is_set_counts_that_once(spool: Spool, hands: Clock) -> None:
     owe(spool, "1.1", after=0)
     hands.turn(5)
-    spool.pause("ai", "a person")
+    spool.orders.pause("ai", "a person")
     hands.turn(5)
     hands.put(15 * DAY)
-    spool.resume("ai", "a person")
+    spool.orders.resume("ai", "a person")
     hands.turn(3)
     assert owed_for(spool) == [8.0]
 
@@ -119,20 +119,20 @@ def test_little_is_no_jump(spool: Spool, hands: Clock) -> None:
 def test_what_somebody_holds_stays_held(spool: Spool, hands: Clock) -> None:
     accept(spool, uid="1.1")
     decide(spool, "ai")
-    (owed,) = spool.claim_deliveries("ai", 1)
+    (owed,) = spool.deliveries.claim("ai", 1)
     for seconds in (-DAY, DAY):
         hands.put(seconds)
-        assert spool.claim_deliveries("ai", 1) == []
-    assert spool.retry_delivery(owed, 0, "later").result()
+        assert spool.deliveries.claim("ai", 1) == []
+    assert spool.deliveries.retry(owed, 0, "later").result()
 
 
 def test_an_open_circuit_stays_open_as_long_as_it_would_have(spool: Spool, hands: Clock) -> None:
     accept(spool)
-    spool.set_circuit("ai", 300, 4, "no answer")
+    spool.destinations.set_circuit("ai", 300, 4, "no answer")
     for seconds in (DAY, -DAY):
         hands.put(seconds)
-        spool.claim_instances(0)  # whoever looks
-        assert spool.destination_state("ai").circuit_left == 300
+        spool.decisions.claim(0)  # whoever looks
+        assert spool.destinations.state("ai").circuit_left == 300
 
 
 @pytest.mark.parametrize("seconds", [15 * DAY, -15 * DAY])
@@ -143,17 +143,17 @@ def test_what_is_kept_is_kept_for_its_time_whatever_the_clock_says(
     decide(spool)
     hands.turn(40)
     hands.put(seconds)
-    assert spool.sweep() == 0
+    assert spool.retention.sweep() == 0
     hands.turn(61)
-    blobs, records = spool.sweep(), 0
+    blobs, records = spool.retention.sweep(), 0
     if seconds > 0:
         assert (blobs, files(tmp_path / "spool")) == (1, set())
         hands.turn(890)
-        assert spool.sweep() == 0
+        assert spool.retention.sweep() == 0
         hands.turn(10)
-        records = spool.sweep()
+        records = spool.retention.sweep()
         assert records == 1
-        assert spool.instances() == []
+        assert spool.views.instances() == []
     else:  # put back, it looks younger: it is kept longer, never shorter
         assert len(files(tmp_path / "spool")) == 1
 
@@ -183,15 +183,15 @@ def test_what_an_archive_is_asked_has_its_time_whatever_the_clock_says(
     due, held = work.claim(()), work.claim(())
     assert due is not None
     assert held is not None
-    spool.claim_instances(0)
+    spool.decisions.claim(0)
     for ours, one in (("2.25.1", due), ("2.25.2", held)):
         work.asked([row.id for row in work.pending(one)], "pacs", ours)
         hands.put(seconds if one is due else 0)  # the other one was asked before anybody noticed
     work.release(due, 300, tries=1)
     hands.turn(10)
-    spool.claim_instances(0)
+    spool.decisions.claim(0)
     (before_it,), (after,) = work.pending(due), work.pending(held)
-    assert [hands.at - row.asked_at for row in (before_it, after)] == [10, 10]
+    assert [hands.at - float(row.asked_at or 0) for row in (before_it, after)] == [10, 10]
     hands.turn(300)
     again, other = work.claim(()), work.claim(())
     assert again is not None
@@ -209,13 +209,13 @@ def test_waits_are_reckoned_by_the_databases_clock(
     answers = iter([0xA700])
     with Peer(status=lambda _: next(answers, 0)) as peer, forwarding(tmp_path, peer, start=False) as stage:
         looked: list[float | None] = []
-        next_due = stage.spool.next_due
+        next_due = stage.spool.deliveries.next_due
 
         def noted(to: str) -> float | None:
             looked.append(next_due(to))
             return looked[-1]
 
-        monkeypatch.setattr(stage.spool, "next_due", noted)
+        monkeypatch.setattr(stage.spool.deliveries, "next_due", noted)
         stage.owe("dest")
         begin = time.monotonic()
         stage.start()

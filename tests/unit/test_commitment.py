@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from pydicom.uid import UID
 
 from router.config.settings import ReportTo
-from router.spool import BURIED, DONE
+from router.spool import DeliveryState
 from tests.unit.committing import (
     COMMITMENT,
     IMPLICIT,
@@ -121,9 +122,9 @@ def test_off_without_an_archive_and_for_whom_no_line_names(
         assert not refused(node.port)
         on = node.current
         pacs = on.destinations["pacs"]
-        for changes in ({"archive": False}, {"enabled": False}):
-            node.current = replace(on, destinations={"pacs": replace(pacs, **changes)})
-            assert refused(node.port), changes
+        for changed in (replace(pacs, archive=False), replace(pacs, enabled=False)):
+            node.current = replace(on, destinations={"pacs": changed})
+            assert refused(node.port), changed
         for accept in (None, (replace(on.node.accept[0], commitment=None),)):  # type: ignore[index]
             node.current = replace(on, node=replace(on.node, accept=accept))
             assert refused(node.port), accept
@@ -141,11 +142,11 @@ def test_what_was_allowed_and_is_no_more_is_not_done(modality: Modality, archive
 def test_failures_without_asking(modality: Modality, archive: Archive, tmp_path: Path) -> None:
     with committing(tmp_path, archive, there(modality)) as node:
         node.instance("1.1", "ai")
-        node.instance("1.2", "pacs", state=BURIED)
+        node.instance("1.2", "pacs", state=DeliveryState.BURIED)
         node.instance("1.3", "pacs")
         node.instance("1.4", "pacs", data=b"one")
         node.instance("1.4", "pacs", data=b"other")
-        node.instance("1.5", "pacs", "ai", state=BURIED)
+        node.instance("1.5", "pacs", "ai", state=DeliveryState.BURIED)
         with modality.associated(node.port) as association:
             asked = [(DX, f"1.{n}") for n in (0, 1, 2, 4, 5)] + [(CT, "1.3")]
             assert (
@@ -221,7 +222,7 @@ def test_after_the_deadline_it_is_a_failure(modality: Modality, archive: Archive
     if trouble == "gone":
         archive.own_port = 1
     with committing(tmp_path, archive, there(modality), deadline=0.6) as node:
-        node.instance("1.1", "pacs", state=None if trouble == "on its way" else DONE)
+        node.instance("1.1", "pacs", state=None if trouble == "on its way" else DeliveryState.DONE)
         assert modality.ask(node.port, TRANSACTION, "1.1") == 0
         event_type, information, _ = modality.report()
     assert (event_type, failures(information), references(information)) == (2, {"1.1": 0x0110}, [])
@@ -234,7 +235,7 @@ def test_what_is_on_its_way_is_waited_for(modality: Modality, archive: Archive, 
         assert modality.ask(node.port, TRANSACTION, "1.1") == 0
         wait_for(lambda: node.tries("XRAY_1") > 1)
         assert (archive.asked, modality.reports) == ([], [])
-        node.deliver(DONE, "pacs")
+        node.deliver(DeliveryState.DONE, "pacs")
         assert references(modality.report()[1]) == [(DX, "1.1")]
 
 
@@ -359,7 +360,7 @@ def test_there_is_a_limit_to_open_requests(
     modality: Modality, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.spool.commitment_rows.MOST_OPEN", 2)
-    monkeypatch.setattr("router.association.messages.MOST_BYTES", 2000)
+    monkeypatch.setattr("router.association.services.MOST_BYTES", 2000)
     with (
         committing(tmp_path, archive, there(modality), start=False) as node,
         modality.associated(node.port) as association,
@@ -373,6 +374,6 @@ def test_an_instance_cannot_be_stored_as_a_commitment(modality: Modality, archiv
         instance = Dataset()
         instance.SOPClassUID, instance.SOPInstanceUID = COMMITMENT, "1.2"
         instance.file_meta = Dataset()  # type: ignore[assignment]
-        instance.file_meta.TransferSyntaxUID = IMPLICIT
+        instance.file_meta.TransferSyntaxUID = UID(IMPLICIT)
         instance.ensure_file_meta()
         assert association.send_c_store(instance).Status == 0x0122

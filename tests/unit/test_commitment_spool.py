@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
 from router.flow import Caller
-from router.spool import BURIED, DONE, Spool, commitment_rows, open_spool
-from router.spool.commitment_rows import ANSWERED, HOLD, Place
-from router.spool.schema import OPEN
+from router.spool import CommitmentState, DeliveryState, Spool, commitment_rows, open_spool
+from router.spool.commitment_rows import CLAIM_LASTS, Outcome, Place
 from tests.unit.spooling import accept, decide, settings_of, turned_by_hand
 
 CALLER, OTHER = Caller("XRAY_1", "ROUTER", "10.0.0.1"), Caller("XRAY_2", "ROUTER", "10.0.0.2")
@@ -23,13 +21,6 @@ ONE, TWO = ("1.2.840.10008.5.1.4.1.1.1.1", "1.1"), ("1.2.840.10008.5.1.4.1.1.1.1
 @pytest.fixture
 def settings(tmp_path: Path, database: str) -> SpoolSettings:
     return settings_of(tmp_path / "spool", database)
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    spool = open_spool(settings)
-    yield spool
-    spool.close()
 
 
 def test_one_at_a_time_and_the_longest_due_first(spool: Spool) -> None:
@@ -61,12 +52,12 @@ def test_a_claim_ends_and_its_holder_can_then_change_nothing(spool: Spool) -> No
         work.add(CALLER, "1.2", [ONE], 60)
         late = work.claim(())
         assert late is not None
-        clock.turn(HOLD - 1)
+        clock.turn(CLAIM_LASTS - 1)
         assert work.claim(()) is None
         clock.turn(2)
         due = work.claim(())
         assert due is not None
-        work.close(late, DONE)
+        work.close(late, CommitmentState.DONE)
         work.release(late, 0.0, tries=9)
         assert work.claim(()) is None
         work.release(due, 10.0, tries=1)
@@ -94,7 +85,7 @@ def test_an_answer_is_for_what_was_asked_and_counts_once(spool: Spool) -> None:
     assert work.answer(["pacs"], "2.25.1", [], {ONE: 0x0112}, 0x0110)
     assert [row.sop_instance for row in work.pending(due)] == ["1.2"]
     work.set_outcomes({rows[0].id: 0x0110, rows[1].id: 0x0112})
-    assert work.outcomes(due) == [(ONE, 0), (TWO, 0x0112)]
+    assert work.outcomes(due) == [Outcome(ONE, 0), Outcome(TWO, 0x0112)]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +101,7 @@ def test_only_what_is_clearly_committed_is(
     assert due is not None
     work.asked([row.id for row in work.pending(due)], "pacs", "2.25.1")
     work.answer(["pacs"], "2.25.1", good, failed, 7)
-    assert work.outcomes(due) == [(ONE, outcome)]
+    assert work.outcomes(due) == [Outcome(ONE, outcome)]
 
 
 def test_an_answer_in_the_middle_of_a_claim_is_not_slept_over(spool: Spool) -> None:
@@ -124,7 +115,7 @@ def test_an_answer_in_the_middle_of_a_claim_is_not_slept_over(spool: Spool) -> N
     work.release(due, 300.0, tries=1)
     again = work.claim(())
     assert again is not None
-    work.release(again, 300.0, state=ANSWERED, tries=1)
+    work.release(again, 300.0, state=CommitmentState.ANSWERED, tries=1)
     assert work.claim(()) is None, "a report that was not taken waits"
 
 
@@ -144,11 +135,14 @@ def test_what_is_there_under_a_uid(spool: Spool) -> None:
     for data in (b"one", b"two"):
         accept(spool, data, "1.1")
     decide(spool, "pacs", "ai")
-    for delivery in spool.claim_deliveries("pacs", 9):
-        spool.close_delivery(delivery, DONE).result()
+    for delivery in spool.deliveries.claim("pacs", 9):
+        spool.deliveries.close(delivery, DeliveryState.DONE).result()
     newest, oldest = spool.commitments.places(["1.1", "1.7"])["1.1"]
     assert (newest.is_decided, newest.deliveries) == (False, {})
-    assert (oldest.is_decided, oldest.deliveries) == (True, {"pacs": {DONE}, "ai": {OPEN}})
+    assert (oldest.is_decided, dict(oldest.deliveries)) == (
+        True,
+        {"pacs": frozenset({DeliveryState.DONE}), "ai": frozenset({DeliveryState.OPEN})},
+    )
     assert newest.digest != oldest.digest
     assert isinstance(newest, Place)
 
@@ -171,17 +165,19 @@ def test_a_start_frees_what_was_held_and_asks_again(settings: SpoolSettings) -> 
 def test_records_are_forgotten_with_the_others(settings: SpoolSettings) -> None:
     with turned_by_hand() as clock:
         spool = open_spool(settings)
-        for number, state in enumerate((DONE, BURIED, None)):
+        for number, state in enumerate((CommitmentState.DONE, CommitmentState.GIVEN_UP, None)):
             spool.commitments.add(CALLER, f"1.{number}", [ONE, TWO], 60)
             due = spool.commitments.claim(())
             assert due is not None
             if state:
                 spool.commitments.close(due, state)
         clock.turn(settings.keep_records)
-        assert spool.sweep() == 0
+        assert spool.retention.sweep() == 0
         clock.turn(1)
-        assert spool.sweep() == 2
-        assert spool._ask(lambda c: c.execute(sa.text("SELECT count(*) FROM commitment_reference")).scalar()) == 2
+        assert spool.retention.sweep() == 2
+        assert (
+            spool.database.ask(lambda c: c.execute(sa.text("SELECT count(*) FROM commitment_reference")).scalar()) == 2
+        )
         spool.close()
 
 
@@ -201,11 +197,11 @@ def test_work_is_found_by_an_index(tmp_path: Path) -> None:
         assert due is not None
         commitment_rows.places(connection, ["1.1"])
         commitment_rows.answer(connection, ["pacs"], "2.25.1", frozenset(), {}, 1)
-        commitment_rows.release(connection, due, 1.0, OPEN, 1)
+        commitment_rows.release(connection, due, 1.0, CommitmentState.OPEN, 1)
         commitment_rows.forget(connection, 1.0, 10)
-        commitment_rows.free_held(connection)
+        commitment_rows.free_claims(connection)
 
-    spool._run(watched)
+    spool.database.run(watched)
     spool.close()
     assert len(seen) > 8
     tables = ("SCAN commitment", "SCAN commitment_reference", "SCAN instance", "SCAN delivery")

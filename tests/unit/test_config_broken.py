@@ -64,7 +64,7 @@ BROKEN = {
     "unknown destination": Broken("send: chest\n", "send: chets\n", 8, "unknown destination 'chets'", "'chest'?"),
     "sends nowhere": Broken("send: chest\n", "send: []\n", 6, "rule 'chest' sends nowhere", "discard: true"),
     "discards silently": Broken(
-        "send: chest\n", "discard: true\n", 6, "rule 'chest' discards without a reason", "say why nobody needs it"
+        "send: chest\n", "discard: true\n", 6, "rule 'chest' discards without a reason", "say why no one needs it"
     ),
     "discards and sends": Broken(
         "send: chest\n", "send: chest\n    discard: true\n", 6, "both discard and send", "remove one"

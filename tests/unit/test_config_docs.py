@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.config import ConfigError, load, shipped
-from router.config.conditions import CONDITIONS
+from router.config.condition_keys import CONDITIONS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "routing.md"
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)

@@ -14,8 +14,8 @@ import pytest
 
 from router.association import pdu
 from router.association.pdu import Kind
-from router.flow import Caller, Instance
-from tests.unit.forwarding import HEAD, forwarding, quick, slow
+from router.flow import Caller, Instance, StoredFile
+from tests.unit.forwarding import HEAD, copied, forwarding, quick, slow
 from tests.unit.peer import CT, DX, EXPLICIT, IMPLICIT, J2K, Peer, Stored, Talk, aborting_on, wait_for
 
 
@@ -37,8 +37,8 @@ def test_a_batch_goes_on_one_association_and_is_then_released(tmp_path: Path) ->
         assert peer.connections == 1
         assert [one.sop_instance for one in peer.stored] == [one.sop_instance for one in instances]
         assert {one.data for one in peer.stored} == {b"x" * 40_002}
-        assert all(row["tries"] == 1 and row["status"] == 0 for row in stage.rows())
-        assert stage.spool.instance(instances[0].id)["state"] == "finished"  # type: ignore[index]
+        assert all(row.tries == 1 and row.status == 0 for row in stage.rows())
+        assert stage.spool.views.instance(instances[0].id).state == "finished"  # type: ignore[union-attr]
 
 
 def test_the_next_is_not_begun_before_what_came_of_the_last_is_written(
@@ -52,14 +52,14 @@ def test_the_next_is_not_begun_before_what_came_of_the_last_is_written(
         return 0
 
     with Peer(status=status) as peer, forwarding(tmp_path, peer, start=False) as stage:
-        close = stage.spool.close_delivery
+        close = stage.spool.deliveries.close
 
         def late(*about: Any) -> Future[bool]:
             future: Future[bool] = Future()
             threading.Timer(0.1, lambda: future.set_result(close(*about).result(10))).start()
             return future
 
-        monkeypatch.setattr(stage.spool, "close_delivery", late)
+        monkeypatch.setattr(stage.spool.deliveries, "close", late)
         stage.owe("dest", count=3)
         stage.start()
         stage.until("done", 3)
@@ -119,7 +119,7 @@ def test_an_association_that_the_peer_has_ended_is_not_used(tmp_path: Path) -> N
         stage.owe("dest")
         stage.until("done", 2)
         assert peer.connections == 2
-        assert [row["tries"] for row in stage.rows()] == [1, 1]
+        assert [row.tries for row in stage.rows()] == [1, 1]
 
 
 @pytest.mark.parametrize("status", [0xB000, 0xB006, 0xB007, 0x0107, 0x0116, 0x0111])
@@ -127,8 +127,8 @@ def test_a_warning_or_a_duplicate_is_done_with_a_flag(tmp_path: Path, status: in
     with Peer(status=lambda _: status) as peer, forwarding(tmp_path, peer) as stage:
         stage.owe("dest")
         (row,) = stage.until("done")
-        assert row["status"] == status
-        assert row["reason"]
+        assert row.status == status
+        assert row.reason
         assert not stage.is_open()
 
 
@@ -164,7 +164,7 @@ def test_out_of_resources_is_tried_again(tmp_path: Path) -> None:
     with Peer(status=answers) as peer, forwarding(tmp_path, peer) as stage:
         stage.owe("dest")
         (row,) = stage.until("done")
-    assert (row["tries"], row["buriable_tries"]) == (7, 0)
+    assert (row.tries, row.buriable_tries) == (7, 0)
 
 
 @pytest.mark.parametrize("status", [0xA900, 0xC000, 0xCFFF, 0x0122, 0x0124, 0x0211, 0xFE00, 0xFFFF, 0x0001])
@@ -172,14 +172,14 @@ def test_a_refusal_is_tried_a_few_times_and_buried(tmp_path: Path, status: int) 
     with Peer(status=lambda _: status) as peer, forwarding(tmp_path, peer) as stage:
         (instance,) = stage.owe("dest")
         (row,) = stage.until("buried")
-        assert (row["tries"], row["buriable_tries"], row["status"]) == (5, 4, status)
-        assert f"0x{status:04X}" in row["reason"]
+        assert (row.tries, row.buriable_tries, row.status) == (5, 4, status)
+        assert f"0x{status:04X}" in str(row.reason)
         assert len(stage.events("buried")) == 1
         assert len(peer.stored) == 5
         assert not stage.is_open()  # one instance is no destination
-        assert stage.spool.instance(instance.id)["state"] == "decided"  # type: ignore[index]
+        assert stage.spool.views.instance(instance.id).state == "decided"  # type: ignore[union-attr]
         peer.status = lambda _: 0
-        assert stage.spool.retry_now([row["id"]], "a person") == 1
+        assert stage.spool.orders.retry_now([row.id], "a person") == 1
         stage.until("done")
 
 
@@ -187,8 +187,8 @@ def test_give_up_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Peer(status=lambda _: 0xA700) as peer, forwarding(tmp_path, peer, give_up_after=0.3) as stage:
         stage.owe("dest")
         (row,) = stage.until("buried")
-        assert row["tries"] > 1
-        assert "0xA700" in row["reason"]
+        assert row.tries > 1
+        assert "0xA700" in str(row.reason)
 
 
 def test_an_abort_by_one_instance_counts_against_that_instance(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_an_abort_by_one_instance_counts_against_that_instance(tmp_path: Path) -
         stage.owe("dest", count=10)
         stage.start()
         stage.until("done", 10)
-        wait_for(lambda: stage.rows()[0]["tries"] > 3)
+        wait_for(lambda: stage.rows()[0].tries > 3)
         row = stage.rows()[0]
-        assert (row["state"], row["buriable_tries"]) == ("open", 0)
-        assert "abort" in row["reason"]
+        assert (row.state, row.buriable_tries) == ("open", 0)
+        assert "abort" in str(row.reason)
         assert not stage.events("circuit opened")
         poison.clear()
         stage.until("done", 11)
@@ -228,9 +228,9 @@ def test_half_sent_is_never_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with Peer(midway) as peer, forwarding(tmp_path, peer) as stage:
         stage.owe("dest", data=bytes(24_000_000))
-        wait_for(lambda: stage.rows()[0]["tries"] == 1)
+        wait_for(lambda: stage.rows()[0].tries == 1)
         (row,) = stage.rows()
-        assert (row["state"], row["status"], row["token"]) == ("open", None, 0)
+        assert (row.state, row.status, row.token) == ("open", None, 0)
 
 
 # -- buried at once, and skipped -------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_a_blob_that_has_changed_is_buried_and_never_sent(tmp_path: Path, change
         stage.start()
         stage.until("done")
         rows = stage.until("buried", 4)
-        assert all("digest" in row["reason"] and row["tries"] == 1 for row in rows)
+        assert all("digest" in str(row.reason) and row.tries == 1 for row in rows)
         assert len(peer.stored) == 1
         assert not stage.events("circuit opened")  # it is our disk and not the destination
 
@@ -259,7 +259,7 @@ def test_a_blob_that_is_gone_is_buried_and_no_failure_of_the_destination(tmp_pat
             stage.spool.blob(instance.id).unlink()
         stage.start()
         rows = stage.until("buried", 4)
-        assert all("the blob is gone" in row["reason"] for row in rows)
+        assert all("the blob is gone" in str(row.reason) for row in rows)
         assert not stage.events("circuit opened")
         assert not peer.stored
 
@@ -280,7 +280,7 @@ def test_blobs_whose_folder_cannot_be_reached_are_waited_for(tmp_path: Path) -> 
         for instance in lost:
             shutil.rmtree(stage.spool.blob(instance.id).parent, ignore_errors=True)
         stage.start()
-        wait_for(lambda: all(row["tries"] > 2 for row in stage.rows()))
+        wait_for(lambda: all(row.tries > 2 for row in stage.rows()))
         assert set(stage.states()) == {"open"}
         assert not stage.events("circuit opened")
         assert not peer.stored
@@ -294,9 +294,9 @@ def test_a_duplicate_of_another_version_is_buried(tmp_path: Path) -> None:
         stage.until("done", 2)  # equal bytes are there
         stage.owe("dest", data=b"else", sop_instance="1.2.3")
         (row,) = stage.until("buried")
-        assert row["status"] == 0x0111
-        assert row["tries"] == 1
-        assert "another version" in row["reason"]
+        assert row.status == 0x0111
+        assert row.tries == 1
+        assert "another version" in str(row.reason)
 
 
 def test_what_came_from_there_is_skipped(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_what_came_from_there_is_skipped(tmp_path: Path) -> None:
         stage.start()
         stage.until("done", 2)
         assert stage.states() == ["skipped", "done", "done"]
-        assert stage.rows()[0]["reason"] == "came from there"
+        assert stage.rows()[0].reason == "came from there"
         assert len(peer.stored) == 2
 
 
@@ -342,13 +342,13 @@ class Copier:
         self.path, self.error, self.calls = folder / "copy.native", error, 0
         self.path.write_bytes(b"--native")
 
-    def __call__(self, instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
+    def __call__(self, instance: Instance, blob: Path, syntax: str) -> StoredFile:
         self.calls += 1
         assert (instance.transfer_syntax, syntax) == (J2K, EXPLICIT)
         assert blob.exists()
         if self.error:
             raise ValueError(self.error)
-        return self.path, 2, 6
+        return copied(instance, self.path, 2, 6, syntax)
 
 
 def native_only(_: str, syntaxes: object) -> str | None:
@@ -362,19 +362,19 @@ def test_a_refused_syntax_is_sent_as_a_copy(tmp_path: Path) -> None:
         stage.owe("dest")
         first, second = stage.until("done", 2)
         assert [one.data for one in peer.stored] == [b"native", b"data set"]
-        assert "transcoded" in first["reason"]
-        assert EXPLICIT in first["reason"]
-        assert not second["reason"]
+        assert "transcoded" in str(first.reason)
+        assert EXPLICIT in str(first.reason)
+        assert not second.reason
         assert copier.calls == 1
 
 
 def test_a_copy_that_ends_too_soon_ends_the_association(tmp_path: Path) -> None:
     """What the next delivery sends must not become the rest of this one."""
 
-    def short(*_: object) -> tuple[Path, int, int]:
+    def short(instance: Instance, blob: Path, syntax: str) -> StoredFile:
         path = tmp_path / "short.native"
         path.write_bytes(b"--native")
-        return path, 2, 500
+        return copied(instance, path, 2, 500, syntax)
 
     peer = Peer(choose=native_only)
     with peer, forwarding(tmp_path, peer, start=False, transcode=short) as stage:
@@ -382,9 +382,9 @@ def test_a_copy_that_ends_too_soon_ends_the_association(tmp_path: Path) -> None:
         stage.owe("dest", count=2, data=bytes(600))
         stage.start()
         stage.until("done", 2)
-        wait_for(lambda: stage.rows()[0]["tries"])
+        wait_for(lambda: stage.rows()[0].tries)
         row = stage.rows()[0]
-        assert (row["state"], row["status"], "shorter" in row["reason"]) == ("open", None, True)
+        assert (row.state, row.status, "shorter" in str(row.reason)) == ("open", None, True)
         assert [one.data for one in peer.stored] == [bytes(600)] * 2
         assert not stage.events("circuit opened")
 
@@ -394,7 +394,7 @@ def test_a_copy_that_cannot_be_made_is_buried_after_few_tries(tmp_path: Path) ->
     with Peer(choose=native_only) as peer, forwarding(tmp_path, peer, transcode=copier) as stage:
         stage.owe("dest", transfer_syntax=J2K, count=4)
         rows = stage.until("buried", 4)
-        assert all(row["tries"] == 5 and "the pixels differ" in row["reason"] for row in rows)
+        assert all(row.tries == 5 and "the pixels differ" in str(row.reason) for row in rows)
         assert not peer.stored
         assert not stage.events("circuit opened")
 
@@ -403,15 +403,15 @@ def test_without_room_for_a_copy_the_delivery_waits(tmp_path: Path) -> None:
     """And is no sign of anything wrong with the destination, nor on the way to being buried."""
     copier, full = Copier(tmp_path), [True]
 
-    def copy(*asked: Any) -> tuple[Path, int, int]:
+    def copy(*asked: Any) -> StoredFile:
         if full[0]:
             raise OSError(errno.ENOSPC, "no room for a native copy")
         return copier(*asked)
 
     with Peer(choose=native_only) as peer, forwarding(tmp_path, peer, transcode=copy) as stage:
         stage.owe("dest", transfer_syntax=J2K, count=4)
-        wait_for(lambda: all(row["tries"] > 5 for row in stage.rows()))
-        assert {(row["state"], row["reason"]) for row in stage.rows()} == {("open", "no room for a native copy")}
+        wait_for(lambda: all(row.tries > 5 for row in stage.rows()))
+        assert {(row.state, row.reason) for row in stage.rows()} == {("open", "no room for a native copy")}
         assert not stage.events("circuit opened")
         full[0] = False
         stage.until("done", 4)
@@ -421,9 +421,9 @@ def test_no_context_names_class_and_syntax(tmp_path: Path) -> None:
     with Peer(choose=lambda *_: None) as peer, forwarding(tmp_path, peer) as stage:
         stage.owe("dest", transfer_syntax=J2K)
         (row,) = stage.until("buried")
-        assert row["tries"] == 5
-        assert DX in row["reason"]
-        assert J2K in row["reason"]
+        assert row.tries == 5
+        assert DX in str(row.reason)
+        assert J2K in str(row.reason)
         assert not peer.stored
 
 
@@ -439,7 +439,7 @@ def test_syntaxes_that_exclude_everything(tmp_path: Path) -> None:
 
 
 def test_an_unforeseen_failure_is_counted_and_gives_back_the_rest(tmp_path: Path) -> None:
-    def broken(*_: object) -> tuple[Path, int, int]:
+    def broken(*_: object) -> StoredFile:
         raise RuntimeError("unforeseen")
 
     with Peer(choose=native_only) as peer, forwarding(tmp_path, peer, transcode=broken, start=False) as stage:
@@ -448,5 +448,5 @@ def test_an_unforeseen_failure_is_counted_and_gives_back_the_rest(tmp_path: Path
         stage.start()
         stage.until("done", 5)
         (row,) = stage.until("buried")
-        assert "RuntimeError" in row["reason"]
-        assert "unforeseen" not in row["reason"]
+        assert "RuntimeError" in str(row.reason)
+        assert "unforeseen" not in str(row.reason)

@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 
 from router.dicom.uids import DEFLATED, OWN_SYNTAX
-from router.flow import Instance
-from tests.unit.forwarding import forwarding, no_transcoder, quick
+from router.flow import Instance, StoredFile
+from tests.unit.forwarding import copied, forwarding, no_transcoder, quick
 from tests.unit.peer import Peer
 
 ODD, PADDED = b"of odd length", b"padded, and even"
 
 
-def padding(instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
+def padding(instance: Instance, blob: Path, syntax: str) -> StoredFile:
     assert syntax == OWN_SYNTAX
     copy = blob.with_suffix(".even.native")
     copy.write_bytes(b"head" + PADDED)
-    return copy, 4, len(PADDED)
+    return copied(instance, copy, 4, len(PADDED), syntax)
 
 
-def unreadable(*_: object) -> tuple[Path, int, int]:
+def unreadable(*_: object) -> StoredFile:
     raise ValueError("the data set ends within an element")
 
 
@@ -39,7 +39,7 @@ def test_it_is_sent_evenly_and_said_so(tmp_path: Path, transcode, syntax, sent: 
     with Peer() as peer, forwarding(tmp_path, peer, transcode=transcode) as stage:
         stage.owe("dest", data=ODD, **changes)
         (row,) = stage.until("done")
-        assert row["reason"] == reason
+        assert row.reason == reason
         assert [one.data for one in peer.stored] == [sent]
 
 
@@ -47,7 +47,7 @@ def test_an_even_one_is_sent_as_it_came(tmp_path: Path) -> None:
     with Peer() as peer, forwarding(tmp_path, peer) as stage:
         stage.owe("dest", data=ODD + ODD)
         (row,) = stage.until("done")
-        assert row["reason"] == ""
+        assert row.reason == ""
         assert [one.data for one in peer.stored] == [ODD + ODD]
 
 
@@ -55,7 +55,7 @@ def test_without_room_for_a_padded_copy_it_waits(tmp_path: Path, monkeypatch: py
     quick(monkeypatch)
     full = [True]
 
-    def transcode(instance: Instance, blob: Path, syntax: str) -> tuple[Path, int, int]:
+    def transcode(instance: Instance, blob: Path, syntax: str) -> StoredFile:
         if full:
             full.pop()
             raise OSError(errno.ENOSPC, "no room")
@@ -64,5 +64,5 @@ def test_without_room_for_a_padded_copy_it_waits(tmp_path: Path, monkeypatch: py
     with Peer() as peer, forwarding(tmp_path, peer, transcode=transcode) as stage:
         stage.owe("dest", data=ODD)
         (row,) = stage.until("done")
-        assert row["tries"] == 2
+        assert row.tries == 2
         assert [one.data for one in peer.stored] == [PADDED]

@@ -28,15 +28,15 @@ def test_a_dead_destination_costs_and_buries_nothing(tmp_path: Path, monkeypatch
         stage.destinations = {"dest": good.destination(port=port)}
         stage.start()
         stage.owe("dest", count=10)
-        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures >= 4)
-        assert all(row["tries"] == 0 and row["state"] == "open" for row in stage.rows())
+        wait_for(lambda: stage.spool.destinations.state("dest").circuit_failures >= 4)
+        assert all(row.tries == 0 and row.state == "open" for row in stage.rows())
         assert len(stage.events("circuit opened")) == 1
         stage.stop()
         stage.spool.close()
         stage.open()
         stage.start()
         assert stage.is_open()
-        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures > 6)
+        wait_for(lambda: stage.spool.destinations.state("dest").circuit_failures > 6)
         assert set(stage.states()) == {"open"}
         stage.change("dest", port=good.port)
         stage.until("done", 10)
@@ -52,7 +52,7 @@ def age(stage: Stage, seconds: float, *, still: bool) -> None:
         connection.execute(schema.delivery.update().values(owed_since=owed - seconds))
         connection.execute(schema.destination.update().where(since > 0).values(still_since=since - seconds * still))
 
-    stage.spool._run(change)
+    stage.spool.database.run(change)
 
 
 @pytest.mark.parametrize("still", [True, False])
@@ -63,14 +63,14 @@ def test_only_time_in_which_something_was_tried_counts_towards_giving_up(
     full = Peer(status=lambda _: 0xA700)
     with full, forwarding(tmp_path, full, start=False, give_up_after=500) as stage:
         stage.owe("dest")
-        stage.spool.set_circuit("dest", 0.05, 3, "cannot connect")
+        stage.spool.destinations.set_circuit("dest", 0.05, 3, "cannot connect")
         age(stage, 1000, still=still)
         stage.start()
         if still:
-            wait_for(lambda: stage.rows()[0]["tries"] > 3)
+            wait_for(lambda: stage.rows()[0].tries > 3)
             assert stage.states() == ["open"]
         else:
-            assert stage.until("buried")[0]["tries"] == 1
+            assert stage.until("buried")[0].tries == 1
 
 
 @pytest.mark.parametrize("how", [(1, 1, 7), (2, 3, 2), (2, 3, 1)])
@@ -78,9 +78,9 @@ def test_rejections_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how
     slow(monkeypatch)
     with Peer(rejecting(*how)) as peer, forwarding(tmp_path, peer) as stage:
         stage.owe("dest", count=3)
-        wait_for(lambda: "reject" in stage.spool.destination_state("dest").circuit_reason)
+        wait_for(lambda: "reject" in stage.spool.destinations.state("dest").circuit_reason)
         assert stage.is_open()
-        assert [row["tries"] for row in stage.rows()] == [0, 0, 0]
+        assert [row.tries for row in stage.rows()] == [0, 0, 0]
         assert peer.connections == 1
 
 
@@ -125,8 +125,8 @@ def test_a_peer_that_answers_echo_but_not_store(tmp_path: Path, monkeypatch: pyt
     quick(monkeypatch)
     with Peer(silent_store) as peer, forwarding(tmp_path, peer, response_timeout=0.1) as stage:
         stage.owe("dest", count=9)
-        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures >= 5)
-        assert stage.spool.destination_state("dest").circuit_reason.startswith(BY_INSTANCES)
+        wait_for(lambda: stage.spool.destinations.state("dest").circuit_failures >= 5)
+        assert stage.spool.destinations.state("dest").circuit_reason.startswith(BY_INSTANCES)
         assert set(stage.states()) == {"open"}
         assert peer.echoes == 0  # an echo would close it each time, and the time would never grow
         peer.script = Talk.serve
@@ -138,9 +138,9 @@ def test_a_queue_that_is_refused_is_not_buried(tmp_path: Path, monkeypatch: pyte
     with Peer(status=lambda _: 0xC000) as peer, forwarding(tmp_path, peer, start=False) as stage:
         stage.owe("dest", count=12)
         stage.start()
-        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures >= 12)
+        wait_for(lambda: stage.spool.destinations.state("dest").circuit_failures >= 12)
         assert set(stage.states()) == {"open"}
-        assert sum(row["buriable_tries"] for row in stage.rows()) <= 2
+        assert sum(row.buriable_tries for row in stage.rows()) <= 2
         peer.status = lambda _: 0
         stage.until("done", 12)
         assert not stage.is_open()
@@ -155,7 +155,7 @@ def test_what_is_refused_for_ever_is_buried_in_the_end(tmp_path: Path, monkeypat
         stage.owe("dest", count=3)
         stage.start()
         rows = stage.until("buried", 3)
-        assert max(row["tries"] for row in rows) == 7
+        assert max(row.tries for row in rows) == 7
 
 
 def no_echo(sop_class: str, syntaxes: object) -> str | None:
@@ -202,10 +202,10 @@ def test_an_association_without_c_echo_closes_nothing(tmp_path: Path, monkeypatc
         talk.until_closed()
 
     with Peer(aborting, scripts=[Talk.serve], choose=no_echo) as peer, forwarding(tmp_path, peer, start=False) as stage:
-        stage.spool.set_circuit("dest", 0.0, 3, "cannot connect")
+        stage.spool.destinations.set_circuit("dest", 0.0, 3, "cannot connect")
         stage.owe("dest", count=3)
         stage.start()
-        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures == 4)
+        wait_for(lambda: stage.spool.destinations.state("dest").circuit_failures == 4)
         assert not stage.events("circuit closed")
         assert not peer.stored
 
@@ -215,7 +215,7 @@ def test_a_probe_that_is_skipped_lets_the_next_one_probe(tmp_path: Path, monkeyp
     quick(monkeypatch)
     peer = Peer(scripts=[rejecting(2, 3, 1)])
     with peer, forwarding(tmp_path, peer, echo=False, start=False, associations=2) as stage:
-        stage.spool.set_circuit("dest", 0.05, 1, "cannot connect")
+        stage.spool.destinations.set_circuit("dest", 0.05, 1, "cannot connect")
         stage.owe("dest", count=2, caller=Caller("DEST", "R", "127.0.0.1"))
         stage.owe("dest", count=2)
         stage.start()
@@ -234,7 +234,7 @@ def test_a_worker_that_stops_while_it_probes_lets_the_next_one_probe(
         talk.until_closed()
 
     with Peer(scripts=[probe]) as peer, forwarding(tmp_path, peer, start=False, connect_timeout=1.0) as stage:
-        stage.spool.set_circuit("dest", 0.0, 1, "cannot connect")
+        stage.spool.destinations.set_circuit("dest", 0.0, 1, "cannot connect")
         stage.owe("dest")
         stage.start()
         assert asked.wait(10)
@@ -252,8 +252,8 @@ def test_an_open_circuit_lets_the_association_go(tmp_path: Path, monkeypatch: py
         assert peer.ends == ["ABORT"]
         assert len(peer.stored) == 3
         rows = stage.rows()
-        assert [row["tries"] for row in rows] == [1, 1, 1, 0, 0, 0]
-        assert all(row["token"] == 0 for row in rows)
+        assert [row.tries for row in rows] == [1, 1, 1, 0, 0, 0]
+        assert all(row.token == 0 for row in rows)
 
 
 POISON = b"image and garbage!"
@@ -272,11 +272,11 @@ def test_instances_that_a_destination_dies_of_hold_up_no_others(
         for data, count in sorted([(POISON, 14), (b"good", 30)], reverse=order == "poison first"):
             stage.owe("dest", data=data, count=count)
         opened: list[float | None] = []
-        monkeypatch.setattr(stage.spool, "set_circuit", lambda *values: opened.append(values[1]))
+        monkeypatch.setattr(stage.spool.destinations, "set_circuit", lambda *values: opened.append(values[1]))
         stage.start()
         stage.until("done", 30)
         assert sum(seconds is not None for seconds in opened) <= 5
-        wait_for(lambda: [row["tries"] for row in stage.rows() if row["state"] == "open"] == [1] * 14)
+        wait_for(lambda: [row.tries for row in stage.rows() if row.state == "open"] == [1] * 14)
         assert sum(seconds is not None for seconds in opened) <= 14
 
 
@@ -288,9 +288,9 @@ def test_what_comes_while_only_known_poison_waits_is_tried_soon(
     monkeypatch.setattr("router.forward.backoff.CIRCUIT_FIRST", 0.05)
     with Peer(POISONED_PEER) as peer, forwarding(tmp_path, peer, start=False) as stage:
         stage.owe("dest", data=POISON, count=3)
-        for delivery in stage.spool.claim_deliveries("dest", 3):
-            stage.spool.retry_delivery(delivery, 0.01, "the peer aborted").result(10)
-        stage.spool.set_circuit("dest", 300, 8, POISONED)
+        for delivery in stage.spool.deliveries.claim("dest", 3):
+            stage.spool.deliveries.retry(delivery, 0.01, "the peer aborted").result(10)
+        stage.spool.destinations.set_circuit("dest", 300, 8, POISONED)
         stage.start()
         time.sleep(0.3)
         assert not peer.connections
@@ -303,25 +303,25 @@ def test_what_failed_before_stays_behind_what_was_not_tried(tmp_path: Path, monk
     slow(monkeypatch)
     with Peer(POISONED_PEER) as peer, forwarding(tmp_path, peer, start=False) as stage:
         stage.owe("dest", data=POISON, count=5)
-        for delivery in stage.spool.claim_deliveries("dest", 5):
-            stage.spool.retry_delivery(delivery, 0.001, "the peer aborted").result(10)
+        for delivery in stage.spool.deliveries.claim("dest", 5):
+            stage.spool.deliveries.retry(delivery, 0.001, "the peer aborted").result(10)
         stage.start()
         wait_for(lambda: stage.is_open())
-        wait_for(lambda: all(row["token"] == 0 for row in stage.rows()))
-        assert sorted(row["tries"] for row in stage.rows()) == [1, 1, 2, 2, 2]
-        assert all(row["ready_at"] > 0 for row in stage.rows())
+        wait_for(lambda: all(row.token == 0 for row in stage.rows()))
+        assert sorted(row.tries for row in stage.rows()) == [1, 1, 2, 2, 2]
+        assert all(row.ready_at > 0 for row in stage.rows())
 
 
 def test_one_delivery_is_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch)
     with Peer(status=lambda _: 0xC000) as peer, forwarding(tmp_path, peer, start=False, associations=3) as stage:
-        stage.spool.set_circuit("dest", 0.0, 3, BY_INSTANCES + outcome_of(0xC000).reason)
+        stage.spool.destinations.set_circuit("dest", 0.0, 3, BY_INSTANCES + outcome_of(0xC000).reason)
         stage.owe("dest", count=9)
         stage.start()
-        wait_for(lambda: stage.spool.destination_state("dest").circuit_failures == 4)
-        wait_for(lambda: [row["token"] for row in stage.rows()] == [0] * 9)
+        wait_for(lambda: stage.spool.destinations.state("dest").circuit_failures == 4)
+        wait_for(lambda: [row.token for row in stage.rows()] == [0] * 9)
         assert len(peer.stored) == 1
-        assert sorted(row["tries"] for row in stage.rows()) == [0] * 8 + [1]
+        assert sorted(row.tries for row in stage.rows()) == [0] * 8 + [1]
 
 
 # -- a person's word -------------------------------------------------------------------------------------------------
@@ -329,10 +329,10 @@ def test_one_delivery_is_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def order(spool: Spool, do: str) -> None:
     if do == "retry":
-        assert spool.retry_now([row["id"] for row in spool.deliveries()], "a person")
+        assert spool.orders.retry_now([row.id for row in spool.views.deliveries()], "a person")
     else:
-        spool.pause("dest", "a person")
-        spool.resume("dest", "a person")
+        spool.orders.pause("dest", "a person")
+        spool.orders.resume("dest", "a person")
 
 
 @pytest.mark.parametrize("do", ["retry", "resume"])
@@ -346,7 +346,7 @@ def test_a_person_has_what_is_back_tried_at_once(
         peer.scripts.append(rejecting(1, 1, 3))
         stage.start()
         stage.owe("dest")
-        wait_for(lambda: stage.is_open() and not any(row["token"] for row in stage.rows()))
+        wait_for(lambda: stage.is_open() and not any(row.token for row in stage.rows()))
         if running:
             order(stage.spool, do)
         else:
@@ -355,7 +355,7 @@ def test_a_person_has_what_is_back_tried_at_once(
             stage.start()
         stage.until("done")
         assert not stage.is_open()
-        assert stage.spool.destination_state("dest") == DestinationState()
+        assert stage.spool.destinations.state("dest") == DestinationState()
 
 
 def test_a_person_has_what_was_refused_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ def test_a_person_has_what_was_refused_tried_at_once(tmp_path: Path, monkeypatch
     with peer, forwarding(tmp_path, peer, associations=2, start=False) as stage:
         stage.owe("dest", count=4)
         stage.start()
-        wait_for(lambda: stage.is_open() and not any(row["token"] for row in stage.rows()))
+        wait_for(lambda: stage.is_open() and not any(row.token for row in stage.rows()))
         peer.status = lambda _: 0
         order(stage.spool, "retry")
         stage.until("done", 4)

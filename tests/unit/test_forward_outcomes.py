@@ -6,7 +6,7 @@ import errno
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,7 +70,7 @@ def test_few_tries_spread_over_hours(chance: float) -> None:
 
 # -- copies ----------------------------------------------------------------------------------------------------------
 
-PART10 = b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0" + (6).to_bytes(4, "little") + b"x" * 6
+PART10 = b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0" + (10).to_bytes(4, "little") + b"\2\0\x10\0UI\2\0" + b"1\0"
 INSTANCE = Instance("0" * 32, 0.0, Caller("A", "B", "127.0.0.1"), "1.2", "1.2.3", "1.2.4", 0, 1, "")
 
 
@@ -112,10 +112,11 @@ def test_a_copy_is_made_once_for_each_syntax(tmp_path: Path) -> None:
     copies = Copies(transcoder, enough)
     for syntax in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2"):
         for _ in range(2):
-            path, offset, size = copies.get(INSTANCE, blob, syntax)
-            assert path.read_bytes()[offset : offset + size] == b"native" + syntax.encode()
-            assert offset + size == path.stat().st_size
-            assert path.stat().st_mode & 0o777 == 0o600
+            copy = copies.get(INSTANCE, blob, syntax)
+            assert (copy.sop_class, copy.sop_instance, copy.transfer_syntax) == ("1.2", "1.2.3", syntax)
+            assert copy.path.read_bytes()[copy.offset : copy.offset + copy.size] == b"native" + syntax.encode()
+            assert copy.offset + copy.size == copy.path.stat().st_size
+            assert copy.path.stat().st_mode & 0o777 == 0o600
     assert len(transcoder.calls) == 2
     assert files(tmp_path) == ["a.1.native", "a.2.native"]
 
@@ -138,10 +139,8 @@ def test_a_copy_that_cannot_be_made_leaves_nothing(tmp_path: Path, transcoder: T
 
 
 def test_a_copy_without_room_is_not_begun(tmp_path: Path) -> None:
-    @contextmanager
-    def full(instance: Instance, target: Path) -> Iterator[None]:
+    def full(instance: Instance, target: Path) -> AbstractContextManager[None]:
         raise OSError(errno.ENOSPC, "no room")
-        yield
 
     transcoder = Transcoder()
     with pytest.raises(OSError, match="no room"):

@@ -10,7 +10,7 @@ import pytest
 
 from router.spool import SpoolError
 from tests.unit.forwarding import Stage, forwarding, quick, slow
-from tests.unit.peer import Peer, Stored, Talk, wait_for
+from tests.unit.peer import Peer, Stored, Talk, silent_until_closed, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ class Gate:
 
 def is_idle(stage: Stage) -> bool:
     """Whether nobody holds anything."""
-    return all(row["token"] == 0 for row in stage.rows())
+    return all(row.token == 0 for row in stage.rows())
 
 
 # -- nobody waits for another ----------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def test_a_dead_and_a_silent_destination_do_not_delay_a_third(tmp_path: Path) ->
     """PEERS 1, 3: the third has everything while the second has not yet been given up waiting for."""
     with Peer() as dead:
         pass
-    silent, good = Peer(lambda talk: talk.until_closed() and None), Peer()
+    silent, good = Peer(silent_until_closed), Peer()
     with silent, good, forwarding(tmp_path, dead, silent, good, start=False) as stage:
         stage.destinations["dest2"] = silent.destination(name="dest2", connect_timeout=60.0)
         stage.owe("dest", "dest2", "dest3", count=30)
@@ -69,13 +69,13 @@ def test_pause_and_resume(tmp_path: Path) -> None:
         stage.owe("dest", count=6)
         stage.start()
         assert gate.reached.wait(10)
-        stage.spool.pause("dest", "a person")
+        stage.spool.orders.pause("dest", "a person")
         gate.opened.set()
         wait_for(lambda: peer.ends)  # the delivery in hand was finished, and the association released
         wait_for(lambda: is_idle(stage))
         assert stage.states() == ["done"] + ["open"] * 5
-        assert [row["tries"] for row in stage.rows()] == [1, 0, 0, 0, 0, 0]
-        stage.spool.resume("dest", "a person")
+        assert [row.tries for row in stage.rows()] == [1, 0, 0, 0, 0, 0]
+        stage.spool.orders.resume("dest", "a person")
         stage.until("done", 6)
         assert len(peer.stored) == 6
 
@@ -164,7 +164,7 @@ def test_what_a_leaving_worker_gives_back_wakes_the_one_that_stays(
 ) -> None:
     gate, resting = Gate(), threading.Event()
     with Peer(Talk.serve, scripts=[gate]) as peer, forwarding(tmp_path, peer, start=False) as stage:
-        signal = stage.spool.signal("dest")
+        signal = stage.spool.signals.of("dest")
         wait = signal.wait
 
         def rest(version: int, seconds: float | None) -> None:
@@ -210,7 +210,7 @@ def test_stop_finishes_the_delivery_in_hand_and_gives_back_the_rest(tmp_path: Pa
         assert not stopping.is_alive()
         assert stage.states() == ["done", "open", "open", "open", "open"]
         assert is_idle(stage)
-        assert [row["tries"] for row in stage.rows()] == [1, 0, 0, 0, 0]
+        assert [row.tries for row in stage.rows()] == [1, 0, 0, 0, 0]
         assert (len(peer.stored), peer.ends) == (1, ["released"])
         assert not stage.events("circuit opened")
 
@@ -228,7 +228,7 @@ def test_stop_does_not_wait_beyond_its_deadline(tmp_path: Path) -> None:
 def test_what_a_killed_node_held_is_sent_after_its_next_start(tmp_path: Path) -> None:
     with Peer() as peer, forwarding(tmp_path, peer, start=False) as stage:
         stage.owe("dest", count=3)
-        assert len(stage.spool.claim_deliveries("dest", 8)) == 3
+        assert len(stage.spool.deliveries.claim("dest", 8)) == 3
         stage.spool.close()
         stage.open()
         stage.start()
@@ -243,7 +243,7 @@ def test_a_spool_that_fails_for_a_while(tmp_path: Path, monkeypatch: pytest.Monk
     slow(monkeypatch)
     failing = threading.Event()
     with Peer(status=lambda _: 0x0111) as peer, forwarding(tmp_path, peer, start=False) as stage:
-        known = stage.spool.known_digests
+        known = stage.spool.deliveries.known_digests
 
         def fail_once(*arguments: str) -> frozenset[str]:
             if not failing.is_set():
@@ -251,7 +251,7 @@ def test_a_spool_that_fails_for_a_while(tmp_path: Path, monkeypatch: pytest.Monk
                 raise SpoolError("the disk is full")
             return known(*arguments)
 
-        monkeypatch.setattr(stage.spool, "known_digests", fail_once)
+        monkeypatch.setattr(stage.spool.deliveries, "known_digests", fail_once)
         stage.owe("dest", count=4)
         stage.start()
         stage.until("done", 4)

@@ -21,10 +21,10 @@ import pytest
 
 from router.config.settings import ModelSettings
 from router.flow import Seen
-from router.inference import Inference, InferenceError, handle
+from router.inference import Inference, InferenceError, supervisor
+from router.inference.framing import pack, unpack
 from router.inference.lanes import Lanes
-from router.inference.messages import pack, unpack
-from router.inference.pixels import PixelWorker
+from router.inference.worker_handle import PixelWorker
 from router.model.card import save_random_model
 from router.pixels import render
 from router.pixels.wrap import wrap_image
@@ -110,8 +110,8 @@ def test_killed_it_fails_what_was_asked_and_comes_back_by_itself(running: Infere
 def impatient(settings: ModelSettings) -> Iterator[Inference]:
     """It asks for a sign of life several times a second, and takes a question of half a second for too old."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handle, "PING_EVERY", 0.3)
-        patch.setattr(handle, "HUNG_AFTER", 0.5 - 60)
+        patch.setattr(supervisor, "PING_EVERY", 0.3)
+        patch.setattr(supervisor, "HUNG_AFTER", 0.5 - 60)
         inference = Inference(replace(settings, pixel_timeout=60))
         inference.start()
         yield inference

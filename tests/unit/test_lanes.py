@@ -12,9 +12,9 @@ import pytest
 
 from router.inference import lanes
 from router.inference.fair import FairQueue
+from router.inference.framing import unpack
 from router.inference.lanes import CRASHED, Lanes, Request
-from router.inference.messages import unpack
-from router.inference.pixels import Answer, WorkerDiedError
+from router.inference.worker_handle import Answer, WorkerDiedError
 
 TIMEOUT = 5.0
 SOON = 5.0

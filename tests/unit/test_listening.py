@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from router.association.listening import AddressError, bind, listeners
 from router.cli import check
 from router.config import Settings, load, shipped
 from router.config.settings import SpoolSettings
+from router.listening import AddressError, bind, listeners
+from router.node.api import application
 from router.node.control import ControlServer
-from tests.acceptance.peers import free_port
+from tests.peers import free_port
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,9 @@ def test_free_ports_are_fine_and_one_in_use_fails(settings: Settings) -> None:
 def test_ports_that_the_running_node_of_the_spool_holds_are_no_mistake(settings: Settings) -> None:
     """Only those that it took when it started: another port of the file may be held by something else."""
     held = [list(one) for one in listeners(settings) if one[0] == "node.port"]
-    server = ControlServer(settings.spool.path, lambda request: {"listens": held})
+    server = ControlServer(
+        settings.spool.path, application(lambda _order, _who: {}, {"status": lambda: {"listens": held}})
+    )
     server.start()
     with (
         socket.create_server(("127.0.0.1", settings.node.port)),

@@ -51,7 +51,7 @@ def test_a_full_disk_loses_lines_and_goes_on_when_there_is_room(monkeypatch: pyt
 
     disk = Disk()
     stream = logging.Unfailing(disk)  # type: ignore[arg-type]
-    print("lost", file=stream, flush=True)  # type: ignore[call-overload]
+    print("lost", file=stream, flush=True)
     disk.full = False
-    print("kept", file=stream, flush=True)  # type: ignore[call-overload]
+    print("kept", file=stream, flush=True)
     assert "".join(written) == "kept\n"

@@ -27,7 +27,7 @@ from router.model import files
 from router.model.card import CARD, WEIGHTS, Card, CardError, save_model
 from router.model.load import load
 from router.model.mobilenet_v1 import MobileNetV1
-from tests.acceptance.peers import free_port
+from tests.peers import free_port
 
 NOVELTY = ("novelty.project", "novelty.offset", "novelty.centres")
 
@@ -175,13 +175,14 @@ def test_bytes_exchanged_in_the_header_give_a_network_or_words(whole: Path, data
 @pytest.mark.parametrize("name", [WEIGHTS, CARD])
 def test_what_is_no_file_is_said_and_not_waited_for(folder: Path, name: str) -> None:
     path = folder / name
-    for make, words in (
+    ways: tuple[tuple[Callable[[], object], str], ...] = (
         (lambda: os.mkfifo(path), "is not a file"),
         (path.mkdir, "is not a file"),
         (lambda: path.symlink_to("/dev/zero"), "is not a file"),
         (lambda: path.symlink_to(path), "symbolic links"),
         (lambda: path.symlink_to(folder / "nothing"), "No such file"),
-    ):
+    )
+    for make, words in ways:
         path.rmdir() if path.is_dir() else path.unlink()
         make()
         assert words in refused(folder)
@@ -253,11 +254,13 @@ def with_nan(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_answers_that_are_not_finite_are_refused_at_the_start(folder: Path) -> None:
     with pytest.raises(CardError, match="what it answers is not finite"):
         load(overflowing(folder), device="cpu", engine="torch", threads=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["check", "promote", "shadow", "serve"])
 def test_each_command_says_file_and_fix(folder: Path, tmp_path: Path, command: str) -> None:
     with_nan(folder)
@@ -281,6 +284,7 @@ def test_each_command_says_file_and_fix(folder: Path, tmp_path: Path, command: s
     assert "conv1.weight holds numbers that are not finite; copy the model's folder again" in text
 
 
+@pytest.mark.slow
 def test_inference_says_it_in_one_line(folder: Path) -> None:
     with_nan(folder)
     with pytest.raises(InferenceError, match="not finite") as caught:

@@ -16,7 +16,10 @@ from router.model.card import Card, save_model
 from router.model.engines.folding import folded
 from router.model.int8 import FILE, Int8
 from router.model.load import sample_pictures
+from router.model.mobilenet_v1 import scale
 from router.training import quantise
+from router.training.data import DataError
+from router.training.pictures import Pictures
 from router.training.quantise import agreement, measure, refusals
 from tests.unit.test_model_engines import SIZE, awake
 from tests.unit.training_set import make_set
@@ -72,8 +75,10 @@ def test_what_is_not_good_enough_is_refused(changed: dict[str, float], why: list
 def test_measuring_stretches_quiet_channels_and_moves_the_mean_back() -> None:
     network = awake()
     with torch.no_grad():
-        network.conv_dw_5_bn.weight[3], network.conv_dw_5_bn.bias[3] = 0.01, 0.5
-        network.conv_dw_5_bn.weight[4], network.conv_dw_5_bn.bias[4] = 0.01, -1
+        norm = network.get_submodule("conv_dw_5_bn")
+        weight, bias = norm.get_parameter("weight"), norm.get_parameter("bias")
+        weight[3], bias[3] = 0.01, 0.5
+        weight[4], bias[4] = 0.01, -1
     pictures = sample_pictures(SIZE)
     found = measure(network, "d", pictures)
     assert 0.5 < found.most["conv_dw_5"][3] < 0.65
@@ -83,7 +88,7 @@ def test_measuring_stretches_quiet_channels_and_moves_the_mean_back() -> None:
 
     def apart(int8: Int8) -> float:
         """How far the mean of the last layer is from the network's, layers being rounded and the biases `int8`'s."""
-        x, y = (quantise.scale(torch.from_numpy(pictures)) for _ in range(2))
+        x, y = (scale(torch.from_numpy(pictures)) for _ in range(2))
         with torch.inference_mode():
             for number, (exact, layer) in enumerate(zip(folded(network), int8.apply(folded(network)), strict=True)):
                 x = exact(x).clamp(0, 6)
@@ -119,9 +124,9 @@ def test_only_training_images_are_measured(command: list[str], tmp_path: Path, m
     pytest.importorskip("openvino")
     seen: list[int] = []
 
-    def stop(_network: object, _digest: str, pictures: quantise.Pictures) -> Int8:
+    def stop(_network: object, _digest: str, pictures: Pictures) -> Int8:
         seen.append(len(pictures))
-        raise quantise.DataError("enough")
+        raise DataError("enough")
 
     monkeypatch.setattr(quantise, "measure", stop)
     monkeypatch.setattr(quantise, "PIXELS", 10**9)

@@ -76,6 +76,7 @@ def test_weights_with_other_outputs_than_their_card_says_never_answer(tmp_path: 
         load(tmp_path, device="cpu", engine="torch", threads=1)
 
 
+@pytest.mark.slow
 def test_every_engine_gives_all_outputs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_model(MobileNetV1(10), tmp_path, size=32, calibration=Calibration(heads=ALL))

@@ -24,7 +24,8 @@ from router.inference.shadow import MOST
 from router.model.calibration import Calibration
 from router.model.card import CARD, WEIGHTS, Card, save_random_model
 from router.node.model_store import FILES, ModelStore, State, StoreError
-from router.node.models import FIRST_PAUSE, LONGEST_PAUSE, Serving
+from router.node.orders import ModelOrder, SetShadow, parse
+from router.node.serving_models import FIRST_PAUSE, LONGEST_PAUSE, ServingModels
 from router.observe.metrics import SHADOW_PREDICTIONS
 from router.pixels.wrap import wrap_image
 from router.spool import open_spool
@@ -172,8 +173,15 @@ def store(tmp_path: Path, models: dict[str, Path]) -> ModelStore:
     return ModelStore(tmp_path / "spool", models["old"])
 
 
-def order(store: ModelStore, order: str, **about: str | None) -> State:
-    plan = store.plan({"order": order, "who": "a test"} | about)
+def plan_of(store: ModelStore, name: str, **about: str | None) -> State:
+    """What an order of `a test` would make of the state."""
+    tested = {"tested": "by hand"} if name == "promote" else {}
+    order: Any = parse(name, {"configured": store.configured} | tested | about)
+    return store.plan(order, "a test")
+
+
+def order(store: ModelStore, name: str, **about: str | None) -> State:
+    plan = plan_of(store, name, **about)
     store.write(plan)
     assert ModelStore(store.folder.parent, store._model_path).state() == plan  # as after a restart
     return plan
@@ -182,12 +190,12 @@ def order(store: ModelStore, order: str, **about: str | None) -> State:
 def test_promoted_rolled_back_and_forth(store: ModelStore, models: dict[str, Path]) -> None:
     assert store.serving() == models["old"]
     with pytest.raises(StoreError, match="nothing to roll back to"):
-        store.plan({"order": "rollback"})
+        plan_of(store, "rollback")
     old, new = store.keep(models["old"]), store.keep(models["new"])
     order(store, "promote", model=new, before=old)
     assert Card.read(store.serving() or Path()) == Card.read(models["new"])
     with pytest.raises(StoreError, match="serves already"):
-        store.plan({"order": "promote", "model": new, "before": old})
+        plan_of(store, "promote", model=new, before=old)
     for name in (old, new):
         state = order(store, "rollback")
         assert state.serving
@@ -233,7 +241,7 @@ def test_a_failed_write_changes_nothing(
     store: ModelStore, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = store.keep(models["old"]), store.keep(models["new"])
-    plan = store.plan({"order": "promote", "model": new, "before": old})
+    plan = plan_of(store, "promote", model=new, before=old)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -250,14 +258,14 @@ def test_another_path_in_the_file_holds_again(store: ModelStore, models: dict[st
     assert (changed.serving(), changed.is_overruled()) == (models["broken"], True)
     assert not store.is_overruled()
     with pytest.raises(StoreError, match="restart it first"):
-        store.plan({"order": "rollback", "configured": changed.configured})
+        plan_of(store, "rollback", configured=changed.configured)
 
 
 @pytest.mark.parametrize("name", ["", "../../etc", "0123456789abcdef-01234567", "/", "a" * 100])
 def test_only_names_of_copies_are_taken(store: ModelStore, models: dict[str, Path], name: str) -> None:
     store.keep(models["old"])
     with pytest.raises(StoreError, match="no such model"):
-        store.plan({"order": "promote", "model": name, "before": name})
+        plan_of(store, "promote", model=name, before=name)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +360,7 @@ def test_written_splits_say_what_does_not_judge_a_model() -> None:
 def test_shadow_predictions_are_counted_for_each_pair_of_models() -> None:
     def event(shadow: str, class_name: str, to: str) -> dict[str, Any]:
         served = {"model": "1", "class": "spine", "destinations": ["spine-ai"]}
-        return {"detail": {"served": served, "shadow": {"model": shadow, "class": class_name, "destinations": [to]}}}
+        return {"served": served, "shadow": {"model": shadow, "class": class_name, "destinations": [to]}}
 
     events = [event("2", "spine", "spine-ai"), event("3", "others", "x"), event("2", "uncertain", "spine-ai")]
     first, second = count_shadow(events)
@@ -438,15 +446,15 @@ class Hasty(threading.Event):
 
 
 @pytest.fixture
-def reluctant(monkeypatch: pytest.MonkeyPatch, store: ModelStore, models: dict[str, Path]) -> Iterator[Serving]:
+def reluctant(monkeypatch: pytest.MonkeyPatch, store: ModelStore, models: dict[str, Path]) -> Iterator[ServingModels]:
     """The serving of a node that starts with a shadow chosen before."""
     order(store, "shadow", model=store.keep(models["new"]))
     Reluctant.failures, Reluctant.tried, Reluctant.stopped = 10, 0, 0
-    monkeypatch.setattr("router.node.models.Shadow", Reluctant)
+    monkeypatch.setattr("router.node.serving_models.Shadow", Reluctant)
     spool = SpoolSettings(path=store.folder.parent, reserve=0)
     current = replace(settings(NodeSettings()), spool=spool, model=ModelSettings(path=models["old"]))
     opened = open_spool(spool)
-    serving = Serving(opened, lambda: current, lambda: None)
+    serving = ServingModels(opened, lambda: current, lambda: None)
     monkeypatch.setattr(serving, "_stopping", Hasty())
     monkeypatch.setattr(serving.inference, "start", lambda: None)
     yield serving
@@ -454,7 +462,7 @@ def reluctant(monkeypatch: pytest.MonkeyPatch, store: ModelStore, models: dict[s
     opened.close()
 
 
-def test_a_shadow_that_does_not_start_is_tried_again_after_growing_pauses(reluctant: Serving) -> None:
+def test_a_shadow_that_does_not_start_is_tried_again_after_growing_pauses(reluctant: ServingModels) -> None:
     reluctant.start()
     wait_for(lambda: reluctant.report()["shadow_ready"])
     assert (Reluctant.tried, Reluctant.stopped) == (Reluctant.failures + 1, Reluctant.failures)
@@ -465,25 +473,25 @@ def test_a_shadow_that_does_not_start_is_tried_again_after_growing_pauses(reluct
     assert Reluctant.tried == Reluctant.failures + 1
 
 
-def test_a_person_who_ends_a_shadow_that_does_not_start_is_not_overruled(reluctant: Serving) -> None:
+def test_a_person_who_ends_a_shadow_that_does_not_start_is_not_overruled(reluctant: ServingModels) -> None:
     Reluctant.failures = 10_000
     reluctant.start()
     wait_for(lambda: Reluctant.tried > 1)
-    wait_for(lambda: ordered(reluctant, {"order": "shadow", "model": None, "who": "a test"}))
+    wait_for(lambda: ordered(reluctant, SetShadow(None, reluctant._store.configured)))
     wait_for(lambda: not reluctant.report()["busy"])
     tried = Reluctant.tried
     time.sleep(0.2)
     assert (Reluctant.tried, reluctant.report()["shadow"]) == (tried, None)
 
 
-def test_a_shadow_is_ended_once(reluctant: Serving) -> None:
+def test_a_shadow_is_ended_once(reluctant: ServingModels) -> None:
     """By the running node: where there is none, nothing has changed and nothing is recorded."""
-    end = {"order": "shadow", "model": None, "who": "a test"}
+    end = SetShadow(None, reluctant._store.configured)
     for _ in range(2):
         wait_for(lambda: ordered(reluctant, end))
         wait_for(lambda: not reluctant.report()["busy"])
     reluctant._spool.event("flush")
-    wait_for(lambda: [event["kind"] for event in reluctant._spool.events()] == ["shadow changed", "flush"])
+    wait_for(lambda: [event.kind for event in reluctant._spool.views.events()] == ["shadow changed", "flush"])
 
 
 def test_a_shadow_is_ended_once_without_a_node(tmp_path: Path, models: dict[str, Path]) -> None:
@@ -505,12 +513,12 @@ otherwise: {{send: here}}
     assert shadow("off") == f"{name} shadows no longer"
     assert shadow("off") == "there was no shadow"
     spool = open_spool(SpoolSettings(path=tmp_path / "spool", reserve=0))
-    assert [event["kind"] for event in spool.events()] == ["shadow changed"] * 2
+    assert [event.kind for event in spool.views.events()] == ["shadow changed"] * 2
     spool.close()
 
 
-def ordered(serving: Serving, order: dict[str, Any]) -> bool:
+def ordered(serving: ServingModels, order: ModelOrder) -> bool:
     try:
-        return bool(serving.order(order))
+        return bool(serving.begin(order, "a test"))
     except StoreError:  # a start is under way
         return False

@@ -37,7 +37,7 @@ def test_strided_convolutions_pad_at_the_bottom_and_the_right() -> None:
     x = torch.randn(1, 1, 64, 64)
     first = F.relu6(net.conv1_bn(F.conv2d(F.pad(x, (0, 1, 0, 1)), net.conv1.weight, stride=2)))
     seen: list[torch.Tensor] = []
-    handle = net.conv_dw_1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    handle = net.get_submodule("conv_dw_1").register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     net.features(x)
     handle.remove()
     assert torch.allclose(seen[0], first)

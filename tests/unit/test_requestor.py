@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from router.association import pdu
+from router.association.negotiation import FIXED, items
 from router.association.pdu import Kind
+from router.association.proposing import associate_rq
 from router.association.requestor import AssociationLostError, connect, proposals
 from tests.unit.peer import (
     CT,
@@ -89,7 +91,8 @@ def test_the_request_names_what_is_needed_and_nothing_else() -> None:
         connect(peer.destination(calling_ae_title="IGNORED"), "US", [(DX, J2K), (CT, EXPLICIT), (DX, J2K)]).release()
     (proposal,) = peer.proposals
     assert (proposal.calling_ae, proposal.called_ae, proposal.max_pdu) == ("US", "DEST", pdu.MAX_PDU)
-    assert proposal.async_window == (1, 1)
+    user = list(items(memoryview(associate_rq("US", "DEST", proposal.contexts))[6 + FIXED :]))[-1][1]
+    assert [kind for kind, _ in items(user)] == [0x51, 0x52, 0x55]  # no asynchronous window, no roles
     assert [(c.id, c.abstract_syntax, c.transfer_syntaxes) for c in proposal.contexts] == [
         (1, DX, (J2K,)), (3, CT, (EXPLICIT,)), (5, DX, (EXPLICIT, IMPLICIT)), (7, CT, (EXPLICIT, IMPLICIT)),
     ]  # fmt: skip
@@ -216,7 +219,7 @@ def ignores_release(talk: Talk) -> None:
 
 
 def test_a_release_without_answer_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.association.requestor.RELEASE", 0.2)
+    monkeypatch.setattr("router.association.exchange.RELEASE", 0.2)
     with Peer(ignores_release) as peer:
         association = connect(peer.destination(), "US", WANTED)
         association.release()

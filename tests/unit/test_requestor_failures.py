@@ -232,18 +232,14 @@ def in_the_middle(how: Callable[[Talk], object]) -> Script:
     return script
 
 
-def reads_on(talk: Talk) -> None:
-    talk.until_closed()
-
-
 @pytest.mark.parametrize(
     "how",
     [
-        lambda talk: (talk.send(pdu.abort(None)), talk.sock.shutdown(socket.SHUT_WR), reads_on(talk)),
+        lambda talk: (talk.send(pdu.abort(None)), talk.sock.shutdown(socket.SHUT_WR), talk.until_closed()),
         lambda talk: (talk.send(pdu.abort(None)), talk.reset()),
         lambda talk: talk.sock.close(),
         lambda talk: talk.reset(),
-        lambda talk: (talk.sock.shutdown(socket.SHUT_WR), reads_on(talk)),
+        lambda talk: (talk.sock.shutdown(socket.SHUT_WR), talk.until_closed()),
     ],
 )
 def test_the_peer_goes_in_the_middle(tmp_path: Path, how: Callable[[Talk], object]) -> None:
@@ -285,6 +281,7 @@ def sipping(talk: Talk) -> None:
     talk.until_closed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least_rate", "enough"), [(1 << 40, False), (500_000, True)])
 def test_the_least_rate_decides_how_long_it_may_take(tmp_path: Path, least_rate: int, enough: bool) -> None:
     """Longer than any one limit, or not: the size at the least rate is what a transfer may take."""

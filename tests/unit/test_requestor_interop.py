@@ -19,7 +19,8 @@ from router.association import pdu
 from router.association.requestor import ConnectError, Requestor, connect
 from router.association.server import AssociationServer
 from router.config.settings import ClientTls, DestinationSettings, ServerTls
-from tests.unit.peer import DX, EXPLICIT, IMPLICIT, J2K, UID, Peer, Talk, wait_for
+from router.flow import StoredFile
+from tests.unit.peer import DX, EXPLICIT, IMPLICIT, J2K, UID, Peer, Talk, silent_until_closed, wait_for
 from tests.unit.receiving import BIG as BIG_ENDIAN
 from tests.unit.receiving import DEFLATED, INSTANCE, MemoryHandler, node, settings
 from tests.unit.test_acceptor_interop import part10
@@ -39,9 +40,7 @@ class Sample:
     offset: int = 144
 
     def store(self, association: Requestor, syntax: str = EXPLICIT) -> int:
-        return association.store(
-            self.path, self.offset, len(self.data), sop_class=DX, sop_instance=INSTANCE, transfer_syntax=syntax
-        )
+        return association.store(StoredFile(self.path, self.offset, len(self.data), DX, INSTANCE, syntax))
 
     def send(self, to: DestinationSettings, syntax: str, times: int = 1) -> list[int]:
         association = connect(to, "US", [(DX, syntax)])
@@ -142,10 +141,10 @@ class Pynetdicom:
         for name, value in options.items():
             setattr(ae, name, value)
         for context in AllStoragePresentationContexts[:120]:
-            ae.add_supported_context(context.abstract_syntax, list(syntaxes) or [EXPLICIT, IMPLICIT])
+            ae.add_supported_context(str(context.abstract_syntax), list(syntaxes) or [EXPLICIT, IMPLICIT])
         ae.add_supported_context(DX, list(syntaxes) or [EXPLICIT, IMPLICIT])
         ae.add_supported_context("1.2.840.10008.1.1")
-        handlers = [
+        handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_RELEASED, lambda _: self.events.append("released")),
             (evt.EVT_ABORTED, lambda _: self.events.append("aborted")),
@@ -274,9 +273,9 @@ def test_tls_to_a_peer_that_counts(tmp_path: Path, pairs: tuple[Pair, Pair], siz
     path.write_bytes(b"head" + data)
     with Peer(tls=as_server(theirs), max_pdu=0) as peer:
         association = connect(peer.destination(tls=ClientTls(ca=theirs.certificate)), "US", [(DX, EXPLICIT)])
-        assert association.store(path, 4, size, sop_class=DX, sop_instance=UID, transfer_syntax=EXPLICIT) == 0
+        assert association.store(StoredFile(path, 4, size, DX, UID, EXPLICIT)) == 0
         with pytest.raises(OSError, match="shorter"):
-            association.store(path, 4, size + 5, sop_class=DX, sop_instance=UID, transfer_syntax=EXPLICIT)
+            association.store(StoredFile(path, 4, size + 5, DX, UID, EXPLICIT))
         association.abort()
         wait_for(lambda: peer.ends)
     assert [one.data for one in peer.stored] == [data + bytes(size % 2)]
@@ -330,6 +329,6 @@ def test_tls_where_the_peer_speaks_none(pairs: tuple[Pair, Pair]) -> None:
 
     with Peer(plain) as peer:
         assert _refusal(peer.destination(tls=ClientTls(ca=theirs.certificate))).kind == "tls"
-    with Peer(lambda talk: talk.until_closed() and None) as peer:
+    with Peer(silent_until_closed) as peer:
         silent = peer.destination(tls=ClientTls(ca=theirs.certificate), connect_timeout=0.3)
         assert _refusal(silent).kind == "silent"

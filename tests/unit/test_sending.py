@@ -11,8 +11,9 @@ from pydicom.uid import UID
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.commands.send_files import data_set_offset, read_meta, send_files
+from router.commands.send_files import read_meta, send_files
 from router.config.settings import DestinationSettings
+from router.dicom.part10 import data_set_offset
 from router.pixels.wrap import wrap_image
 from router.spool import open_spool
 from tests.unit.receiving import MemorySink, served
@@ -59,7 +60,7 @@ def test_an_old_spool_is_sent_as_it_was_acknowledged(tmp_path: Path) -> None:
     content = wrap_image(GREY, tmp_path / "a.dcm").read_bytes()
     offset = data_set_offset(tmp_path / "a.dcm")
     spool = open_spool(settings_of(tmp_path / "old"))
-    whole, half = spool.begin(content[:offset]), spool.begin(content[:offset])
+    whole, half = spool.intake.begin(content[:offset]), spool.intake.begin(content[:offset])
     whole.write(memoryview(content)[offset:])
     whole.seal()
     half.write(memoryview(content)[offset : offset + 200])

@@ -7,8 +7,9 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.spool import OPEN, Spool, SpoolError, open_spool
+from router.spool import DeliveryState, Spool, SpoolError, open_spool
 from router.spool.schema import instance
 from tests.unit.spooling import (
     HEADER,
@@ -35,16 +36,9 @@ def settings(tmp_path: Path, database: str) -> SpoolSettings:
     return settings_of(tmp_path / "spool", database)
 
 
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    opened = open_spool(settings)
-    yield opened
-    opened.close()
-
-
 def after_each_commit(spool: Spool, patch: pytest.MonkeyPatch, note: Callable[[], None]) -> None:
-    assert spool._write_engine is not None
-    dialect = spool._write_engine.dialect
+    assert spool.database.write_engine is not None
+    dialect = spool.database.write_engine.dialect
     commit = dialect.do_commit
 
     def commit_and_note(connection: Any) -> None:
@@ -56,8 +50,8 @@ def after_each_commit(spool: Spool, patch: pytest.MonkeyPatch, note: Callable[[]
 
 def failing(patch: pytest.MonkeyPatch, spool: Spool, error: Exception, times: int) -> list[Exception]:
     """The database refuses so many commits; what is left of them is returned."""
-    assert spool._write_engine is not None
-    dialect = spool._write_engine.dialect
+    assert spool.database.write_engine is not None
+    dialect = spool.database.write_engine.dialect
     commit, left = dialect.do_commit, [error] * times
 
     def refuse(connection: Any) -> None:
@@ -94,31 +88,35 @@ def test_file_then_name_then_folder_then_row_then_answer(spool: Spool, monkeypat
     assert steps == [f"fsync {size} bytes", "rename .part to .dcm", "fsync folder", "commit", "answer"]
 
 
-SYNCED = {
+SYNCED: dict[str, dict[str, object]] = {
     "sqlite": {"PRAGMA synchronous": 2, "PRAGMA journal_mode": "wal", "PRAGMA foreign_keys": 1},
     "postgresql": {"SHOW synchronous_commit": "on"},
 }
 
 
+def single(question: str, connection: sa.Connection) -> object:
+    return connection.exec_driver_sql(question).scalar_one()
+
+
 def test_a_commit_is_synced_and_the_keys_are_held(spool: Spool, database: str) -> None:
     for question, answer in SYNCED[database.partition(":")[0]].items():
-        assert spool._run(lambda c, q=question: c.exec_driver_sql(q).scalar_one()) == answer
+        assert spool.database.run(partial(single, question)) == answer
 
 
 def test_a_delivery_without_its_instance_is_refused(spool: Spool) -> None:
     from router.spool.schema import delivery
 
-    orphan = delivery.insert().values(instance_id="0" * 32, destination="ai", state=OPEN, owed_since=0)
+    orphan = delivery.insert().values(instance_id="0" * 32, destination="ai", state=DeliveryState.OPEN, owed_since=0)
     with pytest.raises(SpoolError, match="did not take the change"):
-        spool._run(lambda c: c.execute(orphan))
-    assert spool.deliveries() == []
+        spool.database.run(lambda c: c.execute(orphan))
+    assert spool.views.deliveries() == []
 
 
 @pytest.mark.parametrize("of_folder", [False, True])
 def test_a_failed_sync_is_never_repeated_and_leaves_nothing(
     spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch, of_folder: bool
 ) -> None:
-    blob = spool.begin(HEADER)
+    blob = spool.intake.begin(HEADER)
     blob.write(memoryview(b"data"))
     fsync, tried = os.fsync, []
 
@@ -143,7 +141,7 @@ def test_no_file_stays_where_the_disk_is_full(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space"):
-        spool.begin(HEADER)
+        spool.intake.begin(HEADER)
     assert files(settings.path) == set()
 
 
@@ -156,7 +154,7 @@ def test_short_writes_are_continued(spool: Spool, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_first_elements_are_read_while_the_rest_still_comes(spool: Spool) -> None:
-    blob = spool.begin(HEADER)
+    blob = spool.intake.begin(HEADER)
     blob.write(memoryview(b"0123456789"))
     assert blob.read(4) == b"0123"
     blob.discard()
@@ -168,12 +166,12 @@ def test_a_row_that_the_database_refuses_leaves_no_blob(
     blob = sealed(spool, b"data")
     failing(monkeypatch, spool, sqlite3.OperationalError("disk I/O error"), 1)
     with pytest.raises(SpoolError, match="disk I/O error") as caught:
-        spool.accept(blob, instance_for(blob))
+        spool.intake.accept(blob, instance_for(blob))
     assert "1.2.3" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert files(settings.path) == set()
-    assert spool.instances() == []
-    assert spool.counts().bytes == 0
+    assert spool.views.instances() == []
+    assert spool.views.counts().bytes == 0
     assert accept(spool).merged is False
 
 
@@ -189,8 +187,8 @@ def test_a_commit_that_happened_although_it_failed_keeps_its_blob(
 
     after_each_commit(spool, monkeypatch, goes_away)
     with pytest.raises(SpoolError, match="closed the connection"):
-        spool.accept(blob, instance_for(blob))
-    assert [row["id"] for row in spool.instances()] == [blob.id]
+        spool.intake.accept(blob, instance_for(blob))
+    assert [row.id for row in spool.views.instances()] == [blob.id]
     assert files(settings.path) == {blob.path.name}
     assert accept(spool, b"data").merged
 
@@ -200,7 +198,7 @@ def test_a_commit_that_happened_although_it_failed_keeps_its_blob(
 
 def test_many_share_one_commit(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     many, commits, all_wait = 24, [0], threading.Event()
-    writer = spool._writing()
+    writer = spool.database.writer
     submit, waiting = writer.submit, []
 
     def counted(job: Any, **how: Any) -> Future[Any]:
@@ -218,15 +216,15 @@ def test_many_share_one_commit(spool: Spool, monkeypatch: pytest.MonkeyPatch) ->
         assert len({one.result().instance_id for one in accepted}) == many
     assert held.result()
     assert commits[0] <= 3
-    assert len(spool.instances()) == many
+    assert len(spool.views.instances()) == many
 
 
 def test_a_job_that_fails_takes_nobody_with_it(spool: Spool) -> None:
     gate = threading.Event()
-    writer = spool._writing()
+    writer = spool.database.writer
     blob = sealed(spool, b"data")
     new = instance_for(blob)
-    spool.accept(blob, new)
+    spool.intake.accept(blob, new)
 
     def broken(connection: sa.Connection) -> None:
         connection.execute(instance.update().values(shadow="[]"))
@@ -245,9 +243,9 @@ def test_a_job_that_fails_takes_nobody_with_it(spool: Spool) -> None:
         twice.result()
     assert (well.result(), held.result()) == (1, True)
     assert writer.is_alive
-    row = spool.instance(new.id)
+    row = spool.views.instance(new.id)
     assert row is not None
-    assert (row["reason"], row["rule"], row["shadow"]) == ("well", "nobody waits", None)
+    assert (row.reason, row.rule, row.shadow) == ("well", "nobody waits", None)
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk full"), sqlite3.DatabaseError("image is malformed")])
@@ -255,18 +253,18 @@ def test_what_must_be_written_is_tried_until_it_is(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     accept(spool)
-    (claim,) = spool.claim_instances(1)
+    (claim,) = spool.decisions.claim(1)
     left = failing(monkeypatch, spool, error, 3)
-    assert spool.record(claim, SEEN, decision("ai"), {}).result() is True
+    assert spool.decisions.record(claim, SEEN, decision("ai"), {}).result() is True
     assert not left
-    assert spool.counts().open == {"ai": 1}
+    assert spool.views.counts().open == {"ai": 1}
 
 
 def test_what_can_be_asked_again_is_refused_at_once(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, spool, sqlite3.OperationalError("disk full"), 1)
     with pytest.raises(SpoolError, match="disk full"):
-        spool.claim_instances(1)
-    assert spool.claim_instances(1) == []
+        spool.decisions.claim(1)
+    assert spool.decisions.claim(1) == []
 
 
 def test_a_full_disk_is_said_with_its_fix(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,13 +272,13 @@ def test_a_full_disk_is_said_with_its_fix(spool: Spool, monkeypatch: pytest.Monk
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
     failing(monkeypatch, spool, full, 1)
     with pytest.raises(SpoolError, match=r"disk is full; free some space there, and let spool\.reserve keep"):
-        spool.claim_instances(1)
+        spool.decisions.claim(1)
 
 
 def test_a_statement_that_the_database_fails_on_is_everybodys(spool: Spool) -> None:
     """Not only at the commit: a disk that fails in the middle must not let half a job through."""
     accept(spool)
-    gate, writer = threading.Event(), spool._writing()
+    gate, writer = threading.Event(), spool.database.writer
     failed = sa.exc.OperationalError("UPDATE", {"uid": "1.2.3"}, sqlite3.OperationalError("disk I/O error"))
 
     def breaks(_: sa.Connection) -> None:
@@ -292,21 +290,21 @@ def test_a_statement_that_the_database_fails_on_is_everybodys(spool: Spool) -> N
     gate.set()
     with pytest.raises(SpoolError, match="disk I/O error"):
         before.result()
-    assert [row["rule"] for row in spool.instances()] == [None]
+    assert [row.rule for row in spool.views.instances()] == [None]
 
 
 def test_closing_ends_even_what_insists(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = open_spool(settings)
     accept(spool)
-    (claim,) = spool.claim_instances(1)
+    (claim,) = spool.decisions.claim(1)
     failing(monkeypatch, spool, sqlite3.OperationalError("disk full"), 10**6)
-    future = spool.record(claim, SEEN, decision("ai"), {})
+    future = spool.decisions.record(claim, SEEN, decision("ai"), {})
     spool.close()
     with pytest.raises(SpoolError, match="disk full"):
         future.result()
     monkeypatch.undo()
     again = open_spool(settings)
-    assert [one.instance.id for one in again.claim_instances(1)] == [claim.instance.id]
+    assert [one.instance.id for one in again.decisions.claim(1)] == [claim.instance.id]
     again.close()
 
 
@@ -315,4 +313,4 @@ def test_a_closed_spool_says_so(settings: SpoolSettings) -> None:
     spool.close()
     spool.close()
     with pytest.raises(SpoolError, match="closed"):
-        spool.claim_instances(1)
+        spool.decisions.claim(1)

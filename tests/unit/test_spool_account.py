@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from router.commands.check_folder import inspect
-from router.node.control import NoAnswerError, ask
+from router.node.client import NoAnswerError, state
 from router.spool import SpoolError, open_spool, read_spool
 from router.spool.account import as_owner
 from tests.unit.spooling import settings_of
@@ -61,7 +61,7 @@ def test_each_way_to_a_spool_names_its_owner(spool: Path) -> None:
     with pytest.raises(SpoolError) as read:
         read_spool(settings)
     with pytest.raises(NoAnswerError) as asked:
-        ask(spool, {})
+        state(spool, "health")
     (looked,) = [text for state, text in inspect(settings) if state == "failed"]
     for text in (*(str(caught.value) for caught in (opened, read, asked)), looked):
         assert text.endswith(fix()), text

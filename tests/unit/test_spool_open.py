@@ -18,11 +18,6 @@ from router.spool import SpoolError, open_spool, read_spool
 from tests.unit.spooling import HEADER, accept, decide, files, settings_of
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> SpoolSettings:
-    return settings_of(tmp_path / "spool")
-
-
 def refused(settings: SpoolSettings) -> str:
     """The one line that a person gets."""
     with pytest.raises(SpoolError) as caught:
@@ -70,9 +65,9 @@ def test_nobody_else_may_look(settings: SpoolSettings) -> None:
     try:
         spool = open_spool(settings)
         accept(spool)
-        half = spool.begin(HEADER)
+        half = spool.intake.begin(HEADER)
         looking = read_spool(settings)
-        assert len(looking.instances()) == 1
+        assert len(looking.views.instances()) == 1
         paths = [settings.path, *settings.path.rglob("*")]
         assert {"node.db", "node.db-wal", "node.db-shm", "lock"} <= {path.name for path in paths}
         for path in paths:
@@ -115,11 +110,11 @@ def test_one_node_at_a_time(settings: SpoolSettings) -> None:
 def test_the_lock_ends_with_its_process(settings: SpoolSettings) -> None:
     script = (
         "import os, sys; from pathlib import Path; from tests.unit.spooling import *; from router.spool import *;"
-        "spool = open_spool(settings_of(Path(sys.argv[1]))); accept(spool); spool.claim_instances(1); os._exit(9)"
+        "spool = open_spool(settings_of(Path(sys.argv[1]))); accept(spool); spool.decisions.claim(1); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", script, settings.path], cwd=Path(__file__).parents[2]).returncode == 9
     spool = open_spool(settings)
-    assert len(spool.claim_instances(10)) == 1
+    assert len(spool.decisions.claim(10)) == 1
     spool.close()
 
 
@@ -130,12 +125,12 @@ def test_any_path_will_do(tmp_path: Path, name: str) -> None:
     accept(spool)
     assert "another node" in refused(settings)
     looking = read_spool(settings)
-    assert len(looking.instances()) == 1
+    assert len(looking.views.instances()) == 1
     looking.close()
     spool.close()
     assert (tmp_path / name / "node.db").stat().st_size > 0
     looking = read_spool(settings)
-    assert len(looking.instances()) == 1
+    assert len(looking.views.instances()) == 1
     looking.close()
 
 
@@ -250,7 +245,7 @@ def test_a_refused_start_lets_the_folder_go(settings: SpoolSettings) -> None:
     refused(settings)
     database.write_bytes(whole)
     spool = open_spool(settings)
-    assert len(spool.instances()) == 1
+    assert len(spool.views.instances()) == 1
     spool.close()
 
 
@@ -260,7 +255,7 @@ def test_a_refused_start_lets_the_folder_go(settings: SpoolSettings) -> None:
 def test_what_a_crash_left_half_made_goes_at_start(settings: SpoolSettings) -> None:
     spool = open_spool(settings)
     kept = accept(spool).instance_id
-    spool.begin(HEADER)
+    spool.intake.begin(HEADER)
     for ending in (".1.native", f".2.{'0' * 16}.part"):
         spool.blob(kept).with_suffix(ending).write_bytes(b"a copy whose maker is gone")
     spool.close()
@@ -289,7 +284,7 @@ def test_native_copies_go_with_their_blob(settings: SpoolSettings) -> None:
         for ending in (".1.native", ".2.native"):
             spool.blob(instance_id).with_suffix(ending).write_bytes(b"a copy")
     decide(spool)
-    assert spool.wipe() == 1
+    assert spool.orders.wipe() == 1
     assert files(settings.path) == {kept + ".dcm", kept + ".1.native", kept + ".2.native"}
     spool.close()
 
@@ -303,11 +298,11 @@ def test_looking_changes_nothing(settings: SpoolSettings) -> None:
     filled(settings)
     looking = read_spool(settings)
     with pytest.raises(SpoolError, match="reading only"):
-        looking.claim_instances(1)
+        looking.decisions.claim(1)
     with pytest.raises(SpoolError, match="readonly"):
-        looking._ask(lambda c: c.exec_driver_sql("DELETE FROM instance"))
-    assert not looking.is_working
-    assert len(looking.instances()) == 1
+        looking.database.ask(lambda c: c.exec_driver_sql("DELETE FROM instance"))
+    assert not looking.database.is_working
+    assert len(looking.views.instances()) == 1
     looking.close()
 
 
@@ -316,7 +311,7 @@ def test_looking_at_a_damaged_one(settings: SpoolSettings) -> None:
     (settings.path / "node.db").write_bytes(b"not a database at all " * 100)
     looking = read_spool(settings)
     with pytest.raises(SpoolError, match="cannot be read"):
-        looking.counts()
+        looking.views.counts()
     looking.close()
 
 

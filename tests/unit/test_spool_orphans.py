@@ -9,7 +9,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,9 @@ from router.config.settings import SpoolSettings
 from router.dicom.part10 import CREATOR_UID, NOTE_ROOM, file_meta
 from router.dicom.uids import EXPLICIT
 from router.flow import Caller, Instance
-from router.spool import Spool, open_spool
+from router.spool import InstanceState, Spool, open_spool
 from router.spool.notes import CHECKSUM, note_for, read_note
 from router.spool.orphans import SET_ASIDE, UnverifiedError, agrees, read_back
-from router.spool.schema import GONE, NEW
 from tests.unit.spooling import (
     CALLERS,
     SEEN,
@@ -38,25 +37,12 @@ from tests.unit.spooling import (
     instance_for,
     received,
     sealed,
-    settings_of,
     stored,
 )
 
 ROOT = Path(__file__).parents[2]
 ODD = Caller('\\"\u0000\ufffd' * 4, "\ufffd" * 16, "2001:db8:ffff:ffff:ffff:ffff:255.255.255.255")
 """What no file may hold as an AE title, and what takes the most room in a note."""
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> SpoolSettings:
-    return settings_of(tmp_path / "spool")
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    spool = open_spool(settings)
-    yield spool
-    spool.close()
 
 
 def restarted(spool: Spool) -> Spool:
@@ -91,11 +77,11 @@ def test_what_an_older_database_does_not_know_is_owed_again(settings: SpoolSetti
     spool = open_spool(settings)
     try:
         assert files(settings.path) == before
-        claimed = {claim.instance.id: claim.instance for claim in spool.claim_instances(9)}
+        claimed = {claim.instance.id: claim.instance for claim in spool.decisions.claim(9)}
         assert [claimed[one.id] for one in came] == [without_nul(one) for one in came]
-        assert spool.counts().bytes == len(b"pixels") + sum(one.size for one in came)
-        events = [event for event in spool.events() if event["kind"] == "taken in again"]
-        assert sorted(event["instance_id"] for event in events) == sorted(one.id for one in came)
+        assert spool.views.counts().bytes == len(b"pixels") + sum(one.size for one in came)
+        events = [event for event in spool.views.events() if event.kind == "taken in again"]
+        assert sorted(str(event.instance_id) for event in events) == sorted(one.id for one in came)
     finally:
         spool.close()
 
@@ -104,11 +90,11 @@ def test_the_blob_of_a_row_that_needs_it_no_more_goes(spool: Spool, settings: Sp
     gone = accept(spool).instance_id
     decide(spool)
     whole = spool.blob(gone).read_bytes()
-    assert spool.wipe() == 1
+    assert spool.orders.wipe() == 1
     spool.blob(gone).write_bytes(whole)  # as if the power went between the change and the removal
     spool = restarted(spool)
     assert files(settings.path) == set()
-    assert [row["state"] for row in spool.instances()] == [GONE]
+    assert [row.state for row in spool.views.instances()] == [InstanceState.GONE]
     spool.close()
 
 
@@ -117,7 +103,7 @@ def test_many_blobs_are_taken_in(spool: Spool, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("router.spool.taking_in.BATCH", 3)
     ids = {received(spool, f"1.{number}").id for number in range(7)}
     spool = restarted(spool)
-    assert {row["id"] for row in spool.instances()} == ids
+    assert {row.id for row in spool.views.instances()} == ids
     spool.close()
 
 
@@ -130,7 +116,7 @@ def test_what_a_damaged_database_still_owes_stays_owed(spool: Spool, settings: S
         database.execute("DELETE FROM instance")
     spool = open_spool(settings)
     decide(spool, "ai", "pacs")
-    owed = [(row["destination"], row["instance_id"]) for row in spool.deliveries()]
+    owed = [(row.destination, row.instance_id) for row in spool.views.deliveries()]
     assert owed == [("ai", one.id), ("pacs", one.id)]
     spool.close()
 
@@ -139,25 +125,26 @@ def test_what_a_damaged_database_still_owes_stays_owed(spool: Spool, settings: S
 def test_what_lost_its_deliveries_is_decided_again(spool: Spool, settings: SpoolSettings, lost: str) -> None:
     """Pages of a damaged database held them: their instance must not wait for ever."""
     whole, one = stored(spool, "1.1"), stored(spool, "1.2")
-    for claim in spool.claim_instances(2):
-        spool.record(claim, SEEN, decision("ai", "pacs"), {}).result()
+    for claim in spool.decisions.claim(2):
+        spool.decisions.record(claim, SEEN, decision("ai", "pacs"), {}).result()
     spool.close()
     with closing(sqlite3.connect(settings.path / "node.db")) as database, database:
         database.execute("DELETE FROM delivery WHERE instance_id = ? AND destination LIKE ?", (one.id, lost))
     spool = open_spool(settings)
-    assert [claim.instance.id for claim in spool.claim_instances(9)] == [one.id]
-    assert [event["instance_id"] for event in spool.events() if "lost" in event["kind"]] == [one.id]
+    assert [claim.instance.id for claim in spool.decisions.claim(9)] == [one.id]
+    assert [event.instance_id for event in spool.views.events() if "lost" in event.kind] == [one.id]
     assert whole.id != one.id
     spool.close()
 
 
+@pytest.mark.slow
 def test_a_database_put_together_from_what_can_be_read(spool: Spool, settings: SpoolSettings) -> None:
     """The page of operations, 'A damaged database', step 2: word for word, with the system's own sqlite3."""
     if not shutil.which("sqlite3"):
         pytest.skip("no sqlite3 command here")
     acknowledged = {stored(spool, f"1.{number}").id for number in range(150)}
-    for claim in spool.claim_instances(150):
-        spool.record(claim, SEEN, decision("pacs"), {}).result()
+    for claim in spool.decisions.claim(150):
+        spool.decisions.record(claim, SEEN, decision("pacs"), {}).result()
     spool.close()
     database = settings.path / "node.db"
     with closing(sqlite3.connect(database)) as connection:
@@ -172,10 +159,10 @@ def test_a_database_put_together_from_what_can_be_read(spool: Spool, settings: S
     subprocess.run(command[1], shell=True, check=True, cwd=settings.path)
     (settings.path / "recovered.db").replace(database)
     spool = open_spool(settings)
-    known = {row["id"]: row["state"] for row in spool.instances(limit=1000)}
+    known = {row.id: row.state for row in spool.views.instances(limit=1000)}
     assert set(known) == acknowledged
-    owed = {row["instance_id"] for row in spool.deliveries(limit=1000)}
-    assert {one for one, state in known.items() if state != NEW} <= owed
+    owed = {row.instance_id for row in spool.views.deliveries(limit=1000)}
+    assert {one for one, state in known.items() if state != InstanceState.NEW} <= owed
     assert 0 < len(owed) < 150
     spool.close()
 
@@ -222,14 +209,14 @@ def test_what_is_damaged_is_set_aside_and_shown(spool: Spool, settings: SpoolSet
     spool = restarted(spool)
     assert files(settings.path) == set()
     assert (settings.path / SET_ASIDE / path.name).read_bytes() == content
-    assert spool.counts().set_aside == 1
-    (event,) = [event for event in spool.events() if event["kind"] == "set aside"]
-    assert event["detail"]["file"] == path.name
-    assert reason in event["detail"]["reason"]
+    assert spool.views.counts().set_aside == 1
+    (event,) = [event for event in spool.views.events() if event.kind == "set aside"]
+    assert event.detail["file"] == path.name
+    assert reason in event.detail["reason"]
     assert any(state == "warning" and "set aside" in text for state, text in inspect(settings))
-    assert spool.instances() == []
+    assert spool.views.instances() == []
     spool = restarted(spool)
-    assert spool.counts().set_aside == 1
+    assert spool.views.counts().set_aside == 1
     spool.close()
 
 
@@ -250,7 +237,7 @@ def test_another_instance_in_its_place_and_a_link_are_set_aside(spool: Spool, se
     spool.blob(third.id).rename(settings.path.parent / "elsewhere")
     spool.blob(third.id).symlink_to(settings.path.parent / "elsewhere")
     spool = restarted(spool)
-    assert [row["id"] for row in spool.instances()] == [one.id]
+    assert [row.id for row in spool.views.instances()] == [one.id]
     assert aside(settings) == {f"{other.id}.dcm", f"{third.id}.dcm"}
     spool.close()
 
@@ -264,7 +251,7 @@ def test_what_is_no_file_or_lies_elsewhere_keeps_no_node_from_starting(spool: Sp
     strange = os.fsdecode(b"\xff.dcm")
     (elsewhere / strange).touch()
     spool = restarted(spool)
-    assert (aside(settings), spool.instances()) == ({pipe.name, moved.name, strange}, [])
+    assert (aside(settings), spool.views.instances()) == ({pipe.name, moved.name, strange}, [])
     spool.close()
 
 
@@ -287,7 +274,7 @@ def test_what_bears_a_checksum_and_is_no_note_is_set_aside(spool: Spool, setting
     text = (json.dumps(changed) if changed else "{").encode().ljust(NOTE_ROOM - CHECKSUM)
     path.write_bytes(header + xxh3_64_hexdigest(header + text).encode() + text + content[one.offset :])
     spool = restarted(spool)
-    assert (aside(settings), spool.instances()) == ({path.name}, [])
+    assert (aside(settings), spool.views.instances()) == ({path.name}, [])
     spool.close()
 
 
@@ -298,7 +285,7 @@ def test_group_0002_in_a_data_set_is_part_of_it(spool: Spool) -> None:
     """Conquest sends such; what its elements say is not the spool's own word."""
     one = received(spool, before=GROUP_2)
     spool = restarted(spool)
-    (claim,) = spool.claim_instances(9)
+    (claim,) = spool.decisions.claim(9)
     assert (claim.instance, claim.instance.transfer_syntax) == (one, EXPLICIT)
     header = spool.blob(one.id).read_bytes()[: one.offset]
     assert agrees(header, one)
@@ -326,7 +313,7 @@ def test_a_blob_of_an_earlier_version_is_taken_in_where_it_reads_to_its_end(
     other = without_note(spool, "1.2.5")
     other.write_bytes(other.read_bytes().replace(b"1.2.5", b"1.2.6", 1))
     spool = restarted(spool)
-    (claim,) = spool.claim_instances(9)
+    (claim,) = spool.decisions.claim(9)
     one = claim.instance
     assert (one.id, one.sop_instance, one.sop_class, one.transfer_syntax) == (path.stem, "1.2.3", SOP_CLASS, EXPLICIT)
     assert one.caller == Caller("", "", "")
@@ -343,7 +330,7 @@ def test_a_blob_of_an_earlier_version_is_taken_in_where_it_reads_to_its_end(
 @pytest.mark.parametrize("caller", [*CALLERS, ODD, Caller("x" * 500, "y" * 500, "z" * 500)])
 def test_a_note_has_its_room_whoever_sent_it(spool: Spool, caller: Caller) -> None:
     header = file_meta(SOP_CLASS, "1.2.3", EXPLICIT, caller)
-    blob = spool.begin(header)
+    blob = spool.intake.begin(header)
     note = note_for(header, instance_for(blob, caller=caller))
     blob.discard()
     assert len(note) == NOTE_ROOM
@@ -373,5 +360,7 @@ def test_a_note_is_read_back_as_it_was_written(spool: Spool) -> None:
 def test_the_state_after_a_start_is_that_of_new_work(spool: Spool) -> None:
     received(spool)
     spool = restarted(spool)
-    assert [row["state"] for row in spool.instances()] == [NEW]
-    assert [row["state"] for row in restarted(spool).instances()] == [NEW]
+    assert [row.state for row in spool.views.instances()] == [InstanceState.NEW]
+    spool = restarted(spool)
+    assert [row.state for row in spool.views.instances()] == [InstanceState.NEW]
+    spool.close()

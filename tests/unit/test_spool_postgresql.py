@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
 from router.forward.circuit import Circuit
-from router.spool import DONE, INSTANCES, Spool, SpoolError, clock, open_spool, read_spool
-from router.spool.schema import FINISHED, delivery, instance
-from router.spool.transactions import LEASE
+from router.spool import INSTANCES, DeliveryState, InstanceState, Spool, SpoolError, clock, open_spool, read_spool
+from router.spool.claims import LEASE
+from router.spool.schema import delivery, instance
 from tests.unit.peer import wait_for
 from tests.unit.spooling import HEADER, SEEN, accept, decide, decision, files, settings_of, stored, turned_by_hand
 
@@ -50,11 +50,11 @@ def owed_to_ai(spool: Spool, count: int) -> None:
 def test_no_two_nodes_claim_the_same(nodes: tuple[Spool, Spool]) -> None:
     one, other = nodes
     owed_to_ai(one, 4)
-    first, second = one.claim_deliveries("ai", 3), other.claim_deliveries("ai", 3)
+    first, second = one.deliveries.claim("ai", 3), other.deliveries.claim("ai", 3)
     assert (len(first), len(second)) == (3, 1)
-    assert one.claim_deliveries("ai", 3) == other.claim_deliveries("ai", 3) == []
+    assert one.deliveries.claim("ai", 3) == other.deliveries.claim("ai", 3) == []
     assert {d.id for d in first}.isdisjoint({d.id for d in second})
-    assert other.close_delivery(second[0], DONE).result()
+    assert other.deliveries.close(second[0], DeliveryState.DONE).result()
 
 
 def test_a_node_in_the_middle_of_a_claim_is_passed_by(nodes: tuple[Spool, Spool]) -> None:
@@ -68,13 +68,13 @@ def test_a_node_in_the_middle_of_a_claim_is_passed_by(nodes: tuple[Spool, Spool]
         claimed.set()
         assert go_on.wait(60)
 
-    holding = one._writing().submit(slow)
+    holding = one.database.writer.submit(slow)
     assert claimed.wait(60)
-    got = other.claim_deliveries("ai", 5)
+    got = other.deliveries.claim("ai", 5)
     go_on.set()
     holding.result()
     assert len(got) == 1
-    assert got[0].id == max(row["id"] for row in other.deliveries())
+    assert got[0].id == max(row.id for row in other.views.deliveries())
 
 
 def test_the_last_two_deliveries_closed_at_once_finish_the_instance(nodes: tuple[Spool, Spool]) -> None:
@@ -82,7 +82,7 @@ def test_the_last_two_deliveries_closed_at_once_finish_the_instance(nodes: tuple
     one, other = nodes
     instance_id = accept(one).instance_id
     decide(one, "ai", "archive")
-    (to_ai,), (to_archive,) = one.claim_deliveries("ai", 1), other.claim_deliveries("archive", 1)
+    (to_ai,), (to_archive,) = one.deliveries.claim("ai", 1), other.deliveries.claim("archive", 1)
     closed, go_on = threading.Event(), threading.Event()
 
     def held_open(_: sa.Connection) -> None:
@@ -90,26 +90,26 @@ def test_the_last_two_deliveries_closed_at_once_finish_the_instance(nodes: tuple
         assert go_on.wait(60)
 
     gate = threading.Event()
-    writer = one._writing()
+    writer = one.database.writer
     writer.submit(lambda _: gate.wait(60))
-    first = one.close_delivery(to_ai, DONE)
+    first = one.deliveries.close(to_ai, DeliveryState.DONE)
     writer.submit(held_open)  # in the same commit as the close
     gate.set()
     assert closed.wait(60)
-    second = other.close_delivery(to_archive, DONE)
+    second = other.deliveries.close(to_archive, DeliveryState.DONE)
     while not waits_for_a_lock(one):
         assert not second.done()
     go_on.set()
     assert first.result()
     assert second.result()
-    row = one.instance(instance_id)
+    row = one.views.instance(instance_id)
     assert row is not None
-    assert row["state"] == FINISHED
+    assert row.state == InstanceState.FINISHED
 
 
 def waits_for_a_lock(spool: Spool) -> bool:
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    return bool(spool._ask(lambda c: c.execute(sa.text(query)).scalar_one()))
+    return bool(spool.database.ask(lambda c: c.execute(sa.text(query)).scalar_one()))
 
 
 def test_a_deadlock_is_tried_again(nodes: tuple[Spool, Spool]) -> None:
@@ -130,7 +130,7 @@ def test_a_deadlock_is_tried_again(nodes: tuple[Spool, Spool]) -> None:
 
         return lock_both
 
-    there, back = one._writing().submit(job(*ids)), other._writing().submit(job(*ids[::-1]))
+    there, back = one.database.writer.submit(job(*ids)), other.database.writer.submit(job(*ids[::-1]))
     assert (there.result(), back.result()) == (ids[1], ids[0])
     assert len(tries) == 3
 
@@ -138,15 +138,15 @@ def test_a_deadlock_is_tried_again(nodes: tuple[Spool, Spool]) -> None:
 @pytest.mark.slow
 def test_a_second_node_leaves_what_the_first_is_receiving(settings: SpoolSettings) -> None:
     first = open_spool(settings)
-    half = first.begin(HEADER)
+    half = first.intake.begin(HEADER)
     half.write(memoryview(b"still coming"))
     second = open_spool(settings)
     assert len(files(settings.path)) == 1
     half.discard()
     accept(first)
-    assert second.sweep() == 0
+    assert second.retention.sweep() == 0
     second.tidy_up()
-    assert second.counts().bytes == first.counts().bytes == len(b"pixels")
+    assert second.views.counts().bytes == first.views.counts().bytes == len(b"pixels")
     first.close()
     second.close()
     open_spool(settings).close()
@@ -155,10 +155,10 @@ def test_a_second_node_leaves_what_the_first_is_receiving(settings: SpoolSetting
 def test_a_second_node_leaves_what_the_first_has_claimed(settings: SpoolSettings) -> None:
     first = open_spool(settings)
     accept(first)
-    (claim,) = first.claim_instances(1)
+    (claim,) = first.decisions.claim(1)
     second = open_spool(settings)
-    assert second.claim_instances(1) == []
-    assert first.record(claim, SEEN, decision("ai"), {}).result()
+    assert second.decisions.claim(1) == []
+    assert first.decisions.record(claim, SEEN, decision("ai"), {}).result()
     first.close()
     second.close()
 
@@ -170,7 +170,7 @@ def test_two_make_the_schema_at_once(settings: SpoolSettings) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({spool._token() >> 32 for spool in opened}) == 3
+    assert len({spool.database.new_token() >> 32 for spool in opened}) == 3
     for spool in opened:
         spool.close()
 
@@ -203,36 +203,38 @@ def sender(settings: SpoolSettings) -> Iterator[Callable[[], None]]:
     assert one.returncode == 0
 
 
+@pytest.mark.slow
 def test_work_that_another_process_makes_is_signalled(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a poll behind it, and nobody hears of what he did himself a second time."""
     spool = open_spool(settings)
-    wait_for(lambda: spool._watch is not None and spool._watch.hears)
-    monkeypatch.setattr(spool._watch, "longest_wait", lambda: 60.0)
+    wait_for(lambda: spool.database._watch is not None and spool.database._watch.hears)
+    monkeypatch.setattr(spool.database._watch, "longest_wait", lambda: 60.0)
     with sender(settings) as go_on:
         for topic in (INSTANCES, "ai"):
-            version, begin = spool.signal(topic).version, time.monotonic()
+            version, begin = spool.signals.of(topic).version, time.monotonic()
             go_on()
-            spool.signal(topic).wait(version, None)
-            assert spool.signal(topic).version > version
+            spool.signals.of(topic).wait(version, None)
+            assert spool.signals.of(topic).version > version
             assert time.monotonic() - begin < 30
-    assert len(spool.claim_deliveries("ai", 5)) == 1
+    assert len(spool.deliveries.claim("ai", 5)) == 1
     spool.close()
 
 
+@pytest.mark.slow
 def test_who_does_not_hear_looks_by_itself(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.spool.watch.Watch._hear", lambda *_: None)
     monkeypatch.setattr("router.spool.watch.POLL", (0.05, 0.1))
     spool = open_spool(settings)
-    wait_for(lambda: spool._watch is not None and spool._watch.hears)
+    wait_for(lambda: spool.database._watch is not None and spool.database._watch.hears)
     with sender(settings) as go_on:
         go_on()
         claims: list[Any] = []
         while not claims:
-            version = spool.signal(INSTANCES).version
-            claims = spool.claim_instances(5)
+            version = spool.signals.of(INSTANCES).version
+            claims = spool.decisions.claim(5)
             if not claims:
-                spool.signal(INSTANCES).wait(version, None)  # as the stages do
-        spool.release_instance(claims[0]).result()
+                spool.signals.of(INSTANCES).wait(version, None)  # as the stages do
+        spool.decisions.release(claims[0]).result()
         go_on()
     spool.close()
 
@@ -242,12 +244,12 @@ def test_what_was_said_while_nobody_heard_is_looked_for(
 ) -> None:
     monkeypatch.setattr("router.spool.watch.AGAIN_AFTER", 0.01)
     spool, looker = open_spool(settings), read_spool(settings)
-    wait_for(lambda: spool._watch is not None and spool._watch.hears)
-    version = spool.signal("ai").version
+    wait_for(lambda: spool.database._watch is not None and spool.database._watch.hears)
+    version = spool.signals.of("ai").version
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR query = 'SELECT 1'"
-    looker._ask(lambda c: c.execute(sa.text(end)).all())
-    spool.signal("ai").wait(version, 30)
-    assert spool.signal("ai").version > version
+    looker.database.ask(lambda c: c.execute(sa.text(end)).all())
+    spool.signals.of("ai").wait(version, 30)
+    assert spool.signals.of("ai").version > version
     looker.close()
     spool.close()
 
@@ -259,23 +261,23 @@ def test_a_stalled_holder_loses_its_claim_and_changes_nothing(settings: SpoolSet
     with turned_by_hand() as hands:
         stalled, other = open_spool(settings), open_spool(settings)
         accept(stalled)
-        (claim,) = stalled.claim_instances(1)
+        (claim,) = stalled.decisions.claim(1)
         hands.turn(LEASE - 1)
-        assert other.claim_instances(1) == []
+        assert other.decisions.claim(1) == []
         hands.turn(2)
-        (again,) = other.claim_instances(1)
+        (again,) = other.decisions.claim(1)
         assert again.tries == 1
-        stalled.renew()  # it wakes up, and still believes that it holds it
-        assert not stalled.record(claim, SEEN, decision("wrong"), {}).result()
-        assert other.record(again, SEEN, decision("ai"), {}).result()
+        stalled.database.renew()  # it wakes up, and still believes that it holds it
+        assert not stalled.decisions.record(claim, SEEN, decision("wrong"), {}).result()
+        assert other.decisions.record(again, SEEN, decision("ai"), {}).result()
 
-        (lost,) = stalled.claim_deliveries("ai", 1)
+        (lost,) = stalled.deliveries.claim("ai", 1)
         hands.turn(LEASE + 1)
-        (held,) = other.claim_deliveries("ai", 1)
-        stalled.renew()
-        assert not stalled.close_delivery(lost, DONE).result()
-        assert not stalled.retry_delivery(lost, 0, "later").result()
-        assert other.close_delivery(held, DONE).result()
+        (held,) = other.deliveries.claim("ai", 1)
+        stalled.database.renew()
+        assert not stalled.deliveries.close(lost, DeliveryState.DONE).result()
+        assert not stalled.deliveries.retry(lost, 0, "later").result()
+        assert other.deliveries.close(held, DeliveryState.DONE).result()
         stalled.close()
         other.close()
 
@@ -284,14 +286,14 @@ def test_what_is_held_is_renewed_and_what_was_ended_is_not(settings: SpoolSettin
     with turned_by_hand() as hands:
         one, other = open_spool(settings), open_spool(settings)
         owed_to_ai(one, 2)
-        held, ended = one.claim_deliveries("ai", 2)
-        assert one.retry_delivery(ended, 2 * LEASE, "later").result()
+        held, ended = one.deliveries.claim("ai", 2)
+        assert one.deliveries.retry(ended, 2 * LEASE, "later").result()
         for seconds in (LEASE - 1, LEASE - 1, 3):
-            assert other.claim_deliveries("ai", 2) == []
+            assert other.deliveries.claim("ai", 2) == []
             hands.turn(seconds)
-            one.renew()
-        assert [d.id for d in other.claim_deliveries("ai", 2)] == [ended.id]
-        assert one.close_delivery(held, DONE).result()
+            one.database.renew()
+        assert [d.id for d in other.deliveries.claim("ai", 2)] == [ended.id]
+        assert one.deliveries.close(held, DeliveryState.DONE).result()
         one.close()
         other.close()
 
@@ -300,13 +302,13 @@ def test_who_lost_a_claim_does_not_hold_it_for_the_next(settings: SpoolSettings)
     with turned_by_hand() as hands:
         stalled, other = open_spool(settings), open_spool(settings)
         owed_to_ai(stalled, 1)
-        stalled.claim_deliveries("ai", 1)
+        stalled.deliveries.claim("ai", 1)
         hands.turn(LEASE + 1)
-        (held,) = other.claim_deliveries("ai", 1)
+        (held,) = other.deliveries.claim("ai", 1)
         hands.turn(LEASE - 1)
-        stalled.renew()
+        stalled.database.renew()
         hands.turn(2)
-        assert [d.id for d in stalled.claim_deliveries("ai", 1)] == [held.id]
+        assert [d.id for d in stalled.deliveries.claim("ai", 1)] == [held.id]
         stalled.close()
         other.close()
 
@@ -315,21 +317,21 @@ def test_who_stops_gives_back_what_it_held(nodes: tuple[Spool, Spool]) -> None:
     one, other = nodes
     owed_to_ai(one, 1)
     accept(one, uid="1.9")
-    (owed,), (claim,) = one.claim_deliveries("ai", 1), one.claim_instances(1)
+    (owed,), (claim,) = one.deliveries.claim("ai", 1), one.decisions.claim(1)
     one.close()
-    assert [d.id for d in other.claim_deliveries("ai", 1)] == [owed.id]
-    assert [c.instance.id for c in other.claim_instances(1)] == [claim.instance.id]
+    assert [d.id for d in other.deliveries.claim("ai", 1)] == [owed.id]
+    assert [c.instance.id for c in other.decisions.claim(1)] == [claim.instance.id]
 
 
 def test_a_person_frees_what_a_dead_holder_left(settings: SpoolSettings) -> None:
     with turned_by_hand() as hands:
         dead, node = open_spool(settings), open_spool(settings)
         owed_to_ai(dead, 1)
-        (held,) = dead.claim_deliveries("ai", 1)
-        assert node.retry_now([held.id], "a person") == 0
+        (held,) = dead.deliveries.claim("ai", 1)
+        assert node.orders.retry_now([held.id], "a person") == 0
         hands.turn(LEASE + 1)
-        assert node.retry_now([held.id], "a person") == 1
-        assert not dead.close_delivery(held, DONE).result()
+        assert node.orders.retry_now([held.id], "a person") == 1
+        assert not dead.deliveries.close(held, DeliveryState.DONE).result()
         dead.close()
         node.close()
 
@@ -343,21 +345,21 @@ def test_what_a_person_orders_of_one_node_the_circuit_of_another_heeds(nodes: tu
     circuit.heed()
     assert circuit.wait() > 200
     if do == "retry":
-        assert other.retry_now([row["id"] for row in other.deliveries()], "a person") == 1
+        assert other.orders.retry_now([row.id for row in other.views.deliveries()], "a person") == 1
     else:
-        other.resume("ai", "a person")
+        other.orders.resume("ai", "a person")
     circuit.heed()
     assert circuit.wait() == 0.0
 
 
 def test_renewing_happens_by_itself(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.spool.transactions.LEASE", 0.003)
+    monkeypatch.setattr("router.spool.claims.LEASE", 0.003)
     spool = open_spool(settings)
     accept(spool)
-    spool.claim_instances(1)
+    spool.decisions.claim(1)
     ends: set[float] = set()
     while len(ends) < 3:
-        ends.add(spool._ask(lambda c: c.execute(sa.select(instance.c.ready_at)).scalar_one()))
+        ends.add(spool.database.ask(lambda c: c.execute(sa.select(instance.c.ready_at)).scalar_one()))
     (renewing,) = [thread for thread in threading.enumerate() if thread.name == "spool-leases"]
     spool.close()
     renewing.join(10)
@@ -367,10 +369,10 @@ def test_renewing_happens_by_itself(settings: SpoolSettings, monkeypatch: pytest
 def test_the_clock_is_the_servers(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = open_spool(settings)
     monkeypatch.setattr("time.time", lambda: 5.0)
-    assert spool._ask(clock.now) > 1_600_000_000
-    assert spool._ask(clock.now) < spool._ask(clock.now)
+    assert spool.database.ask(clock.now) > 1_600_000_000
+    assert spool.database.ask(clock.now) < spool.database.ask(clock.now)
     accept(spool)
-    assert len(spool.claim_instances(1)) == 1
+    assert len(spool.decisions.claim(1)) == 1
     spool.close()
 
 
@@ -378,13 +380,13 @@ def test_the_clock_is_the_servers(settings: SpoolSettings, monkeypatch: pytest.M
 def test_after_a_crash_a_lone_node_goes_on_at_once(settings: SpoolSettings) -> None:
     script = (
         "import os, sys; from pathlib import Path; from tests.unit.spooling import *; from router.spool import *;"
-        "spool = open_spool(settings_of(Path(sys.argv[1]), sys.argv[2])); accept(spool); spool.claim_instances(1);"
+        "spool = open_spool(settings_of(Path(sys.argv[1]), sys.argv[2])); accept(spool); spool.decisions.claim(1);"
         "os._exit(9)"
     )
     command = [sys.executable, "-c", script, str(settings.path), settings.database]
     assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == 9
     spool = open_spool(settings)
-    assert len(spool.claim_instances(10)) == 1
+    assert len(spool.decisions.claim(10)) == 1
     spool.close()
 
 
@@ -393,10 +395,10 @@ def test_after_a_crash_a_lone_node_goes_on_at_once(settings: SpoolSettings) -> N
 
 def hang_up(spool: Spool, looker: Spool) -> None:
     """The server ends the writer's connection, as a restart does."""
-    pid = spool._run(lambda c: c.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
+    pid = spool.database.run(lambda c: c.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
     gone = sa.text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
-    looker._ask(lambda c: c.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid}))
-    while looker._ask(lambda c: c.execute(gone, {"pid": pid}).scalar_one()):
+    looker.database.ask(lambda c: c.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid}))
+    while looker.database.ask(lambda c: c.execute(gone, {"pid": pid}).scalar_one()):
         pass
 
 
@@ -408,16 +410,16 @@ def test_a_server_that_restarts_costs_one_refusal(settings: SpoolSettings) -> No
         accept(spool, uid="1.1")
     assert files(settings.path) == set()
     assert not accept(spool, uid="1.1").merged
-    (claim,) = spool.claim_instances(1)
+    (claim,) = spool.decisions.claim(1)
     hang_up(spool, looker)
-    assert spool.record(claim, SEEN, decision("ai"), {}).result()
+    assert spool.decisions.record(claim, SEEN, decision("ai"), {}).result()
     looker.close()
     spool.close()
 
 
 def test_no_server(settings: SpoolSettings, tmp_path: Path) -> None:
     url = f"postgresql://someone:secret@/spool?host={tmp_path}"
-    for attempt in (open_spool, lambda changed: read_spool(changed).counts()):
+    for attempt in (open_spool, lambda changed: read_spool(changed).views.counts()):
         with pytest.raises(SpoolError, match="does not answer") as caught:
             attempt(settings_of(settings.path, url))
         assert "\n" not in str(caught.value)
@@ -440,10 +442,10 @@ def test_an_older_dump_costs_no_instance(settings: SpoolSettings) -> None:
     """The server was restored from a dump, or a standby that lagged took over."""
     spool = open_spool(settings)
     known, lost = stored(spool, "1.1").id, stored(spool, "1.2").id
-    spool._run(lambda c: c.execute(instance.delete().where(instance.c.id == lost)))
+    spool.database.run(lambda c: c.execute(instance.delete().where(instance.c.id == lost)))
     spool.close()
     spool = open_spool(settings)
-    assert {claim.instance.id for claim in spool.claim_instances(9)} == {known, lost}
+    assert {claim.instance.id for claim in spool.decisions.claim(9)} == {known, lost}
     spool.close()
 
 
@@ -454,7 +456,7 @@ def test_looking_cannot_write(settings: SpoolSettings) -> None:
         return connection.execute(instance.delete())
 
     with pytest.raises(SpoolError, match="read-only"):
-        spool._ask(write)
+        spool.database.ask(write)
     spool.close()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from alembic.runtime.migration import MigrationContext
 
 from router.config.settings import SpoolSettings
 from router.flow import PictureFacts, Prediction, Seen
-from router.spool import BURIED, DONE, INSTANCES, OPEN, SKIPPED, Spool, open_spool
-from router.spool.schema import DECIDED, GONE, metadata
+from router.spool import INSTANCES, DeliveryRow, DeliveryState, EventRow, InstanceRow, InstanceState, Spool, open_spool
+from router.spool.schema import delivery, event, instance, metadata
 from tests.unit.spooling import SEEN, accept, decide, decision, files, settings_of, turned_by_hand
 
 LARGE = ("instance", "delivery", "event")
@@ -26,49 +28,42 @@ def settings(tmp_path: Path, database: str) -> SpoolSettings:
     return settings_of(tmp_path / "spool", database, keep=100, keep_records=1000)
 
 
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    opened = open_spool(settings)
-    yield opened
-    opened.close()
-
-
 def everything(spool: Spool) -> None:
     """Whatever the spool can do, once."""
     accept(spool)
     accept(spool)
-    for claim in spool.claim_instances(5):
-        spool.release_instance(claim, after=0.0).result()
+    for claim in spool.decisions.claim(5):
+        spool.decisions.release(claim, after=0.0).result()
     claim = decide(spool, "ai", "other", "third", ai=5)
-    for owed in spool.claim_untried("ai"):
-        spool.retry_delivery(owed, 0, "", tried=False).result()
-    spool.next_due("ai")
-    spool.next_instance_due()
-    spool.known_digests("ai", "1.2.3")
-    for name, state in (("ai", DONE), ("other", BURIED), ("third", SKIPPED)):
-        (owed,) = spool.claim_deliveries(name, 5)
-        spool.retry_delivery(owed, 0, "later").result()
-        (owed,) = spool.claim_deliveries(name, 5)
-        spool.close_delivery(owed, state).result()
-    with spool.room_for_copy(claim.instance, claim.path.with_suffix(".1.native")):
+    for owed in spool.deliveries.claim_untried("ai"):
+        spool.deliveries.retry(owed, 0, "", tried=False).result()
+    spool.deliveries.next_due("ai")
+    spool.decisions.next_due()
+    spool.deliveries.known_digests("ai", "1.2.3")
+    for name, state in (("ai", DeliveryState.DONE), ("other", DeliveryState.BURIED), ("third", DeliveryState.SKIPPED)):
+        (owed,) = spool.deliveries.claim(name, 5)
+        spool.deliveries.retry(owed, 0, "later").result()
+        (owed,) = spool.deliveries.claim(name, 5)
+        spool.deliveries.close(owed, state).result()
+    with spool.space.for_copy(claim.instance, claim.path.with_suffix(".1.native")):
         pass
-    spool.set_circuit("ai", 1.0, 1, "no answer")
-    spool.pause("ai", "a person")
-    (buried,) = spool.deliveries(states=(BURIED,))
-    spool.retry_now([buried["id"]], "a person")
-    spool.discard([buried["id"]], "a person")
-    spool.redecide(claim.instance.id, "a person")
+    spool.destinations.set_circuit("ai", 1.0, 1, "no answer")
+    spool.orders.pause("ai", "a person")
+    (buried,) = spool.views.deliveries(states=(DeliveryState.BURIED,))
+    spool.orders.retry_now([buried.id], "a person")
+    spool.orders.discard([buried.id], "a person")
+    spool.orders.redecide(claim.instance.id, "a person")
     decide(spool)
-    spool.deliveries(to="ai")
-    spool.deliveries(states=(OPEN,), after=1)
-    spool.deliveries(instance_id=claim.instance.id)
-    spool.instances()
-    spool.instance(claim.instance.id)
-    spool.events()
-    spool.events(instance_id=claim.instance.id)
-    spool.counts()
-    spool.wipe()
-    spool.sweep()
+    spool.views.deliveries(to="ai")
+    spool.views.deliveries(states=(DeliveryState.OPEN,), after=1)
+    spool.views.deliveries(instance_id=claim.instance.id)
+    spool.views.instances()
+    spool.views.instance(claim.instance.id)
+    spool.views.events()
+    spool.views.events(instance_id=claim.instance.id)
+    spool.views.counts()
+    spool.orders.wipe()
+    spool.retention.sweep()
     spool.tidy_up()
 
 
@@ -90,7 +85,7 @@ def test_every_statement_goes_by_an_index(settings: SpoolSettings) -> None:
     ours = {text: values for text, values in asked.items() if any(table in text for table in LARGE)}
     assert len(ours) > 25
     for statement, parameters in ours.items():
-        for line in spool._ask(lambda c, s=statement, p=parameters: plan_of(c, s, p)):
+        for line in spool.database.ask(partial(plan_of, statement=statement, parameters=parameters)):
             assert not any(scan in line for scan in scans()), (statement, line)
     spool.close()
 
@@ -110,15 +105,19 @@ def filled(spool: Spool, count: int) -> None:
     )
 
     def fill(connection: sa.Connection) -> None:
-        for kind, state in (("0", GONE), ("a", DECIDED)):
+        for kind, state in (("0", InstanceState.GONE), ("a", InstanceState.DECIDED)):
             connection.exec_driver_sql(instances.format(numbers, kind, which, kind, state))
-        for kind, to, state in (("0", "ai", DONE), ("0", "other", DONE), ("a", "down", OPEN)):
-            connection.exec_driver_sql(deliveries.format(numbers, kind, which, to, state))
+        for kind, to, owed in (
+            ("0", "ai", DeliveryState.DONE),
+            ("0", "other", DeliveryState.DONE),
+            ("a", "down", DeliveryState.OPEN),
+        ):
+            connection.exec_driver_sql(deliveries.format(numbers, kind, which, to, owed))
         connection.exec_driver_sql(
             f"INSERT INTO event (at, kind, instance_id) {numbers} SELECT 1e12, 'same UID again', '0' || {which} FROM n"
         )
 
-    spool._run(fill)
+    spool.database.run(fill)
 
 
 def steps(spool: Spool) -> Counter[str]:
@@ -174,7 +173,7 @@ def test_on_postgresql_neither(postgresql: Callable[[], str], tmp_path: Path) ->
     """What it looks at by its own statistics: rows read, also those that a filter drops."""
     spool = open_spool(settings_of(tmp_path / "spool", postgresql()))
     filled(spool, 5000)
-    spool._run(lambda c: c.execute(sa.text("ANALYZE")))
+    spool.database.run(lambda c: c.execute(sa.text("ANALYZE")))
     asked: dict[str, Any] = {}
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -187,7 +186,10 @@ def test_on_postgresql_neither(postgresql: Callable[[], str], tmp_path: Path) ->
     finally:
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
     assert len(asked) > 15
-    read = {text: spool._run(lambda c, t=text, p=values: rows_read(c, t, p)) for text, values in asked.items()}
+    read = {
+        text: spool.database.run(partial(rows_read, statement=text, parameters=values))
+        for text, values in asked.items()
+    }
     assert {
         text: rows for text, rows in read.items() if rows > 700 and not any(sums in text for sums in SUMS)
     } == {}  # a page has at most 500
@@ -217,117 +219,132 @@ def scans() -> list[str]:
 
 
 def test_a_statement_without_an_index_would_be_noticed(spool: Spool) -> None:
-    line = spool._ask(lambda c: plan_of(c, "SELECT * FROM instance WHERE peer = 'x'", ()))[0]
+    line = spool.database.ask(lambda c: plan_of(c, "SELECT * FROM instance WHERE called_ae = 'x'", ()))[0]
     assert any(scan in line for scan in scans())
 
 
 def test_migrations_make_what_the_tables_say(spool: Spool) -> None:
     def differences(connection: sa.Connection) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        return compare_metadata(context, metadata)
+        return list(compare_metadata(context, metadata))
 
-    assert spool._run(differences) == []
+    assert spool.database.run(differences) == []
 
 
 def test_what_inference_saw_is_kept_and_no_header_value(spool: Spool, settings: SpoolSettings) -> None:
     accept(spool)
-    (claim,) = spool.claim_instances(1)
+    (claim,) = spool.decisions.claim(1)
     seen = Seen(
         "decoded", {0x00100020: ("SECRET-ID",)},
         Prediction((0.1, 0.6, 0.1, 0.1, 0.1), "adult_chest", 0.6, 0.2, False, "uncertain", "abc"),
         PictureFacts("MONOCHROME2", 10, 20, 1, (0.0, 255.0), None, "pillow"),
     )  # fmt: skip
-    assert spool.record(claim, seen, decision("ai"), {}).result()
-    row = spool.instance(claim.instance.id)
+    assert spool.decisions.record(claim, seen, decision("ai"), {}).result()
+    row = spool.views.instance(claim.instance.id)
     assert row is not None
-    assert (row["top"], row["class"], row["confidence"], row["novel"]) == ("adult_chest", "uncertain", 0.6, False)
-    assert row["probabilities"] == [0.1, 0.6, 0.1, 0.1, 0.1]
-    assert row["facts"]["photometric"] == "MONOCHROME2"
-    assert (row["rule"], row["destinations"]) == ("a rule", ["ai"])
+    assert (row.top, row.class_name, row.confidence, row.novel) == ("adult_chest", "uncertain", 0.6, False)
+    assert row.probabilities == [0.1, 0.6, 0.1, 0.1, 0.1]
+    assert row.facts["photometric"] == "MONOCHROME2"
+    assert (row.rule, row.destinations) == ("a rule", ["ai"])
     spool.close()
     stored = b"".join(path.read_bytes() for path in settings.path.rglob("*") if path.is_file())
     assert b"SECRET-ID" not in stored
+
+
+@pytest.mark.parametrize(("row", "table"), [(DeliveryRow, delivery), (InstanceRow, instance), (EventRow, event)])
+def test_what_people_see_of_a_row_is_all_of_it_in_its_order(row: Any, table: sa.Table) -> None:
+    columns = ["class" if one.name == "class_name" else one.name for one in fields(row)]
+    assert columns == [column.name for column in table.columns]
+
+
+def test_a_word_that_is_no_state_hides_no_row(spool: Spool) -> None:
+    one = accept(spool).instance_id
+    decide(spool, "ai")
+    spool.database.run(lambda c: c.execute(instance.update().values(state="dec1ded")) and None)
+    spool.database.run(lambda c: c.execute(delivery.update().values(state="0pen")) and None)
+    assert [row.state for row in spool.views.instances()] == [InstanceState.DAMAGED]
+    assert [row.state for row in spool.views.deliveries(instance_id=one)] == [DeliveryState.DAMAGED]
 
 
 def test_digests_that_a_destination_has_under_a_uid(spool: Spool) -> None:
     for data in (b"one", b"two"):
         accept(spool, data, "1.1")
         decide(spool, "ai", "other")
-    for owed in spool.claim_deliveries("ai", 2):
-        spool.close_delivery(owed, DONE).result()
-    assert len(spool.known_digests("ai", "1.1")) == 2
-    assert spool.known_digests("other", "1.1") == frozenset()
-    assert spool.known_digests("ai", "1.2") == frozenset()
+    for owed in spool.deliveries.claim("ai", 2):
+        spool.deliveries.close(owed, DeliveryState.DONE).result()
+    assert len(spool.deliveries.known_digests("ai", "1.1")) == 2
+    assert spool.deliveries.known_digests("other", "1.1") == frozenset()
+    assert spool.deliveries.known_digests("ai", "1.2") == frozenset()
 
 
 def test_work_is_signalled_after_it_can_be_claimed(spool: Spool) -> None:
     def grew(topic: str, before: int) -> bool:
-        spool.signal(topic).wait(before, 60)
-        return spool.signal(topic).version > before
+        spool.signals.of(topic).wait(before, 60)
+        return spool.signals.of(topic).version > before
 
-    before = spool.signal(INSTANCES).version
+    before = spool.signals.of(INSTANCES).version
     accept(spool)
     assert grew(INSTANCES, before)
-    before = spool.signal("ai").version
+    before = spool.signals.of("ai").version
     decide(spool, "ai")
     assert grew("ai", before)
-    (owed,) = spool.claim_deliveries("ai", 1)
-    spool.close_delivery(owed, BURIED).result()
-    before = spool.signal("ai").version
-    spool.retry_now([owed.id], "a person")
+    (owed,) = spool.deliveries.claim("ai", 1)
+    spool.deliveries.close(owed, DeliveryState.BURIED).result()
+    before = spool.signals.of("ai").version
+    spool.orders.retry_now([owed.id], "a person")
     assert grew("ai", before)
-    spool.signal("ai").wait(spool.signal("ai").version, 0)
+    spool.signals.of("ai").wait(spool.signals.of("ai").version, 0)
 
 
 def test_blobs_go_after_keep_and_records_after_theirs(settings: SpoolSettings) -> None:
     with turned_by_hand() as clock:
         spool = open_spool(settings)
         done, open_still = accept(spool, uid="1.1").instance_id, accept(spool, uid="1.2").instance_id
-        first, second = spool.claim_instances(2)
-        spool.record(first, SEEN, decision(), {}).result()
-        spool.record(second, SEEN, decision("ai"), {}).result()
+        first, second = spool.decisions.claim(2)
+        spool.decisions.record(first, SEEN, decision(), {}).result()
+        spool.decisions.record(second, SEEN, decision("ai"), {}).result()
         clock.turn(100)
-        assert spool.sweep() == 0
+        assert spool.retention.sweep() == 0
         clock.turn(1)
-        assert spool.sweep() == 1
+        assert spool.retention.sweep() == 1
         assert files(settings.path) == {open_still + ".dcm"}
-        assert spool.instance(done) is not None
+        assert spool.views.instance(done) is not None
         spool.event("kept for a while")
-        assert not spool.redecide(done, "a person")
+        assert not spool.orders.redecide(done, "a person")
         clock.turn(900)
-        assert spool.sweep() == 1
-        assert spool.instance(done) is None
+        assert spool.retention.sweep() == 1
+        assert spool.views.instance(done) is None
         clock.turn(101)
-        assert spool.sweep() > 0  # events
-        assert spool.events() == []
+        assert spool.retention.sweep() > 0  # events
+        assert spool.views.events() == []
         clock.turn(1e9)
-        spool.sweep()
+        spool.retention.sweep()
         assert files(settings.path) == {open_still + ".dcm"}
-        assert spool.counts().open == {"ai": 1}
+        assert spool.views.counts().open == {"ai": 1}
         spool.close()
 
 
 def test_a_long_list_is_read_in_pages(spool: Spool) -> None:
     ids = [accept(spool, uid=f"1.{number}").instance_id for number in range(5)]
-    for claim in spool.claim_instances(5):
-        spool.record(claim, SEEN, decision("ai"), {}).result()
-    latest = spool.instances(limit=2)
-    older = spool.instances(before=latest[-1]["id"], limit=9)
-    assert [row["id"] for row in (*latest, *older)] == ids[::-1]
-    page = spool.deliveries(limit=2)
-    rest = spool.deliveries(after=page[-1]["id"])
-    assert [row["instance_id"] for row in (*page, *rest)] == ids
+    for claim in spool.decisions.claim(5):
+        spool.decisions.record(claim, SEEN, decision("ai"), {}).result()
+    latest = spool.views.instances(limit=2)
+    older = spool.views.instances(before=latest[-1].id, limit=9)
+    assert [row.id for row in (*latest, *older)] == ids[::-1]
+    page = spool.views.deliveries(limit=2)
+    rest = spool.views.deliveries(after=page[-1].id)
+    assert [row.instance_id for row in (*page, *rest)] == ids
 
 
 def test_the_latest_events_and_those_after_one(spool: Spool) -> None:
     for number in range(5):
         spool.event(f"event {number}")
-    spool._run(lambda _: None)
-    latest = spool.events(limit=2)
-    assert [row["kind"] for row in latest] == ["event 3", "event 4"]
-    assert [row["kind"] for row in spool.events(after=latest[0]["id"])] == ["event 4"]
-    assert [row["kind"] for row in spool.events(after=0, limit=2)] == ["event 0", "event 1"]
-    assert [row["kind"] for row in spool.events(kind="event 1")] == ["event 1"]
+    spool.database.run(lambda _: None)
+    latest = spool.views.events(limit=2)
+    assert [row.kind for row in latest] == ["event 3", "event 4"]
+    assert [row.kind for row in spool.views.events(after=latest[0].id)] == ["event 4"]
+    assert [row.kind for row in spool.views.events(after=0, limit=2)] == ["event 0", "event 1"]
+    assert [row.kind for row in spool.views.events(kind="event 1")] == ["event 1"]
 
 
 def test_the_oldest_that_is_owed(settings: SpoolSettings) -> None:
@@ -338,8 +355,8 @@ def test_the_oldest_that_is_owed(settings: SpoolSettings) -> None:
             accept(spool, uid=f"1.{number}")
             decide(spool, "ai")
             clock.turn(10)
-        assert spool.counts().oldest == {"ai": begin}
-        (owed,) = spool.claim_deliveries("ai", 1)
-        spool.close_delivery(owed, DONE).result()
-        assert spool.counts().oldest == {"ai": begin + 10}
+        assert spool.views.counts().oldest == {"ai": begin}
+        (owed,) = spool.deliveries.claim("ai", 1)
+        spool.deliveries.close(owed, DeliveryState.DONE).result()
+        assert spool.views.counts().oldest == {"ai": begin + 10}
         spool.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,29 +11,17 @@ from structlog.testing import capture_logs
 
 from router.commands.check_folder import inspect
 from router.config.settings import SpoolSettings
-from router.spool import FULL, Spool, SpoolError, open_spool, room
+from router.spool import FULL, Spool, SpoolError, open_spool, sqlite_log
+from router.spool.ballast import BALLAST, LEAST_INODES, PIECES, Ballast
 from router.spool.blobs import BlobStore
-from router.spool.room import BALLAST, LEAST_INODES, PIECES, Ballast
 from tests.unit.spooling import HEADER, accept, decide, files, settings_of
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> SpoolSettings:
-    return settings_of(tmp_path / "spool")
-
-
-@pytest.fixture
-def spool(settings: SpoolSettings) -> Iterator[Spool]:
-    spool = open_spool(settings)
-    yield spool
-    spool.close()
-
-
 def refused(spool: Spool) -> str:
     with pytest.raises(SpoolError, match="the spool is full") as caught:
-        spool.begin(HEADER)
+        spool.intake.begin(HEADER)
     return str(caught.value)
 
 
@@ -51,10 +38,10 @@ def test_without_inodes_there_is_no_room(
     spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BlobStore, "free_inodes", lambda _: LEAST_INODES - 1)
-    assert not spool.room()
+    assert not spool.space.has_room()
     assert "inodes: the file system can take 63 files more" in refused(spool)
     monkeypatch.setattr(BlobStore, "free_inodes", lambda _: LEAST_INODES)
-    assert spool.room()
+    assert spool.space.has_room()
     monkeypatch.setattr("router.commands.check_folder.free_inodes", lambda _: 3)
     assert any(state == "failed" and "3 files more" in text for state, text in inspect(settings))
 
@@ -63,10 +50,10 @@ def test_what_lacks_is_named_when_it_begins_and_when_it_ends(spool: Spool, monke
     monkeypatch.setattr(BlobStore, "free", lambda _: 0)
     with capture_logs() as said:
         assert "disk: 0.0 GB are free, and spool.reserve is 0.0 GB" in refused(spool)
-        assert not spool.room()
+        assert not spool.space.has_room()
         monkeypatch.undo()
-        assert spool.room()
-        assert spool.room()
+        assert spool.space.has_room()
+        assert spool.space.has_room()
     assert [(line["event"], line.get("why", "")[:5]) for line in said] == [("no room", "disk:"), ("room again", "")]
 
 
@@ -82,14 +69,14 @@ def test_where_the_database_finds_no_room_it_gets_the_ballast(
 ) -> None:
     """SQLite itself says that it is full: it may not grow. What is left is the database's until there is room again."""
     assert ballast(settings) == PIECES
-    full = spool.signal(FULL).version
-    pages = spool._run(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())
-    spool._run(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={pages}").scalar_one())
+    full = spool.signals.of(FULL).version
+    pages = spool.database.run(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())
+    spool.database.run(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={pages}").scalar_one())
     with pytest.raises(SpoolError, match="full"):
         accept_many(spool)
     assert ballast(settings) == 0
-    assert spool.signal(FULL).version > full
-    spool._run(lambda c: c.exec_driver_sql("PRAGMA max_page_count=1000000").scalar_one())
+    assert spool.signals.of(FULL).version > full
+    spool.database.run(lambda c: c.exec_driver_sql("PRAGMA max_page_count=1000000").scalar_one())
     with monkeypatch.context() as full_disk:
         full_disk.setattr(Ballast, "lay", lambda _: False)
         assert "kept for the database" in refused(spool)
@@ -105,10 +92,10 @@ def test_the_log_stays_small_while_room_is_short(
             accept(spool, b"pixels %d" % number, uid=f"1.{number}")
         return (settings.path / "node.db-wal").stat().st_size
 
-    monkeypatch.setattr(room, "is_short", lambda _: True)
+    monkeypatch.setattr(sqlite_log, "is_short", lambda _: True)
     small = grown()
-    assert small < 2 * room.SMALL_LOG * 4096
-    monkeypatch.setattr(room, "is_short", lambda _: False)
+    assert small < 2 * sqlite_log.SMALL_LOG * 4096
+    monkeypatch.setattr(sqlite_log, "is_short", lambda _: False)
     assert grown() > 2 * small
 
 
@@ -118,7 +105,7 @@ def test_finished_blobs_go_where_the_database_has_no_room_to_say_so_first(
     accept(spool, uid="1.1")
     decide(spool)
     kept = accept(spool, uid="1.2").instance_id
-    drop, tries = spool._drop_finished, []
+    drop, tries = spool.retention.remove_finished, []
 
     def full_at_first(before: float, limit: int) -> int:
         tries.append(files(settings.path))
@@ -126,8 +113,8 @@ def test_finished_blobs_go_where_the_database_has_no_room_to_say_so_first(
             raise SpoolError("full")
         return drop(before, limit)
 
-    monkeypatch.setattr(spool, "_drop_finished", full_at_first)
-    assert spool.sweep_early() == 1
+    monkeypatch.setattr(spool.retention, "remove_finished", full_at_first)
+    assert spool.retention.sweep_early() == 1
     assert [len(there) for there in tries] == [2, 1]
     assert files(settings.path) == {kept + ".dcm"}
 
@@ -135,7 +122,7 @@ def test_finished_blobs_go_where_the_database_has_no_room_to_say_so_first(
 def test_halves_go_before_the_database_is_opened(settings: SpoolSettings) -> None:
     """They may be what fills the disk, and the database needs some of it to be opened."""
     spool = open_spool(settings)
-    spool.begin(HEADER)
+    spool.intake.begin(HEADER)
     spool.close()
     database = settings.path / "node.db"
     database.write_bytes(b"not a database at all " * 100)
@@ -147,14 +134,14 @@ def test_halves_go_before_the_database_is_opened(settings: SpoolSettings) -> Non
 SMALL = """
 import os, sys
 from pathlib import Path
-from router.spool import DONE, SpoolError, open_spool
+from router.spool import DeliveryState, SpoolError, open_spool
 from tests.unit.spooling import *
 folder, what = Path(sys.argv[1]), sys.argv[2]
 settings = settings_of(folder / "spool", reserve=1000)
 spool = open_spool(settings)
 if what == "fill":
     count = 0
-    while spool.room():
+    while spool.space.has_room():
         try:
             accept(spool, os.urandom(60_000), uid=f"1.{count}")
             decide(spool, "pacs")
@@ -166,12 +153,12 @@ if what == "fill":
             while file.write(bytes(4096)):
                 pass
     except OSError:
-        print(len(spool.deliveries(limit=1000)))
+        print(len(spool.views.deliveries(limit=1000)))
     os._exit(9)
-owed = len(spool.deliveries(limit=1000))
-for one in spool.claim_deliveries("pacs", 1000):
-    assert spool.close_delivery(one, DONE).result()
-while spool.sweep_early():
+owed = len(spool.views.deliveries(limit=1000))
+for one in spool.deliveries.claim("pacs", 1000):
+    assert spool.deliveries.close(one, DeliveryState.DONE).result()
+while spool.retention.sweep_early():
     pass
 accept(spool, bytes(60_000), uid="2.1")
 print(owed)
@@ -179,6 +166,7 @@ spool.close()
 """
 
 
+@pytest.mark.slow
 def test_a_node_starts_on_a_full_disk_delivers_and_makes_room(tmp_path: Path) -> None:
     """A real file system of 4 MiB, filled to the last block; killed, and started again."""
     (tmp_path / "mount").mkdir()

@@ -55,25 +55,27 @@ def in_time(work: Callable[[], Any]) -> Exception | None:
     return None
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_a_stopped_server_and_afterwards_all_goes_on(spool: Spool, settings: SpoolSettings) -> None:
     blobs = [sealed(spool, b"%d" % number) for number in range(20)]
     with stopped(settings.database), ThreadPoolExecutor(20) as pool:
-        work = [lambda blob=blob: spool.accept(blob, instance_for(blob, blob.id[:9])) for blob in blobs]
+        work = [lambda blob=blob: spool.intake.accept(blob, instance_for(blob, blob.id[:9])) for blob in blobs]
         errors = list(pool.map(in_time, work))
         assert {type(error) for error in errors} == {DatabaseError}
-        assert isinstance(in_time(lambda: spool.claim_deliveries("ai", 1)), DatabaseError)
-        wait_for(lambda: not spool.answers(4.0))
+        assert isinstance(in_time(lambda: spool.deliveries.claim("ai", 1)), DatabaseError)
+        wait_for(lambda: not spool.database.answers(4.0))
     assert files(settings.path) == set()
-    wait_for(lambda: spool.answers(4.0), 20)
+    wait_for(lambda: spool.database.answers(4.0), 20)
     assert not accept(spool).merged
 
 
+@pytest.mark.slow
 def test_what_must_be_written_is_written_when_the_server_goes_on(spool: Spool, settings: SpoolSettings) -> None:
     accept(spool)
-    (claim,) = spool.claim_instances(1)
+    (claim,) = spool.decisions.claim(1)
     with stopped(settings.database):
-        future = spool.record(claim, SEEN, decision("ai"), {})
-        wait_for(lambda: spool._writing().has_failed)
+        future = spool.decisions.record(claim, SEEN, decision("ai"), {})
+        wait_for(lambda: spool.database.writer.has_failed)
         assert not future.done()
     assert future.result(30)
 
@@ -81,7 +83,7 @@ def test_what_must_be_written_is_written_when_the_server_goes_on(spool: Spool, s
 def test_a_spool_closes_though_its_server_is_stopped(settings: SpoolSettings) -> None:
     spool = open_spool(settings)
     accept(spool)
-    spool.claim_instances(1)
+    spool.decisions.claim(1)
     with stopped(settings.database):
         begin = time.monotonic()
         assert not spool.close(0.5)
@@ -96,11 +98,11 @@ class Line:
     """What becomes of the next COMMIT on the writer's connection."""
 
     def __init__(self, spool: Spool, patch: pytest.MonkeyPatch) -> None:
-        assert spool._write_engine is not None
-        self._commit = spool._write_engine.dialect.do_commit
+        assert spool.database.write_engine is not None
+        self._commit = spool.database.write_engine.dialect.do_commit
         self.broken = threading.Event()
         self.go_on = threading.Event()
-        patch.setattr(spool._write_engine.dialect, "do_commit", self._lost)
+        patch.setattr(spool.database.write_engine.dialect, "do_commit", self._lost)
 
     def _lost(self, connection: Any) -> None:
         if self.broken.is_set():
@@ -146,15 +148,15 @@ def test_a_commit_without_an_answer_keeps_its_blob_until_it_is_settled(
     blob = sealed(spool, b"data")
     line = how(spool, monkeypatch)
     with pytest.raises(UncertainCommitError):
-        spool.accept(blob, instance_for(blob))
-    assert spool.uncertain_commits == 1
+        spool.intake.accept(blob, instance_for(blob))
+    assert len(spool.intake.uncertain) == 1
     time.sleep(0.3)  # while the server does not know either nothing happens
-    assert (spool.uncertain_commits, files(settings.path)) == (1, {blob.path.name})
+    assert (len(spool.intake.uncertain), files(settings.path)) == (1, {blob.path.name})
     line.go_on.set()
-    wait_for(lambda: spool.uncertain_commits == 0, 20)
-    assert (blob.path.exists(), bool(spool.instance(blob.id))) == (is_kept, is_kept)
+    wait_for(lambda: len(spool.intake.uncertain) == 0, 20)
+    assert (blob.path.exists(), bool(spool.views.instance(blob.id))) == (is_kept, is_kept)
     assert not accept(spool, b"data").merged or is_kept
-    wait_for(lambda: any(one["kind"] == "commits without an answer" for one in spool.events()))
+    wait_for(lambda: any(one.kind == "commits without an answer" for one in spool.views.events()))
 
 
 # -- one kind of error
@@ -173,13 +175,13 @@ def test_whatever_the_database_says_is_a_spool_error(spool: Spool) -> None:
     ):  # fmt: skip
         assert is_of_database(error)
         with pytest.raises(DatabaseError):
-            spool._ask(raising(error))
+            spool.database.ask(raising(error))
         with pytest.raises(DatabaseError):
-            spool._run(raising(error))
+            spool.database.run(raising(error))
     with pytest.raises(RefusedError):
-        spool._run(lambda c: c.execute(sa.text("SELECT nonsense")))
+        spool.database.run(lambda c: c.execute(sa.text("SELECT nonsense")))
     with pytest.raises(ZeroDivisionError):
-        spool._run(lambda _: 1 / 0)
+        spool.database.run(lambda _: 1 / 0)
 
 
 # -- what is wrong with a server
@@ -217,11 +219,12 @@ def test_a_folder_of_another_database_is_refused(settings: SpoolSettings, postgr
         open_spool(settings_of(settings.path, other.database))
 
 
+@pytest.mark.slow
 def test_a_look_from_a_command_has_its_limit_too(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LOOK", 0.5)
     open_spool(settings).close()
     looker = read_spool(settings)
-    looker.counts()
+    looker.views.counts()
     with stopped(settings.database):
-        assert isinstance(in_time(looker.counts), DatabaseError)
+        assert isinstance(in_time(looker.views.counts), DatabaseError)
     looker.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import copy
 
@@ -22,15 +21,6 @@ from shipping.folds import Withheld, run
 from tests.unit.training_set import make_set, read_rows, write_manifest
 
 TINY = Recipe(size=32, epochs=12, batch=12, rate=3e-3, optimizer="adamw", schedule="one_cycle", augmentation="none")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Pictures this small gain nothing from more, and lose much where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def quiet(_: str) -> None:

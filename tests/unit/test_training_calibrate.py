@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,14 +27,6 @@ from shipping.ship import KINDS, licence_text, ship
 from tests.unit.training_set import make_set, read_rows, write_manifest
 
 SMALL = Recipe(size=32, epochs=1, batch=12, rate=1e-3, augmentation="none")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def quiet(_: str) -> None:

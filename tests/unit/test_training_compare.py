@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from router.training.data import deal, read_manifest
 from router.training.metrics import resampled_scores
@@ -43,7 +44,7 @@ def test_differences_pair_by_patient() -> None:
     worse = np.where(rng.random(200) < 0.12, (truth + 1) % 5, truth)
     better = np.where((worse != truth) & (rng.random(200) < 0.4), truth, worse)
 
-    def row(predicted: np.ndarray) -> dict[str, object]:  # type: ignore[type-arg]
+    def row(predicted: NDArray[np.int_]) -> dict[str, object]:
         drawn = resampled_scores(truth, predicted, patients, resamples=2000)
         mean = {name: float(values.mean()) for name, values in drawn.items()}
         return {"mean": mean, "drawn": drawn, "f1_of_seeds": [], "parameters": 1, "milliseconds": 1.0}

@@ -24,7 +24,7 @@ def texture(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         np.sign(np.sin(x / 5) * np.sin(y / 5)),
         2.0 * (np.hypot(x - 40, y - 40) < 20) - 1,
     )
-    values = 128 + 80 * waves[label] + rng.normal(0, 10, (SIDE, SIDE))
+    values: NDArray[np.float64] = 128 + 80 * waves[label] + rng.normal(0, 10, (SIDE, SIDE))
     return values.clip(0, 255).astype(np.uint8)
 
 

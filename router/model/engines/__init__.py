@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from router.errors import RouterError
+
 # `import openvino` would report itself to its maker, with an identity of this machine, through this module; without it,
 # it takes a stand-in of its own that does nothing. No engine is imported before this line.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -18,5 +20,5 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
-class EngineError(Exception):
+class EngineError(RouterError):
     """The engine cannot run here; the message says why in a few words."""

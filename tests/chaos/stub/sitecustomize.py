@@ -50,6 +50,6 @@ if "router.inference" in sys.orig_argv:
     _stand_in("router.model.load", LARGEST_BATCH=LARGEST_BATCH, Model=Model, load=load)
 
 if "serve" in sys.orig_argv and "LEASE_SECONDS" in os.environ:
-    from router.spool import transactions
+    from router.spool import claims
 
-    transactions.LEASE = float(os.environ["LEASE_SECONDS"])
+    claims.LEASE = float(os.environ["LEASE_SECONDS"])

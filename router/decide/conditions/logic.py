@@ -1,0 +1,68 @@
+"""Conditions of conditions: not, all, any, with three answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.decide.conditions.base import Condition, Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite; unknown stays unknown."""
+
+    condition: Condition
+
+    @property
+    def subject(self) -> str:
+        return f"not {self.condition.subject}"
+
+    @property
+    def tags(self) -> frozenset[int]:
+        return self.condition.tags
+
+    def holds(self, facts: Facts) -> bool | None:
+        answer = self.condition.holds(facts)
+        return None if answer is None else not answer
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """False if one is false, else unknown if one is unknown, else true (Kleene's and)."""
+
+    conditions: tuple[Condition, ...]
+
+    @property
+    def subject(self) -> str:
+        return ", ".join(condition.subject for condition in self.conditions)
+
+    @property
+    def tags(self) -> frozenset[int]:
+        return _tags(self.conditions)
+
+    def holds(self, facts: Facts) -> bool | None:
+        answers = {condition.holds(facts) for condition in self.conditions}
+        return False if False in answers else None if None in answers else True
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """True if one is true, else unknown if one is unknown, else false (Kleene's or)."""
+
+    conditions: tuple[Condition, ...]
+
+    @property
+    def subject(self) -> str:
+        return "any of (" + "; ".join(condition.subject for condition in self.conditions) + ")"
+
+    @property
+    def tags(self) -> frozenset[int]:
+        return _tags(self.conditions)
+
+    def holds(self, facts: Facts) -> bool | None:
+        answers = {condition.holds(facts) for condition in self.conditions}
+        return True if True in answers else None if None in answers else False
+
+
+def _tags(conditions: tuple[Condition, ...]) -> frozenset[int]:
+    return frozenset(tag for condition in conditions for tag in condition.tags)

@@ -1,0 +1,51 @@
+"""The one open way to its destination that a worker keeps while there is work for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from router.config.settings import DestinationSettings
+from router.forward.dimse import open_sender
+from router.forward.sender import Sender
+
+
+class Pool:
+    """For one thread. `hold` is told of each way that is opened (1) or ended (-1)."""
+
+    def __init__(self, hold: Callable[[int], None]) -> None:
+        self._sender: Sender | None = None
+        self._made_for: tuple[DestinationSettings, str] | None = None
+        self._hold = hold
+
+    @property
+    def is_open(self) -> bool:
+        return self._sender is not None
+
+    @property
+    def idle_since(self) -> float:
+        return self._sender.idle_since if self._sender else 0.0
+
+    def get(self, destination: DestinationSettings, calling_ae: str, wanted: Sequence[tuple[str, str]]) -> Sender:
+        """A way as the settings are now, on which all of `wanted` was proposed. Raises ConnectError."""
+        current = self._sender
+        if current is not None and (self._made_for != (destination, calling_ae) or not current.serves(wanted)):
+            self.release()
+        if self._sender is None:
+            self._sender = open_sender(destination, calling_ae, wanted)
+            self._made_for = (destination, calling_ae)
+            self._hold(1)
+        return self._sender
+
+    def release(self) -> None:
+        if sender := self._take():
+            sender.release()
+
+    def abort(self) -> None:
+        if sender := self._take():
+            sender.abort()
+
+    def _take(self) -> Sender | None:
+        taken, self._sender = self._sender, None
+        if taken is not None:
+            self._hold(-1)
+        return taken

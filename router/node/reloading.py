@@ -1,0 +1,66 @@
+"""What a reload may not take over, and what it cannot take over without a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from router.association.tls import client_context, server_context, unusable
+from router.config import ConfigError, Problem, Settings
+from router.node.sweeper import orphaned
+from router.spool import Spool
+
+PARTS = ("node", "spool", "model", "web", "destinations", "rules")
+"""The parts of the settings that a reload compares."""
+TLS_FIX = "correct the file, or name another"
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did: the file, the parts of it that changed, and those of them that need a restart."""
+
+    file: str
+    changed: list[str]
+    needs_restart: list[str]
+
+
+def refuse_orphaned_deliveries(spool: Spool, new: Settings) -> None:
+    """Raises ConfigError where deliveries wait for a destination that the new settings do not have."""
+    problems = [
+        Problem(
+            str(new.file), 0, f"destination {name} is gone, but {waiting} deliveries wait for it",
+            f"keep it until they are done, or: dicom-router queue discard --all --to {name}",
+        )
+        for name, waiting in orphaned(spool, new).items()
+    ]  # fmt: skip
+    if problems:
+        raise ConfigError(problems)
+
+
+def refuse_bad_certificates(old: Settings, new: Settings) -> None:
+    """Raises ConfigError for a TLS file that cannot be used: it is a mistake in routing.yaml."""
+    makers: dict[str, Callable[[], object]] = {}
+    if new.node.tls is not None:
+        makers["node"] = partial(server_context, new.node.tls)
+    for name, destination in new.destinations.items():
+        if destination.tls is not None and destination != old.destinations.get(name):
+            makers[f"destinations.{name}"] = partial(client_context, destination.tls)
+    found: dict[str, str] = {}
+    for of, make in makers.items():
+        try:
+            make()
+        except (OSError, ValueError) as error:
+            found[of] = unusable(error)
+    if found:
+        raise ConfigError([Problem(str(new.file), 0, f"{of}.tls: {words}", TLS_FIX) for of, words in found.items()])
+
+
+def reloaded(started_with: Settings, old: Settings, new: Settings) -> Reloaded:
+    """What differs between the settings before and after, and from those that the node was started with."""
+    changed = [part for part in PARTS if getattr(old, part) != getattr(new, part)]
+    restart = [part for part in ("spool", "model", "web") if getattr(started_with, part) != getattr(new, part)]
+    ports = [(settings.node.address, settings.node.port, settings.node.tls) for settings in (started_with, new)]
+    if ports[0] != ports[1]:
+        restart.append("node address, port or tls")
+    return Reloaded(str(new.file), changed, restart)

@@ -1,0 +1,201 @@
+"""Which model serves and which shadows: started, swapped and remembered across restarts.
+
+An order takes as long as a model needs to warm up, so it has a thread of its own; `report` says whether it is still
+under way. It is written down before it takes effect, and what does not start is not chosen.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from router.config import Settings
+from router.decide import decide, header_tags
+from router.flow import Decision, Instance, Prediction, Seen
+from router.inference import Inference, InferenceError, Shadow
+from router.node.model_store import ModelStore, State, StoreError
+from router.node.orders import NAMES, ModelOrder, Promote, RollBack, SetShadow
+from router.observe import log, where
+from router.spool import SHADOW_PREDICTION, Spool, SpoolError
+
+STOP_SECONDS = 1.0
+FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
+"""Seconds between two starts of a shadow that fails: doubling."""
+
+
+class ServingModels:
+    """The model that serves and the one that shadows, each in a process of its own.
+
+    `inference` stays the same object whichever model serves.
+    """
+
+    def __init__(self, spool: Spool, settings: Callable[[], Settings], on_ready: Callable[[], None]) -> None:
+        """Raises StoreError where the choice of models cannot be read."""
+        self._spool, self._settings = spool, settings
+        self._model = settings().model
+        self._store = ModelStore(settings().spool.path, self._model.path)
+        self.inference = Inference(replace(self._model, path=self._store.serving()), on_ready)
+        self._shadow: Shadow | None = None
+        self._coming: Shadow | None = None
+        self._lock = threading.Lock()
+        self._order: threading.Thread | None = None
+        self._error = ""
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start what serves, warm when this returns, and what shadows afterwards. Raises InferenceError."""
+        if self._store.is_overruled():
+            log.warning("configuration", about="model.path was changed after a promotion: the model of the file serves")
+        self.inference.start()
+        if self._store.state().shadow:
+            threading.Thread(target=self._resume_shadow, name="shadow", daemon=True).start()
+
+    def stop(self, _deadline: float = 0.0) -> None:
+        """End both processes, within STOP_SECONDS: nothing asks them any more."""
+        with self._lock:
+            self._stopping.set()
+            shadows = [shadow for shadow in (self._shadow, self._coming) if shadow]
+        for shadow in shadows:
+            shadow.stop()
+        self.inference.stop(STOP_SECONDS)
+
+    # -- orders ----------------------------------------------------------------------------------------------------
+
+    def begin(self, order: ModelOrder, who: str) -> dict[str, Any]:
+        """Begin what a person ordered. Raises StoreError; `report` says how it ended."""
+        plan = None if self._is_busy() else self._store.plan(order, who)
+        if plan is None or not self._in_background(lambda: self._carry_out(plan, order, who)):
+            raise StoreError("another order is under way; see dicom-router model show")
+        return {"begun": True}
+
+    def report(self) -> dict[str, Any]:
+        """What is chosen and what runs; whether an order is under way, and why the last one failed (else empty)."""
+        shadow = self._shadow
+        return asdict(self._store.state()) | {
+            "inference": self.inference.info(), "shadow_ready": shadow is not None and shadow.is_ready,
+            "busy": self._is_busy(), "error": self._error,
+        }  # fmt: skip
+
+    def digests(self) -> dict[str, str]:
+        """The digests of the weights that answer now, by role."""
+        found, shadow = {"serving": str(self.inference.info().get("model", ""))}, self._shadow
+        if shadow is not None and shadow.is_ready:
+            found["shadow"] = shadow.digest
+        return found
+
+    # -- shadow ----------------------------------------------------------------------------------------------------
+
+    def decided(self, instance: Instance, path: Path, seen: Seen, decision: Decision) -> None:
+        """An instance has its decision: record what the shadow would have said. Never waits."""
+        shadow, served = self._shadow, seen.prediction
+        if shadow is None or served is None:
+            return
+        settings = self._settings()
+
+        def record(other: Seen) -> None:
+            assert other.prediction is not None
+            would = decide(settings.rules, instance, other, enabled=settings.enabled, dry_run=settings.node.dry_run)
+            ours, theirs = _brief(served, decision), _brief(other.prediction, would) | {"model": shadow.name}
+            try:
+                self._spool.event(SHADOW_PREDICTION, instance.id, served=ours, shadow=theirs)
+            except SpoolError:  # the node ends
+                pass
+
+        shadow.look(path, header_tags(settings.rules), served, record)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _is_busy(self) -> bool:
+        return self._order is not None and self._order.is_alive()
+
+    def _in_background(self, work: Callable[[], None]) -> bool:
+        """False where other work is still under way."""
+
+        def run() -> None:
+            try:
+                work()
+            except (InferenceError, StoreError, OSError) as error:
+                self._error = str(error)
+            except Exception as error:  # who gave the order must learn that it failed
+                self._error = where(error)
+            if self._error and not self._stopping.is_set():
+                log.error("model not changed", reason=self._error)
+
+        with self._lock:
+            if self._is_busy():
+                return False
+            self._error = ""
+            self._order = threading.Thread(target=run, name="model", daemon=True)
+            self._order.start()
+        return True
+
+    def _carry_out(self, plan: State, order: ModelOrder, who: str) -> None:
+        old = self._store.state()
+        if plan == old:
+            return  # there was no shadow to end: nothing has changed
+        if plan.serving != old.serving:
+            self.inference.swap(self._store.path(plan.serving), lambda: self._store.write(plan))
+        if plan.shadow != old.shadow:
+            self._change_shadow(plan)
+        write_down(self._spool, plan, order, who)
+
+    def _resume_shadow(self) -> None:
+        """Start the shadow that was chosen before, until it runs or a person has chosen otherwise.
+
+        What fails may be passing, as memory is. Between two tries a person can give an order.
+        """
+        over, pause = threading.Event(), FIRST_PAUSE
+
+        def resume() -> None:
+            state = self._store.state()
+            if state.shadow and self._shadow is None:
+                self._change_shadow(state)
+            over.set()
+
+        while not (over.is_set() or self._stopping.is_set()):
+            self._in_background(resume)
+            self._stopping.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _change_shadow(self, plan: State) -> None:
+        path = self._store.path(plan.shadow)
+        coming = None
+        try:
+            if path:
+                with self._lock:
+                    if self._stopping.is_set():
+                        return
+                    coming = self._coming = Shadow(self._model, path)
+                coming.start()
+            self._store.write(plan)
+        except BaseException:
+            if coming:
+                coming.stop()
+            raise
+        with self._lock:
+            old, self._shadow, self._coming = self._shadow, coming, None
+        if old:
+            old.stop()
+
+
+EVENTS = {Promote: "model promoted", RollBack: "model rolled back", SetShadow: "shadow changed"}
+
+
+def write_down(spool: Spool, plan: State, order: ModelOrder, who: str) -> None:
+    """Into log and record of events: what was ordered and what holds now."""
+    names = {role: chosen.name if chosen else None for role, chosen in
+             (("serving", plan.serving), ("previous", plan.previous), ("shadow", plan.shadow))}  # fmt: skip
+    tested = order.tested[:80] if isinstance(order, Promote) else ""
+    log.info("model changed", order=NAMES[type(order)], **names)
+    spool.event(EVENTS[type(order)], who=who, tested=tested, **names)
+
+
+def _brief(prediction: Prediction, decision: Decision) -> dict[str, Any]:
+    return {
+        "model": prediction.model[:16], "class": prediction.class_name, "top": prediction.top,
+        "confidence": round(prediction.confidence, 3), "view": prediction.view or None, "rule": decision.rule,
+        "destinations": list(decision.destinations),
+    }  # fmt: skip

@@ -1,0 +1,164 @@
+"""Instances that wait for their decision: claimed, decided with all their deliveries, or given back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.flow import Decision, Instance, Seen
+from router.observe import log
+from router.observe.metrics import BURIED as BURIED_COUNT
+from router.spool import clock, queries, statements, steady
+from router.spool.blobs import BlobStore
+from router.spool.database import Database
+from router.spool.destinations import still_times
+from router.spool.events import add_event
+from router.spool.finishing import look_alone
+from router.spool.keyed import Key
+from router.spool.rows import Claim, columns_of_decision
+from router.spool.schema import instance
+from router.spool.signals import INSTANCES
+from router.spool.states import DeliveryState, InstanceState
+from router.spool.turns import FIRST_CALLER, Calling, take_turn
+
+CIRCLING_COPIES, CIRCLING_WITHIN = 100, 86400.0
+"""So many earlier copies of a data set from one caller within so many seconds are a loop. Four times as many of one UID
+are looked at, so that loops through a few callers do not hide each other."""
+CIRCLING = f"the same data set has come from the same caller {CIRCLING_COPIES} times within a day: a loop"
+LIMIT_REACHED = "the destination's own limit of open deliveries was reached"
+"""Reasons for which a delivery is buried at once."""
+NOTHING: Mapping[Calling, int] = {}
+UNLIMITED = 1 << 30
+
+
+class Decisions:
+    """What `classify` asks of the spool."""
+
+    def __init__(self, database: Database, blobs: BlobStore) -> None:
+        self._database, self._blobs = database, blobs
+        self._after = FIRST_CALLER
+        self.key: Key | None = None
+        """With which study and accession number are hashed, so that people can look for them."""
+
+    def claim(self, limit: int, taken: Mapping[Calling, int] = NOTHING, most: int = UNLIMITED) -> list[Claim]:
+        """Up to `limit` instances that wait for their decision, in order of arrival.
+
+        What was asked about before is among them first, then new work, evenly among callers (AE title and peer):
+        `taken` says how many each has under way already, of at most `most`.
+        """
+        token = self._database.new_token()
+        turn = self._database.run(lambda c: take_turn(c, limit, token, taken, most, self._after))
+        self._after = turn.after
+        self._database.hold(instance, (one.instance.id for one in turn.claimed), token)
+        return [
+            Claim(one.instance, self._blobs.path(one.instance.id), token, one.tries, one.is_new_decision)
+            for one in turn.claimed
+        ]
+
+    def record(self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None]) -> Future[bool]:
+        """Prediction, decision and deliveries in one transaction; False when the claim was lost."""
+        decided, token = claim.instance, claim.token
+        buried: dict[str, str] = {}
+
+        def job(connection: sa.Connection) -> bool:
+            buried.clear()  # a job may run again
+            return _record(connection, decided, token, seen, decision, limits, buried, self.key)
+
+        def tell(done: Future[bool]) -> None:
+            self._database.signals.set_many(decision.destinations)
+            for name, reason in buried.items() if done.exception() is None else ():
+                BURIED_COUNT.labels(name).inc()
+                log.error("buried", instance=decided.id, destination=name, reason=reason, tries=0)
+
+        future = self._database.end_claim(
+            instance, decided.id, token, job, lambda changed: decision.destinations if changed else ()
+        )
+        future.add_done_callback(tell)
+        return future
+
+    def release(self, claim: Claim, *, after: float = 0.0, forget_try: bool = False) -> Future[None]:
+        """Give a claim back, to be claimed again after so many seconds."""
+        which, token = claim.instance.id, claim.token
+        future = self._database.end_claim(
+            instance, which, token, lambda c: _release(c, which, token, after, forget_try=forget_try)
+        )
+        future.add_done_callback(lambda _: self._database.signals.set(INSTANCES))
+        return future
+
+    def next_due(self) -> float | None:
+        """Seconds until an instance may be claimed; None: there is none, or all are claimed."""
+        return self._database.ask(lambda c: queries.seconds_until(c, c.execute(statements.NEXT_INSTANCE_DUE).scalar()))
+
+
+def _release(connection: sa.Connection, which: str, token: int, after: float, *, forget_try: bool) -> None:
+    ready_at: Any = clock.now(connection) + after
+    if forget_try and not after:  # it is new work again if this was its first try
+        ready_at = sa.case((instance.c.tries <= 1, 0.0), else_=ready_at)
+    connection.execute(
+        instance.update()
+        .where(instance.c.id == which, instance.c.token == token, instance.c.state == InstanceState.NEW)
+        .values(token=0, ready_at=ready_at, tries=instance.c.tries - int(forget_try))
+    )
+
+
+def _record(
+    connection: sa.Connection, decided: Instance, token: int, seen: Seen, decision: Decision,
+    limits: Mapping[str, int | None], buried: dict[str, str], key: Key | None,
+) -> bool:  # fmt: skip
+    """A decision and the deliveries that it creates; False when the claim was lost.
+
+    `buried` gets the destinations whose delivery is buried at once, each with the reason.
+    """
+    moment = steady.look(connection)
+    now = moment.now
+    look_alone(connection, lambda: instance.c.id == decided.id)
+    # A new decision by a person must not owe again what an older one still owes.
+    already = set(connection.execute(statements.OWED_ALREADY, {"which": decided.id}).scalars())
+    owed = [name for name in decision.destinations if name not in already]
+    finished = not owed and not already
+    values = columns_of_decision(seen, decision, key) | {
+        "which": decided.id, "claimed_by": token, "token": 0, "ready_at": 0,
+        "state": InstanceState.FINISHED if finished else InstanceState.DECIDED,
+        "decided_at": now, "finished_at": now if finished else None,
+    }  # fmt: skip
+    if not connection.execute(statements.DECIDE, values).rowcount:
+        return False
+    still = still_times(connection, moment)
+    circling = _is_circling(connection, decided)
+    for name in owed:
+        full = _is_full(connection, name, limits.get(name))
+        reason = CIRCLING if circling else LIMIT_REACHED if full else ""
+        row = {
+            "instance_id": decided.id, "destination": name,
+            "state": DeliveryState.BURIED if reason else DeliveryState.OPEN, "owed_since": now,
+            "stood_still": still(name), "reason": reason, "closed_at": now if reason else None,
+        }  # fmt: skip
+        connection.execute(statements.INSERT_DELIVERY, row)
+        if reason:
+            buried[name] = reason
+            add_event(connection, "buried", decided.id, name, reason=reason)
+    return True
+
+
+def _is_circling(connection: sa.Connection, decided: Instance) -> bool:
+    """Whether the same data set has come from the same caller over and over: something sends it back to this node.
+
+    What a person orders (`retry_now`) is sent all the same.
+    """
+    asked = {"uid": decided.sop_instance, "which": decided.id, "most": 4 * CIRCLING_COPIES}
+    since = decided.received_at - CIRCLING_WITHIN
+    caller = (decided.digest, decided.caller.calling_ae, decided.caller.peer)
+    return len([
+        row for row in connection.execute(statements.COPIES_BEFORE, asked)
+        if (row.digest, row.calling_ae, row.peer) == caller and row.received_at > since
+    ]) >= CIRCLING_COPIES  # fmt: skip
+
+
+def _is_full(connection: sa.Connection, name: str, limit: int | None) -> bool:
+    """Whether as many deliveries wait for a destination as its settings allow."""
+    if limit is None:
+        return False
+    return bool(connection.execute(statements.OPEN_UP_TO, {"to": name, "most": limit}).scalar_one() >= limit)

@@ -1,0 +1,77 @@
+"""Whether a destination is tried at all: a person can pause it, and its circuit opens when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.spool import clock, queries, statements, steady
+from router.spool.database import Database
+from router.spool.rows import DestinationState
+from router.spool.schema import destination
+
+
+class Destinations:
+    """What survives a restart: pauses and circuits. A person's pause is an order (`orders`)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def state(self, name: str) -> DestinationState:
+        def ask(connection: sa.Connection) -> DestinationState:
+            row = connection.execute(statements.DESTINATION, {"called": name}).one_or_none()
+            return DestinationState() if row is None else _state_of(connection, row)
+
+        return self._database.ask(ask)
+
+    def states(self) -> dict[str, DestinationState]:
+        """Of every destination that has ever been paused or had an open circuit."""
+        query = sa.select(destination)
+        return self._database.ask(lambda c: {row.name: _state_of(c, row) for row in c.execute(query).all()})
+
+    def set_circuit(self, name: str, seconds: float | None, failures: int, reason: str) -> None:
+        """Open a destination's circuit for so many seconds, or close it (None)."""
+
+        def job(connection: sa.Connection) -> None:
+            until = 0.0 if seconds is None else steady.look(connection).now + seconds
+            change(connection, name, circuit_until=until, circuit_failures=failures, circuit_reason=reason)
+
+        self._database.run(job)
+
+
+def _state_of(connection: sa.Connection, row: Any) -> DestinationState:
+    left = queries.seconds_until(connection, row.circuit_until) if row.circuit_until > 0 else None
+    return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left)
+
+
+def change(connection: sa.Connection, name: str, **changes: Any) -> None:
+    """Change pause or circuit, and keep account of the time during which nothing is tried."""
+    now = steady.look(connection).now
+    row = connection.execute(sa.select(destination).where(destination.c.name == name).with_for_update()).one_or_none()
+    if row is None:
+        connection.execute(destination.insert().values(name=name))
+        row = connection.execute(sa.select(destination).where(destination.c.name == name)).one()
+    still = bool(changes.get("paused", row.paused)) or float(changes.get("circuit_until", row.circuit_until)) > 0
+    if still and not row.still_since:
+        changes["still_since"] = now
+    elif not still and row.still_since:
+        changes |= {"still_since": 0.0, "stood_still": row.stood_still + now - row.still_since}
+    connection.execute(destination.update().where(destination.c.name == name).values(**changes))
+
+
+def order_try(connection: sa.Connection, names: Sequence[str]) -> None:
+    """A person who orders something of these destinations wants it tried now: an open circuit is probed at once."""
+    is_open = destination.c.name.in_(names) & (destination.c.circuit_until > 0)
+    at_once = {"circuit_until": clock.now(connection), "circuit_failures": 0}
+    connection.execute(destination.update().where(is_open).values(at_once))
+
+
+def still_times(connection: sa.Connection, moment: steady.Moment) -> Callable[[str], float]:
+    """By destination: the seconds that do not count towards giving up on its deliveries."""
+    stood = {
+        row.name: row.stood_still + (moment.now - row.still_since if row.still_since else 0.0)
+        for row in connection.execute(statements.STILL_TIMES)
+    }
+    return lambda name: moment.skipped + stood.get(name, 0.0)

@@ -1,0 +1,29 @@
+"""An instance is finished with the last of its deliveries. A job that may find this out must look alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+
+from router.spool import statements
+from router.spool.schema import delivery, instance
+
+
+def look_alone(connection: sa.Connection, which: Callable[[], sa.ColumnElement[bool]]) -> None:
+    """Lock the rows of these instances (PostgreSQL; SQLite has one writer).
+
+    `which` is built only where it is needed: building costs more than running.
+    """
+    if connection.dialect.name != "sqlite":
+        connection.execute(sa.select(instance.c.id).where(which()).order_by(instance.c.id).with_for_update())
+
+
+def instances_of(deliveries: Sequence[int]) -> sa.ColumnElement[bool]:
+    """The condition for `look_alone`: the instances of these deliveries."""
+    return instance.c.id.in_(sa.select(delivery.c.instance_id).where(delivery.c.id.in_(deliveries)))
+
+
+def finish_if_last(connection: sa.Connection, instance_id: str, now: float) -> None:
+    """The instance is finished if no delivery of it is open or buried."""
+    connection.execute(statements.FINISH_IF_LAST, {"which": instance_id, "now": now})

@@ -1,0 +1,126 @@
+"""What people may see of the spool: counts, deliveries, instances and events, a page at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from router.config.settings import SpoolSettings
+from router.spool import queries
+from router.spool.activity import Activity, activity
+from router.spool.database import Database
+from router.spool.find import Filter, Found, find
+from router.spool.keyed import key_of
+from router.spool.orphans import SET_ASIDE, count_in
+from router.spool.rows import Counts, DeliveryRow, EventRow, Finished, InstanceRow
+from router.spool.schema import delivery, event, instance
+from router.spool.states import DeliveryState, InstanceState
+from router.spool.usage import Usage
+
+PAGE = 100
+"""Rows of an answer, if the caller asks for no other number."""
+AFTER_ALL_IDS = "g"
+"""Sorts after every id, which is made of hex digits."""
+
+
+class Views:
+    """Answers as frozen rows; nothing here changes the spool. Raises SpoolError."""
+
+    def __init__(self, settings: SpoolSettings, database: Database, usage: Usage) -> None:
+        self._settings, self._database, self._usage = settings, database, usage
+
+    def counts(self) -> Counts:
+        set_aside = count_in(self._settings.path / SET_ASIDE)
+        return replace(self._database.ask(queries.counts), bytes=self._usage.total, set_aside=set_aside)
+
+    def finished(self) -> Finished:
+        """What `wipe` would take."""
+        query = sa.select(
+            sa.func.count(), sa.func.coalesce(sa.func.sum(instance.c.size), 0), sa.func.min(instance.c.finished_at)
+        ).where(instance.c.state == InstanceState.FINISHED)
+        n, size, oldest = self._database.ask(lambda c: c.execute(query).one())
+        return Finished(n, int(size), oldest or 0.0)
+
+    def bytes_held(self) -> int:
+        """Bytes of all blobs that have rows."""
+        return self._database.ask(queries.bytes_of_blobs)
+
+    def deliveries(
+        self, *, states: Sequence[str] = (DeliveryState.OPEN, DeliveryState.BURIED), to: str | None = None,
+        instance_id: str | None = None, after: int = 0, limit: int = PAGE,
+    ) -> list[DeliveryRow]:  # fmt: skip
+        """The oldest first; `after` a number pages on. Those of an instance are given in any state."""
+        # Of one destination: not in the order of `id`, in which a planner reads what waits for all the others.
+        order = delivery.c.id if to is None else delivery.c.id + 0
+        page = sa.select(delivery).where(order > after).order_by(order).limit(limit)
+        if to is not None:
+            page = page.where(delivery.c.destination == to)
+        if instance_id is not None:
+            pages = [page.where(delivery.c.instance_id == instance_id)]
+        else:  # one state after the other: of several at once, a planner reads every row in the order of `id`
+            pages = [page.where(delivery.c.state == state) for state in states]
+        rows = self._database.ask(lambda c: [row for one in pages for row in c.execute(one)])
+        return [_delivery_row(row) for row in sorted(rows, key=lambda row: row.id)[:limit]]
+
+    def instances(self, *, before: str = AFTER_ALL_IDS, limit: int = PAGE) -> list[InstanceRow]:
+        """The latest first; `before` an id pages on."""
+        query = sa.select(instance).where(instance.c.id < before).order_by(instance.c.id.desc()).limit(limit)
+        return self._database.ask(lambda c: [_instance_row(row) for row in c.execute(query)])
+
+    def instance(self, instance_id: str) -> InstanceRow | None:
+        query = sa.select(instance).where(instance.c.id == instance_id)
+        row = self._database.ask(lambda c: c.execute(query).one_or_none())
+        return None if row is None else _instance_row(row)
+
+    def find(self, wanted: Filter, *, before: str = AFTER_ALL_IDS, limit: int = PAGE) -> list[Found]:
+        """The latest first; `before` an id pages on."""
+        key = key_of(self._settings.path)
+        return self._database.ask(lambda c: find(c, wanted, key, before=before, limit=limit))
+
+    def activity(self, seconds: float) -> Activity:
+        """What happened in the last seconds."""
+        return self._database.ask(lambda c: activity(c, seconds))
+
+    def events(
+        self, *, instance_id: str | None = None, kind: str | None = None, after: int | None = None, limit: int = PAGE
+    ) -> list[EventRow]:
+        """Oldest first: those after the event `after`, or without it the latest."""
+        order = event.c.id.desc() if after is None else event.c.id
+        query = sa.select(event).where(event.c.id > (after or 0)).order_by(order).limit(limit)
+        if instance_id is not None:
+            query = query.where(event.c.instance_id == instance_id)
+        if kind is not None:
+            query = query.where(event.c.kind == kind)
+        rows = self._database.ask(lambda c: list(c.execute(query)))
+        return [_event_row(row) for row in sorted(rows, key=lambda row: row.id)]
+
+
+def _delivery_row(row: sa.Row[Any]) -> DeliveryRow:
+    values = dict(row._mapping)
+    return DeliveryRow(**values | {"state": DeliveryState(values["state"])})
+
+
+def _instance_row(row: sa.Row[Any]) -> InstanceRow:
+    values = dict(row._mapping)
+    values["class_name"] = values.pop("class")
+    values["state"] = InstanceState(values["state"])
+    for name in ("probabilities", "facts", "destinations", "shadow"):
+        values[name] = _decoded(values[name])
+    return InstanceRow(**values)
+
+
+def _event_row(row: sa.Row[Any]) -> EventRow:
+    values = dict(row._mapping)
+    return EventRow(**values | {"detail": _decoded(values["detail"]) or {}})
+
+
+def _decoded(text: str | None) -> Any:
+    """One damaged value must not hide the other rows."""
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return {"damaged": True}
