@@ -48,7 +48,8 @@ def hospital(
     seen = deal([item for item in items if item.path not in gone])
     network = MobileNetV1.read(best / WEIGHTS)
     known = KnownImages.of(network, seen, size)
-    network.novelty = fit_novelty(known.learned.features, known.learned.truth)
+    trained = outputs(network, [item for item in seen if item.split == "train"], size)  # all of them, as folds do
+    network.novelty = fit_novelty(trained.features, trained.truth)
     found = outputs(network, [item for item in removed if not item.is_synthetic], size)
     return (
         network,
