@@ -13,6 +13,9 @@ from router.cli.options import Config, Json, printable, settings_of
 if TYPE_CHECKING:
     from router.commands.status import Destination, Status
 
+SOON_FULL = 7 * 24.0
+"""Hours. When the spool will be full is said if it is sooner."""
+
 
 def command(config: Config = None, as_json: Json = False) -> None:
     """Say whether all is well, or what needs you and what to do. Exit code 1 if something needs you."""
@@ -49,7 +52,7 @@ def _screen(found: Status) -> Iterator[str]:
         yield f"{sender.calling_ae:24s} {sender.received:10d} {span(ago) + ' ago':>12s}{silent}"
     yield ""
     yield _spool(found)
-    if found.node and (about := found.node.get("inference")):
+    if found.node and (about := found.node.get("runs_on")):
         yield f"model       {str(about.get('model', '-'))[:12]} on {about.get('engine', '-')}"
     for row in found.failures:
         ago_words = f"{span(max(0.0, lately.now - row.at))} ago"
@@ -83,7 +86,8 @@ def _spool(found: Status) -> str:
     from router.config.settings import GB
 
     room = found.spool
-    full = f", full in {room.full_in_h:.0f} h if nothing is delivered" if room.full_in_h is not None else ""
+    soon = room.full_in_h is not None and room.full_in_h < SOON_FULL
+    full = f", full in {room.full_in_h:.0f} h if nothing is delivered" if soon else ""
     return f"spool       {room.used / GB:.1f} of {room.limit / GB:.0f} GB, {room.free / GB:.1f} GB free{full}"
 
 
