@@ -21,7 +21,8 @@ from router.training.data import Item, deal, read_manifest
 from router.training.evaluate import answer, milliseconds, read_model
 from router.training.metrics import Floats, Indices, confusion, interval, resampled_scores, scores
 from router.training.networks import NAMES
-from router.training.train import SHIPPED, Recipe, train, with_overrides
+from router.training.recipe import SHIPPED, Recipe, with_overrides
+from router.training.train import train
 
 TEMPLATE = Path(__file__).with_name("compare.md.j2")
 PAPER = {"recall": 0.982, "precision": 0.981, "f1": 0.981, "low": 0.976, "high": 0.987, "milliseconds": 29.5}

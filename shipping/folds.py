@@ -23,30 +23,17 @@ import yaml
 from numpy.typing import NDArray
 
 from router.flow import CLASSES, VIEWS
-from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.model.mobilenet_v1 import MobileNetV1
 from router.training.calibrate import fit_novelty
 from router.training.data import DataError, Item, deal, read_manifest
-from router.training.evaluate import UNREADABLE, picture_of
 from router.training.metrics import confusion, macro_f1, scores
-from router.training.train import SHIPPED, Recipe, train, with_overrides
+from router.training.pictures import Outputs, outputs
+from router.training.recipe import SHIPPED, Recipe, with_overrides
+from router.training.train import train
 
 FOLDS = Path(__file__).with_name("folds.yaml")
 Folds = Mapping[str, Sequence[Item]]
 """Names of folds with the images that each removes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """What a network gave for the images that could be read, in one order."""
-
-    items: list[Item]
-    logits: NDArray[np.float32]
-    """Of all heads, the class's first."""
-    features: NDArray[np.float32]
-
-    @property
-    def truth(self) -> NDArray[np.int64]:
-        return np.array([item.target for item in self.items], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +65,6 @@ class Withheld:
 
     def __add__(self, other: Withheld) -> Withheld:
         return Withheld(**{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in self.__slots__})
-
-
-def outputs(network: MobileNetV1, items: Sequence[Item], size: int, batch: int = 32) -> Outputs:
-    """Logits and pooled features of a network for every readable image."""
-    kept: list[Item] = []
-    logits, features = [], []
-    for begin in range(0, len(items), batch):
-        pictures = []
-        for item in items[begin : begin + batch]:
-            try:
-                pictures.append(picture_of(item.path, size))
-                kept.append(item)
-            except UNREADABLE:
-                continue
-        if pictures:
-            with torch.inference_mode():
-                x = scale(torch.from_numpy(np.stack(pictures))).contiguous(memory_format=torch.channels_last)
-                found = network.features(x)
-                features.append(found.numpy())
-                logits.append(network.head(found).numpy())
-    return Outputs(kept, np.concatenate(logits), np.concatenate(features))
 
 
 def remove_groups(column: str, items: Sequence[Item], path: Path = FOLDS) -> dict[str, list[Item]]:

@@ -32,10 +32,12 @@ from router.pixels.prepare import prepare
 from router.training.calibrate import ROUTED, fit_limit, fit_novelty, fit_temperature, fit_thresholds
 from router.training.data import DataError, Item, deal, digest_of, read_manifest
 from router.training.evaluate import Model, evaluate, read_model
+from router.training.known_images import KnownImages
 from router.training.metrics import share
+from router.training.pictures import Outputs, outputs
 from router.training.routes import Routes, who_gets_what
 from shipping.audit import fit_calibration, fit_view, named_by, novelty, pooled, routes
-from shipping.folds import Outputs, Withheld, outputs
+from shipping.folds import Withheld
 from shipping.model_card import model_card
 from shipping.routes import of_folds
 from shipping.shortcuts import shortcuts
@@ -152,6 +154,7 @@ def ship(
     terms = licences(manifest)
     text = model_card(card, found, answers, terms, history, failures)
     (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+    KnownImages.of(network, items, size).write(out, card.digest)
     if licence:
         (out / "LICENSE").write_text(licence_text(licence, terms), encoding="utf-8")
     return card
@@ -211,7 +214,9 @@ def _test(found: dict[str, Any], looks: int) -> dict[str, Any]:
 def main(
     run: Annotated[Path, typer.Argument(help="The folder that `dicom-router train --out` wrote.")],
     manifest: Annotated[Path, typer.Option(help="The manifest that it was trained on.")],
-    root: Annotated[Path | None, typer.Option(help="Where its files are; left out, beside it.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder of its files. Default: the folder of the manifest.")
+    ] = None,
     folds: Annotated[Path | None, typer.Option(help="What `python -m shipping.folds` wrote.")] = None,
     out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("models/mobilenet_v1"),
     failures: Annotated[Path | None, typer.Option(help="Where you know it to fail, Markdown for the card.")] = None,

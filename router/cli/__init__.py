@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from router.cli import (
+    adapt,
     backup,
     benchmark,
     check,
@@ -41,7 +42,7 @@ app = typer.Typer(
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
     ("status", status), ("find", find), ("events", events), ("health", health), ("conformance", conformance),
-    ("benchmark", benchmark), ("train", train), ("evaluate", evaluate),
+    ("benchmark", benchmark), ("train", train), ("evaluate", evaluate), ("adapt", adapt),
 ):  # fmt: skip
     app.command(name)(module.command)
 app.command("backup")(backup.backup)

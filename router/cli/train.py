@@ -45,7 +45,8 @@ def command(
         from router.observe import to_install
         from router.training.data import DataError, deal
         from router.training.networks import NAMES, must_be_buildable
-        from router.training.train import RECIPES, train, with_overrides
+        from router.training.recipe import RECIPES, with_overrides
+        from router.training.train import train
 
         choose("--recipe", recipe, RECIPES)
         choose("--network", network or NAMES[0], NAMES)

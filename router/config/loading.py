@@ -46,7 +46,9 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
         raise AssertionError("a rule table is only absent together with a problem")
     warnings = [*_warnings(root, found["node"], destinations, table), *problems.warnings]
     said = tuple(f"{path}:{line}: {text}" for line, text in warnings)
-    return Settings(path.absolute(), **found, destinations=destinations, rules=table, warnings=said)
+    return Settings(
+        path.absolute(), **found, destinations=destinations, rules=table, warnings=said, header_words=context.vocabulary
+    )
 
 
 def _attempt(parse: Any, name: str, root: Table, context: Context) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from router.decide import RuleTable
+from router.decide.header_words import Vocabulary
 
 KIB, MIB, GB = 1024, 1024**2, 1000**3
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -152,6 +153,8 @@ class Settings:
     destinations: dict[str, DestinationSettings]
     rules: RuleTable
     warnings: tuple[str, ...] = field(default=())
+    header_words: Vocabulary | None = None
+    """The words that headers are read by."""
 
     @property
     def enabled(self) -> frozenset[str]:

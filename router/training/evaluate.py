@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from router.flow import CLASSES, UNCERTAIN, VIEWS, Prediction
 from router.model.calibration import Calibration
 from router.model.card import CARD, Card, CardError
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.model.polarity import look_right
-from router.pixels.prepare import prepare
 from router.training import metrics
-from router.training.data import DataError, Item, Skipped, read_grey, with_header_age
+from router.training.data import DataError, Item, Skipped, with_header_age
 from router.training.networks import Learner
+from router.training.pictures import BATCH, batches
+from router.training.pictures import UNREADABLE as UNREADABLE
+from router.training.pictures import picture_of as picture_of
 
 ADULT = 16.0
 """A chest of fewer years is a child's."""
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 CHESTS = ("adult_chest", "pediatric_chest")
 
 
@@ -105,48 +105,24 @@ class Answers:
         return np.array([CLASSES.index(p.top) for p in self.predictions], np.int64)
 
 
-def picture_of(path: Path, size: int) -> NDArray[np.uint8]:
-    """A file as the network sees it (size, size). Raises OSError or ValueError."""
-    return prepare(read_grey(path), size=size)[0]
-
-
 def answer(
-    model: Model, items: Sequence[Item], *, batch: int = 32, progress: Callable[[int], None] = lambda _: None
+    model: Model, items: Sequence[Item], *, batch: int = BATCH, progress: Callable[[int], None] = lambda _: None
 ) -> Answers:
     """Ask the model about every image; an unreadable one is skipped and named. Raises DataError if all are."""
     kept: list[Item] = []
     skipped: list[Skipped] = []
     logits, novelty, turned = [], [], []
-    for pictures, chunk in _batches(items, model.size, batch, skipped, progress):
+    for pictures, chunk in batches(items, model.size, batch=batch, skipped=skipped.append, progress=progress):
         one, two, three = model.look(pictures)
         logits.append(one)
         novelty.append(two)
         turned.append(three)
-        kept += chunk
+        kept += map(with_header_age, chunk)
     if not kept:
         raise DataError(f"none of {len(items)} images can be read; see that the root folder is the manifest's")
     all_logits, all_novelty = np.concatenate(logits), np.concatenate(novelty)
     predictions = model.calibration.predictions(all_logits, all_novelty, model.digest, np.concatenate(turned))
     return Answers(kept, predictions, all_logits[:, : len(CLASSES)], all_novelty, skipped)
-
-
-def _batches(
-    items: Sequence[Item], size: int, batch: int, skipped: list[Skipped], progress: Callable[[int], None]
-) -> Iterator[tuple[NDArray[np.uint8], list[Item]]]:
-    pictures: list[NDArray[np.uint8]] = []
-    chunk: list[Item] = []
-    for item in items:
-        try:
-            pictures.append(picture_of(item.path, size))
-            chunk.append(with_header_age(item))
-        except UNREADABLE as error:
-            skipped.append(Skipped(item.path, type(error).__name__))
-        progress(1)
-        if len(chunk) == batch:
-            yield np.stack(pictures), chunk
-            pictures, chunk = [], []
-    if chunk:
-        yield np.stack(pictures), chunk
 
 
 def milliseconds(model: Model, items: Sequence[Item], most: int = 40) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 from torch import Tensor
 
 from router.flow import Prediction
@@ -28,7 +27,7 @@ from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.observe import to_install
 from router.training.calibrate import ROUTED
 from router.training.data import DataError, Item, deal, read_manifest
-from router.training.evaluate import UNREADABLE, picture_of
+from router.training.pictures import Pictures, batches
 
 LEAST_TOP, LEAST_CLASS = 0.998, 0.995
 PIXELS = 128 * 224 * 224
@@ -39,8 +38,7 @@ ASLEEP = 0.05
 ROOM = 1.1
 """How far beyond its greatest activation a channel may go before it is cut."""
 BATCH = 16
-
-Pictures = NDArray[np.uint8]
+"""Pictures that both engines are asked about at once."""
 
 
 def measure(network: MobileNetV1, digest: str, pictures: Pictures) -> Int8:
@@ -117,50 +115,44 @@ def refusals(figures: dict[str, Any]) -> list[str]:
 
 def quantise(model: Path, items: Sequence[Item], threads: int = 0) -> tuple[Int8, list[str]]:
     """What was measured, with its figures, and why it must not be used. Raises CardError, DataError, ImportError."""
-    from router.model.engines import openvino_int8
-
     card, network = Card.read(model), MobileNetV1.read(model / WEIGHTS)
     train = [item for item in items if item.split == "train"]
     random.Random(0).shuffle(train)  # noqa: S311 - a choice that must repeat
     count = max(LEAST_IMAGES, PIXELS // card.size**2)
-    measured = [pictures for pictures, _ in _batches(train[:count], card.size)]
+    measured = [pictures for pictures, _ in batches(train[:count], card.size, batch=BATCH)]
     if not measured:
         raise DataError("no training image can be read; see that the root folder is the manifest's")
     int8 = measure(network, card.digest, np.concatenate(measured))
+    return agreeing(model, int8, [item for item in items if item.split in ("train", "val")], threads)
+
+
+def agreeing(model: Path, int8: Int8, items: Sequence[Item], threads: int = 0) -> tuple[Int8, list[str]]:
+    """The measurements with figures of how well eight bits agree with the model on these images, and why they must not
+    be used. Raises CardError, DataError, ImportError."""
+    from router.model.engines import openvino_int8
+
+    card, network = Card.read(model), MobileNetV1.read(model / WEIGHTS)
     run = openvino_int8.build(MobileNetV1.read(model / WEIGHTS), card.size, threads, int8)
-    pairs: dict[str, list[tuple[Prediction, Prediction]]] = {"train": [], "val": []}
-    for pictures, chunk in _batches([item for item in items if item.split in pairs], card.size):
+    pairs: dict[str, list[tuple[Prediction, Prediction]]] = {}
+    for pictures, chunk in batches(items, card.size, batch=BATCH):
         with torch.inference_mode():
             logits, novelty = (x.numpy() for x in network(scale(torch.from_numpy(pictures))))
         one = card.calibration.predictions(logits, novelty, card.digest)
         two = card.calibration.predictions(*run(pictures), card.digest)
         for item, old, new in zip(chunk, one, two, strict=True):
-            pairs[item.split].append((old, new))
+            pairs.setdefault(item.split or "all", []).append((old, new))
+    if not pairs:
+        raise DataError("no image can be read; see that the root folder is the manifest's")
     figures = agreement([pair for split in pairs.values() for pair in split])
-    parts = {split: agreement(found) for split, found in pairs.items() if found}
+    parts = {split: agreement(found) for split, found in pairs.items()} if pairs.keys() != {"all"} else {}
     return replace(int8, figures=figures | parts), refusals(figures)
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[tuple[Pictures, list[Item]]]:
-    """Pictures (n, size, size) of images that can be read, with their items."""
-    pictures: list[Pictures] = []
-    chunk: list[Item] = []
-    for item in items:
-        try:
-            pictures.append(picture_of(item.path, size))
-        except UNREADABLE:
-            continue
-        chunk.append(item)
-        if len(chunk) == BATCH:
-            yield np.stack(pictures), chunk
-            pictures, chunk = [], []
-    if chunk:
-        yield np.stack(pictures), chunk
 
 
 def main(
     manifest: Annotated[Path, typer.Option(help="The manifest that the model was trained on.")],
-    root: Annotated[Path | None, typer.Option(help="Where its files are; left out, beside it.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder of its files. Default: the folder of the manifest.")
+    ] = None,
     model: Annotated[Path, typer.Option(help="The model's folder.")] = Path("models/mobilenet_v1"),
     threads: Annotated[int, typer.Option(help="Threads; 0: as many as there are cores.")] = 0,
 ) -> None:

@@ -14,16 +14,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from router.flow import VIEWS
 from router.model import files
@@ -35,63 +35,12 @@ from router.training import augment
 from router.training.data import DataError, Item, digest_of, read_all
 from router.training.metrics import macro_f1
 from router.training.networks import Learner
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a network is trained. The defaults are the paper's recipe."""
-
-    network: str = "mobilenet_v1"
-    size: int = 512
-    epochs: int = 100
-    batch: int = 32
-    optimizer: Literal["adam", "adamw"] = "adam"
-    schedule: Literal["warm_restarts", "one_cycle"] = "warm_restarts"
-    rate: float = 1e-4
-    weight_decay: float = 0.0
-    restart: int = 10
-    restart_factor: int = 2
-    augmentation: Literal["paper", "robust", "none"] = "paper"
-    class_shares: tuple[float, ...] | None = None
-    """How often each class is drawn; None: as it comes."""
-    source_power: float = 1.0
-    """Sources within a class are drawn by size to this power: 1 as they come, 0 all alike."""
-    draws: int | None = None
-    """Images an epoch; None: as many as there are."""
-    smoothing: float = 0.0
-    helpers: float = 0.0
-    """Weight of the losses for view, polarity and `part`; 0: the model gives no view and knows no polarity."""
-    inverted: float = 0.1
-    """The share of pictures that a `robust` augmentation shows with the wrong polarity."""
-    average: float = 0.0
-    """Decay of the moving average of the weights, for each step; 0: none."""
-    frozen_blocks: int = 0
-    """MobileNet-V1 only: the stem and this many first blocks keep the weights that they start with."""
-    seed: int = 0
-
+from router.training.recipe import Recipe, rate_at
 
 EPOCH = "epoch {epoch} loss {loss:.4f} val F1 {val_f1:.4f} val loss {val_loss:.4f} {seconds:.0f} s"
 VIEW, INVERTED = "view", "inverted"
 LEAST = 8
 """Images. A value that fewer images have is not learned."""
-
-PAPER = Recipe()
-SHIPPED = Recipe(
-    size=160,
-    epochs=4,
-    optimizer="adamw",
-    schedule="one_cycle",
-    rate=1e-3,
-    weight_decay=0.02,
-    augmentation="robust",
-    class_shares=(0.16, 0.22, 0.20, 0.22, 0.20),
-    source_power=0.4,
-    smoothing=0.05,
-    helpers=0.3,
-    average=0.995,
-    frozen_blocks=5,
-)
-RECIPES = {"paper": PAPER, "shipped": SHIPPED}
 
 
 @dataclass(slots=True)
@@ -167,7 +116,7 @@ def train(
             batches = _batches(train_set, _order(rng, share, draws), recipe, (recipe.seed, epoch), pool)
             for step, (chosen, pictures, inverted) in enumerate(batches):
                 for group in optimizer.param_groups:
-                    group["lr"] = _rate(recipe, epoch + step / steps)
+                    group["lr"] = rate_at(recipe, epoch + step / steps)
                 x = scale(torch.from_numpy(pictures).to(where)).contiguous(memory_format=torch.channels_last)
                 with torch.autocast(where.type, enabled=_has_fast_halves(where)):
                     outputs = learner(x)
@@ -185,7 +134,7 @@ def train(
             score = macro_f1(truth, logits.argmax(axis=1))
             nll = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)))
             history.append({"epoch": epoch + 1, "loss": float(np.mean(losses)), "val_f1": score, "val_loss": nll,
-                            "rate": _rate(recipe, epoch + 1), "seconds": time.monotonic() - began})  # fmt: skip
+                            "rate": rate_at(recipe, epoch + 1), "seconds": time.monotonic() - began})  # fmt: skip
             say(EPOCH.format(**history[-1]))
             if _better(history):
                 _write_best(averaged, out, recipe, identity, history)
@@ -321,19 +270,6 @@ def _optimizer(recipe: Recipe, learner: nn.Module) -> torch.optim.Optimizer:
     return (torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam)(groups, lr=recipe.rate)
 
 
-def _rate(recipe: Recipe, epoch: float) -> float:
-    """The learning rate at a fractional epoch: cosine with warm restarts, or one cycle with a fifth of warming."""
-    if recipe.schedule == "one_cycle":
-        done = min(epoch / recipe.epochs, 1.0)
-        if done < 0.2:
-            return recipe.rate * (0.04 + 0.96 * done / 0.2)
-        return recipe.rate * (0.001 + 0.999 * (1 + math.cos(math.pi * (done - 0.2) / 0.8)) / 2)
-    length = float(recipe.restart)
-    while epoch >= length:
-        epoch, length = epoch - length, length * recipe.restart_factor
-    return recipe.rate * (1 + math.cos(math.pi * epoch / length)) / 2
-
-
 def _early(learner: Learner, blocks: int) -> list[nn.Module]:
     if blocks == 0 or not isinstance(learner.net, MobileNetV1):
         return []
@@ -412,8 +348,3 @@ def _resume(path: Path, identity: dict[str, Any], learner: nn.Module, averaged: 
     scaler.load_state_dict(state["scaler"])
     history.extend(state["history"])
     return len(history)
-
-
-def with_overrides(recipe: Recipe, **changes: Any) -> Recipe:
-    """The recipe with every change that is not None."""
-    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})

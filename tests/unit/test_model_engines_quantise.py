@@ -19,6 +19,7 @@ from router.model.load import sample_pictures
 from router.model.mobilenet_v1 import scale
 from router.training import quantise
 from router.training.data import DataError
+from router.training.pictures import Pictures
 from router.training.quantise import agreement, measure, refusals
 from tests.unit.test_model_engines import SIZE, awake
 from tests.unit.training_set import make_set
@@ -123,7 +124,7 @@ def test_only_training_images_are_measured(command: list[str], tmp_path: Path, m
     pytest.importorskip("openvino")
     seen: list[int] = []
 
-    def stop(_network: object, _digest: str, pictures: quantise.Pictures) -> Int8:
+    def stop(_network: object, _digest: str, pictures: Pictures) -> Int8:
         seen.append(len(pictures))
         raise DataError("enough")
 

@@ -15,7 +15,8 @@ from router.model.card import Card, CardError
 from router.training.data import DataError, Item, deal, read_folders, read_manifest
 from router.training.evaluate import Answers, answer, read_model
 from router.training.metrics import macro_f1
-from router.training.train import Recipe, _wanted, train
+from router.training.recipe import Recipe
+from router.training.train import _wanted, train
 from shipping.folds import Withheld, run
 from tests.unit.training_set import make_set, read_rows, write_manifest
 

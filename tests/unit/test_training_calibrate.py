@@ -18,7 +18,8 @@ from router.training.calibrate import fit_limit, fit_novelty, fit_temperature, f
 from router.training.data import DataError, Item, deal, read_manifest
 from router.training.evaluate import answer, read_model
 from router.training.metrics import upper_bound
-from router.training.train import Recipe, train
+from router.training.recipe import Recipe
+from router.training.train import train
 from shipping.audit import fit_calibration, fit_view, named_by, novelty, pooled, routes
 from shipping.folds import FOLDS, Withheld, remove_groups, remove_patients, run
 from shipping.folds import figures as fold_figures

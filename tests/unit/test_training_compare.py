@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from router.training.data import deal, read_manifest
 from router.training.metrics import resampled_scores
-from router.training.train import Recipe
+from router.training.recipe import Recipe
 from shipping.compare import _rows, compare
 from tests.unit.training_set import make_set
 
