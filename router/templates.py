@@ -25,15 +25,11 @@ def fill(template: Path, **values: Any) -> str:
 def _environment(folder: Path) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(folder), undefined=StrictUndefined,
-        autoescape=_is_html,  # noqa: S701 - Markdown must stay as it is
+        autoescape=lambda name: name is not None and name.endswith((".html.j2", ".svg.j2")),  # noqa: S701 - Markdown must stay as it is
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["paragraph"] = _paragraph
     return environment
-
-
-def _is_html(name: str | None) -> bool:
-    return name is not None and name.endswith((".html.j2", ".svg.j2"))
 
 
 def _paragraph(text: str) -> str:

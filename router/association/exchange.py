@@ -114,7 +114,7 @@ class Exchange:
             raise ProtocolError("a message in a presentation context that was not accepted")
         command = dimse.decode_command(self._part(context_id, deadline, dimse.MAX_COMMAND, command=True))
         if command.field in (dimse.C_STORE_RSP, dimse.C_ECHO_RSP):
-            return command, b"", context_id  # these have none, whatever their Data Set Type says
+            return command, b"", context_id  # these have none, even if their Data Set Type says so
         data_set = self._part(context_id, deadline, MOST_BYTES, command=False) if command.has_data_set else b""
         return command, data_set, context_id
 

@@ -54,6 +54,7 @@ class Item(IntEnum):
 FIXED = 68
 """Bytes of an A-ASSOCIATE body before its items: version, titles, reserved (PS3.8 table 9-11)."""
 MOST_CONTEXTS = 128
+"""Presentation contexts of an association: their IDs are the odd numbers of a byte (PS3.8 §9.3.2.2)."""
 MOST_ITEMS = 1024
 """In what contains them: contexts of a request, transfer syntaxes of a context, sub-items of user information."""
 MOST_SYNTAXES = 16384

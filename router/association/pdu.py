@@ -140,7 +140,15 @@ class Stream:
         if kind is None:
             words = STRANGERS.get(code, f"a PDU of unknown type {code:#04x}")
             raise ProtocolError(words, AbortReason.UNRECOGNIZED_PDU)
-        return kind, self._bounded(kind, length)
+        if kind is Kind.P_DATA:
+            fits = 0 < length <= self._max_pdu
+        elif kind in (Kind.ASSOCIATE_RQ, Kind.ASSOCIATE_AC):
+            fits = length <= MAX_ASSOCIATE
+        else:
+            fits = length == 4
+        if not fits:
+            raise ProtocolError(f"a {kind.name} PDU of impossible length")
+        return kind, length
 
     def read_body(self, length: int, seconds: float) -> memoryview:
         """The body of the PDU whose header was just read; the view holds until the next PDU."""
@@ -185,17 +193,6 @@ class Stream:
                 most -= count
         except (OSError, ValueError):
             pass
-
-    def _bounded(self, kind: Kind, length: int) -> int:
-        if kind is Kind.P_DATA:
-            fits = 0 < length <= self._max_pdu
-        elif kind in (Kind.ASSOCIATE_RQ, Kind.ASSOCIATE_AC):
-            fits = length <= MAX_ASSOCIATE
-        else:
-            fits = length == 4
-        if not fits:
-            raise ProtocolError(f"a {kind.name} PDU of impossible length")
-        return length
 
     def _fill(self, view: memoryview, deadline: float, least: int | None = None) -> int:
         """Receive all of a view, or what there is once `least` bytes are there; how many came."""

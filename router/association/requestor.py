@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from router.association import dimse
 from router.association.connecting import ConnectError, ConnectKind, Established, associate
-from router.association.dimse import Command, Status, response
+from router.association.dimse import Status, response
 from router.association.exchange import AssociationLostError, Exchange, Loss, losing
 from router.association.pdu import ProtocolError
 from router.association.proposing import NATIVE, proposals
@@ -111,7 +111,7 @@ class Requestor:
         self._exchange.abort()
 
     def _answer(self, expected: int) -> int:
-        """The status of the answer to the one message that is outstanding, on whichever accepted context it comes.
+        """The status of the answer to the one message that is outstanding, on any accepted context.
 
         Some peers answer on another context of the same SOP class: the message ID says what is answered (PS3.7 §6.3).
         """
@@ -120,15 +120,12 @@ class Requestor:
             command, _, context_id = self._exchange.message(deadline)
             if command.field & dimse.RESPONSE:
                 return self._exchange.status(command, expected)
-            self._decline(command, context_id)
+            # A request, while the peer owes an answer: success for C-ECHO, a refusal for all else.
+            self._declined += 1
+            if command.field != dimse.C_CANCEL_RQ:
+                status = Status.SUCCESS if command.field == dimse.C_ECHO_RQ else Status.UNRECOGNIZED_OPERATION
+                self._exchange.send_message(context_id, response(command, status))
         raise ProtocolError("request after request instead of an answer")
-
-    def _decline(self, request: Command, context_id: int) -> None:
-        """Answer a request that the peer sends while it owes an answer: success for C-ECHO, a refusal for all else."""
-        self._declined += 1
-        if request.field != dimse.C_CANCEL_RQ:
-            status = Status.SUCCESS if request.field == dimse.C_ECHO_RQ else Status.UNRECOGNIZED_OPERATION
-            self._exchange.send_message(context_id, response(request, status))
 
 
 def connect(

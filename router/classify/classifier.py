@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from router.config.settings import Settings
@@ -33,6 +34,7 @@ SLOW, SLOW_OF_ONE_CALLER = 256, 32
 TRIES = 3
 """So often may inference die over an instance before it goes on without a prediction."""
 AGAIN_AFTER = 1.0
+"""Seconds between two looks at the spool when no signal is to be expected."""
 
 
 class Classifier:
@@ -93,7 +95,7 @@ class Classifier:
             except SpoolError as error:
                 log.error("spool", stage="classify", reason=str(error))
                 answered, wait = 0, AGAIN_AFTER
-            except Exception as error:  # nobody else would notice that nothing is decided any more
+            except Exception as error:  # else it would go unnoticed that nothing is decided any more
                 log.error("classify failed", error=where(error))
                 answered, wait = 0, AGAIN_AFTER
             if not answered:
@@ -116,8 +118,8 @@ class Classifier:
                 self._spool.decisions.release(claim, forget_try=True)
             else:
                 self._asked[claim.instance.id] = claim
-                asked = self._inference.look(claim.path, tags, claim.instance.caller, self._slowed(claim))
-                asked.add_done_callback(self._back(claim))
+                asked = self._inference.look(claim.path, tags, claim.instance.caller, partial(self._came, claim))
+                asked.add_done_callback(partial(self._came, claim))
         self._one_by_one = any(claim.tries > 0 for claim in claims)
         if claims or free <= 0:
             return None if self._asked else 0.0
@@ -134,20 +136,6 @@ class Classifier:
             caller = claim.instance.caller
             (slow if instance_id in self._slow else taken)[caller.calling_ae, caller.peer] += 1
         return taken | Counter({who: OF_ONE_CALLER for who, many in slow.items() if many >= SLOW_OF_ONE_CALLER})
-
-    def _back(self, claim: Claim) -> Callable[[Future[Seen]], None]:
-        def put(future: Future[Seen]) -> None:
-            self._answers.put((claim, future))
-            self._signal.set()
-
-        return put
-
-    def _slowed(self, claim: Claim) -> Callable[[], None]:
-        def put() -> None:
-            self._answers.put((claim, None))
-            self._signal.set()
-
-        return put
 
     def _record_answers(self) -> int:
         count = 0
@@ -178,14 +166,18 @@ class Classifier:
         instance = claim.instance
         decision = decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
         limits = {name: settings.destinations[name].limit for name in decision.destinations}
-        self._spool.decisions.record(claim, seen, decision, limits).add_done_callback(
-            lambda written: self._written(claim, seen, decision, written)
-        )
 
-    def _written(self, claim: Claim, seen: Seen, decision: Decision, written: Future[bool]) -> None:
-        if written.exception() is None and written.result():
-            _tell(claim, seen, decision)
-            self._then(claim.instance, claim.path, seen, decision)
+        def tell(written: Future[bool]) -> None:
+            if written.exception() is None and written.result():
+                _tell(claim, seen, decision)
+                self._then(instance, claim.path, seen, decision)
+
+        self._spool.decisions.record(claim, seen, decision, limits).add_done_callback(tell)
+
+    def _came(self, claim: Claim, answer: Future[Seen] | None = None) -> None:
+        """An answer has come; without one: the claim has gone to the slow lane."""
+        self._answers.put((claim, answer))
+        self._signal.set()
 
 
 def _tell(claim: Claim, seen: Seen, decision: Decision) -> None:

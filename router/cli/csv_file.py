@@ -53,7 +53,9 @@ class CsvFile:
         if restart or not self._has_rows():
             self._path.write_bytes(b"")
         self._note.write_text(json.dumps(dict(self._run), indent=1) + "\n", encoding="utf-8")
-        self._cut_half_a_row()
+        content = self._path.read_bytes()
+        if not content.endswith(b"\n"):  # a crash left half of a row: its file is looked at again
+            os.truncate(self._path, content.rfind(b"\n") + 1)
         with self._path.open(newline="", encoding="utf-8") as lines:
             return {
                 row["path"]: bool(row.get("error")) and not (row.get("top") or row.get("rule"))
@@ -78,12 +80,6 @@ class CsvFile:
 
     def _has_rows(self) -> bool:
         return self._path.exists() and self._path.stat().st_size > 0
-
-    def _cut_half_a_row(self) -> None:
-        """Cut off half of a last row, left by a crash: its file is looked at again."""
-        content = self._path.read_bytes()
-        if not content.endswith(b"\n"):
-            os.truncate(self._path, content.rfind(b"\n") + 1)
 
 
 def run_of(settings: Settings | None, model: ModelSettings, **options: object) -> dict[str, str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from router.demo.run import Outcome, Stage
+    from router.demo.run import Outcome
 
 PHANTOMS = (
     "These are phantoms: projections of simple bodies that never lived, never trained on. They show that the way is "
@@ -76,7 +76,9 @@ def command(
             if not paths:
                 console.print(PHANTOMS, style="dim", highlight=False)
             if stay:
-                _stay(on)
+                place = f"127.0.0.1:{on.port}; http://127.0.0.1:{on.web_port}/metrics"
+                print(f"The node is {on.ae_title} at {place}. Ctrl-C ends it.")
+                signal.sigwait({signal.SIGINT, signal.SIGTERM})
     if right < len(outcomes) or refused:
         raise typer.Exit(1)
 
@@ -116,8 +118,3 @@ def _cells(outcome: Outcome) -> list[str]:
         "yes" if outcome.identical else "NO",
         f"{outcome.milliseconds or 0:.0f}",
     ]
-
-
-def _stay(on: Stage) -> None:
-    print(f"The node is {on.ae_title} at 127.0.0.1:{on.port}; http://127.0.0.1:{on.web_port}/metrics. Ctrl-C ends it.")
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})

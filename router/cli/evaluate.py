@@ -48,6 +48,7 @@ def command(
 
     from router.cli.options import must_be_folder
     from router.cli.train import check_device, choose_items, failing
+    from router.model.load import shipped_model
     from router.training.evaluate import evaluate, read_model, write_predictions
     from router.training.report import write_report
     from router.training.routes import Routes, who_gets_what
@@ -56,7 +57,7 @@ def command(
         check_device(device)
         if model is not None:
             must_be_folder("--model", model)
-        directory = model or _own()
+        directory = model or shipped_model()
         routes = Routes.of(config)
         everything = _dealt(choose_items(folder, manifest, root, any_split=True), split, directory)
         scored, which = _split(everything, split)
@@ -77,12 +78,6 @@ def command(
         print(json.dumps(found, indent=1))
     else:
         show(found, Console())
-
-
-def _own() -> Path:
-    from router.model.load import shipped_model
-
-    return shipped_model()
 
 
 def _dealt(items: list[Item], wanted: str | None, model: Path) -> list[Item]:

@@ -41,10 +41,7 @@ def command(
 
 
 def _show(row: EventRow, as_json: bool) -> None:
-    print(json.dumps(asdict(row)) if as_json else printable(_line(row)), flush=True)
-
-
-def _line(row: EventRow) -> str:
     about = " ".join(filter(None, (row.instance_id, row.destination)))
     detail = " ".join(f"{name}={value}" for name, value in row.detail.items())
-    return f"{local_time(row.at)}  {row.kind:24s} {about} {detail}".rstrip()
+    line = f"{local_time(row.at)}  {row.kind:24s} {about} {detail}".rstrip()
+    print(json.dumps(asdict(row)) if as_json else printable(line), flush=True)

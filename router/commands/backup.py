@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -200,12 +200,8 @@ def _kind(spool: SpoolSettings) -> str:
 
 
 def _must_be_empty(folder: Path, fix: str) -> None:
-    if folder.exists() and (not folder.is_dir() or _others(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name not in BESIDE for path in folder.iterdir())):
         raise BackupError(f"{folder} is there and not empty; {fix}")
-
-
-def _others(paths: Iterable[Path]) -> bool:
-    return any(path.name not in BESIDE for path in paths)
 
 
 def _write_about(target: Path, result: BackedUp) -> None:

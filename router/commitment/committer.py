@@ -68,7 +68,9 @@ class Committer:
                 busy = set(self._busy)
                 due = self._commitments.claim(busy) if len(busy) < AT_ONCE else None
                 if due is not None:
-                    self._take_up(due)
+                    thread = threading.Thread(target=self._work, args=(due,), name="commitment", daemon=True)
+                    self._busy[due.caller.calling_ae] = thread
+                    thread.start()
                     continue
                 at = self._commitments.next_due(busy)
                 wait = (
@@ -81,11 +83,6 @@ class Committer:
                 log.error("commitment failed", error=where(error))
                 wait = 5.0
             self._signal.wait(version, wait)
-
-    def _take_up(self, due: Due) -> None:
-        thread = threading.Thread(target=self._work, args=(due,), name="commitment", daemon=True)
-        self._busy[due.caller.calling_ae] = thread
-        thread.start()
 
     def _work(self, due: Due) -> None:
         try:
@@ -151,7 +148,10 @@ class Committer:
             with CommitmentAssociation(archive, self._settings().calling_ae(archive), take_report=take) as association:
                 status = association.ask(encode(Commitment(uid, references), association.transfer_syntax))
                 if status == 0:
-                    association.await_report(AWAIT_REPORT, lambda: self._has_answered(uid))
+                    # Until the archive has answered on an association of its own, or the node stops.
+                    association.await_report(
+                        AWAIT_REPORT, lambda: self._stopping.is_set() or self._commitments.is_answered(uid)
+                    )
         except (AssociationLostError, ConnectError) as error:
             if status == 0:  # asked it is; the answer may still come on another association
                 return
@@ -166,10 +166,6 @@ class Committer:
         else:
             self._commitments.set_outcomes(dict.fromkeys(ids, PROCESSING_FAILURE))
 
-    def _has_answered(self, uid: str) -> bool:
-        """Whether the archive has answered on an association of its own, or we stop."""
-        return self._stopping.is_set() or self._commitments.is_answered(uid)
-
     # -- callers ---------------------------------------------------------------------------------------------------
 
     def _report(self, due: Due) -> None:
@@ -182,7 +178,9 @@ class Committer:
             self._close(due, CommitmentState.DONE)
             log.info("commitment reported", committed=len(report.referenced), failed=len(report.failed), **about)
             return
-        if self._commitments.now() > due.deadline + settings.node.commitment_deadline or self._is_gone(due):
+        to = report_to(settings, caller)
+        is_gone = to is None or (to.host is None and self._asked_on(due) is None)
+        if is_gone or self._commitments.now() > due.deadline + settings.node.commitment_deadline:
             self._close(due, CommitmentState.GIVEN_UP)
             log.error("commitment given up", reason=reason, **about)
             self._spool.event("commitment given up", reason=reason, peer=caller.peer)
@@ -190,11 +188,6 @@ class Committer:
         after = min(FIRST * 2.0 ** min(due.tries, 20), LONGEST)
         log.warning("commitment not reported", reason=reason, again_in_s=round(after), **about)
         self._commitments.release(due, after, state=CommitmentState.ANSWERED, tries=due.tries + 1)
-
-    def _is_gone(self, due: Due) -> bool:
-        """Whether the caller can no longer be reached at all."""
-        to = report_to(self._settings(), due.caller)
-        return to is None or (to.host is None and self._asked_on(due) is None)
 
     def _send(self, due: Due, report: Commitment) -> str:
         """Why the caller has not taken the report; empty where it has."""

@@ -22,7 +22,8 @@ def judge(places: Sequence[Place], sop_class: str, calling_ae: str, archives: Co
         return NO_SUCH_INSTANCE
     if latest.sop_class != sop_class:
         return CLASS_CONFLICT
-    states = {to: _states(places, to, latest.digest) for to in archives}
+    same = [place for place in places if place.digest == latest.digest]
+    states = {to: {state for place in same for state in place.deliveries.get(to, ())} for to in archives}
     for to, found in states.items():
         if DeliveryState.DONE in found:
             others = any(
@@ -32,10 +33,3 @@ def judge(places: Sequence[Place], sop_class: str, calling_ae: str, archives: Co
     if not latest.is_decided or any(DeliveryState.OPEN in found for found in states.values()):
         return None
     return PROCESSING_FAILURE if any(states.values()) else NO_SUCH_INSTANCE
-
-
-def _states(places: Sequence[Place], to: str, digest: str) -> frozenset[DeliveryState]:
-    """The states of all deliveries of these bytes to a destination."""
-    return frozenset[DeliveryState]().union(
-        *(place.deliveries.get(to, ()) for place in places if place.digest == digest)
-    )

@@ -23,6 +23,7 @@ from router.flow import CLASSES, UNCERTAIN, VIEWS
 _COMPARISON = re.compile(r"(<=|>=|==|!=|<|>)? *([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 _AGE = re.compile(r"(<=|>=|==|!=|<|>) *([0-9]{1,5}) *([A-Za-z]*)")
 _LONGEST_PATTERN = 1000
+"""Characters of a pattern."""
 _STATES = ("decoded", "none", "undecodable", "unparseable", "failed")
 
 Build = Callable[[str, Node, Context], c.Condition]

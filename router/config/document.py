@@ -19,7 +19,9 @@ import yaml
 from router.config.problems import ConfigError, Problems
 
 LARGEST_FILE = 1024 * 1024
+"""Bytes of a configuration file."""
 _DEEPEST = 20
+"""Levels of nesting."""
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -9,6 +9,7 @@ from router.config.problems import Problems
 
 PREFIX = "DICOM_ROUTER__"
 _DEEPEST = 20
+"""Levels of nesting."""
 
 
 def overridden(root: Table, environ: Mapping[str, str], problems: Problems) -> Table:

@@ -15,6 +15,7 @@ from router.decide.decision import OTHERWISE
 from router.decide.unreachable import implies, never_fire
 
 _LONGEST_NAME = 64
+"""Characters of a rule's name."""
 
 
 def otherwise(node: Node, destinations: Mapping[str, bool], context: Context) -> Otherwise:

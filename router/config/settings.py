@@ -14,7 +14,7 @@ from typing import Literal
 from router.decide import RuleTable
 from router.decide.header_words import Vocabulary
 
-KIB, MIB, GB = 1024, 1024**2, 1000**3
+MIB, GB = 1024**2, 1000**3
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 

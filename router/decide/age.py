@@ -89,19 +89,13 @@ def _stated(text: str) -> Age | None:
 
 def _since_birth(header: Header) -> Age | None:
     """The age from birth date and study; None for a default, a birth after the study, and one too long before it."""
-    born, studied = _date(_single(header, BIRTH_DATE)), _study_date(header)
+    born = _date(_single(header, BIRTH_DATE))
+    dates = (_date(_single(header, tag)) for tag in (STUDY_DATE, ACQUISITION_DATE, CONTENT_DATE))
+    studied = next((found for found in dates if found is not None), None)
     if born is None or studied is None or born in NOT_ENTERED or born > studied:
         return None
     age = _between(born, studied)
     return age if age.least <= OLDEST else None
-
-
-def _study_date(header: Header) -> date | None:
-    for tag in (STUDY_DATE, ACQUISITION_DATE, CONTENT_DATE):
-        found = _date(_single(header, tag))
-        if found is not None:
-            return found
-    return None
 
 
 def _between(born: date, studied: date) -> Age:

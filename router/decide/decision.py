@@ -17,7 +17,8 @@ def decide(
 
     Rules whose destinations are all disabled are passed over, and disabled destinations of the rule that fires
     are left out. `otherwise` keeps its destinations when all of them are disabled: the instance then waits
-    visibly instead of vanishing. Shadow rules are recorded, whatever is enabled, until a rule fires.
+    visibly instead of vanishing. Shadow rules are recorded until a rule fires, even if their destinations are
+    disabled.
     """
     facts = Facts(instance, seen)
     shadow: list[tuple[str, tuple[str, ...]]] = []

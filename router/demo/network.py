@@ -69,7 +69,9 @@ def send(paths: Sequence[Path], port: int, *, called_ae: str, calling_ae: str = 
     wanted = {(str(m.MediaStorageSOPClassUID), str(m.TransferSyntaxUID)) for m in metas.values()}
     entity = AE(calling_ae)
     statuses: dict[Path, int | None] = dict.fromkeys(paths)
-    for pairs in _chunks(sorted(wanted), 128):
+    ordered = sorted(wanted)
+    for start in range(0, len(ordered), 128):  # an association has no more presentation contexts
+        pairs = ordered[start : start + 128]
         contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
         association = entity.associate(LOOPBACK, port, contexts=contexts, ae_title=called_ae)
         if not association.is_established:
@@ -84,7 +86,3 @@ def send(paths: Sequence[Path], port: int, *, called_ae: str, calling_ae: str = 
                     statuses[path] = answer.Status if "Status" in answer else None
         association.release()
     return statuses
-
-
-def _chunks(items: Sequence[tuple[str, str]], size: int) -> list[Sequence[tuple[str, str]]]:
-    return [items[n : n + size] for n in range(0, len(items), size)]

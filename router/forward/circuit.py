@@ -82,7 +82,7 @@ class Circuit:
                 self._until, self._failures = time.monotonic(), 0
 
     def heed(self) -> None:
-        """What a person has ordered stands in the spool, whichever process took the order."""
+        """What a person has ordered. It stands in the spool, as another process may have taken the order."""
         with self._lock:
             if self._until and self._spool.destinations.state(self._name).try_ordered:
                 self.hurry()

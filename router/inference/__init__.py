@@ -5,8 +5,9 @@ In the node's process:
 - `supervisor`: `Inference`, which asks the inference process, restarts it when it dies or hangs, and swaps its model.
 - `process`: one inference process as the node sees it. `shadow`: a second model, whose answers are only recorded.
 
-In the inference process (`inside`): `lanes` shares the work among pixel workers, `fair` takes turns between callers,
-`worker_handle` asks and kills one pixel worker. In a process of its own: `pixel_worker`. Between them: `framing`.
+In the inference process (`inside`): `lanes` shares the work among pixel workers, `schedule` says which is next,
+`fair` takes turns between callers, `worker_handle` asks and kills one pixel worker. In a process of its own:
+`pixel_worker`. Between them: `framing`.
 """
 
 from router.inference.process import InferenceError

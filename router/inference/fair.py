@@ -27,18 +27,16 @@ class FairQueue(Generic[T]):
         for peer, titles in self._peers.items():
             for calling_ae, items in titles.items():
                 if may(items[0]):
-                    self._serve(peer, calling_ae)
-                    return items.popleft()
+                    del self._peers[peer], titles[calling_ae]
+                    item = items.popleft()
+                    # The caller, and its address, go to the end of the line.
+                    if items:
+                        titles[calling_ae] = items
+                    if titles:
+                        self._peers[peer] = titles
+                    return item
         return None
 
     def has(self, wanted: Callable[[T], bool]) -> bool:
         """Whether this holds for the first item of any caller."""
         return any(wanted(items[0]) for titles in self._peers.values() for items in titles.values())
-
-    def _serve(self, peer: str, calling_ae: str) -> None:
-        titles = self._peers.pop(peer)
-        items = titles.pop(calling_ae)
-        if len(items) > 1:
-            titles[calling_ae] = items
-        if titles:
-            self._peers[peer] = titles

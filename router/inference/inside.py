@@ -1,6 +1,6 @@
 """The inference process: owns the model and the pixel workers. Paths in, predictions out; no database, no network.
 
-Pixel workers make pictures (`lanes`); the main thread takes whatever pictures wait as one batch. The socket to
+Pixel workers make pictures (`lanes`); the main thread takes all pictures that wait as one batch. The socket to
 the node is its life line: when it ends, so does this process, and with it the workers.
 """
 
@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from router.inference.framing import pack, receive, send, unpack
-from router.inference.lanes import Lanes, Request
+from router.inference.lanes import Lanes
 from router.inference.limits import live_and_die_with
+from router.inference.schedule import Request
 from router.inference.worker_handle import PixelWorker
 from router.model.card import CardError
 from router.model.load import LARGEST_BATCH, Model, load
@@ -115,11 +116,11 @@ def _listen(requests: BinaryIO, lanes: Lanes, clock: BatchClock, answers: Answer
             answers.send({"pong": True, "working_s": max(lanes.working_seconds(), clock.seconds())})
         else:
             lanes.put(request)
-    os._exit(0)  # the node is gone: no thread of ours has anything to finish
+    os._exit(0)  # the node is gone: no thread here has anything to finish
 
 
 def _take(rendered: queue.SimpleQueue[Rendered]) -> list[Rendered]:
-    """Whatever waits, up to the largest warm batch, without waiting for more."""
+    """The pictures that wait, up to the largest warm batch. Does not wait for more."""
     batch = [rendered.get()]
     while len(batch) < LARGEST_BATCH:
         try:

@@ -12,21 +12,17 @@ lane are started on demand, since a start costs half a second of a processor.
 
 from __future__ import annotations
 
-import enum
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from router.flow import Seen
-from router.inference.fair import Calling, FairQueue
 from router.inference.framing import pack
+from router.inference.schedule import Job, Lane, Request, Schedule
 from router.inference.worker_handle import Answer, WorkerDiedError
-
-Request = dict[str, Any]
 
 PATIENCE_LOOK, PATIENCE_COPY = 1.0, 5.0
 """Seconds in the first lane and in that of copies, before work goes on in the slow one. A usual DX takes 0.1 s."""
@@ -37,18 +33,13 @@ STARVED = 3.0
 LOOK_AGAIN = 0.05
 """Seconds between two checks of that."""
 START_AGAIN = 1.0
+"""Seconds before a worker that did not start is tried again."""
 
 CRASHED = "the decoder crashed or ran out of memory"
 
 
-class Lane(enum.Enum):
-    LOOK = "look"
-    COPY = "copy"
-    SLOW = "slow"
-
-
 class Worker(Protocol):
-    """What the lanes need of a pixel worker (`pixels.PixelWorker`)."""
+    """What the lanes need of a pixel worker (`worker_handle.PixelWorker`)."""
 
     @property
     def is_warm(self) -> bool: ...
@@ -60,25 +51,6 @@ class Worker(Protocol):
     def lower(self) -> None: ...
     def cpu_seconds(self) -> float: ...
     def stop(self) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One question on its way. `has_died`: a worker died of it, and its next try is the last.
-
-    `is_long`: it has been under way for longer than most.
-    """
-
-    request: Request
-    lane: Lane
-    began: float = 0.0
-    has_died: bool = False
-    is_long: bool = False
-
-    @property
-    def caller(self) -> Calling:
-        calling_ae, peer = self.request["caller"]
-        return calling_ae, peer
 
 
 @dataclass(slots=True, eq=False)
@@ -105,107 +77,48 @@ class Lanes:
         failed: Callable[[Request, str], None],
         slowed: Callable[[Request], None],
     ) -> None:
-        few = max(1, workers // 2)
-        self._most = {Lane.LOOK: workers, Lane.COPY: few, Lane.SLOW: few}
         self._timeout = timeout
         self._answered, self._failed, self._slowed = answered, failed, slowed
         self._lock = threading.Lock()
-        self._waiting: dict[Lane, FairQueue[Job]] = {lane: FairQueue() for lane in Lane}
-        self._running: set[Job] = set()
-        self._slow_callers: Counter[Calling] = Counter()
-        self._died_last = False
-        self._slots = [Slot(make()) for _ in range(sum(self._most.values()) + 1)]
+        self._schedule = Schedule(workers)
+        self._slots = [Slot(make()) for _ in range(sum(self._schedule.most.values()) + 1)]
         self._idle = list(self._slots)
         self._warming = 0
 
     def start(self) -> None:
         """Start the processes of the first lane. Raises OSError, WorkerDiedError or TimeoutError."""
         for number, slot in enumerate(self._slots):
-            if number < self._most[Lane.LOOK]:
+            if number < self._schedule.most[Lane.LOOK]:
                 slot.worker.start()
             threading.Thread(target=self._serve, args=(slot,), name="pixels", daemon=True).start()
 
     def put(self, request: Request) -> None:
         job = Job(request, Lane.COPY if request["op"] == "transcode" else Lane.LOOK)
         with self._lock:
-            self._waiting[job.lane].put(job.caller, job)
+            self._schedule.put(job)
             self._dispatch()
 
     def working_seconds(self) -> float:
         """Seconds that the oldest work has been under way."""
-        now = time.monotonic()
         with self._lock:
-            return max((now - job.began for job in self._running), default=0.0)
-
-    # -- what is next ----------------------------------------------------------------------------------------------
+            return self._schedule.working_seconds()
 
     def _dispatch(self) -> None:
         """Give work to idle slots, and warm up enough of them. The lock is held."""
         for lane in Lane:
-            while self._idle and (job := self._next(lane)) is not None:
-                slot = min(self._idle, key=lambda one: _unfit(one.worker, lane))
+            while self._idle and (job := self._schedule.take(lane, self._warm_idle())) is not None:
+                # A started worker first, except for slow work, which can wait for a start.
+                slot = min(self._idle, key=lambda one: one.worker.is_warm is (lane is Lane.SLOW))
                 self._idle.remove(slot)
-                job.began = time.monotonic()
-                self._running.add(job)
                 slot.jobs.put(job)
-        looks = [job for job in self._running if job.lane is Lane.LOOK]
-        wanted = self._most[Lane.LOOK] + bool(self._slow_callers or any(job.is_long for job in looks))
         cold = [slot for slot in self._idle if not slot.worker.is_warm]
-        for slot in cold[: max(0, wanted - len(looks) - self._warm_idle() - self._warming)]:
+        for slot in cold[: max(0, self._schedule.warm_wanted() - self._warm_idle() - self._warming)]:
             self._idle.remove(slot)
             self._warming += 1
             slot.jobs.put(None)
 
     def _warm_idle(self) -> int:
         return sum(slot.worker.is_warm for slot in self._idle)
-
-    def _next(self, lane: Lane) -> Job | None:
-        running = [job for job in self._running if job.lane is lane]
-        if lane is Lane.LOOK:
-            return self._next_look(running)
-        if len(running) >= self._most[lane]:
-            return None
-        return self._next_slow(running) if lane is Lane.SLOW else self._waiting[lane].take()
-
-    def _next_look(self, running: list[Job]) -> Job | None:
-        places = self._most[Lane.LOOK]
-        held_by_long = {job.caller for job in running if job.is_long}
-        if len(running) >= places + bool(held_by_long):
-            return None
-        held_by_slow = sum(self._is_slow(job) for job in running)
-        passed_over = held_by_slow >= max(1, places - 1) or self._warm_idle() < 2
-
-        def may(job: Job) -> bool:
-            if len(running) >= places and job.caller in held_by_long:
-                return False
-            return not (passed_over and self._is_slow(job))
-
-        return self._waiting[Lane.LOOK].take(may)
-
-    def _next_slow(self, running: list[Job]) -> Job | None:
-        """Work that a worker died of runs alone in this lane: its neighbour's memory may have been the cause.
-
-        It takes turns with all other work, so that neither waits for ever.
-        """
-        waiting = self._waiting[Lane.SLOW]
-        if any(job.has_died for job in running):
-            return None
-        if not self._died_last and running and waiting.has(lambda job: job.has_died):
-            return None
-        wanted = (not self._died_last, self._died_last) if not running else (False,)
-        for has_died in wanted:
-            if (job := waiting.take(lambda job: job.has_died is has_died)) is not None:  # noqa: B023 - called at once
-                self._died_last = has_died
-                return job
-        return None
-
-    def _is_slow(self, job: Job) -> bool:
-        return self._slow_callers[job.caller] > 0
-
-    def _patience(self, job: Job) -> float:
-        if job.lane is Lane.SLOW:
-            return self._timeout
-        return min(PATIENCE_LOOK if job.lane is Lane.LOOK else PATIENCE_COPY, self._timeout)
 
     # -- a slot's thread -------------------------------------------------------------------------------------------
 
@@ -230,11 +143,9 @@ class Lanes:
 
     def _work(self, worker: Worker, job: Job) -> Answer | None:
         """The answer; None where the job goes on in the slow lane. Raises what `start` does."""
+        worker.start()
         if job.lane is Lane.SLOW:
-            worker.start()
             worker.lower()
-        else:
-            worker.start()
         try:
             return self._ask(worker, job)
         except WorkerDiedError:
@@ -246,8 +157,10 @@ class Lanes:
         return None
 
     def _ask(self, worker: Worker, job: Job) -> Answer | None:
-        patience = self._patience(job)
-        may_move = job.lane is not Lane.SLOW and patience < self._timeout
+        patience = self._timeout
+        if job.lane is not Lane.SLOW:
+            patience = min(PATIENCE_LOOK if job.lane is Lane.LOOK else PATIENCE_COPY, patience)
+        may_move = patience < self._timeout
         worker.ask(job.request | {"patience": patience if may_move else None})
         try:
             answer = self._wait(worker, job, patience) if may_move else worker.answer(patience)
@@ -292,11 +205,8 @@ class Lanes:
     def _becomes_slow(self, job: Job) -> bool:
         """Whether there is room in the slow lane, so that what is under way goes on there."""
         with self._lock:
-            slow = [one for one in self._running if one.lane is Lane.SLOW]
-            if len(slow) >= self._most[Lane.SLOW] or any(one.has_died for one in slow):
+            if not self._schedule.becomes_slow(job):
                 return False
-            job.lane = Lane.SLOW
-            self._slow_callers[job.caller] += 1
             self._dispatch()
         self._slowed(job.request)
         return True
@@ -305,22 +215,14 @@ class Lanes:
         """Move it to the slow lane, where it begins anew."""
         was_slow = job.lane is Lane.SLOW
         with self._lock:
-            self._running.discard(job)
-            if not was_slow:
-                job.lane = Lane.SLOW
-                self._slow_callers[job.caller] += 1
-            self._waiting[Lane.SLOW].put(job.caller, job)
+            self._schedule.move(job)
             self._dispatch()
         if not was_slow:
             self._slowed(job.request)
 
     def _end(self, job: Job) -> None:
         with self._lock:
-            self._running.discard(job)
-            if job.lane is Lane.SLOW:
-                self._slow_callers[job.caller] -= 1
-                if not self._slow_callers[job.caller]:
-                    del self._slow_callers[job.caller]
+            self._schedule.end(job)
 
     def _warm(self, slot: Slot) -> None:
         try:
@@ -340,13 +242,6 @@ class Lanes:
         with self._lock:
             self._idle.append(slot)
             self._dispatch()
-
-
-def _unfit(worker: Worker, lane: Lane) -> int:
-    """Which idle worker to take first: a started one, except for slow work, which can wait for a start."""
-    if lane is Lane.SLOW:
-        return int(worker.is_warm)
-    return int(not worker.is_warm)
 
 
 def _undecodable(reason: str) -> Answer:

@@ -1,4 +1,4 @@
-"""A pixel worker: paths in, pictures and header facts out. It may crash, hang or be killed; nobody else suffers.
+"""A pixel worker: paths in, pictures and header facts out. It may crash, hang or be killed without harm to others.
 
 Started by `inference.worker_handle`; reads requests from standard input and answers on standard output, in order.
 """

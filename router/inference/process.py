@@ -134,7 +134,7 @@ class Child:
             self.hang_up()
 
     def hang_up(self) -> None:
-        """End the life line: the process sees it and goes, and whatever was asked gets an InferenceError."""
+        """End the life line. The process sees it and ends, and each open question gets an InferenceError."""
         with self._lock:
             self._open = False
         try:
@@ -175,7 +175,7 @@ class Child:
         on_end(self, self._bury())
 
     def _bury(self) -> int:
-        """The process is gone, or its life line is: nobody may go on waiting for it."""
+        """The process is gone, or its life line is. Each open question gets an InferenceError."""
         self.hang_up()
         self.kill()
         code = self._process.wait()

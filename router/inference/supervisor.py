@@ -54,7 +54,7 @@ class Inference:
         threading.Thread(target=self._watch, name="inference-watch", daemon=True).start()
 
     def stop(self, seconds: float) -> None:
-        """End every process, also one that still warms up; whatever was asked gets an InferenceError."""
+        """End every process, also one that still warms up. Each open question gets an InferenceError."""
         self._stopping.set()
         with self._lock:
             running = list(self._all)

@@ -24,7 +24,7 @@ class Calibration:
     """How far an answer may be believed.
 
     `temperature` divides the logits; `thresholds` is the least confidence with which each class is named;
-    a novelty beyond `novelty_limit` makes a picture novel whatever its confidence.
+    a novelty beyond `novelty_limit` makes a picture novel, even if its confidence is high.
     """
 
     temperature: float = 1.0

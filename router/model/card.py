@@ -52,7 +52,7 @@ class Card:
 
     @classmethod
     def read(cls, directory: Path) -> Card:
-        """The card of a model's folder, held against its weights and this program; raises CardError."""
+        """The card of a model's folder, checked: it fits the weights and this program. Raises CardError."""
         card = cls._parse(directory / CARD)
         if card.classes != CLASSES:
             raise CardError(f"{directory / CARD}: the classes must be {', '.join(CLASSES)} in this order; retrain")

@@ -28,6 +28,7 @@ from router.model.engines.folding import Floats, Layer
 
 FILE = "int8.safetensors"
 LIMIT = 1 << 20
+"""Bytes of the file."""
 VERSION = "1"
 TOP = np.float32(6)
 """Where ReLU6 ends."""

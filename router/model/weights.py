@@ -25,6 +25,7 @@ FREE = ("novelty.project", "novelty.offset", "novelty.centres")
 HEAD = ("head.weight", "head.bias")
 """Tensors whose rows are the network's outputs; the card says how many there must be."""
 MOST_OUTPUTS = 64
+"""Outputs of the network."""
 
 
 def read(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ SOCKET = "control"
 SECONDS = 60.0
 """The longest that a client waits for the whole answer."""
 LONGEST_ANSWER = 1 << 20
+"""Bytes of an answer."""
 BUSY = "the node is busy with other requests; try again"
 
 

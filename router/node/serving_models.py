@@ -29,7 +29,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
 class ServingModels:
     """The model that serves and the one that shadows, each in a process of its own.
 
-    `inference` stays the same object whichever model serves.
+    `inference` stays the same object when another model serves.
     """
 
     def __init__(self, spool: Spool, settings: Callable[[], Settings], on_ready: Callable[[], None]) -> None:

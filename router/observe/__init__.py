@@ -7,14 +7,14 @@ from typing import Any
 
 import structlog
 
-# Whatever nobody has set up goes to standard error: standard output belongs to the commands' results.
+# A log that is not set up goes to standard error: standard output belongs to the commands' results.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 log: Any = structlog.get_logger("router")
 
 
 def to_install(extra: str) -> str:
-    """How to get what an extra of ours brings, for a message: from a clone, as there is no index that has us."""
+    """How to install one of this package's extras, for a message. From a clone: no index has the package."""
     return f"pip install '.[{extra}]' in a clone of dicom-router"
 
 

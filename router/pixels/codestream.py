@@ -1,7 +1,7 @@
 """What a compressed frame says of itself, read from its first bytes before any decoder sees it.
 
 A few kilobytes can claim 65535 × 65535 pixels, and decoders believe them. So size, components and depth are
-taken from the codestream, held against the header and against a limit, and only then decoded. Ends are looked
+taken from the codestream, compared with the header and with a limit, and only then decoded. Ends are looked
 for as well: a picture cut short is not half a picture but none; where only the end marker is missing, it is whole.
 Sources: T.81 (JPEG) B.2, T.87 (JPEG-LS) C.2, T.800 (JPEG 2000) A.4–A.5, PS3.5 Annex G (RLE).
 """

@@ -1,6 +1,6 @@
 """One decoder for each transfer syntax, and nothing after it: a frame's bytes in, its samples out.
 
-What a frame claims is held against the header before a decoder sees it (`codestream`). All decoders release
+What a frame claims is compared with the header before a decoder sees it (`codestream`). All decoders release
 Python's lock but Pillow's, which alone can leave out the finer resolutions of JPEG 2000.
 """
 
@@ -191,7 +191,7 @@ def rle(data: bytes, layout: Layout, reduce: int) -> Frame:
 
 
 LOSSLESS = 0xC3
-"""The frame marker of lossless JPEG, whose colours are what the header says whatever a marker claims."""
+"""The frame marker of lossless JPEG, whose colours are what the header says, even if a marker claims another."""
 
 Decoder = Callable[[bytes, Layout, int], Frame]
 DECODERS: dict[str, tuple[str, Decoder]] = {

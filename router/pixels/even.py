@@ -151,7 +151,8 @@ def _fragments(data_set: DataSet, element: Element, coding: Coding, here: Place)
     position, end = element.offset, element.offset + element.length
     found: list[Part] = []
     while end - position >= 8:
-        tag, length = _head(data_set.stream, position, coding)
+        tag = _tag(data_set.stream, position, coding)
+        length = _number(data_set.stream, position + 4, 4, coding)
         if tag == SEQUENCE_END:
             break
         if tag != ITEM or position + 8 + length > end:
@@ -162,10 +163,6 @@ def _fragments(data_set: DataSet, element: Element, coding: Coding, here: Place)
     if tables and any(part.pad for part in found[:-1]):
         raise NotEvenError("a fragment of odd length lies before others, and a table says where they are")
     yield from found
-
-
-def _head(stream: BinaryIO, position: int, coding: Coding) -> tuple[int, int]:
-    return _tag(stream, position, coding), _number(stream, position + 4, 4, coding)
 
 
 def _tag(stream: BinaryIO, position: int, coding: Coding) -> int:

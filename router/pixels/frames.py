@@ -24,7 +24,7 @@ Fragment = tuple[int, int]
 def native(data_set: DataSet, layout: Layout, frame: int | None = None) -> memoryview:
     """The bytes of one frame, or of all of them; one-bit frames are only to be had together.
 
-    Raises UndecodableError when the pixel data is shorter than the header says, whichever frame is asked for.
+    Raises UndecodableError when the pixel data is shorter than the header says, even if the wanted frame is there.
     """
     element = pixel_element(data_set)
     if element.undefined:

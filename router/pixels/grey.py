@@ -45,7 +45,8 @@ def to_grey(data_set: DataSet, form: Layout, frame: Frame) -> Grey:
     if frame.samples.ndim == 3:
         return Grey(_luminance(frame, form))
     index, stored = _indexed(frame.samples)
-    counts = _counts(index, len(stored))
+    every = max(1, int((index.size / SAMPLED) ** 0.5))
+    counts: NDArray[np.int64] = np.bincount(index[::every, ::every].ravel(), minlength=len(stored))
     padding = _padding(data_set, form, stored)
     if padding is not None and counts[padding].sum() > MOSTLY * counts.sum():
         padding = None
@@ -114,12 +115,6 @@ def _indexed(samples: NDArray[Any]) -> tuple[NDArray[Any], Levels]:
     # In 64 bits: the range of 32-bit floats does not fit into one, and where a step is denormal it is not exact.
     index = np.minimum((samples.astype(np.float64) - low) / (step or 1.0), 65535).astype(np.uint16)
     return index, low + step * np.arange(65536, dtype=np.float64)
-
-
-def _counts(index: NDArray[Any], count: int) -> NDArray[np.int64]:
-    every = max(1, int((index.size / SAMPLED) ** 0.5))
-    counts: NDArray[np.int64] = np.bincount(index[::every, ::every].ravel(), minlength=count)
-    return counts
 
 
 def _padding(data_set: DataSet, form: Layout, stored: Levels) -> NDArray[np.bool_] | None:

@@ -1,6 +1,6 @@
 """What the header says: values as trimmed text for the rules, and the layout of the pixels for the decoders.
 
-Bounded: no value is read beyond a fixed size, whatever its length claims. Nothing here raises for a value that
+Bounded: no value is read beyond a fixed size, even if its length is larger. Nothing here raises for a value that
 is wrong; the rules are told that it is unreadable. Source: PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.5 §6.1, §6.2.
 """
 
@@ -40,7 +40,7 @@ class UndecodableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The Image Pixel module (PS3.3 C.7.6.3), held against itself: a decoder can rely on it.
+    """The Image Pixel module (PS3.3 C.7.6.3). Its values agree with each other: a decoder can rely on it.
 
     `kind` is how a sample is stored: "u" and "i" for integers of `allocated` bits, "f" for IEEE 754. `low` is how many
     bits lie below a native sample's own: 0 unless samples are left-aligned. `notes` are fixed texts: what the header
@@ -69,7 +69,7 @@ class Layout:
 
 def values(data_set: DataSet, tags: Iterable[int]) -> Header:
     """The values of these tags, as `flow.Header` says. Unreadable: what is not seen where the data set broke off, and
-    what stands there twice, since nobody knows which of them is meant."""
+    what stands there twice, since it is unknown which of them is meant."""
     encodings = _encodings(data_set)
     found: dict[int, tuple[str, ...] | None] = {}
     for tag in tags:
@@ -104,7 +104,7 @@ def _value(data_set: DataSet, element: Element, encodings: list[str]) -> tuple[s
 
 
 def value_representation(element: Element, data_set: DataSet) -> str:
-    """The VR written, or the dictionary's for implicit VR and UN; UN for what nobody knows."""
+    """The VR written, or the dictionary's for implicit VR and UN; UN for what is unknown."""
     if element.vr not in ("", "UN"):
         return element.vr
     if element.undefined:

@@ -122,7 +122,11 @@ def each_frame(data_set: DataSet, form: Layout, *, cut: bool = True) -> Iterator
         for fragments in frames.encapsulated(data_set, form.frames):
             yield _decoded(data_set, form, fragments, 0, cut=cut)
     elif form.allocated == 1:
-        for bits in _bits(data_set, form):
+        # The frames follow each other without a gap (PS3.5 §8.1.1).
+        count = form.frames * form.rows * form.columns
+        packed = np.frombuffer(frames.native(data_set, form), np.uint8)
+        unpacked = np.unpackbits(packed, count=count, bitorder="little")
+        for bits in unpacked.reshape(form.frames, form.rows, form.columns):
             yield Frame(bits, False, 1)
     else:
         for index in range(form.frames):
@@ -176,15 +180,8 @@ def _settled(samples: NDArray[Any], depth: int, form: Layout, above: Above) -> N
     return within
 
 
-def _bits(data_set: DataSet, form: Layout) -> NDArray[np.uint8]:
-    """All native frames of one bit a sample, which follow each other without a gap (PS3.5 §8.1.1)."""
-    count = form.frames * form.rows * form.columns
-    packed = np.frombuffer(frames.native(data_set, form), np.uint8)
-    return np.unpackbits(packed, count=count, bitorder="little").reshape(form.frames, form.rows, form.columns)
-
-
 def _native_stored(data_set: DataSet, form: Layout, index: int) -> NDArray[Any]:
-    """The samples of one native frame in a row, as they are stored: whatever lies above the bits stored is there."""
+    """The samples of one native frame in a row, as they are stored, with what lies above the bits stored."""
     raw: memoryview | bytes = frames.native(data_set, form, index)
     order = data_set.coding.order
     dtype = np.dtype(f"{order}{form.kind}{form.allocated // 8}")

@@ -73,7 +73,11 @@ def wrap_image(
     if transfer_syntax not in (EXPLICIT, IMPLICIT, *ENCODERS):
         raise ValueError("this transfer syntax cannot be written")
     data_set = _common(modality, age, seed or uuid.uuid4().hex)
-    (_digital if modality == "DX" else _computed)(data_set)
+    if modality == "DX":
+        _digital(data_set)
+    else:  # CR series and image modules (PS3.3 C.8.1)
+        data_set.BodyPartExamined = data_set.ViewPosition = ""
+        data_set.ImagerPixelSpacing = [0.2, 0.2]
     bits = _image(data_set, grey)
     if transfer_syntax in ENCODERS:
         coded = ENCODERS[transfer_syntax](np.ascontiguousarray(grey), bits)
@@ -134,12 +138,6 @@ def _digital(data_set: Dataset) -> None:
     data_set.RescaleIntercept, data_set.RescaleSlope, data_set.RescaleType = 0, 1, "US"
     data_set.PresentationLUTShape = "IDENTITY"
     data_set.AcquisitionContextSequence = Sequence()
-
-
-def _computed(data_set: Dataset) -> None:
-    """CR series and image modules (PS3.3 C.8.1)."""
-    data_set.BodyPartExamined = data_set.ViewPosition = ""
-    data_set.ImagerPixelSpacing = [0.2, 0.2]
 
 
 def _image(data_set: Dataset, grey: NDArray[Any]) -> int:

@@ -62,7 +62,10 @@ class Blob:
         self._digest.update(fragment)
         self.size += len(fragment)
         if self.size - self._begun >= WRITE_BEHIND:
-            _begin_writing(self._fd, self.offset + self._begun, self.size - self._begun)
+            # Start writing to disk, and do not wait (Linux). No promise rests on it, so its result is not read.
+            if _sync_file_range is not None:
+                at, count = self.offset + self._begun, self.size - self._begun
+                _sync_file_range(self._fd, at, count, _SYNC_FILE_RANGE_WRITE)
             self._begun = self.size
 
     def digest(self) -> str:
@@ -81,7 +84,10 @@ class Blob:
         `note` takes the place of the end of the header.
         """
         try:
-            _write_at(self._fd, memoryview(note), self.offset - len(note))
+            view, at = memoryview(note), self.offset - len(note)
+            while view:
+                count = os.pwrite(self._fd, view, at)
+                view, at = view[count:], at + count
             os.fsync(self._fd)
             os.close(self._fd)
             self._fd = -1
@@ -197,15 +203,3 @@ def sync_folder(folder: Path) -> None:
 def _write(fd: int, view: memoryview) -> None:
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _write_at(fd: int, view: memoryview, at: int) -> None:
-    while view:
-        count = os.pwrite(fd, view, at)
-        view, at = view[count:], at + count
-
-
-def _begin_writing(fd: int, offset: int, count: int) -> None:
-    """Start, and do not wait for, writing dirty pages to disk (Linux). No promise rests on it, so no answer is read."""
-    if _sync_file_range is not None:
-        _sync_file_range(fd, offset, count, _SYNC_FILE_RANGE_WRITE)

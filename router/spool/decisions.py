@@ -129,7 +129,9 @@ def _record(
     still = still_times(connection, moment)
     circling = _is_circling(connection, decided)
     for name in owed:
-        full = _is_full(connection, name, limits.get(name))
+        most = limits.get(name)
+        waiting = {"to": name, "most": most}
+        full = most is not None and connection.execute(statements.OPEN_UP_TO, waiting).scalar_one() >= most
         reason = CIRCLING if circling else LIMIT_REACHED if full else ""
         row = {
             "instance_id": decided.id, "destination": name,
@@ -155,10 +157,3 @@ def _is_circling(connection: sa.Connection, decided: Instance) -> bool:
         row for row in connection.execute(statements.COPIES_BEFORE, asked)
         if (row.digest, row.calling_ae, row.peer) == caller and row.received_at > since
     ]) >= CIRCLING_COPIES  # fmt: skip
-
-
-def _is_full(connection: sa.Connection, name: str, limit: int | None) -> bool:
-    """Whether as many deliveries wait for a destination as its settings allow."""
-    if limit is None:
-        return False
-    return bool(connection.execute(statements.OPEN_UP_TO, {"to": name, "most": limit}).scalar_one() >= limit)

@@ -34,7 +34,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
                 remove_halves(blobs)
                 Ballast(folder, settings.reserve).throw_off_if_short()
             if is_sqlite:
-                _make_private(folder / engine.DATABASE)
+                os.close(os.open(folder / engine.DATABASE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             sync_folder(folder)
             write = engine.writing(folder, settings.database)
             undo.callback(write.dispose)
@@ -75,7 +75,3 @@ def _refuse_a_shared_one(folder: Path) -> None:
         raise SharedFolderError(
             f"{folder}: everybody may write here, and others have; name a folder below it, or chmod it 700 first"
         )
-
-
-def _make_private(database: Path) -> None:
-    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -7,10 +7,10 @@ removed.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -204,19 +204,13 @@ def set_aside(path: Path, folder: Path) -> Path:
     if not folder.is_dir():
         folder.mkdir(mode=0o700)
         sync_folder(folder.parent)
-    target = next(one for one in _names(folder, path) if not os.path.lexists(one))
+    numbered = (f"{path.stem}-{number}{path.suffix}" for number in itertools.count(2))
+    names = itertools.chain([path.name], numbered)
+    target = next(folder / name for name in names if not os.path.lexists(folder / name))
     os.rename(path, target)
     sync_folder(folder)
     sync_folder(path.parent)
     return target
-
-
-def _names(folder: Path, path: Path) -> Iterator[Path]:
-    yield folder / path.name
-    number = 1
-    while True:
-        number += 1
-        yield folder / f"{path.stem}-{number}{path.suffix}"
 
 
 def count_in(folder: Path) -> int:

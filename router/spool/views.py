@@ -64,7 +64,8 @@ class Views:
         else:  # one state after the other: of several at once, a planner reads every row in the order of `id`
             pages = [page.where(delivery.c.state == state) for state in states]
         rows = self._database.ask(lambda c: [row for one in pages for row in c.execute(one)])
-        return [_delivery_row(row) for row in sorted(rows, key=lambda row: row.id)[:limit]]
+        rows.sort(key=lambda row: row.id)
+        return [DeliveryRow(**{**row._mapping, "state": DeliveryState(row.state)}) for row in rows[:limit]]
 
     def instances(self, *, before: str = AFTER_ALL_IDS, limit: int = PAGE) -> list[InstanceRow]:
         """The latest first; `before` an id pages on."""
@@ -96,12 +97,8 @@ class Views:
         if kind is not None:
             query = query.where(event.c.kind == kind)
         rows = self._database.ask(lambda c: list(c.execute(query)))
-        return [_event_row(row) for row in sorted(rows, key=lambda row: row.id)]
-
-
-def _delivery_row(row: sa.Row[Any]) -> DeliveryRow:
-    values = dict(row._mapping)
-    return DeliveryRow(**values | {"state": DeliveryState(values["state"])})
+        rows.sort(key=lambda row: row.id)
+        return [EventRow(**{**row._mapping, "detail": _decoded(row.detail) or {}}) for row in rows]
 
 
 def _instance_row(row: sa.Row[Any]) -> InstanceRow:
@@ -111,11 +108,6 @@ def _instance_row(row: sa.Row[Any]) -> InstanceRow:
     for name in ("probabilities", "facts", "destinations", "shadow"):
         values[name] = _decoded(values[name])
     return InstanceRow(**values)
-
-
-def _event_row(row: sa.Row[Any]) -> EventRow:
-    values = dict(row._mapping)
-    return EventRow(**values | {"detail": _decoded(values["detail"]) or {}})
 
 
 def _decoded(text: str | None) -> Any:

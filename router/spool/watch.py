@@ -81,7 +81,8 @@ class Watch:
         while not self._stopped.is_set():
             try:
                 with limits.within(limits.QUESTION):
-                    connection = self._open()
+                    _, chosen = self._engine.dialect.create_connect_args(self._engine.url)
+                    connection = postgresql.connect({**chosen, "autocommit": True})
                 with closing(connection):
                     self._listen(connection)
             except Exception as error:
@@ -90,10 +91,6 @@ class Watch:
             self._hears = False
             self._stopped.wait(AGAIN_AFTER)
         self._woken.close()
-
-    def _open(self) -> Any:
-        _, chosen = self._engine.dialect.create_connect_args(self._engine.url)
-        return postgresql.connect({**chosen, "autocommit": True})
 
     def _listen(self, connection: Any) -> None:
         with limits.within(limits.QUESTION):

@@ -161,23 +161,23 @@ class Writer:
             with connection.begin():
                 outcomes = [self._try(connection, waiting) for waiting in batch]
                 if self._before_commit:  # COMMIT follows, and may get no answer
-                    transaction = self._before_commit(connection, _topics(outcomes))
+                    done = [(waiting, result) for waiting, result, problem in outcomes if problem is None]
+                    topics = {topic for waiting, result in done for topic in waiting.wakes(result)}
+                    transaction = self._before_commit(connection, topics)
             self._failed = False
         except Exception as error:  # disk full, locked, corrupt, away: as far as is known, no job has happened
             lost = connection is None or connection.invalidated or _is_broken(connection) or not _has_answered(error)
             if connection is not None:
                 _undo(connection)
             self._failed = not _is_conflict(error)
-            failure = self._failure(error, transaction if lost else None)
+            failure = refusal(error, self._engine.url.render_as_string(hide_password=False))
+            if lost and transaction is not None:
+                failure = UncertainCommitError(str(failure), transaction)
             if not last_chance:
                 self._again = [waiting for waiting in batch if waiting.insists or _is_conflict(error)]
             outcomes = [(waiting, None, failure) for waiting in batch if waiting not in self._again]
         _give_out(outcomes)
         return connection
-
-    def _failure(self, error: Exception, transaction: int | None) -> SpoolError:
-        failure = refusal(error, self._engine.url.render_as_string(hide_password=False))
-        return failure if transaction is None else UncertainCommitError(str(failure), transaction)
 
     def _try(self, connection: sa.Connection, waiting: Waiting) -> Outcome:
         # Said to the driver itself: SQLAlchemy's own savepoints cost more than the row that they guard.
@@ -198,10 +198,6 @@ class Writer:
             driver.execute("ROLLBACK TO SAVEPOINT job")
         driver.execute("RELEASE SAVEPOINT job")
         return waiting, result, problem
-
-
-def _topics(outcomes: Iterable[Outcome]) -> set[str]:
-    return {topic for waiting, result, problem in outcomes if problem is None for topic in waiting.wakes(result)}
 
 
 def _give_out(outcomes: Iterable[Outcome]) -> None:

@@ -13,7 +13,8 @@ import pytest
 from router.inference import lanes
 from router.inference.fair import FairQueue
 from router.inference.framing import unpack
-from router.inference.lanes import CRASHED, Lanes, Request
+from router.inference.lanes import CRASHED, Lanes
+from router.inference.schedule import Request
 from router.inference.worker_handle import Answer, WorkerDiedError
 
 TIMEOUT = 5.0
