@@ -28,8 +28,8 @@ HEAD = """# Performance
 `make benchmark` measures these figures, and `python -m benchmarks.summary` writes this page from
 `benchmarks/results/*.json`. No figure is typed by hand. For each table one machine ran sender, router and sink, which
 share its cores and speak over loopback. Routers take turns within each round, so quote the ratios: absolute figures
-change by 20 % and more from run to run. The wait is the time from the last byte that the sender sent to the last byte
-that the sink received. A router that forwards an instance before it answers the sender shows 0.
+change by 20 % and more from run to run. The wait is the time from the end of the sender to the arrival at the sink. A
+router that forwards an instance before it answers the sender shows 0.
 """
 
 
