@@ -31,7 +31,7 @@ TEMPLATE = Path(__file__).with_name("conformance.md.j2")
 REASONS = {
     NO_SUCH_INSTANCE: "the node has not received the instance, or its rules send it to no archive",
     CLASS_CONFLICT: "the instance came with another SOP class",
-    PROCESSING_FAILURE: "no archive answered in time, its delivery was buried, or the archive has other bytes under its UID",
+    PROCESSING_FAILURE: "no archive answered in time, the delivery was buried, or the archive has other bytes of it",
 }
 """The failure reasons that this node gives; those of an archive are passed on."""
 
