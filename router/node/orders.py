@@ -148,7 +148,7 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, list) or len(value) > MOST_DELIVERIES:
             raise OrderError(f"{what} must be a list of at most {MOST_DELIVERIES} numbers", 2)
         if not all(type(one) is int and 0 <= one < 1 << 63 for one in value):
-            raise OrderError(f"{what} must hold the numbers of deliveries alone", 2)
+            raise OrderError(f"{what} must contain only numbers of deliveries", 2)
         return tuple(value)
     if value is None and type(None) in get_args(hint):
         return None

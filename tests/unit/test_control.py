@@ -131,9 +131,9 @@ def test_every_order_has_one_name() -> None:
         ("pause", {"destination": "x" * 4097}, "pause: destination must be a text"),
         ("retry", {"deliveries": "1"}, "retry: deliveries must be a list of at most 1000 numbers"),
         ("retry", {"deliveries": [1] * 1001}, "retry: deliveries must be a list of at most 1000 numbers"),
-        ("retry", {"deliveries": [1, "2"]}, "retry: deliveries must hold the numbers of deliveries alone"),
-        ("retry", {"deliveries": [True]}, "retry: deliveries must hold the numbers of deliveries alone"),
-        ("retry", {"deliveries": [1 << 63]}, "retry: deliveries must hold the numbers of deliveries alone"),
+        ("retry", {"deliveries": [1, "2"]}, "retry: deliveries must contain only numbers of deliveries"),
+        ("retry", {"deliveries": [True]}, "retry: deliveries must contain only numbers of deliveries"),
+        ("retry", {"deliveries": [1 << 63]}, "retry: deliveries must contain only numbers of deliveries"),
         ("retry", {"deliveries": [1], "who": 3}, "who must be a text"),
     ],
 )
