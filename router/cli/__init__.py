@@ -27,6 +27,7 @@ from router.cli import (
     queue,
     send,
     serve,
+    status,
     train,
 )
 from router.cli.options import asked_for_json, tell_failure
@@ -39,8 +40,8 @@ app = typer.Typer(
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
-    ("find", find), ("events", events), ("health", health), ("conformance", conformance), ("benchmark", benchmark),
-    ("train", train), ("evaluate", evaluate),
+    ("status", status), ("find", find), ("events", events), ("health", health), ("conformance", conformance),
+    ("benchmark", benchmark), ("train", train), ("evaluate", evaluate),
 ):  # fmt: skip
     app.command(name)(module.command)
 app.command("backup")(backup.backup)

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from contextlib import closing
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -101,11 +102,11 @@ def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:
     from router.spool import read_spool
     from router.spool.find import FIRST_PAGE
 
-    spool = read_spool(settings_of(config).spool)
     before = FIRST_PAGE
-    while limit > 0 and (page := spool.views.find(wanted, before=before, limit=min(limit, PAGE))):
-        yield from page
-        before, limit = page[-1].id, limit - len(page)
+    with closing(read_spool(settings_of(config).spool)) as spool:
+        while limit > 0 and (page := spool.views.find(wanted, before=before, limit=min(limit, PAGE))):
+            yield from page
+            before, limit = page[-1].id, limit - len(page)
 
 
 def _moment(option: str, text: str, now: float) -> float | None:

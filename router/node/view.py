@@ -66,6 +66,6 @@ class NodeView:
     def status(self) -> dict[str, Any]:
         """Readiness, with what inference runs on, and the addresses that the node took when it started."""
         return {
-            "inference": self.models_in_use.inference.info(), "circuits": self.circuits(),
+            "runs_on": self.models_in_use.inference.info(), "circuits": self.circuits(),
             "listens": [list(one) for one in listeners(self.started_with)],
         } | self.ready()  # fmt: skip

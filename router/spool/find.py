@@ -106,9 +106,9 @@ def find(
         return []
     span = [instance.c.id < before]
     if wanted.since is not None:
-        span.append(instance.c.id >= _id_at(wanted.since))
+        span.append(instance.c.id >= id_at(wanted.since))
     if wanted.until is not None:
-        span.append(instance.c.id < _id_at(wanted.until))
+        span.append(instance.c.id < id_at(wanted.until))
     filters = list(_filters(wanted, key))
     least, fewest = None, FEW
     for one in filters:
@@ -130,7 +130,7 @@ def _storable(text: str) -> bool:
     return "\0" not in text and text.encode("utf-8", "replace").decode() == text
 
 
-def _id_at(seconds: float) -> str:
+def id_at(seconds: float) -> str:
     """The beginning of the first id that could be given at a Unix time."""
     return f"{max(0, int(seconds * 1e9)):016x}"
 

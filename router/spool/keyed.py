@@ -6,6 +6,7 @@ accession numbers there are to try.
 
 from __future__ import annotations
 
+import fcntl
 import hmac
 import os
 import secrets
@@ -68,23 +69,25 @@ def key_of(folder: Path) -> Key | None:
 
 
 def make_key(folder: Path) -> Key:
-    """The key of a spool, made if there is none. Several nodes on one folder get the same one. Raises SpoolError."""
+    """The key of a spool, made if there is none; nodes on one folder get the same one. Raises SpoolError, OSError.
+
+    Its name appears with its bytes: a crash leaves no key or a whole one.
+    """
     if (known := key_of(folder)) is not None:
         return known
-    part = folder / f"{KEY_FILE}.{secrets.token_hex(4)}.part"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
+        fcntl.flock(fd, fcntl.LOCK_EX)  # another node may be making it
+        if (known := key_of(folder)) is not None:
+            return known
+        secret, part = secrets.token_bytes(KEY_BYTES), folder / f"{KEY_FILE}.part"
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(secret)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(part, folder / KEY_FILE)  # unlike a rename, it replaces no key that another node has made meanwhile
-        except FileExistsError:
-            pass
+        part.rename(folder / KEY_FILE)
+        os.fsync(fd)
+        return Key(secret)
     finally:
-        part.unlink(missing_ok=True)
-    found = key_of(folder)
-    if found is None:
-        raise SpoolError(f"{folder / KEY_FILE}: was removed while the node started; start it again")
-    return found
+        os.close(fd)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
 from router.spool import queries
+from router.spool.activity import Activity, activity
 from router.spool.database import Database
 from router.spool.find import Filter, Found, find
 from router.spool.keyed import key_of
@@ -44,6 +45,10 @@ class Views:
         n, size, oldest = self._database.ask(lambda c: c.execute(query).one())
         return Finished(n, int(size), oldest or 0.0)
 
+    def bytes_held(self) -> int:
+        """Bytes of all blobs that have rows."""
+        return self._database.ask(queries.bytes_of_blobs)
+
     def deliveries(
         self, *, states: Sequence[str] = (DeliveryState.OPEN, DeliveryState.BURIED), to: str | None = None,
         instance_id: str | None = None, after: int = 0, limit: int = PAGE,
@@ -75,6 +80,10 @@ class Views:
         """The latest first; `before` an id pages on."""
         key = key_of(self._settings.path)
         return self._database.ask(lambda c: find(c, wanted, key, before=before, limit=limit))
+
+    def activity(self, seconds: float) -> Activity:
+        """What happened in the last seconds."""
+        return self._database.ask(lambda c: activity(c, seconds))
 
     def events(
         self, *, instance_id: str | None = None, kind: str | None = None, after: int | None = None, limit: int = PAGE

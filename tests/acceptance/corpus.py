@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import sqlite3
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest.mock import patch
 
 import pydicom
 from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
 from xxhash import xxh3_128_hexdigest
 
+from router.association import transfer
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, connect
 from router.commands.send_files import read_meta
 from router.config.settings import DestinationSettings
@@ -181,5 +182,24 @@ def store(metas: Sequence[StoredFile], destination: DestinationSettings, calling
 def _store(meta: StoredFile, association: Requestor) -> int | str:
     if not association.accepts(meta.sop_class, meta.transfer_syntax):
         return "no presentation context"
-    with patch("router.association.transfer.PAD", b""):  # of odd length as it is, as some real senders do
+    with _unpadded():
         return association.store(meta)
+
+
+_patching, _unpadding = threading.Lock(), 0
+
+
+@contextmanager
+def _unpadded() -> Iterator[None]:
+    """Data sets of odd length are sent as they are, as some real senders do. Several threads may be inside."""
+    global _unpadding
+    with _patching:
+        _unpadding += 1
+        transfer.PAD = b""
+    try:
+        yield
+    finally:
+        with _patching:
+            _unpadding -= 1
+            if not _unpadding:
+                transfer.PAD = b"\0"

@@ -83,6 +83,24 @@ def test_every_metric_is_documented_and_no_other() -> None:
     assert set(re.findall(r"`(dicom_router_\w+)`", text)) == named
 
 
+def test_the_path_of_an_instance_is_told_by_files_and_names_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    hops = re.findall(r"^\| [0-9]+ \|.*\| `([a-z_/]+\.py)`(?: `([a-z_]+)`)? \|", text, re.MULTILINE)
+    assert len(hops) == len(re.findall(r"^\| [0-9]+ \|", text, re.MULTILINE)) >= 15
+    for file, name in hops:
+        code = (ROOT / "router" / file).read_text()
+        assert not name or re.search(rf"^ *def {name}\(", code, re.MULTILINE), (file, name)
+
+
+def test_every_room_is_in_the_table_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", text, re.MULTILINE)
+    told = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
+    package = ROOT / "router"
+    rooms = {path.name for path in package.iterdir() if (path / "__init__.py").exists()}
+    assert told == rooms | {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
+
+
 def test_examples_of_routing_yaml_are_accepted(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
     examples = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.S) if "otherwise" in yaml.safe_load(block)]

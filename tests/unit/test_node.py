@@ -144,6 +144,13 @@ def test_health_readiness_and_metrics(running: Running, dx: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_status_command_says_what_the_model_runs_on(running: Running) -> None:
+    result = CliRunner().invoke(app, ["status", "--config", str(running.folder / "routing.yaml")])
+    assert not isinstance(result.exception, (AttributeError, TypeError, KeyError)), result.exception
+    assert "no node answers" not in result.stdout
+    assert f"on {running.node.view.models_in_use.inference.info()['engine']}" in result.stdout
+
+
 def test_the_health_command_asks_the_node_itself(running: Running) -> None:
     """Over the control socket, so that it needs neither the page nor its port."""
     config = str(running.folder / "routing.yaml")
@@ -291,7 +298,9 @@ def test_a_second_node_on_the_same_spool_is_refused_and_readers_are_not(running:
 def test_nonsense_on_the_control_socket_is_answered(running: Running) -> None:
     assert running.order("make-coffee")["error"].startswith("no such order: use one of retry, ")
     assert running.order("retry") == {"error": "retry: the field deliveries is missing", "exit_code": 2}
-    assert "inference" in state(running.folder / "spool", "status")
+    found = state(running.folder / "spool", "status")
+    assert (found["inference"], found["open"]) == (True, True)
+    assert {"engine", "model"} <= set(found["runs_on"])
 
 
 def test_without_a_node_the_control_socket_says_so(tmp_path: Path) -> None:

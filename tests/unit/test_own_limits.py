@@ -60,7 +60,8 @@ class Scarce(socket.socket):
         if self.scarce and self.server._reserve._fd >= 0:
             self.settimeout(5)
             self._accept_later()
-            raise NONE_LEFT
+            if self.scarce:  # it may have become plenty while nobody called
+                raise NONE_LEFT
         return super().accept()
 
     def _accept_later(self) -> None:

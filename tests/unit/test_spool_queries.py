@@ -219,7 +219,7 @@ def scans() -> list[str]:
 
 
 def test_a_statement_without_an_index_would_be_noticed(spool: Spool) -> None:
-    line = spool.database.ask(lambda c: plan_of(c, "SELECT * FROM instance WHERE peer = 'x'", ()))[0]
+    line = spool.database.ask(lambda c: plan_of(c, "SELECT * FROM instance WHERE called_ae = 'x'", ()))[0]
     assert any(scan in line for scan in scans())
 
 

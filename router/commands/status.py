@@ -1,0 +1,179 @@
+"""How a node is: one sentence, what needs a person, and the figures behind it. Reads the spool, and asks the node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from router.config import Settings
+from router.errors import RouterError
+from router.node.client import state
+from router.spool import Counts, DestinationState, Spool, read_spool
+from router.spool.activity import Activity
+from router.spool.rows import EventRow
+
+HOUR = 3600.0
+LONG_OWED = HOUR
+"""Seconds after which a delivery that is still owed needs a person's eyes."""
+LATEST = 5
+"""How many of the latest failures are named."""
+SILENT_AFTER = 24 * HOUR
+"""Seconds after which a sender is called silent."""
+FAILURES = ("buried", "model failed", "set aside")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What a destination is owed, and how fast it takes it."""
+
+    name: str
+    state: str
+    """`open`, `paused`, `circuit open` or `disabled`."""
+    reason: str
+    owed: int
+    buried: int
+    oldest_s: float | None
+    """Seconds since the oldest open delivery has been owed."""
+    delivered: int
+    """In the last hour."""
+    drains_in_s: float | None
+    """Seconds until nothing is owed, at the rate of the last hour; None where nothing was delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that needs a person, and what to do about it."""
+
+    what: str
+    do: str
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How full the spool is, in bytes."""
+
+    used: int
+    limit: int
+    free: int
+    """Of the file system."""
+    left: int
+    """What may still come."""
+    full_in_h: float | None
+    """Hours until nothing is left, at the rate of the last hour and if nothing is delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All that `dicom-router status` shows."""
+
+    well: bool
+    problems: tuple[Problem, ...]
+    node: dict[str, Any] | None
+    """What the running node says of itself; None where none runs."""
+    undecided: int
+    destinations: tuple[Destination, ...]
+    lately: Activity
+    spool: Room
+    failures: tuple[EventRow, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def status(settings: Settings) -> Status:
+    """Raises SpoolError where there is no spool."""
+    with closing(read_spool(settings.spool)) as spool:
+        counts, lately = spool.views.counts(), spool.views.activity(HOUR)
+        states, room = spool.destinations.states(), _room(settings, spool, lately)
+        failures = tuple(_failures(spool, lately.now))
+    node = _node(settings)
+    destinations = tuple(_destinations(settings, counts, states, lately))
+    problems = tuple(_problems(node, counts, destinations, room))
+    return Status(not problems, problems, node, counts.undecided, destinations, lately, room, failures)
+
+
+def _node(settings: Settings) -> dict[str, Any] | None:
+    try:
+        return state(settings.spool.path, "status")
+    except RouterError:
+        return None
+
+
+def _destinations(
+    settings: Settings, counts: Counts, states: dict[str, DestinationState], lately: Activity
+) -> Iterator[Destination]:
+    names = dict.fromkeys([*settings.destinations, *sorted(counts.open), *sorted(counts.buried)])
+    for name in names:
+        known, of = states.get(name), settings.destinations.get(name)
+        word, reason = "open", ""
+        if of is None or not of.enabled:
+            word = "disabled"
+        elif known and known.paused:
+            word = "paused"
+        elif known and known.circuit_until:
+            word, reason = "circuit open", known.circuit_reason
+        owed, delivered, oldest = counts.open.get(name, 0), lately.delivered.get(name, 0), counts.oldest.get(name)
+        yield Destination(
+            name, word, reason, owed, counts.buried.get(name, 0), max(0.0, lately.now - oldest) if oldest else None,
+            delivered, owed * lately.seconds / delivered if owed and delivered else None,
+        )  # fmt: skip
+
+
+def _room(settings: Settings, spool: Spool, lately: Activity) -> Room:
+    used, space = spool.views.bytes_held(), os.statvfs(settings.spool.path)
+    free = space.f_bavail * space.f_frsize
+    left = max(0, min(settings.spool.limit - used, free - settings.spool.reserve))
+    hours = left / lately.received_bytes * lately.seconds / HOUR if lately.received_bytes else None
+    return Room(used, settings.spool.limit, free, left, hours)
+
+
+def _problems(
+    node: dict[str, Any] | None, counts: Counts, destinations: tuple[Destination, ...], room: Room
+) -> Iterator[Problem]:
+    if node is None:
+        yield Problem("no node answers on this spool", "dicom-router serve, or systemctl status dicom-router")
+    else:
+        for part, words in (
+            ("inference", "the model is not ready: instances wait for their decision"),
+            ("database", "the database does not answer: callers are refused"),
+            ("open", "the DICOM port is not open"),
+        ):
+            if not node.get(part, True):
+                yield Problem(words, "see the log of the node")
+    if not room.left or (node is not None and not node.get("room", True)):
+        yield Problem("the spool has no room: callers are refused", "see 'Full disk' in docs/operations.md")
+    for one in destinations:
+        yield from _troubles(one)
+    if counts.set_aside:
+        yield Problem(f"{counts.set_aside} blobs are set aside", "see 'Blobs set aside' in docs/operations.md")
+
+
+def _troubles(one: Destination) -> Iterator[Problem]:
+    waiting = f"dicom-router queue list --to {one.name}"
+    if one.state == "paused" and one.owed:
+        yield Problem(f"{one.name} is paused, {one.owed} wait", f"dicom-router queue resume {one.name}")
+    elif one.state == "circuit open" and one.owed:
+        yield Problem(f"{one.name} takes nothing, {one.owed} wait: {one.reason}", waiting)
+    elif one.oldest_s is not None and one.oldest_s > LONG_OWED:
+        yield Problem(f"{one.name} is behind: the oldest of {one.owed} has waited {span(one.oldest_s)}", waiting)
+    if one.buried:
+        find = f"dicom-router find --to {one.name} --state buried"
+        yield Problem(f"{one.buried} given up on for {one.name}", find)
+
+
+def _failures(spool: Spool, now: float) -> Iterator[EventRow]:
+    """The latest of a day, the newest first."""
+    found = [row for kind in FAILURES for row in spool.views.events(kind=kind, limit=LATEST)]
+    recent = [row for row in found if row.at > now - SILENT_AFTER]
+    yield from sorted(recent, key=lambda row: -row.at)[:LATEST]
+
+
+def span(seconds: float) -> str:
+    """A span of time in its largest sensible unit."""
+    for unit, size in (("d", 86400.0), ("h", HOUR), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,82 @@
+"""What happened lately: arrivals, decisions, deliveries and senders, each read by an index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from router.spool import clock
+from router.spool.find import id_at
+from router.spool.schema import delivery, instance
+from router.spool.states import DeliveryState
+
+MOST_SENDERS = 200
+_SENDERS = sa.text("""
+    WITH RECURSIVE senders(ae) AS (
+        SELECT min(calling_ae) FROM instance
+        UNION ALL
+        SELECT (SELECT min(calling_ae) FROM instance WHERE calling_ae > senders.ae) FROM senders
+        WHERE senders.ae IS NOT NULL
+    )
+    SELECT ae, (SELECT max(id) FROM instance WHERE calling_ae = senders.ae) AS latest FROM senders
+    WHERE ae IS NOT NULL LIMIT :most
+""")
+"""One step in an index for each sender, however much it sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A calling AE title whose instances have records."""
+
+    calling_ae: str
+    last_at: float
+    """Unix time in seconds of its latest instance."""
+    received: int
+    """Instances in the span."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """The last `seconds`; the mappings count instances, `delivered` deliveries."""
+
+    now: float
+    seconds: float
+    received: int
+    received_bytes: int
+    delivered: Mapping[str, int]
+    """By destination."""
+    classes: Mapping[str, int]
+    rules: Mapping[str, int]
+    senders: tuple[Sender, ...]
+
+
+def activity(connection: sa.Connection, seconds: float) -> Activity:
+    now = clock.now(connection)
+    lately = instance.c.id >= id_at(now - seconds)
+    count = sa.func.count()
+    received, size = connection.execute(
+        sa.select(count, sa.func.coalesce(sa.func.sum(instance.c.size), 0)).where(lately)
+    ).one()
+    done = sa.select(delivery.c.destination, count).where(
+        delivery.c.state == sa.literal_column(f"'{DeliveryState.DONE}'"), delivery.c.closed_at >= now - seconds
+    )
+    delivered = connection.execute(done.group_by(delivery.c.destination)).all()
+    sent = {ae: n for ae, n in _counted(connection, instance.c.calling_ae, lately).items() if ae}
+    senders = [
+        Sender(row.ae, int(row.latest[:16], 16) / 1e9, sent.get(row.ae, 0))
+        for row in connection.execute(_SENDERS, {"most": MOST_SENDERS})
+        if row.ae
+    ]
+    return Activity(
+        now, seconds, received, int(size), dict(tuple(row) for row in delivered),
+        _counted(connection, instance.c["class"], lately), _counted(connection, instance.c.rule, lately),
+        tuple(sorted(senders, key=lambda one: -one.last_at)),
+    )  # fmt: skip
+
+
+def _counted(connection: sa.Connection, column: sa.Column[str], lately: sa.ColumnElement[bool]) -> dict[str, int]:
+    """Instances of the span by the values of a column, the most frequent first."""
+    rows = connection.execute(sa.select(column, sa.func.count()).where(lately, column.is_not(None)).group_by(column))
+    return dict(sorted(((str(value), n) for value, n in rows), key=lambda pair: (-pair[1], pair[0])))

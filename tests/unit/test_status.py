@@ -1,0 +1,118 @@
+"""`status`: one sentence on top, what needs a person, and the figures behind it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from router.cli import app
+from router.commands.status import span
+from router.flow import Caller, Decision, Prediction, Seen
+from router.spool import DeliveryState, Spool, open_spool
+from tests.unit.spooling import CALLERS, accept, settings_of
+
+CONFIG = """
+spool: {path: spool}
+destinations:
+  pacs: {ae_title: PACS, host: 127.0.0.1, port: 104}
+  ai: {ae_title: AI, host: 127.0.0.1, port: 105}
+rules: []
+otherwise: {send: pacs}
+"""
+CHEST = Prediction((0.01, 0.96, 0.01, 0.01, 0.01), "adult_chest", 0.96, 0.1, False, "adult_chest", "m")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "routing.yaml").write_text(CONFIG)
+    return tmp_path / "routing.yaml"
+
+
+@pytest.fixture
+def spool(config: Path, database: str) -> Iterator[Spool]:
+    if database != "sqlite":
+        config.write_text(CONFIG.replace("{path: spool}", f"{{path: spool, database: '{database}'}}"))
+    opened = open_spool(settings_of(config.parent / "spool", database))
+    yield opened
+    opened.close()
+
+
+def decided(spool: Spool, uid: str, caller: Caller, *to: str) -> None:
+    accept(spool, uid.encode(), uid, caller)
+    (claim,) = spool.decisions.claim(1)
+    assert spool.decisions.record(claim, Seen("decoded", {}, CHEST), Decision("chest", to, "because"), {}).result()
+
+
+def ended(spool: Spool, to: str, state: DeliveryState) -> None:
+    (owed,) = spool.deliveries.claim(to, 1)
+    spool.deliveries.close(owed, state, reason="no such patient here").result()
+
+
+def run(config: Path, *arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["status", "--config", str(config), *arguments])
+    return result.exit_code, result.stdout
+
+
+def test_what_needs_a_person_comes_first_with_what_to_do(spool: Spool, config: Path) -> None:
+    decided(spool, "1.2.3", CALLERS[0], "pacs", "ai")
+    ended(spool, "ai", DeliveryState.BURIED)
+    spool.orders.pause("pacs", "a person")
+    code, out = run(config)
+    assert code == 1
+    lines = out.splitlines()
+    assert lines[0] == "Needs you: 3"
+    assert "dicom-router queue resume pacs" in out
+    assert "dicom-router find --to ai --state buried" in out
+    assert "no node answers on this spool" in out
+    assert "buried" in lines[-1]
+
+
+def test_the_figures_are_those_of_the_last_hour(spool: Spool, config: Path) -> None:
+    decided(spool, "1.2.3", CALLERS[0], "pacs")
+    decided(spool, "1.2.4", CALLERS[0], "pacs", "ai")
+    decided(spool, "1.2.5", CALLERS[1], "pacs")
+    accept(spool, b"new", "1.2.6", CALLERS[1])
+    ended(spool, "pacs", DeliveryState.DONE)
+    found = json.loads(run(config, "--json")[1])
+    lately = found["lately"]
+    assert (lately["received"], found["undecided"]) == (4, 1)
+    assert lately["delivered"] == {"pacs": 1}
+    assert (lately["classes"], lately["rules"]) == ({"adult_chest": 3}, {"chest": 3})
+    assert {one["calling_ae"]: one["received"] for one in lately["senders"]} == {"XRAY_1": 2, "XRAY_2": 2}
+    assert all(abs(one["last_at"] - time.time()) < 60 for one in lately["senders"])
+    pacs, ai = found["destinations"]
+    assert (pacs["name"], pacs["owed"], pacs["delivered"], ai["owed"], ai["delivered"]) == ("pacs", 2, 1, 1, 0)
+    assert pacs["drains_in_s"] == 2 * 3600
+    assert ai["drains_in_s"] is None
+    assert found["spool"]["used"] == sum(len(data) for data in (b"1.2.3", b"1.2.4", b"1.2.5", b"new"))
+
+
+def test_a_year_ago_does_not_count(config: Path) -> None:
+    spool = open_spool(settings_of(config.parent / "spool"))
+    decided(spool, "1.2.3", CALLERS[0], "pacs")
+    ended(spool, "pacs", DeliveryState.DONE)
+    old = f"{int((time.time() - 400 * 86400) * 1e9):016x}" + "0" * 16
+    spool.close()
+    with closing(sqlite3.connect(config.parent / "spool" / "node.db")) as database, database:
+        database.execute("PRAGMA foreign_keys=OFF")
+        database.execute("UPDATE delivery SET instance_id=?, closed_at=closed_at-400*86400", (old,))
+        database.execute("UPDATE instance SET id=?", (old,))
+    lately = json.loads(run(config, "--json")[1])["lately"]
+    assert (lately["received"], lately["delivered"], lately["classes"]) == (0, {}, {})
+    (sender,) = lately["senders"]
+    assert (sender["calling_ae"], sender["received"]) == ("XRAY_1", 0)
+    assert "silent" in run(config)[1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (90000, "25 h"), (1e6, "12 d")]
+)
+def test_a_span_has_one_unit(seconds: float, words: str) -> None:
+    assert span(seconds) == words
