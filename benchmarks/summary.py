@@ -25,10 +25,11 @@ LOADS = {
 }
 HEAD = """# Performance
 
-Made by `make benchmark` and `python -m benchmarks.summary` from `benchmarks/results/*.json`; no figure is typed by
-hand. Each table is from one machine, over loopback: sender, router and sink share its cores. Routers take turns within
-each round, so quote the ratios: absolute figures move by 20 % and more from run to run. Waits are counted from the
-end of the sender; who sends on before it answers its sender shows 0.
+`make benchmark` measures these figures, and `python -m benchmarks.summary` writes this page from
+`benchmarks/results/*.json`. No figure is typed by hand. For each table one machine ran sender, router and sink, which
+share its cores and speak over loopback. Routers take turns within each round, so quote the ratios: absolute figures
+change by 20 % and more from run to run. The wait is the time from the end of the sender to the arrival at the sink. A
+router that forwards an instance before it answers the sender shows 0.
 """
 
 
@@ -38,7 +39,10 @@ def main() -> None:
     here = machine(records["route-dx"]["machine"])
     parts = [HEAD, here, "## The whole way\n"]
     draw({load: routes[load] for load in LOADS if load in routes})
-    parts.append("Received durably, looked at, decided and forwarded; the peers look at no pixel.\n")
+    parts.append(
+        "This node stores each instance durably, classifies it, decides and forwards it. "
+        "The other routers only forward: they do not look at pixels.\n"
+    )
     parts.append("![instances a second for each router and load](performance.png)\n")
     parts += [route(LOADS[load], routes[load]) + elsewhere(routes[load], here) for load in LOADS if load in routes]
     parts.append("## Each stage alone\n")

@@ -37,17 +37,17 @@ class Refusal:
 
 
 APPLICATION_CONTEXT_UNKNOWN = Refusal(
-    Reject.APPLICATION_CONTEXT, "application context not supported: it is not DICOM's"
+    Reject.APPLICATION_CONTEXT, "application context not supported: it is not the DICOM application context"
 )
 VERSION_UNKNOWN = Refusal(Reject.PROTOCOL_VERSION, "protocol version not supported: it is not 1")
 NO_CONTEXTS = Refusal(Reject.NO_REASON, "no presentation context was proposed")
-TINY_PDU = Refusal(Reject.NO_REASON, "its maximum PDU length has no room for a byte of a message")
-CALLING_UNKNOWN = Refusal(Reject.CALLING_AE, "calling AE title not recognised: no line of node.accept has it")
+TINY_PDU = Refusal(Reject.NO_REASON, "its maximum PDU length is too small for a message")
+CALLING_UNKNOWN = Refusal(Reject.CALLING_AE, "calling AE title not recognised: it is not in node.accept")
 ADDRESS_UNKNOWN = Refusal(
-    Reject.CALLING_AE, "address not recognised: node.accept has this calling AE title from elsewhere only"
+    Reject.CALLING_AE, "address not recognised: node.accept has this calling AE title only with another peer"
 )
 CALLED_UNKNOWN = Refusal(
-    Reject.CALLED_AE, "called AE title not recognised: node.require_called_ae is set, and it is not ours"
+    Reject.CALLED_AE, "called AE title not recognised: it is not node.ae_title, and node.require_called_ae is true"
 )
 CALLED_EMPTY = Refusal(Reject.CALLED_AE, "called AE title not recognised: it is empty")
 
@@ -58,7 +58,7 @@ def beyond_a_limit(which: str) -> Refusal:
 
 
 NO_ROOM = beyond_a_limit("the spool has no room, or its disk does not answer")
-TOO_MANY = beyond_a_limit("node.associations or node.associations_per_peer are open already")
+TOO_MANY = beyond_a_limit("node.associations or node.associations_per_peer is reached")
 
 MOST_NAMED = 8
 """The most refused contexts, and the most syntaxes of one, that a log line names."""

@@ -37,7 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="A DICOM node that looks at the pixels of an X-ray and forwards it to the AI node that knows its body part.",
+    help="A DICOM node that classifies the pixels of each X-ray and forwards it to the AI node for its body part.",
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),

@@ -18,12 +18,14 @@ SHOWN = 10
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(help="A new or empty folder, best on another disk.")],
+    target: Annotated[Path, typer.Argument(help="A new or empty folder, preferably on another disk.")],
     config: Config = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the blobs, never hard-link them.")] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the blobs even on the spool's own disk, instead of hard links.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy a node's spool, even while the node runs. Exit code 1 if a blob that is still needed is missing."""
+    """Copy a node's spool, also while the node runs. Exit code 1 if a blob that is still needed is missing."""
     from router.commands.backup import POSTGRESQL, back_up
 
     settings = settings_of(config)
@@ -35,9 +37,9 @@ def backup(
         linked = result.blobs - result.copied
         print(f"{result.target}: {result.blobs} blobs ({result.copied} copied, {linked} linked), {_work(result)}")
         if linked:
-            print("linked blobs share the spool's disk: copy the folder to another machine, or use --copy")
+            print("linked blobs are on the spool's disk only: copy the folder to another machine, or use --copy")
         if result.database == POSTGRESQL:
-            print("the database is not in it: make a pg_dump before each backup")
+            print("this backup does not contain the database: run pg_dump before each backup")
     _tell("missing", result.missing)
 
 
@@ -46,8 +48,10 @@ def restore(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Make a spool from a backup, and check it. spool.path must be new or empty. Exit code 1 if a blob that is still
-    needed is missing or damaged."""
+    """Make a spool from a backup, and check it. spool.path must be new or empty.
+
+    Exit code 1 if a blob that is still needed is missing or damaged.
+    """
     from router.commands.backup import restore as bring_back
 
     must_be_folder("BACKUP", backup)

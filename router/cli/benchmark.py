@@ -12,13 +12,13 @@ from router.cli.options import Json
 
 
 def command(
-    count: Annotated[int, typer.Option(min=5, max=1000, help="Radiographs to send (10 MB each).")] = 40,
+    count: Annotated[int, typer.Option(min=5, max=1000, help="Number of radiographs to send (10 MB each).")] = 40,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Another routing.yaml than the shipped.")
+        Path | None, typer.Option("--config", "-c", help="A routing.yaml. Default: the shipped one.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the model alone and the whole way on this machine: sender, node and downstream nodes share it."""
+    """Measure how fast this machine classifies, and how fast it routes. Sender, node and downstream nodes share it."""
     from rich.console import Console
 
     from router.config import load, shipped
@@ -51,7 +51,7 @@ def command(
         for batch, milliseconds in times.items():
             print(f"  batch {batch:2d}: {milliseconds:.1f} ms a picture")
         print(
-            f"the whole way, durable and classified: {sustained.per_second:.1f} radiographs a second "
+            f"received durably, classified and forwarded: {sustained.per_second:.1f} radiographs a second "
             f"({sustained.megabytes_per_second:.0f} MB/s), {sustained.per_second * 3600:,.0f} an hour; "
             f"{sustained.delivered} of {sustained.sent} delivered"
         )

@@ -23,9 +23,9 @@ def command(
     file: ConfigArgument = None,
     config: Config = None,
     as_json: Json = False,
-    offline: Annotated[bool, typer.Option(help="Leave the destinations alone.")] = False,
+    offline: Annotated[bool, typer.Option(help="Do not connect to the destinations.")] = False,
 ) -> None:
-    """Check everything that `serve` needs. Exit code 2: a mistake in the file; 1: something else is not ready."""
+    """Check everything that `serve` needs. Exit code 2: the file has a mistake; 1: something else is not ready."""
     from router.config import load
 
     settings = load(config_file(file, config))
@@ -121,7 +121,7 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
     now = time.time()
     for setting, times in expiries(settings).items():
         if not times:
-            yield setting, "warning", "its expiry cannot be read: is it a certificate in PEM?"
+            yield setting, "warning", "its expiry date cannot be read: is it a certificate in PEM?"
             continue
         soonest, of = local_time(times[0]), f" (the first of {len(times)} in the file)" if len(times) > 1 else ""
         if times[0] > now + SOON:

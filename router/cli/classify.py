@@ -24,21 +24,27 @@ def command(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", "-c", envvar=VARIABLE, help="Try the rules of this routing.yaml; without it, only the model."
+            "--config",
+            "-c",
+            envvar=VARIABLE,
+            help="Apply the rules of this routing.yaml. Without it, show only what the model sees.",
         ),
     ] = None,
     as_json: Json = False,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write CSV here; an interrupted run goes on where it stopped.")
+        Path | None,
+        typer.Option("--csv", help="Write CSV to this file. The same command continues an interrupted run."),
     ] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="With --csv: drop the rows written so far and start over.")
+        bool, typer.Option("--restart", help="With --csv: delete the rows of the file and start again.")
     ] = False,
     body_part: Annotated[bool, typer.Option(help="Add BodyPartExamined from the header.")] = False,
-    calling_ae: Annotated[str, typer.Option(help="Try the rules as if this calling AE title had sent the files.")] = "",
-    model: Annotated[Path | None, typer.Option(help="Another model's folder.")] = None,
+    calling_ae: Annotated[
+        str, typer.Option(help="Apply the rules as if this calling AE title had sent the files.")
+    ] = "",
+    model: Annotated[Path | None, typer.Option(help="Folder of another model.")] = None,
 ) -> None:
-    """Look at files as the node would, and say what it would do. Exit code 1 if a file could not be looked at."""
+    """Classify files as the node would, and show where it would send them. Exit code 1 if a file could not be read."""
     from dataclasses import replace
 
     from router.commands.classify_files import files, look
@@ -56,7 +62,7 @@ def command(
     if missing:
         wrong(f"{missing[0]}: no such file or folder")
     if restart and not csv_file:
-        wrong("--restart goes with --csv")
+        wrong("--restart needs --csv")
     settings = load(config) if config else None
     model_settings = ModelSettings()
     if settings:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def reload(config: Config = None, as_json: Json = False) -> None:
-    """Make the running node read its routing.yaml again. A file with a mistake changes nothing (exit code 2)."""
+    """Make the running node read its routing.yaml again. If the file has a mistake, nothing changes (exit code 2)."""
     from router.node.client import give
     from router.node.orders import OrderError, Reload
 
@@ -44,9 +44,9 @@ def reload(config: Config = None, as_json: Json = False) -> None:
 
 
 def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None:
-    """Remove every blob that is no longer needed, before its time. Asks first, and says what is left and why.
+    """Remove every blob that is no longer needed, before its time. It asks first, and says what is left.
 
-    A removed image can no longer be decided again, sent again, or viewed.
+    Without its blob an image cannot be decided again, sent again, or viewed.
     """
     from router.config.settings import GB
     from router.node.orders import Wipe

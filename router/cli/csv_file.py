@@ -33,10 +33,10 @@ class CsvFile:
     def refusal(self, *, restart: bool = False) -> str:
         """Empty if there are no rows yet, or a run like this one made all of them."""
         if self._path.exists() and not self._path.is_file():
-            return f"{self._path} is no file in which rows can be kept; name another, or use --json for a pipe"
+            return f"{self._path} is not a regular file; name another, or use --json for a pipe"
         if restart or not self._has_rows():
             return ""
-        fix = "--restart drops its rows and starts over; or name another file"
+        fix = "use --restart to delete its rows and start again, or name another file"
         try:
             before = dict(json.loads(self._note.read_bytes()))
         except (OSError, ValueError, TypeError):

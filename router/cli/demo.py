@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from router.demo.run import Outcome
 
 PHANTOMS = (
-    "These are phantoms: projections of simple bodies that never lived, never trained on. They show that the way is "
-    "open; what the model says of them is not how well it reads patients. To let them pass, the demonstration takes "
-    "nothing for novel; with your own files the model's limit holds: dicom-router demo PATH…"
+    "These are phantoms: computed projections of simple bodies. The model was not trained on them. They show that the "
+    "node routes; they do not show how well the model classifies patients. The demonstration turns the novelty limit "
+    "off, because phantoms are novel. With your own files the limit is on: dicom-router demo PATH…"
 )
 
 LONGEST_SHIPPED = len("pediatric-chest-ai")
@@ -30,14 +30,14 @@ LONGEST_SHIPPED = len("pediatric-chest-ai")
 
 def command(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Your DICOM, PNG or JPEG files, or folders; without, phantoms.")
+        list[Path] | None, typer.Argument(help="Your DICOM, PNG or JPEG files, or folders of them. Default: phantoms.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Another routing.yaml than the shipped.")
+        Path | None, typer.Option("--config", "-c", help="A routing.yaml. Default: the shipped one.")
     ] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Keep everything running until Ctrl-C.")] = False,
 ) -> None:
-    """Start the node and its downstream nodes on loopback, send X-rays, show what arrived where. Then stop.
+    """Start the node and its downstream nodes on loopback, send X-rays, and show what arrived where. Then stop.
 
     Exit code 0 only if each instance arrived, byte for byte, at every destination of its decision and nowhere else.
     """

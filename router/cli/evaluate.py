@@ -21,23 +21,32 @@ def command(
     folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="A CSV: file, label; optional: split, patient, source, age."),
+        typer.Option(help="A CSV with the columns file and label; optional: split, patient, source, age."),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: that of the manifest.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder of the files in the CSV. Default: the folder of the CSV.")
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="Score this split. Default: `test` if there is one or the model was trained on these; else all."
+            help="Score this split. Default: `test` if there are splits, or the model was trained on these; else all."
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", callback=asked_for_json, help="Every figure as JSON, errors too.")
+        bool, typer.Option("--json", callback=asked_for_json, help="Print every figure as JSON, also errors.")
     ] = False,
-    predictions: Annotated[Path | None, typer.Option(help="Write a CSV line for each image here.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report here, readable by you only.")] = None,
-    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show the worst mistakes.")] = True,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write a CSV to this file, with a line for each image.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report to this file. Only you can read it.")
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Show pictures of the worst mistakes in the report.")
+    ] = True,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The routing.yaml to score. Default: the shipped one.")
+        Path | None,
+        typer.Option("--config", "-c", help="Apply the rules of this routing.yaml. Default: the shipped one."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples for the intervals.")] = 10_000,
@@ -73,7 +82,9 @@ def command(
         if report:
             write_report(found, answers, loaded.size, report, pictures=pictures)
             if pictures:
-                Console(stderr=True).print(f"{report}: pictures can carry burnt-in names; keep it as you keep images")
+                Console(stderr=True).print(
+                    f"{report}: its pictures can have burnt-in names; protect it as you protect images"
+                )
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -106,7 +117,7 @@ def _split(items: list[Item], wanted: str | None) -> tuple[list[Item], str]:
         return items, "all"
     chosen = [item for item in items if item.split == wanted]
     if not chosen and there == {""}:
-        raise DataError("the images have no splits, and are too few to be dealt; give more, or --split all")
+        raise DataError("the images have no splits, and are too few to be divided; give more images, or --split all")
     choose("--split", wanted, sorted(name for name in there if name))
     return chosen, wanted
 
@@ -177,7 +188,7 @@ def _show_rest(found: dict[str, Any], console: Console) -> None:
         named = f"{row['right']} right, {row['wrong']} wrong, {row['uncertain']} uncertain of {row['n']}"
         console.print(f"  view {row['view']}: {named}")
     if found["inverted"]:
-        console.print(f"  {found['inverted']} were inverted, and looked at again the other way round")
+        console.print(f"  {found['inverted']} were inverted; they were turned and classified again")
     for name, row in routing["wrong_routes"].items():
         console.print(f"  {name}: {row['taken']} of {row['others']} other images (at most {row['upper_bound']:.2%})")
     console.print(

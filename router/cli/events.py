@@ -20,9 +20,9 @@ MOST = 10_000
 
 def command(
     config: Config = None,
-    last: Annotated[int, typer.Option("--last", min=1, max=MOST, help="How many of the latest to show.")] = 200,
+    last: Annotated[int, typer.Option("--last", min=1, max=MOST, help="Show this many of the latest events.")] = 200,
     every: Annotated[bool, typer.Option("--all", help="Show all events, from the first.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new ones.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new events and show them.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the latest events, the newest at the end."""

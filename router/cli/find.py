@@ -35,21 +35,21 @@ COLUMNS = (
 
 def command(
     text: Annotated[
-        str, typer.Argument(help="Our id or its beginning, a SOP or Study Instance UID, or an accession number.")
+        str, typer.Argument(help="The node's id or its beginning, a SOP or Study Instance UID, or an accession number.")
     ] = "",
-    since: Annotated[str, typer.Option(help="Arrived from then on: 2h, 3d, 2026-11-01, 2026-11-01T08:30.")] = "",
-    until: Annotated[str, typer.Option(help="Arrived before then.")] = "",
+    since: Annotated[str, typer.Option(help="Received since then: 2h, 3d, 2026-11-01, 2026-11-01T08:30.")] = "",
+    until: Annotated[str, typer.Option(help="Received before then.")] = "",
     class_name: Annotated[str, typer.Option("--class", help="What the pixels show: a class, or uncertain.")] = "",
     rule: Annotated[str, typer.Option(help="The rule that decided.")] = "",
-    to: Annotated[str, typer.Option(help="A destination that it was to reach.")] = "",
-    caller: Annotated[str, typer.Option("--from", help="A calling AE title, or an address.")] = "",
-    state: Annotated[str, typer.Option(help="waiting, done, buried, discarded or skipped.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=MOST, help="How many, the latest first.")] = 20,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write them to this file.")] = None,
+    to: Annotated[str, typer.Option(help="A destination of the decision.")] = "",
+    caller: Annotated[str, typer.Option("--from", help="The caller: AE title or address.")] = "",
+    state: Annotated[str, typer.Option(help="State of a delivery: waiting, done, buried, discarded or skipped.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="Show at most this many.")] = 20,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the instances to this CSV file.")] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Find instances, delivered ones too, the latest first.
+    """Find instances, also delivered ones. The latest come first.
 
     Exit code 1 if there is none.
     """
@@ -72,7 +72,7 @@ def command(
         shown += 1
         print(json.dumps(_as_json(one)) if as_json else printable(_line(one)), flush=True)
     if shown == limit:
-        typer.echo(f"{limit} shown, perhaps there are more: --limit", err=True)
+        typer.echo(f"{limit} are shown; there may be more: raise --limit", err=True)
     if not shown:
         fail("no instance matches")
 

@@ -10,7 +10,7 @@ from router.cli.options import Config, Json, fail, settings_of
 
 
 def command(config: Config = None, as_json: Json = False) -> None:
-    """Say whether the running node works. Exit code 0; or 1, with what does not work."""
+    """Say whether the running node works. Exit code 0 if it works; else 1, and the parts that do not work."""
     from router.node.client import state
     from router.node.orders import OrderError
 

@@ -24,14 +24,15 @@ def command(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("routing.yaml"),
     ai: Annotated[
         list[str] | None,
-        typer.Option("--ai", metavar="CLASS=AE@HOST:PORT", help="A class and its AI; repeatable."),
+        typer.Option("--ai", metavar="CLASS=AE@HOST:PORT", help="A class and the address of its AI. Can be repeated."),
     ] = None,
     catch_all: Annotated[
-        str | None, typer.Option("--catch-all", metavar="AE@HOST:PORT", help="Where people look at everything else.")
+        str | None,
+        typer.Option("--catch-all", metavar="AE@HOST:PORT", help="The node where people look at everything else."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a commented routing.yaml. Without options it asks; away from a terminal it writes the example."""
+    """Write a commented routing.yaml. Without options it asks questions; without a terminal it writes the example."""
     from router.config import shipped
 
     if path.exists() and not force:
@@ -61,7 +62,7 @@ def _from_options(example: str, ais: list[str], catch_all: str | None) -> str:
         mistakes.append("--ai names a class twice; docs/routing.md shows how to send to several")
     rest = None
     if catch_all is None:
-        mistakes.append("--catch-all AE@HOST:PORT is missing: what no AI must have has to go to people")
+        mistakes.append("--catch-all AE@HOST:PORT is missing: images without an AI must go to people")
     else:
         rest = _tried(endpoint, catch_all, "--catch-all", mistakes)
     if rest is None or mistakes:
@@ -83,8 +84,8 @@ def _tried(parse: Callable[[str], T], text: str, option: str, mistakes: list[str
 def _from_answers(example: str) -> str:
     from router.commands.new_config import AI_CLASSES, generated
 
-    typer.echo("For each AI that this site has, give AE@HOST:PORT, for instance CHEST_AI@10.1.0.21:104.")
-    typer.echo("Press return where there is none.")
+    typer.echo("For each class, write the address of its AI as AE@HOST:PORT, for instance CHEST_AI@10.1.0.21:104.")
+    typer.echo("Press return if the class has no AI.")
     answers = {name: _asked(f"AI for {name.replace('_', ' ')}", optional=True) for name in AI_CLASSES}
     rest = _asked("Catch-all, where people look at everything else", optional=False)
     if rest is None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from router.node.orders import ModelOrder
     from router.training.data import Item
 
-app = typer.Typer(no_args_is_help=True, help="Which model serves: show, promote, shadow, compare, roll back.")
+app = typer.Typer(no_args_is_help=True, help="The models of the node: show, promote, shadow, compare, roll back.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder: card.json and model.safetensors.")]
 
@@ -40,16 +40,22 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder: c
 def promote(
     folder: Folder,
     config: Config = None,
-    pinned: Annotated[Path | None, typer.Option(help="A CSV of labelled images: file, label.")] = None,
-    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: that of the CSV.")] = None,
+    pinned: Annotated[
+        Path | None, typer.Option(help="A CSV of labelled images, with the columns file and label.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder of the files in the CSV. Default: the folder of the CSV.")
+    ] = None,
     allow: Annotated[float, typer.Option(min=0, max=1, help="Largest drop allowed in any figure of the table.")] = 0.01,
-    allow_wrong: Annotated[int, typer.Option(min=0, help="Most images that may newly reach a wrong AI node.")] = 0,
+    allow_wrong: Annotated[
+        int, typer.Option(min=0, help="Largest number of images that may newly reach a wrong AI node.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Test a model beside the one that serves, and if it is no worse, let it serve. Exit code 1: refused, or failed.
+    """Test a model against the one that serves. If it is not worse, it serves. Exit code 1: it was refused, or failed.
 
-    The test is on the pinned images (the split `test`, where the CSV has one); without them, a smoke test on phantoms.
-    The node goes on with the old model until the new one is warm.
+    The test uses the pinned images (only the split `test`, if the CSV has splits). Without pinned images it is a smoke
+    test on phantoms. The node uses the old model until the new one is warm.
     """
     from router.cli.train import failing
     from router.model.card import Card
@@ -89,7 +95,7 @@ def promote(
 
 @app.command()
 def rollback(config: Config = None, as_json: Json = False) -> None:
-    """Let the model serve that served before. A second time undoes the first."""
+    """Let the previous model serve again. A second rollback undoes the first."""
     from router.node.orders import RollBack
 
     settings, store = _store(config)
@@ -100,11 +106,11 @@ def rollback(config: Config = None, as_json: Json = False) -> None:
 
 @app.command()
 def shadow(
-    folder: Annotated[str, typer.Argument(metavar="DIR|off", help="A model's folder; `off` ends it.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR|off", help="A model's folder; `off` ends the shadow.")],
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Let a second model look at everything and record what it says. It decides nothing, and costs CPU."""
+    """Let a second model classify everything, and record its answers. It decides nothing, and costs CPU."""
     from router.node.orders import SetShadow
 
     settings, store = _store(config)
@@ -118,7 +124,7 @@ def shadow(
 
 @app.command()
 def show(config: Config = None, as_json: Json = False) -> None:
-    """Which model serves, which served before, which shadows; digests, since when, and by whom."""
+    """Show which model serves, which served before, and which is the shadow; with digest, time, and who ordered it."""
     from dataclasses import asdict
 
     from router.node.client import NoNodeError, state
@@ -138,7 +144,7 @@ def show(config: Config = None, as_json: Json = False) -> None:
         return
     for role, digest in found["digests"].items():
         chosen = found[role]
-        since = "that of routing.yaml"
+        since = "from routing.yaml"
         if chosen and chosen["since"]:
             since = f"since {local_time(chosen['since'])} by {chosen['who']}"
         print(f"{role:9s} {chosen['name'] if chosen else digest[:16]:25s}  {since}  ({digest or 'no card'})")
@@ -146,16 +152,16 @@ def show(config: Config = None, as_json: Json = False) -> None:
         print("no node is running")
         return
     if found["shadow"] and not found["shadow_ready"]:
-        print("the shadow does not answer (yet)")
+        print("the shadow has not answered yet")
     if found["busy"]:
-        print("an order is under way")
+        print("an order is being carried out")
     if found["error"]:
         print(f"the last order failed: {found['error']}")
 
 
 @app.command("compare")
 def compare_(config: Config = None, as_json: Json = False) -> None:
-    """Count where the shadow's predictions agree with those that decided, by class; a pair of models at a time."""
+    """Count by class how often the shadow agrees with the model that decided, for each pair of models."""
     from router.spool import SHADOW_PREDICTION
     from router.training.candidate import count_shadow
 
@@ -265,7 +271,7 @@ def _show_test(result: dict[str, Any], *, phantoms: bool) -> None:
     from rich.table import Table
 
     table = Table(title=f"{result['n']} {'phantoms (a smoke test only)' if phantoms else 'pinned images'}")
-    for column in ("class", "n", "reach their place: old", "new", "wrongly reach its AI node: old", "new"):
+    for column in ("class", "n", "reach their destination: old", "new", "wrongly reach its AI node: old", "new"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name, row in result["classes"].items():
         table.add_row(name, str(row["n"]), *map(str, (*row["reached"], *row["wrongly"])))

@@ -48,7 +48,7 @@ ConfigArgument = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG]", help="The routing.yaml; the same as --config.", show_default=False)
 ]
 Json = Annotated[
-    bool, typer.Option("--json", callback=asked_for_json, help="Print one JSON object a line; errors too.")
+    bool, typer.Option("--json", callback=asked_for_json, help="Print one JSON object a line, also for errors.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -125,7 +125,7 @@ def must_be_file(what: str, path: Path) -> None:
 def choose(option: str, value: str, allowed: Collection[str]) -> None:
     """It is wrong use where the value is none of those allowed."""
     if value not in allowed:
-        wrong(f"{option} {value}: one of {', '.join(allowed)}")
+        wrong(f"{option} {value}: use one of {', '.join(allowed)}")
 
 
 def parsed(parse: Callable[[str], T], text: str, option: str) -> T:
@@ -151,9 +151,9 @@ def confirm(what: str, lines: list[str], *, yes: bool, as_json: bool) -> None:
         return
     if as_json or not on_terminal():
         taken = "; ".join(lines)
-        wrong(f"nothing is changed: --yes is needed to {what}" + (f": {taken}" if as_json else ""))
+        wrong(f"nothing has changed: --yes is needed to {what}" + (f": {taken}" if as_json else ""))
     if not typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
-        fail("nothing is changed")
+        fail("nothing has changed")
 
 
 # -- a spool to look at ------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from router.node.orders import Discard, QueueOrder, Retry
     from router.spool import DestinationState, Spool
 
-app = typer.Typer(no_args_is_help=True, help="Deliveries that are owed or buried: list, show, retry, discard.")
+app = typer.Typer(no_args_is_help=True, help="Deliveries that wait or are buried: list, show, retry, discard, pause.")
 
 STATES = ("open", "buried", "done", "skipped", "discarded")
 ID_DIGITS = 19
@@ -48,10 +48,10 @@ Which = Annotated[str, typer.Argument(metavar="INSTANCE", help="The id of an ins
 def list_(
     config: Config = None,
     to: To = None,
-    buried: Annotated[bool, typer.Option("--buried", help="Only what was given up on.")] = False,
+    buried: Annotated[bool, typer.Option("--buried", help="Only buried deliveries.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Open and buried deliveries, oldest first, and whether their destination is paused or its circuit open.
+    """List open and buried deliveries, the oldest first. Say whether a destination is paused or its circuit is open.
 
     Advice on such a destination goes to standard error.
     """
@@ -121,7 +121,7 @@ def show(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Everything known of one instance: who sent it, what was seen, which rule fired, where it went."""
+    """Show everything known of one instance: who sent it, what was seen, which rule fired, where it went."""
     from router.spool import values_of
 
     settings, spool = _open(config, None)
@@ -193,10 +193,10 @@ def retry(
     ids: Ids = None,
     config: Config = None,
     to: To = None,
-    every: Annotated[bool, typer.Option("--all", help="Everything buried.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All buried deliveries.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Try buried deliveries again, at once; with --to, waiting ones too. The time to give up begins anew."""
+    """Try buried deliveries again at once; with --to, also waiting ones. Their `give_up_after` begins again."""
     from router.node.orders import Retry
 
     _must_choose(ids, to, every=every)
@@ -208,7 +208,7 @@ def retry(
     if to is not None and spool.destinations.state(to).paused:
         typer.echo(f"{to} is paused, and nothing is sent to it: dicom-router queue resume {to}", err=True)
     if states == ("buried",) and not ids:
-        _tell_waiting(spool, "--to DESTINATION takes these, too")
+        _tell_waiting(spool, "use --to DESTINATION to retry these too")
 
 
 @app.command()
@@ -216,21 +216,19 @@ def discard(
     ids: Ids = None,
     config: Config = None,
     to: To = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Everything buried; with --to, also what waits for that destination.")
-    ] = False,
-    waiting: Annotated[bool, typer.Option("--waiting", help="With --to: only what waits there.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All buried deliveries; with --to, also waiting ones.")] = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="With --to: only waiting deliveries.")] = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Drop buried deliveries for good. With --to, --waiting or --all also take what waits there.
+    """Drop buried deliveries for good. With --to: --waiting drops waiting ones instead, --all drops both.
 
-    Asks first, and records who did it.
+    It asks first, and records who did it.
     """
     from router.node.orders import Discard
 
     if waiting and (to is None or every):
-        wrong("--waiting goes with --to DESTINATION, and without --all")
+        wrong("--waiting needs --to DESTINATION, and excludes --all")
     _must_choose(ids, to, every=every)
     states = ("open",) if waiting else ("open", "buried") if every and to is not None else ("buried",)
     settings, spool = _open(config, to)
@@ -239,7 +237,9 @@ def discard(
         confirm("drop for good", list(_summary(chosen.values())), yes=yes, as_json=as_json)
     _change(settings, Discard, chosen, as_json)
     if "open" not in states and not ids:
-        _tell_waiting(spool, "--waiting or --all takes these" if to else "--to DESTINATION --all takes these, too", to)
+        _tell_waiting(
+            spool, "use --waiting or --all to drop these" if to else "use --to DESTINATION --all to drop these too", to
+        )
 
 
 def _summary(rows: Iterable[dict[str, Any] | None]) -> Iterator[str]:
@@ -263,7 +263,7 @@ def _tell_waiting(spool: Spool, hint: str, to: str | None = None) -> None:
 
 @app.command()
 def pause(destination: str, config: Config = None, as_json: Json = False) -> None:
-    """Send nothing to a destination until `resume`; deliveries wait."""
+    """Send nothing to a destination until `resume`. Its deliveries wait."""
     from router.node.orders import Pause
 
     _order(config, f"{destination} is paused", as_json, Pause(destination))
@@ -293,9 +293,9 @@ def _order(config: Path | None, told: str, as_json: bool, order: QueueOrder) -> 
 
 def _must_choose(ids: list[int] | None, to: str | None, *, every: bool) -> None:
     if ids and (to is not None or every):
-        wrong("name deliveries by number, or by --to and --all, not both")
+        wrong("name deliveries either by number, or by --to and --all")
     if not ids and not every and to is None:
-        wrong("name deliveries, or --to DESTINATION, or --all")
+        wrong("name deliveries by number, or use --to DESTINATION or --all")
 
 
 def _chosen(
@@ -316,7 +316,7 @@ def _change(
     for start in range(0, len(numbers), PAGE):
         changed += int(change(settings, order(tuple(numbers[start : start + PAGE])))["changed"])
     if changed < len(numbers):
-        reasons = "\n".join(hindered) or "some of them ended, or are being sent now"
+        reasons = "\n".join(hindered) or "some of them have ended, or are being sent now"
         if not as_json:
             print(f"{changed} of {len(numbers)} changed")
         fail(reasons, changed=changed, chosen=len(numbers))

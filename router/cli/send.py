@@ -18,10 +18,10 @@ def command(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.")],
     to: Annotated[str, typer.Option("--to", help="A destination of routing.yaml, or AE@HOST:PORT.")],
     config: Config = None,
-    calling_ae: Annotated[str, typer.Option(help="Our AE title.")] = "",
+    calling_ae: Annotated[str, typer.Option(help="The calling AE title to use.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Send files, unchanged. Exit code 1 if one of them did not arrive."""
+    """Send files unchanged by C-STORE. Exit code 1 if one of them did not arrive."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -17,7 +17,7 @@ def command(
     config: Config = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run the node until it is told to stop. Exit code 2: configuration; 1: it could not start."""
+    """Run the node until SIGTERM or Ctrl-C. Exit code 2: a mistake in the configuration; 1: it could not start."""
     gc.disable()  # looking for garbage while a thousand modules come in takes a fifth of the start
     from router.config import ConfigError
     from router.forward import NoWorkerError

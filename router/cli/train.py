@@ -20,17 +20,19 @@ def command(
     folder: Annotated[Path | None, typer.Option(help="A folder with one folder for each class.")] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="A CSV: file, label; optional: split, patient, source, age."),
+        typer.Option(help="A CSV with the columns file and label; optional: split, patient, source, age."),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: that of the manifest.")] = None,
-    network: Annotated[str | None, typer.Option(help="mobilenet_v1, or one that it is compared with.")] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe of training: paper or shipped.")] = "paper",
+    root: Annotated[
+        Path | None, typer.Option(help="The folder of the files in the CSV. Default: the folder of the CSV.")
+    ] = None,
+    network: Annotated[str | None, typer.Option(help="mobilenet_v1, or a network of the paper's comparison.")] = None,
+    recipe: Annotated[str, typer.Option(help="Training recipe: paper or shipped.")] = "paper",
     size: Annotated[int | None, typer.Option(min=32, max=1024, help="Side of the picture in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights to start from: those of ImageNet, or model.safetensors of a model.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run continues there.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the run. The same command continues an interrupted run.")] = Path(
         "runs/latest"
     ),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -57,7 +59,7 @@ def command(
         chosen = with_overrides(RECIPES[recipe], network=network, size=size, epochs=epochs, seed=seed)
         items = deal(choose_items(folder, manifest, root), seed=chosen.seed)
         if not any(item.split == "val" for item in items):
-            raise DataError("no validation image: the best epoch cannot be chosen; give more patients, or a split")
+            raise DataError("there is no validation image to choose the best epoch by; give more patients, or a split")
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("training", total=None)
@@ -112,11 +114,11 @@ def choose_items(
         wrong("give either --folder DIR or --manifest FILE.csv")
     if folder is not None:
         if root is not None:
-            wrong("--root goes with --manifest")
+            wrong("--root needs --manifest")
         must_be_folder("--folder", folder)
         items = read_folders(folder)
         if shared := names_in_two_classes(items):
-            line = f"{shared} subfolder names occur in more than one class: each is taken for one patient"
+            line = f"{shared} subfolder names occur in several classes; each name counts as one patient"
             typer.echo(line, err=True)
         return items
     assert manifest is not None

@@ -72,7 +72,7 @@ def back_up(settings: Settings, target: Path, tell: Tell, *, always_copy: bool =
     """Copy a spool, even under load. Raises BackupError, SpoolError or OSError; the backup is then incomplete."""
     spool = settings.spool
     if spool.path.resolve() in (target.resolve(), *target.resolve().parents):
-        raise BackupError(f"{target} lies in the spool itself; name a folder elsewhere, best on another disk")
+        raise BackupError(f"{target} lies in the spool itself; name a folder elsewhere, preferably on another disk")
     _must_be_empty(target, "name a new folder for the backup")
     looking = read_spool(spool)  # raises if there is no spool
     looking.close()
@@ -112,7 +112,7 @@ def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
     about = _read_about(source)
     kind = _kind(spool)
     if about["database"] != kind:
-        raise BackupError(f"{source} is of a spool on {about['database']}; set spool.database to that")
+        raise BackupError(f"{source} is of a spool on {about['database']}; set spool.database to {about['database']}")
     _must_be_empty(spool.path, "restore never writes over a spool: move that one away first")
     database = source / engine.DATABASE
     if kind == SQLITE:
@@ -125,7 +125,9 @@ def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
         work, known, counts = copying.open_work(rows), copying.known_ids(rows), copying.count_work(rows)
     except sa.exc.SQLAlchemyError as error:
         problem = str(getattr(error, "orig", error)).splitlines()[0][:200]
-        raise BackupError(f"{source}: its database is not one of a spool that this version knows ({problem})") from None
+        raise BackupError(
+            f"{source}: its database is not that of a spool, or its version is unknown ({problem})"
+        ) from None
     finally:
         rows.dispose()
     make_folder(spool.path)
@@ -201,7 +203,7 @@ def _kind(spool: SpoolSettings) -> str:
 
 def _must_be_empty(folder: Path, fix: str) -> None:
     if folder.exists() and (not folder.is_dir() or any(path.name not in BESIDE for path in folder.iterdir())):
-        raise BackupError(f"{folder} is there and not empty; {fix}")
+        raise BackupError(f"{folder} is not empty, or is not a folder; {fix}")
 
 
 def _write_about(target: Path, result: BackedUp) -> None:
@@ -221,9 +223,9 @@ def _read_about(source: Path) -> dict[str, Any]:
         if about["format"] != FORMAT:
             raise BackupError(f"{source}: format {about['format']}; a newer dicom-router made this backup")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise BackupError(f"{source} is no complete backup: it has no readable {ABOUT}, written last") from None
+        raise BackupError(f"{source} is not a complete backup: {ABOUT} is missing or unreadable") from None
     if not isinstance(about.get("database"), str):
-        raise BackupError(f"{source / ABOUT} does not say which database it is of")
+        raise BackupError(f"{source / ABOUT} does not say which kind of database the backup has")
     return dict(about)
 
 

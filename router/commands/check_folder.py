@@ -38,26 +38,29 @@ def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
-        fix = "spool.path must be a folder that this user may write"
+        fix = "spool.path must be a folder that this user can write to"
         yield "failed", f"{existing}: {error.strerror}; {fix}{as_owner(existing)}"
         return
     kind = file_system(existing)
     if kind in UNSOUND:
         yield (
             "failed",
-            f"{folder} is on {kind}: locks and syncs of network file systems are not sound; use a local disk",
+            f"{folder} is on {kind}: locks and syncs of network file systems are not reliable; use a local disk",
         )
     elif kind in FORGETFUL:
         yield "warning", f"{folder} is on {kind}: everything in it is gone after a restart of the machine"
     space = os.statvfs(existing)
     free = space.f_bavail * space.f_frsize
     if free < settings.reserve:
-        yield "failed", f"{free / GB:.1f} GB free, less than spool.reserve; nothing would be accepted"
+        yield "failed", f"{free / GB:.1f} GB free, less than spool.reserve; the node would refuse all instances"
     elif free < settings.limit:
         yield "warning", f"{free / GB:.1f} GB free, less than spool.limit ({settings.limit / GB:.0f} GB)"
     inodes = free_inodes(existing)
     if inodes < LEAST_INODES:
-        yield "failed", f"the file system of {folder} can take {inodes} files more (df -i); nothing would be accepted"
+        yield (
+            "failed",
+            f"the file system of {folder} can take only {inodes} more files (df -i); the node would refuse instances",
+        )
     aside = count_in(folder / SET_ASIDE)
     if aside:
         where = folder / SET_ASIDE

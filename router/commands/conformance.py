@@ -29,9 +29,9 @@ from router.templates import fill
 
 TEMPLATE = Path(__file__).with_name("conformance.md.j2")
 REASONS = {
-    NO_SUCH_INSTANCE: "the instance has not come here, or its rules send it to no archive",
-    CLASS_CONFLICT: "it has come with another SOP class",
-    PROCESSING_FAILURE: "no archive has answered in time, has taken it, or is known to have this version of it",
+    NO_SUCH_INSTANCE: "the node has not received the instance, or its rules send it to no archive",
+    CLASS_CONFLICT: "the instance came with another SOP class",
+    PROCESSING_FAILURE: "no archive answered in time, the delivery was buried, or the archive has other bytes of it",
 }
 """The failure reasons that this node gives; those of an archive are passed on."""
 

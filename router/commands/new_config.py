@@ -35,7 +35,7 @@ def endpoint(text: str) -> Endpoint:
         raise WrongError(f"'{text}' is not AE@HOST:PORT", "write for instance CHEST_AI@10.1.0.21:104")
     if _looks_swapped(title, host):
         meant = f"{host}@[{title}]:{port}" if ":" in title else f"{host}@{title}:{port}"
-        raise WrongError(f"'{title}' is a host, and stands where the AE title belongs", f"write {meant}")
+        raise WrongError(f"'{title}' is a host, and is in the place of the AE title", f"write {meant}")
     return Endpoint(values.ae_title(title), values.host(host), values.port(port))
 
 

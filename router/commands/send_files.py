@@ -67,7 +67,7 @@ def send_files(paths: Sequence[Path], destination: DestinationSettings, calling_
 
 def _store(one: StoredFile, association: Requestor) -> Sent:
     if not association.accepts(one.sop_class, one.transfer_syntax):
-        return Sent(one.path, error="the peer accepts no presentation context for it (SOP class, transfer syntax)")
+        return Sent(one.path, error="the peer accepts no presentation context for its SOP class and transfer syntax")
     status = association.store(one)
     outcome = outcome_of(status)
     return Sent(one.path, status, "" if outcome.fate is Fate.DONE else outcome.reason)
@@ -108,5 +108,5 @@ def read_meta(path: Path) -> StoredFile:
             if MEDIA_SOP_CLASS not in meta or MEDIA_SOP_INSTANCE not in meta:
                 raise ValueError("its SOP class or SOP Instance UID is absent") from None
     if not (is_uid(sop_class) and is_uid(syntax) and instance.isascii()):
-        raise ValueError("its SOP class, transfer syntax or SOP Instance UID is no UID")
+        raise ValueError("its SOP class, transfer syntax or SOP Instance UID is not a UID")
     return StoredFile(path, offset, size - offset, sop_class, instance, syntax)

@@ -33,7 +33,7 @@ def all_of(where: str, node: Node, context: Context) -> c.Condition:
     """A mapping of conditions that must all hold."""
     table = as_table(where, node, context)
     if not table.entries:
-        context.wrong(node, f"{where} is empty", "name a condition; what holds for everything belongs in otherwise")
+        context.wrong(node, f"{where} is empty", "write a condition; for all remaining instances use otherwise")
         raise Skip
     parts = attempt_all(lambda key: _condition(key, table, context), tuple(table.entries))
     return parts[0] if len(parts) == 1 else c.AllOf(tuple(parts))
@@ -82,7 +82,9 @@ def _matcher(where: str, node: Node, context: Context, parse: Callable[[str], st
         words = several(partial(_word, parse))(where, node, context)
         return c.Equal.to(words)
     if len(node.entries) != 1:
-        context.wrong(node, f"{where} needs one of glob, regex and exists", "join several conditions with any")
+        context.wrong(
+            node, f"{where} must have exactly one of glob, regex and exists", "to combine several conditions, use any"
+        )
         raise Skip
     kind = next(iter(node.entries))
     if kind not in ("glob", "regex"):
@@ -95,9 +97,11 @@ def _matcher(where: str, node: Node, context: Context, parse: Callable[[str], st
 
 def _word(parse: Callable[[str], str], written: str) -> str:
     if re.match(r"(<=|>=|==|!=|<|>) *[0-9]", written):
-        raise WrongError("is text and cannot be compared with a number", "list the values, or use {regex: …}")
+        raise WrongError("is a text element and cannot be compared with a number", "list the values, or use {regex: …}")
     if "*" in written and "\\" not in written:
-        raise WrongError(f"'{written}' is compared as it stands", f"write {{glob: '{written}'}} for a pattern")
+        raise WrongError(
+            f"'{written}' contains a wildcard, but is compared literally", f"write {{glob: '{written}'}} for a pattern"
+        )
     return parse(written)
 
 
@@ -110,12 +114,14 @@ def _regex(written: str) -> c.Regex:
         return c.Regex(_pattern(written))
     except re2.error as error:
         said = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-        raise WrongError(f"is no google-re2 expression: {said}", "re2 has no back-references or look-around") from None
+        raise WrongError(
+            f"is not a google-re2 expression: {said}", "re2 has no back-references or look-around"
+        ) from None
 
 
 def _pattern(written: str) -> str:
     if not written or len(written) > _LONGEST_PATTERN:
-        raise WrongError(f"a pattern has 1 to {_LONGEST_PATTERN} characters", "write a shorter one")
+        raise WrongError(f"a pattern must have 1 to {_LONGEST_PATTERN} characters", "write a shorter pattern")
     return written
 
 
@@ -176,9 +182,14 @@ def probability(written: str) -> c.Comparison:
         meant = f"'{sign or '>='} {limit / 100:g}'" if limit <= 100 else "'>= 0.90'"
         raise WrongError(f"'{written}' is impossible: a probability is at most 1", f"write for instance {meant}")
     if sign not in ("<", "<=", ">", ">="):
-        raise WrongError(f"'{written}' asks for one exact probability", f"write '>= {match[2]}' or '< {match[2]}'")
+        raise WrongError(
+            f"'{written}' tests for one exact probability, which never occurs",
+            f"write '>= {match[2]}' or '< {match[2]}'",
+        )
     if (sign, limit) in ((">", 1), ("<", 0), ("<=", 1), (">=", 0)):
-        raise WrongError(f"'{written}' is always the same for a probability", "write a limit between 0 and 1")
+        raise WrongError(
+            f"'{written}' is always true or always false for a probability", "write a limit between 0 and 1"
+        )
     return c.Comparison(sign, limit)
 
 
@@ -188,7 +199,9 @@ def _frames(written: str) -> c.Condition:
         raise WrongError(f"'{written}' is not a comparison with a number of frames", "write for instance '> 1'")
     sign, limit = match[1] or "==", int(match[2])
     if (sign, limit) in (("<", 1), (">=", 1)) or (limit == 0 and sign != "<"):
-        raise WrongError(f"'{written}' is always the same: an image has at least one frame", "write for instance '> 1'")
+        raise WrongError(
+            f"'{written}' is always true or always false: an image has at least one frame", "write for instance '> 1'"
+        )
     return c.Frames(c.Comparison(sign, limit))
 
 
@@ -202,7 +215,7 @@ def _age(written: str) -> c.Condition:
     if unit not in PER_YEAR:
         raise WrongError(f"'{match[3]}' is not a unit of age", f"write '{sign} {limit}y' for years; or d, w, m")
     if (limit == 0 and sign in ("<", ">=")) or limit > OLDEST * PER_YEAR[unit]:
-        raise WrongError(f"the age '{written}' is impossible", "ages are believed from 0 to 120 years")
+        raise WrongError(f"the age '{written}' is impossible", "write an age from 0 to 120 years")
     return c.AgeIs(sign, limit, unit)
 
 

@@ -92,7 +92,7 @@ def _text(path: Path, problems: Problems) -> str:
         problems.add(0, f"cannot be read: {os.strerror(error.errno or 0)}", fix)
         return ""
     if len(data) > LARGEST_FILE:
-        problems.add(0, "is larger than 1 MiB", "a routing.yaml is a few hundred lines")
+        problems.add(0, "is larger than 1 MiB", "a usual routing.yaml has a few hundred lines")
         return ""
     try:
         return data.decode("utf-8-sig")

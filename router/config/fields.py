@@ -49,7 +49,7 @@ def scalar(parse: Callable[[str], Any]) -> Parser:
             raise Skip
         if not isinstance(node, Scalar) or node.null:
             written = "nothing" if isinstance(node, Scalar) else "several values"
-            context.wrong(node, f"{where} needs one value and has {written}", "write one value after the colon")
+            context.wrong(node, f"{where} must have one value, but has {written}", "write one value after the colon")
             raise Skip
         try:
             return parse(node.text)

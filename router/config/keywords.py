@@ -54,9 +54,9 @@ def element(written: str) -> tuple[int, str]:
     else:
         raise WrongError(f"'{written}' is neither a condition nor a DICOM keyword", "")
     if tag >> 16 in (0x0000, 0x0002):
-        raise WrongError(f"'{written}' is not in the data set", "use sop_class, calling_ae or called_ae")
+        raise WrongError(f"'{written}' is not an element of the data set", "use sop_class, calling_ae or called_ae")
     if tag in _INSTEAD:
-        raise WrongError(f"'{written}' has a condition of its own", f"use {_INSTEAD[tag]}")
+        raise WrongError(f"'{written}' has its own condition", f"use {_INSTEAD[tag]}")
     if identifies(tag):
         raise WrongError(f"'{written}' identifies a patient", "rules must not depend on who the patient is")
     return tag, keyword_for_tag(tag) or f"({tag >> 16:04x},{tag & 0xFFFF:04x})"
@@ -69,7 +69,7 @@ def private(written: str) -> Private | None:
         return None
     group = int(match[1], 16)
     if group % 2 == 0 or group in (0x0001, 0x0003, 0x0005, 0x0007, 0xFFFF):
-        raise WrongError(f"'{written}' is in no private group", "private groups are odd, from 0009 on")
+        raise WrongError(f"'{written}' is not in a private group", "private groups are odd, from 0009 on")
     return Private(group, match[2].strip(), int(match[3], 16))
 
 

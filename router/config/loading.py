@@ -131,7 +131,9 @@ def _warnings(
     if node.dry_run:
         found.append((place, "node.dry_run is on: everything goes to otherwise"))
     if any(line.commitment for line in node.accept or ()) and not any(to.archive for to in destinations.values()):
-        found.append((place, "node.accept names callers for commitment, but no destination has archive: true"))
+        found.append(
+            (place, "node.accept lets callers ask for storage commitment, but no destination has archive: true")
+        )
     section = root.entries["destinations"]
     lines = section.lines if isinstance(section, Table) else {}
     used = {name for rule in table.rules for name in rule.send} | set(table.otherwise.send)

@@ -26,7 +26,9 @@ def otherwise(node: Node, destinations: Mapping[str, bool], context: Context) ->
         context.wrong(node, "otherwise sends nowhere", "write otherwise: {send: catch-all}")
         raise Skip
     if send and not any(destinations[name] for name in send):
-        context.wrong(node, "every destination of otherwise is disabled", "enable one; nothing may vanish")
+        context.wrong(
+            node, "every destination of otherwise is disabled", "enable one: every instance needs a destination"
+        )
         raise Skip
     return Otherwise(send)
 
@@ -63,7 +65,7 @@ def _check_reach(found: list[tuple[Rule, Node]], destinations: Mapping[str, bool
         plain = next((other for other in reasons if implies(rule.when, rules[other].when)), None)
         if plain is not None:
             earlier, other = found[plain]
-            fix = f"'{earlier.name}' on line {other.line} always fires first; put this rule above it, or remove one"
+            fix = f"'{earlier.name}' on line {other.line} always fires first; put this rule before it, or remove one"
             context.wrong(node, said, fix)
         elif reasons:
             names = [f"'{rules[other].name}' on line {found[other][1].line}" for other in reasons]
@@ -94,9 +96,9 @@ def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Con
     }
     found = fields(where, node, known, context)
     if "name" not in written:
-        context.wrong(node, f"{where} has no name", "add name: and say in a few words what it catches")
+        context.wrong(node, f"{where} has no name", "add name: and a few words that say what the rule catches")
     if "when" not in written:
-        context.wrong(node, f"{where} has no when", "add when: {…}; what holds for everything belongs in otherwise")
+        context.wrong(node, f"{where} has no when", "add when: {…}; for all remaining instances use otherwise")
     _check_send(where, node, found, "send" in written, context)
     if any(key not in found for key in ("name", "when")) or ("send" in written and "send" not in found):
         raise Skip
@@ -113,14 +115,16 @@ def _check_send(where: str, node: Node, found: dict[str, Any], written: bool, co
         context.wrong(node, f"{where} has both discard and send", "remove one of them")
         raise Skip
     if discard and "reason" not in found:
-        context.wrong(node, f"{where} discards without a reason", "add reason: and say why no one needs it")
+        context.wrong(node, f"{where} discards without a reason", "add reason: and say why they need no destination")
         raise Skip
 
 
 def _name(written: str) -> str:
     name = values.text(written)
     if len(name) > _LONGEST_NAME or name == OTHERWISE:
-        raise values.WrongError(f"'{name[:_LONGEST_NAME]}' cannot be a rule's name", "use 1 to 64 other characters")
+        raise values.WrongError(
+            f"'{name[:_LONGEST_NAME]}' cannot be a rule's name", "use 1 to 64 characters, and not the word otherwise"
+        )
     return name
 
 

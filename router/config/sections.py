@@ -66,17 +66,19 @@ def _accept_line(where: str, node: Node, context: Context) -> Accept:
     known = {"ae_title": _AE_TITLE, "peer": scalar(values.network), "commitment": _report_to}
     found = fields(where, node, known, context)
     if "commitment" in found and "ae_title" not in found:
-        context.wrong(node, f"{where}: commitment needs an ae_title, whom the report calls", "add its ae_title")
+        context.wrong(node, f"{where}: commitment needs an ae_title, because the report calls it", "add its ae_title")
         raise Skip
     if not as_table(where, node, context).entries:
-        context.wrong(node, f"{where}: a line that tests nothing accepts everybody", "give ae_title, peer, or both")
+        context.wrong(
+            node, f"{where}: a line without ae_title and peer accepts every caller", "give ae_title, peer, or both"
+        )
         raise Skip
     return Accept(**found)
 
 
 def accept(where: str, node: Node, context: Context) -> tuple[Accept, ...]:
     if not isinstance(node, Sequence) or not node.items:
-        fix = "write - {ae_title: XRAY_1, peer: 10.1.0.0/16}, or leave the key out to accept everybody"
+        fix = "write - {ae_title: XRAY_1, peer: 10.1.0.0/16}, or leave the key out to accept every caller"
         context.wrong(node, f"{where} must be a list of callers", fix)
         raise Skip
     return tuple(attempt_all(lambda item: _accept_line(where, item, context), node.items))
@@ -94,7 +96,7 @@ def client_tls(where: str, node: Node, context: Context) -> ClientTls:
     found = fields(where, node, known, context)
     written = as_table(where, node, context).entries
     if ("certificate" in written) != ("key" in written):
-        context.wrong(node, f"{where} has one of certificate and key", "give both, or neither")
+        context.wrong(node, f"{where} has only one of certificate and key", "write both, or leave both out")
         raise Skip
     return ClientTls(**found)
 

@@ -56,7 +56,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 def port(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", value) or not 1 <= int(value) <= 65535:
-        raise WrongError(f"'{value}' is not a port", "a port is a number from 1 to 65535, for DICOM often 104 or 11112")
+        raise WrongError(f"'{value}' is not a port", "write a number from 1 to 65535; DICOM often uses 104 or 11112")
     return int(value)
 
 
@@ -67,7 +67,7 @@ def duration(value: str) -> float:
         raise WrongError(f"'{value}' has no unit of time", f"write for instance {number}s; units are ms, s, min, h, d")
     seconds = float(number * _DURATIONS[unit])
     if not 0 < seconds <= 100 * 366 * 86400:
-        raise WrongError(f"'{value}' is not a duration", "write more than 0 and at most a hundred years")
+        raise WrongError(f"'{value}' is not a duration", "write a duration above 0 and of at most a hundred years")
     return seconds
 
 
@@ -80,7 +80,7 @@ def size(value: str) -> int:
         )
     found = int(number * _SIZES[unit])
     if not 0 < found < 2**63:
-        raise WrongError(f"'{value}' is not a size", "write more than 0 and less than 8 EiB")
+        raise WrongError(f"'{value}' is not a size", "write a size above 0 and below 8 EiB")
     return found
 
 
@@ -162,7 +162,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in choices:
             few = "use one of: " + ", ".join(choices)
-            raise WrongError(f"'{value}' is not possible", few if len(choices) <= 4 else nearest(value, choices))
+            raise WrongError(f"'{value}' is not allowed", few if len(choices) <= 4 else nearest(value, choices))
         return value
 
     return parse
@@ -185,7 +185,7 @@ def database(value: str) -> str:
     if not re.match(r"postgresql(\+psycopg)?://", value):
         raise WrongError("is neither sqlite nor a PostgreSQL URL", "write sqlite, or postgresql://host/database")
     raise WrongError(
-        "is no PostgreSQL URL that can be read in one way only",
+        "is not a PostgreSQL URL with exactly one meaning",
         "write postgresql://user:password@host:5432/database, and in the password %40 for @, %3A for :, %2F for /, "
         "%3F for ?, %23 for #, %25 for %",
     )
@@ -197,11 +197,11 @@ def hidden_password(text: str, database: str) -> str:
         return text
     found = DATABASE_URL.fullmatch(database)
     if found is None:
-        return "the words are left out, for they may hold a password"
+        return "the driver's message is not shown, because it may contain a password"
     written = [found["password"] or "", *re.findall(r"(?:^|&)password=([^&]*)", found["query"] or "")]
     for password in (form for one in written for form in (one, unquote(one), unquote_plus(one)) if form):
         if len(password) < SHORT_PASSWORD and password in text:
-            return "the words are left out, for they may hold the password"
+            return "the driver's message is not shown, because it may contain the password"
         text = text.replace(password, "***")
     return text
 

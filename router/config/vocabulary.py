@@ -30,13 +30,13 @@ def vocabulary(where: str, node: Node, context: Context) -> Vocabulary:
     placed: dict[str, str] = {}
     for group, entries in own.items():
         if len(entries) > MOST_WORDS:
-            context.wrong(node, f"{where}.{group} has more than {MOST_WORDS} words", "one with a * covers many")
+            context.wrong(node, f"{where}.{group} has more than {MOST_WORDS} words", "a word with * covers many words")
             raise Skip
         for entry in entries:
             kind = PARTS if group in PARTS else VIEWS if group in VIEWS else ()
             other = placed.setdefault(spaced(entry, "*"), group)
             if other != group and (other in kind or IGNORED in (other, group)):
-                context.wrong(node, f"{where}: '{entry}' stands under {other} and {group}", "remove one of them")
+                context.wrong(node, f"{where}: '{entry}' is in both {other} and {group}", "remove it from one of them")
                 raise Skip
     groups = {name: [*entries, *own.get(name, ())] for name, entries in _without(own).items()}
     return Vocabulary(groups)
@@ -56,8 +56,8 @@ def _without(own: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
 def _word(written: str) -> str:
     word = values.text(written)
     if len(word) > LONGEST_WORD or not any(character.isalpha() for character in word):
-        fix = f"write 1 to {LONGEST_WORD} characters, a letter among them"
-        raise WrongError(f"'{word[:LONGEST_WORD]}' is no word", fix)
+        fix = f"write 1 to {LONGEST_WORD} characters, with at least one letter"
+        raise WrongError(f"'{word[:LONGEST_WORD]}' is not a word", fix)
     return word
 
 

@@ -75,7 +75,7 @@ def ask(folder: Path, method: str, path: str, about: dict[str, Any] | None = Non
     finally:
         connection.close()
     if not isinstance(answer, dict):
-        raise NoAnswerError("the node gave no answer that can be read; see dicom-router events")
+        raise NoAnswerError("the node's answer cannot be read; see dicom-router events")
     if response.status >= http.client.BAD_REQUEST:
         message, code = (
             str(answer.pop("error", f"the node answered {response.status}")),

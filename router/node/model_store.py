@@ -119,7 +119,7 @@ class ModelStore:
                 return replace(old, serving=self._chosen(model, who), previous=was, shadow=shadow)
             case RollBack():
                 if old.previous is None:
-                    raise StoreError("no other model served before: nothing to roll back to")
+                    raise StoreError("no other model served before, so there is nothing to roll back to")
                 return replace(old, serving=self._chosen(old.previous.name, who), previous=old.serving)
             case SetShadow(wanted):
                 return replace(old, shadow=self._chosen(wanted, who) if wanted else None)
@@ -150,7 +150,7 @@ class ModelStore:
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}; make it readable for the node's user") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path}: damaged; remove it, and the model of routing.yaml serves") from error
+            raise StoreError(f"{path}: damaged; remove it, then the model of routing.yaml serves") from error
 
     def forget_unused(self) -> None:
         """Remove copies that the state does not name."""

@@ -131,7 +131,7 @@ def parse(name: str, about: Mapping[str, Any]) -> Order:
     """An order from its name and the fields of a JSON object. Raises OrderError: nothing of it is carried out."""
     kind = BY_NAME.get(name)
     if kind is None:
-        raise OrderError(f"no such order: one of {', '.join(BY_NAME)}", 2)
+        raise OrderError(f"no such order: use one of {', '.join(BY_NAME)}", 2)
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]
     if unknown := sorted(set(about) - set(known)):
@@ -148,7 +148,7 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, list) or len(value) > MOST_DELIVERIES:
             raise OrderError(f"{what} must be a list of at most {MOST_DELIVERIES} numbers", 2)
         if not all(type(one) is int and 0 <= one < 1 << 63 for one in value):
-            raise OrderError(f"{what} must hold the numbers of deliveries alone", 2)
+            raise OrderError(f"{what} must contain only numbers of deliveries", 2)
         return tuple(value)
     if value is None and type(None) in get_args(hint):
         return None
@@ -178,7 +178,7 @@ def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[
                 raise OrderError("no such instance, or its blob is gone")
         case Pause(destination) | Resume(destination):
             if destination not in (names := known(spool, destinations)):
-                raise OrderError(f"no destination {destination[:64]}: one of {', '.join(names)}", 2)
+                raise OrderError(f"no destination {destination[:64]}: use one of {', '.join(names)}", 2)
             (spool.orders.pause if isinstance(order, Pause) else spool.orders.resume)(destination, who)
         case Wipe():
             return {"changed": spool.orders.wipe(who)}

@@ -13,7 +13,7 @@ from router.spool import Spool
 
 PARTS = ("node", "spool", "model", "web", "destinations", "rules")
 """The parts of the settings that a reload compares."""
-TLS_FIX = "correct the file, or name another"
+TLS_FIX = "correct the file, or name another file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def refuse_orphaned_deliveries(spool: Spool, new: Settings) -> None:
     problems = [
         Problem(
             str(new.file), 0, f"destination {name} is gone, but {waiting} deliveries wait for it",
-            f"keep it until they are done, or: dicom-router queue discard --all --to {name}",
+            f"keep it until they are delivered, or run: dicom-router queue discard --all --to {name}",
         )
         for name, waiting in orphaned(spool, new).items()
     ]  # fmt: skip

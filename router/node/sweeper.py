@@ -75,5 +75,5 @@ class Sweeper:
         for name, waiting in found.items():
             if self._told.get(name) != waiting:
                 log.error("deliveries to a destination that is gone", destination=name, waiting=waiting,
-                          fix=f"put it back, or: dicom-router queue discard --all --to {name}")  # fmt: skip
+                          fix=f"put it back, or run: dicom-router queue discard --all --to {name}")  # fmt: skip
         self._told = found

@@ -66,7 +66,7 @@ def is_of_database(error: BaseException) -> bool:
 def refusal(error: BaseException, database: str) -> SpoolError:
     """The error for a failed change. It has no cause: a traceback would show received values."""
     code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & PRIMARY
-    fix = "; free some space there, and let spool.reserve keep more of it" if code == sqlite3.SQLITE_FULL else ""
+    fix = "; free some space there, and raise spool.reserve" if code == sqlite3.SQLITE_FULL else ""
     kind = RefusedError if is_own_fault(error) else DatabaseError
     return kind(
         f"the spool's database did not take the change: {hidden_password(describe(error), database)}{fix}",

@@ -46,7 +46,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
             spool.start_working(write, lock, alone=alone)
         except OSError as error:
             raise SpoolError(
-                f"{folder}: {error.strerror}; spool.path must be a folder that this user may write{as_owner(folder)}"
+                f"{folder}: {error.strerror}; spool.path must be a folder that this user can write to{as_owner(folder)}"
             ) from error
         undo.pop_all()
     return spool

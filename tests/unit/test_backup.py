@@ -228,7 +228,7 @@ def test_a_damaged_database_is_named_and_makes_no_backup(spool: Spool, settings:
         assert "***" not in str(failed.value)
         assert list((tmp_path / "backup").iterdir()) == []
     assert "A damaged database" in dict(inspect(settings.spool))["failed"]
-    with pytest.raises(BackupError, match="no complete backup"):
+    with pytest.raises(BackupError, match="not a complete backup"):
         restore(tmp_path / "backup", configured(tmp_path, "restored").spool, quiet)
 
 
@@ -242,11 +242,11 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "restored" / "blobs").mkdir(parents=True),
         "never writes over a spool",
     ),
-    "half a backup": (lambda folder: (folder / "backup" / "backup.json").unlink(), "no complete backup"),
-    "not JSON": (lambda folder: (folder / "backup" / "backup.json").write_text("{"), "no complete backup"),
+    "half a backup": (lambda folder: (folder / "backup" / "backup.json").unlink(), "not a complete backup"),
+    "not JSON": (lambda folder: (folder / "backup" / "backup.json").write_text("{"), "not a complete backup"),
     "endless JSON": (
         lambda folder: (folder / "backup" / "backup.json").write_text("[" * 100_000),
-        "no complete backup",
+        "not a complete backup",
     ),
     "a database of something else": (lambda folder: without_deliveries(folder / "backup"), "no such table: delivery"),
     "of the future": (lambda folder: (folder / "backup" / "backup.json").write_text('{"format": 2}'), "newer"),

@@ -245,7 +245,7 @@ def test_send_to_nobody_fails_and_says_which(site: Path) -> None:
         ("FAR_TOO_LONG_A_TITLE@127.0.0.1:104", "ROUTER", "has 20 characters"),
         ("ÄE@127.0.0.1:104", "ROUTER", "non-ASCII"),
         ("127.0.0.1:104/AE", "ROUTER", "is not AE@HOST:PORT"),
-        ("nowhere", "ROUTER", "--to nowhere: one of here"),
+        ("nowhere", "ROUTER", "--to nowhere: use one of here"),
         ("AE@127.0.0.1:104", "FAR_TOO_LONG_A_TITLE", "--calling-ae: the AE title"),
     ],
 )

@@ -56,7 +56,7 @@ def test_it_goes_on_and_remembers_what_failed(begun: Path) -> None:
     ],
 )
 def test_another_run_is_refused_and_told_what_differs(begun: Path, now: dict[str, str], differs: str) -> None:
-    assert f"was made by another run: {differs}--restart" in CsvFile(begun, RUN | now).refusal()
+    assert f"was made by another run: {differs}use --restart" in CsvFile(begun, RUN | now).refusal()
 
 
 def test_a_csv_that_something_else_made_is_refused(begun: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_restart_begins_anew(begun: Path) -> None:
 def test_a_pipe_and_a_folder_are_refused_before_they_are_opened(tmp_path: Path, restart: bool) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
-        assert "is no file in which rows can be kept" in CsvFile(path, RUN).refusal(restart=restart)
+        assert "is not a regular file" in CsvFile(path, RUN).refusal(restart=restart)
     picture = tmp_path / "a.png"
     picture.touch()
     words = ["classify", str(picture), "--csv", str(tmp_path / "pipe"), *["--restart"] * restart]
@@ -124,4 +124,4 @@ def test_classify_refuses_before_it_looks_at_anything(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["classify", str(tmp_path), "--csv", str(tmp_path / "out.csv")])
     assert (done.exit_code, "exists, but without out.csv.run.json" in done.stderr) == (2, True), done.output
     done = CliRunner().invoke(app, ["classify", str(tmp_path), "--restart"])
-    assert (done.exit_code, done.stderr) == (2, "--restart goes with --csv\n")
+    assert (done.exit_code, done.stderr) == (2, "--restart needs --csv\n")

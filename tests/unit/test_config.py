@@ -214,7 +214,7 @@ def test_a_variable_in_a_value_is_read(tmp_path: Path) -> None:
         ),
         (
             "node: {accept: [{ae_title: X, commitment: same association}]}\n" + LEAST,
-            "routing.yaml:1: node.accept names callers for commitment, but no destination has archive: true",
+            "routing.yaml:1: node.accept lets callers ask for storage commitment, but no destination has archive: true",
         ),
         ("node: {dry_run: true}\n" + LEAST, "routing.yaml:1: node.dry_run is on"),
     ],

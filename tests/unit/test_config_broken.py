@@ -64,12 +64,16 @@ BROKEN = {
     "unknown destination": Broken("send: chest\n", "send: chets\n", 8, "unknown destination 'chets'", "'chest'?"),
     "sends nowhere": Broken("send: chest\n", "send: []\n", 6, "rule 'chest' sends nowhere", "discard: true"),
     "discards silently": Broken(
-        "send: chest\n", "discard: true\n", 6, "rule 'chest' discards without a reason", "say why no one needs it"
+        "send: chest\n",
+        "discard: true\n",
+        6,
+        "rule 'chest' discards without a reason",
+        "say why they need no destination",
     ),
     "discards and sends": Broken(
         "send: chest\n", "send: chest\n    discard: true\n", 6, "both discard and send", "remove one"
     ),
-    "unknown class": Broken("adult_chest", "adult_chets", 7, "'adult_chets' is not possible", "'adult_chest'?"),
+    "unknown class": Broken("adult_chest", "adult_chets", 7, "'adult_chets' is not allowed", "'adult_chest'?"),
     "unknown keyword": Broken(WHEN, "when: {Modalty: CR}", 7, "'Modalty' is neither", "did you mean 'Modality'?"),
     "patient's name": Broken(
         WHEN, "when: {PatientName: A}", 7, "'PatientName' identifies a patient", "who the patient"
@@ -77,27 +81,29 @@ BROKEN = {
     "patient's ID by tag": Broken(WHEN, 'when: {"(0010,0020)": A}', 7, "identifies a patient", "who the patient"),
     "accession number": Broken(WHEN, "when: {AccessionNumber: A}", 7, "identifies a patient", "who the patient"),
     "physician's name": Broken(WHEN, "when: {ReferringPhysicianName: A}", 7, "identifies a patient", "who the patient"),
-    "age by keyword": Broken(WHEN, "when: {PatientAge: 016Y}", 7, "has a condition of its own", "use age"),
+    "age by keyword": Broken(WHEN, "when: {PatientAge: 016Y}", 7, "has its own condition", "use age"),
     "probability above one": Broken(
         WHEN, 'when: {confidence: "> 1.5"}', 7, "at most 1", "write for instance '> 0.015'"
     ),
     "per cent": Broken(WHEN, 'when: {probability.chest: ">= 90"}', 7, "a probability is at most 1", "'>= 0.9'"),
-    "always true": Broken(WHEN, 'when: {confidence: ">= 0"}', 7, "is always the same", "between 0 and 1"),
+    "always true": Broken(WHEN, 'when: {confidence: ">= 0"}', 7, "is always true or always false", "between 0 and 1"),
     "confidence in a word": Broken(WHEN, "when: {confidence: high}", 7, "'high' is not a comparison", "'>= 0.90'"),
     "probability of nothing": Broken(
         WHEN, 'when: {probability.spin: "> 0.5"}', 7, "'probability.spin' is not", "'probability.spine'?"
     ),
-    "text compared": Broken(WHEN, 'when: {KVP: "> 100"}', 7, "is text and cannot be compared", "list the values"),
+    "text compared": Broken(
+        WHEN, 'when: {KVP: "> 100"}', 7, "is a text element and cannot be compared", "list the values"
+    ),
     "age without unit": Broken(WHEN, 'when: {age: "< 16"}', 7, "the age '< 16' has no unit", "write '< 16y' for years"),
     "impossible age": Broken(WHEN, 'when: {age: "> 130y"}', 7, "the age '> 130y' is impossible", "0 to 120 years"),
     "no frames": Broken(WHEN, 'when: {frames: "< 1"}', 7, "at least one frame", "'> 1'"),
     "back-reference": Broken(
-        WHEN, "when: {Modality: {regex: '(a)\\1'}}", 7, "no google-re2 expression", "back-references"
+        WHEN, "when: {Modality: {regex: '(a)\\1'}}", 7, "not a google-re2 expression", "back-references"
     ),
     "pattern as text": Broken(
-        WHEN, "when: {StudyDescription: 'THORAX*'}", 7, "compared as it stands", "{glob: 'THORAX*'}"
+        WHEN, "when: {StudyDescription: 'THORAX*'}", 7, "is compared literally", "{glob: 'THORAX*'}"
     ),
-    "empty when": Broken(WHEN, "when: {}", 7, "rule 'chest'.when is empty", "belongs in otherwise"),
+    "empty when": Broken(WHEN, "when: {}", 7, "rule 'chest'.when is empty", "use otherwise"),
     "no when": Broken("    " + WHEN + "\n", "", 6, "rule 'chest' has no when", "add when"),
     "text of a sequence": Broken(WHEN, "when: {ViewCodeSequence: A}", 7, "holds no text", "{exists: true}"),
     "bits in the network": Broken(WHEN, "when: {peer: 10.1.0.5/16}", 7, "is not a network", "write 10.1.0.0/16"),
@@ -126,7 +132,7 @@ BROKEN = {
     "duration without unit": Broken(NODE, NODE + "\nspool: {keep: 24}", 2, "'24' has no unit of time", "24s"),
     "size without unit": Broken(NODE, NODE + "\nspool: {limit: 50}", 2, "'50' has no unit of size", "50 GB"),
     "rate without time": Broken("port: 11112", "least_rate: 50 kB", 1, "bytes per second", "50 kB/s"),
-    "device": Broken(NODE, NODE + "\nmodel: {device: gpu}", 2, "'gpu' is not possible", "cuda"),
+    "device": Broken(NODE, NODE + "\nmodel: {device: gpu}", 2, "'gpu' is not allowed", "cuda"),
     "missing certificate": Broken(
         "port: 11112",
         "tls: {certificate: no.crt, key: routing.yaml}",
@@ -135,9 +141,9 @@ BROKEN = {
         "folder",
     ),
     "half a certificate": Broken(
-        "host: 10.1.0.21", "tls: {certificate: routing.yaml}, host: a", 3, "one of certificate and key", "both"
+        "host: 10.1.0.21", "tls: {certificate: routing.yaml}, host: a", 3, "only one of certificate and key", "both"
     ),
-    "accepts everybody": Broken("port: 11112", "accept: [{}]", 1, "accepts everybody", "ae_title, peer"),
+    "accepts everybody": Broken("port: 11112", "accept: [{}]", 1, "accepts every caller", "ae_title, peer"),
     "commitment for anybody": Broken(
         "port: 11112",
         "accept: [{peer: 10.1.0.1, commitment: same association}]",

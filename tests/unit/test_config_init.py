@@ -81,7 +81,10 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
         (["--catch-all", "h:104"], "'h:104' is not AE@HOST:PORT"),
         (["--catch-all", "A@h:0"], "'0' is not a port"),
         (["--ai", "spine=127.0.0.1@SPINE_AI:104", "--catch-all", "A@h:104"], "(write SPINE_AI@127.0.0.1:104)"),
-        (["--catch-all", "pacs.example.org@PACS:104"], "'pacs.example.org' is a host, and stands where the AE title"),
+        (
+            ["--catch-all", "pacs.example.org@PACS:104"],
+            "'pacs.example.org' is a host, and is in the place of the AE title",
+        ),
         (["--catch-all", "fd00::1@PACS:104"], "(write PACS@[fd00::1]:104)"),
         (["--catch-all", "A@h/x:104"], "is not a host"),
         (["--catch-all", "A" * 17 + "@h:104"], "has 17 characters"),

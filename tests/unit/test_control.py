@@ -122,7 +122,7 @@ def test_every_order_has_one_name() -> None:
 @pytest.mark.parametrize(
     ("name", "about", "told"),
     [
-        ("coffee", {}, "no such order: one of retry, discard, decide-again, "),
+        ("coffee", {}, "no such order: use one of retry, discard, decide-again, "),
         ("wipe", {"all": True}, "wipe: unknown field 'all'; it has no fields"),
         ("pause", {"destination": "a", "to": "b"}, "pause: unknown field 'to'; it has destination"),
         ("pause", {}, "pause: the field destination is missing"),
@@ -131,9 +131,9 @@ def test_every_order_has_one_name() -> None:
         ("pause", {"destination": "x" * 4097}, "pause: destination must be a text"),
         ("retry", {"deliveries": "1"}, "retry: deliveries must be a list of at most 1000 numbers"),
         ("retry", {"deliveries": [1] * 1001}, "retry: deliveries must be a list of at most 1000 numbers"),
-        ("retry", {"deliveries": [1, "2"]}, "retry: deliveries must hold the numbers of deliveries alone"),
-        ("retry", {"deliveries": [True]}, "retry: deliveries must hold the numbers of deliveries alone"),
-        ("retry", {"deliveries": [1 << 63]}, "retry: deliveries must hold the numbers of deliveries alone"),
+        ("retry", {"deliveries": [1, "2"]}, "retry: deliveries must contain only numbers of deliveries"),
+        ("retry", {"deliveries": [True]}, "retry: deliveries must contain only numbers of deliveries"),
+        ("retry", {"deliveries": [1 << 63]}, "retry: deliveries must contain only numbers of deliveries"),
         ("retry", {"deliveries": [1], "who": 3}, "who must be a text"),
     ],
 )
@@ -323,7 +323,7 @@ def test_a_change_is_the_same_with_a_node_and_without(tmp_path: Path, with_node:
         return done.exit_code, done.output
 
     with working(settings) if with_node else nullcontext():
-        assert queue("pause", "nowhere") == (2, "no destination nowhere: one of here\n")
+        assert queue("pause", "nowhere") == (2, "no destination nowhere: use one of here\n")
         assert queue("pause", "here") == (0, "here is paused\n")
         assert queue("resume", "here", "--json") == (0, '{"done": true}\n')
         assert queue("decide-again", "0" * 32) == (1, "no such instance, or its blob is gone\n")

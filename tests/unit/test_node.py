@@ -258,7 +258,7 @@ def test_a_reload_with_a_certificate_that_is_none_changes_nothing(running: Runni
 
 def test_paused_waits_and_resumed_goes_on(running: Running, dx: Path) -> None:
     refused = running.order("pause", destination="nowhere")
-    assert (refused["error"].startswith("no destination nowhere: one of "), refused["exit_code"]) == (True, 2)
+    assert (refused["error"].startswith("no destination nowhere: use one of "), refused["exit_code"]) == (True, 2)
     running.order("pause", destination="here")
     running.send(dx)
     row = wait_for(lambda: latest(running) if latest(running).decided_at else None)
@@ -296,7 +296,7 @@ def test_a_second_node_on_the_same_spool_is_refused_and_readers_are_not(running:
 
 
 def test_nonsense_on_the_control_socket_is_answered(running: Running) -> None:
-    assert running.order("make-coffee")["error"].startswith("no such order: one of retry, ")
+    assert running.order("make-coffee")["error"].startswith("no such order: use one of retry, ")
     assert running.order("retry") == {"error": "retry: the field deliveries is missing", "exit_code": 2}
     found = state(running.folder / "spool", "status")
     assert (found["inference"], found["open"]) == (True, True)

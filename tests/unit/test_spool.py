@@ -271,7 +271,7 @@ def test_a_full_disk_is_said_with_its_fix(spool: Spool, monkeypatch: pytest.Monk
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
     failing(monkeypatch, spool, full, 1)
-    with pytest.raises(SpoolError, match=r"disk is full; free some space there, and let spool\.reserve keep"):
+    with pytest.raises(SpoolError, match=r"disk is full; free some space there, and raise spool\.reserve"):
         spool.decisions.claim(1)
 
 

@@ -151,7 +151,7 @@ def test_a_path_that_this_user_may_not_write(tmp_path: Path, monkeypatch: pytest
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", forbidden)  # the tests' user may be root, whom no mode forbids anything
-    assert "Permission denied; spool.path must be a folder that this user may write" in refused(
+    assert "Permission denied; spool.path must be a folder that this user can write to" in refused(
         settings_of(tmp_path / "spool")
     )
 

@@ -43,7 +43,7 @@ def test_without_inodes_there_is_no_room(
     monkeypatch.setattr(BlobStore, "free_inodes", lambda _: LEAST_INODES)
     assert spool.space.has_room()
     monkeypatch.setattr("router.commands.check_folder.free_inodes", lambda _: 3)
-    assert any(state == "failed" and "3 files more" in text for state, text in inspect(settings))
+    assert any(state == "failed" and "3 more files" in text for state, text in inspect(settings))
 
 
 def test_what_lacks_is_named_when_it_begins_and_when_it_ends(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_a_patient_of_two_classes_is_one_and_counted(tmp_path: Path, capsys: pyt
             (tmp_path / name / f"patient-{patient}").mkdir()
             copy(tmp_path / name / "0.png", tmp_path / name / f"patient-{patient}" / "a.png")
     dealt = deal(choose_items(tmp_path, None, None))
-    assert capsys.readouterr().err.startswith("1 subfolder names occur in more than one class")
+    assert capsys.readouterr().err.startswith("1 subfolder names occur in several classes")
     assert len({item.split for item in dealt if item.patient == "patient-0"}) == 1
 
 

@@ -149,8 +149,8 @@ def test_shipping_writes_a_small_model_with_its_own_figures(tmp_path: Path) -> N
     assert right == sum(row["recall"] * row["n"] for row in card.figures["test"]["classes"].values())
     page = (out / "MODEL_CARD.md").read_text()
     assert set(card.figures["routes"]) == {"sources it never saw", "test split"}
-    told = ("## Who gets what", "simulated header", "looked at 2 times", card.digest, "| a | none (", "- Ours: knees.",
-            "Pictures of nobody")  # fmt: skip
+    told = ("## Who gets what", "simulated header", "was scored 2 times", card.digest, "| a | none (", "- Ours: knees.",
+            "Generated pictures")  # fmt: skip
     for words in ("not a medical device", *told):
         assert words in page
     assert (out / "LICENSE").read_text().startswith("Ours.\n")

@@ -230,12 +230,12 @@ def test_what_it_was_trained_on_is_not_scored_where_nobody_wrote_splits(
     ("arguments", "code", "line"),
     [
         (["train"], 2, "give either --folder DIR or --manifest"),
-        (["train", "--folder", "x", "--root", "y"], 2, "--root goes with --manifest"),
+        (["train", "--folder", "x", "--root", "y"], 2, "--root needs --manifest"),
         (["train", "--folder", "nowhere"], 2, "--folder nowhere: no such folder"),
         (["train", "--manifest", "missing.csv"], 2, "--manifest missing.csv: no such file"),
         (["train", "--manifest", __file__, "--root", "nowhere"], 2, "--root nowhere: no such folder"),
         (["train", "--folder", "x", "--recipe", "secret"], 2, "one of paper, shipped"),
-        (["train", "--folder", "x", "--network", "vgg"], 2, "--network vgg: one of mobilenet_v1"),
+        (["train", "--folder", "x", "--network", "vgg"], 2, "--network vgg: use one of mobilenet_v1"),
         (["train", "--folder", "x", "--device", "tpu"], 2, "one of auto, cpu, cuda"),
         (["train", "--folder", "x", "--weights", "none"], 2, "--weights none: no such file"),
         (["evaluate", "--folder", "x", "--device", "tpu"], 2, "one of auto, cpu, cuda"),
@@ -272,6 +272,6 @@ def test_weights_that_are_none_are_one_line(tmp_path: Path, run: Callable[..., A
 def test_evaluate_without_such_a_split_or_card(tmp_path: Path, run: Callable[..., Any]) -> None:
     manifest = make_set(tmp_path, 6)
     wrong_split = run("evaluate", "--model", tmp_path, "--manifest", manifest, "--split", "dev")
-    assert (wrong_split.exit_code, wrong_split.output.strip()) == (2, "--split dev: one of train")
+    assert (wrong_split.exit_code, wrong_split.output.strip()) == (2, "--split dev: use one of train")
     no_card = run("evaluate", "--model", tmp_path, "--manifest", manifest)
     assert (no_card.exit_code, "give a model's folder, one with a card.json" in no_card.output) == (1, True)
