@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
+from unittest.mock import MagicMock
 
 import pytest
 from typer.testing import CliRunner
@@ -26,6 +28,7 @@ from router.model.files import shipped_model
 from router.node import api, client, control
 from router.node.client import NoAnswerError, NoNodeError, ask, give, state
 from router.node.control import ControlServer
+from router.node.node import Node
 from router.node.orders import (
     BY_NAME,
     NAMES,
@@ -45,7 +48,7 @@ from router.node.orders import (
     carry_out,
     parse,
 )
-from router.spool import SpoolError, open_spool, read_spool
+from router.spool import Spool, SpoolError, open_spool, read_spool
 from tests.unit.spooling import accept
 
 TEXT = """
@@ -117,6 +120,20 @@ def test_every_order_survives_json(order: Order) -> None:
 
 def test_every_order_has_one_name() -> None:
     assert set(BY_NAME.values()) == set(get_args(Order))
+
+
+def test_an_order_without_a_case_cannot_say_that_it_is_done() -> None:
+    spool = cast(Spool, MagicMock())
+    node = SimpleNamespace(_models=MagicMock(), _spool=spool, _settings=SimpleNamespace(destinations={}))
+    for order in (SimpleNamespace(), Reload(), Promote("a", "b", "c", "d")):
+        with pytest.raises(AssertionError):
+            carry_out(cast(Any, order), "ann", spool, ())
+    with pytest.raises(AssertionError):
+        Node.carry_out(cast(Any, node), cast(Any, SimpleNamespace()), "ann")
+    for kind in get_args(QueueOrder):
+        order = kind(*((1,) if one.name == "deliveries" else "a" for one in fields(kind)))
+        with suppress(OrderError):
+            Node.carry_out(cast(Any, node), order, "ann")
 
 
 @pytest.mark.parametrize(
