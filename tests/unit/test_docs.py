@@ -92,6 +92,13 @@ def test_the_path_of_an_instance_is_told_by_files_and_names_that_exist() -> None
         assert not name or re.search(rf"^ *def {name}\(", code, re.MULTILINE), (file, name)
 
 
+def test_where_to_begin_a_change_names_files_and_folders_that_exist() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("## Where to begin a change")[1].split("\n## ")[0]
+    named = re.findall(r"`([a-z_/0-9]+(?:/|\.py|\.md|\.yaml))`", table)
+    assert len(named) > 25
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_every_room_is_in_the_table_and_no_other() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", text, re.MULTILINE)
