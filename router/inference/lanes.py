@@ -48,7 +48,7 @@ class Lane(enum.Enum):
 
 
 class Worker(Protocol):
-    """What the lanes need of a pixel worker (`pixels.PixelWorker`)."""
+    """What the lanes need of a pixel worker (`worker_handle.PixelWorker`)."""
 
     @property
     def is_warm(self) -> bool: ...
