@@ -18,7 +18,7 @@ from router.forward import Forwarder
 from router.forward.transcoding import Copies
 from router.node import orders
 from router.node.api import application
-from router.node.control import ControlServer
+from router.node.local_socket import ControlServer
 from router.node.orders import (
     DecideAgain,
     Discard,

@@ -25,9 +25,9 @@ from router.cli.failures import explain
 from router.config import ConfigError, Problem, Settings, load
 from router.flow import Caller
 from router.model.files import shipped_model
-from router.node import api, client, control
+from router.node import api, client, local_socket
 from router.node.client import NoAnswerError, NoNodeError, ask, give, state
-from router.node.control import ControlServer
+from router.node.local_socket import ControlServer
 from router.node.node import Node
 from router.node.orders import (
     BY_NAME,
@@ -227,7 +227,7 @@ def test_whatever_comes_ends_its_own_connection_only(tmp_path: Path) -> None:
 
 
 def test_silent_and_trickling_clients_hold_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(local_socket, "REQUEST_SECONDS", 0.5)
     with serving(tmp_path, done), ExitStack() as stack:
         silent = stack.enter_context(connected(tmp_path))
         assert everything(silent) == b""
@@ -242,9 +242,9 @@ def test_silent_and_trickling_clients_hold_nobody(tmp_path: Path, monkeypatch: p
 
 
 def test_a_client_does_not_wait_for_silent_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "REQUEST_SECONDS", 60.0)
+    monkeypatch.setattr(local_socket, "REQUEST_SECONDS", 60.0)
     monkeypatch.setattr(client, "SECONDS", 10.0)
-    monkeypatch.setattr(control, "PLACES", 4)
+    monkeypatch.setattr(local_socket, "PLACES", 4)
     with serving(tmp_path, done), ExitStack() as stack:
         silent = [stack.enter_context(connected(tmp_path)) for _ in range(12)]
         assert give(tmp_path, Wipe(), "") == {"done": True}
@@ -298,7 +298,7 @@ class Refusing(socket.socket):
 
 def test_a_process_out_of_descriptors_answers_when_it_has_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = ControlServer(tmp_path, api.application(done, {}))
-    monkeypatch.setattr("router.node.control.socket.socket", Refusing)
+    monkeypatch.setattr("router.node.local_socket.socket.socket", Refusing)
     server.start()
     monkeypatch.undo()
     assert isinstance(server._socket, Refusing)
