@@ -21,8 +21,8 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.cli.failures import explain
 from router.config import ConfigError, Problem, Settings, load
+from router.errors import explain
 from router.flow import Caller
 from router.model.files import shipped_model
 from router.node import api, client, local_socket
@@ -199,7 +199,7 @@ def test_a_node_that_does_not_answer_in_time_is_a_node(tmp_path: Path, monkeypat
         with pytest.raises(NoAnswerError, match="did not answer within") as caught:
             give(tmp_path, Wipe(), "")
         enough.set()
-    assert explain(caught.value) == (1, "the node did not answer within 0 s; see dicom-router events")
+    assert explain(caught.value) == (1, "the node did not answer within 0 s; see dicom-router events", {})
 
 
 def test_a_node_that_ends_before_it_answers_is_a_node(tmp_path: Path) -> None:
@@ -409,7 +409,12 @@ def test_what_is_shown_gives_no_orders_to_a_terminal_and_one_damaged_value_hides
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(ConfigError([Problem("routing.yaml", 2, "wrong")]), 2), (SpoolError("the disk fails"), 1)]
+    ("error", "code"),
+    [
+        (ConfigError([Problem("routing.yaml", 2, "wrong")]), 2),
+        (SpoolError("the disk fails"), 1),
+        (FileNotFoundError(2, "No such file or directory", "routing.yaml"), 1),
+    ],
 )
 def test_a_reload_fails_with_the_code_of_what_failed(tmp_path: Path, error: Exception, code: int) -> None:
     (tmp_path / "routing.yaml").write_text(TEXT)
@@ -421,6 +426,6 @@ def test_a_reload_fails_with_the_code_of_what_failed(tmp_path: Path, error: Exce
     with serving(tmp_path / "spool", fail):
         done = CliRunner().invoke(app, ["reload", "--config", str(tmp_path / "routing.yaml")])
         as_json = CliRunner().invoke(app, ["reload", "--json", "--config", str(tmp_path / "routing.yaml")])
-    assert (done.exit_code, done.output) == (code, f"{error}\n")
+    assert (done.exit_code, done.output) == (code, f"{explain(error)[1]}\n")
     told = json.loads(as_json.stdout)
-    assert (told["error"], told["exit_code"], "problems" in told) == (str(error), code, code == 2)
+    assert (told["error"], told["exit_code"], "problems" in told) == (explain(error)[1], code, code == 2)
