@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import Spread, report
 from router.model.card import WEIGHTS, Card
-from router.model.engines import EngineError, Run
+from router.model.engines import ENGINES, INT8, ON_GPU, EngineError, Run
 from router.model.int8 import Int8
-from router.model.load import ENGINES, INT8, build, sample_pictures, shipped_model
+from router.model.load import build, sample_pictures, shipped_model
 from router.model.mobilenet_v1 import MobileNetV1, scale
 
 
@@ -34,7 +34,7 @@ def engines(size: int, threads: int) -> dict[str, Run]:
     torch.set_num_threads(threads)
     network = MobileNetV1.read(shipped_model() / WEIGHTS)
     found: dict[str, Run] = {"eager torch": eager(network)}
-    modules = dict(ENGINES) | ({"torch on the GPU": "torch_cuda"} if torch.cuda.is_available() else {})
+    modules = dict(ENGINES) | ({ON_GPU: "torch_cuda"} if torch.cuda.is_available() else {})
     for name, module in modules.items():
         began = time.monotonic()
         try:

@@ -14,3 +14,13 @@ class RouterError(Exception):
     def details(self) -> dict[str, Any]:
         """What a program may want to know beside the message, as JSON."""
         return {}
+
+
+def explain(error: Exception) -> tuple[int, str, dict[str, Any]]:
+    """Exit code, line and details of a failure that a person can mend. Raises the error again if it is another."""
+    if isinstance(error, RouterError):
+        return error.exit_code, str(error), error.details()
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return 1, f"{where}{error.strerror or error}", {}
+    raise error

@@ -17,7 +17,9 @@ CLASSES: tuple[str, ...] = ("abdominal", "adult_chest", "pediatric_chest", "spin
 """The five classes, in this order everywhere (Pham et al., DICOM Imaging Router)."""
 
 PREPROCESSING = "1"
-"""Version of `pixels.prepare`. It stands here because a model's card is compared with it."""
+"""Version of what the network sees of an image: all of `pixels.render`, with `grey`, `samples.thinned` and `prepare`.
+
+It stands here because a model's card is compared with it."""
 
 VIEWS: tuple[str, ...] = ("frontal", "lateral", "other")
 """How a body part was projected: from front or back, from the side, or in any other way."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from router.association import pdu
+from router.association.lacks import lacks_descriptors, own_limit
 from router.association.negotiation import ProposedContext
-from router.association.own_limits import lacks_descriptors, own_limit
 from router.association.pdu import AbortReason, Kind, ProtocolError
 from router.association.proposing import associate_rq, parse_accept
 from router.association.tls import client_context, tls_words, unusable

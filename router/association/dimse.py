@@ -60,6 +60,18 @@ class Status(IntEnum):
     CANNOT_UNDERSTAND = 0xC000
 
 
+STORED = {
+    0x0000: "",
+    0xB000: "stored, with coercion of data elements",
+    0xB006: "stored, with elements discarded",
+    0xB007: "stored, though the data set does not match its SOP class",
+    0x0107: "stored, with a warning about attributes",
+    0x0116: "stored, with a value out of range",
+}
+"""Success and the known warnings of C-STORE (PS3.7 annex C, PS3.4 table B.2-1): the peer has the instance."""
+OPTIONAL_ATTRIBUTES = 0x0001
+"""Warning: requested optional attributes are not supported. It means nothing for C-STORE."""
+
 MAX_COMMAND = 64 * 1024
 """Bytes of a command set."""
 MOST_ELEMENTS = 256

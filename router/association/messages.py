@@ -14,8 +14,8 @@ from typing import Protocol
 
 from router.association import dimse, pdu
 from router.association.dimse import Command, Status, response
+from router.association.lacks import own_limit
 from router.association.negotiation import AgreedContext
-from router.association.own_limits import own_limit
 from router.association.pdu import Pdv, ProtocolError
 from router.association.services import Collected, NormalizedRequest, Outbox, Service
 from router.dicom.uids import VERIFICATION

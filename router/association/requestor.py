@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from router.association import dimse
 from router.association.connecting import ConnectError, ConnectKind, Established, associate
-from router.association.dimse import Status, response
+from router.association.dimse import OPTIONAL_ATTRIBUTES, STORED, Status, response
 from router.association.exchange import AssociationLostError, Exchange, Loss, losing
 from router.association.pdu import ProtocolError
 from router.association.proposing import NATIVE, proposals
@@ -139,5 +139,5 @@ def connect(
 
 
 def _claims_to_have_it(status: int) -> bool:
-    """Success and warnings (PS3.7 annex C)."""
-    return status in (0x0000, 0x0001, 0x0107, 0x0116) or status >> 12 == 0xB
+    """What is known to say so, and any other success or warning, since all of them claim it (PS3.7 annex C)."""
+    return status in STORED or status == OPTIONAL_ATTRIBUTES or status >> 12 == 0xB

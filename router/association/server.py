@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from router.association.acceptor import Acceptor, End
+from router.association.lacks import THREADS, own_limit
 from router.association.messages import StoreHandler
-from router.association.own_limits import THREADS, own_limit
 from router.association.pdu import Stream
 from router.association.refusing import Refusal, beyond_a_limit
 from router.association.services import Service

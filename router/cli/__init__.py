@@ -1,4 +1,7 @@
-"""The command line: one module a command, each with a function `command`. Parses, calls, prints; no logic of its own.
+"""The command line: it parses, calls, prints; no logic of its own.
+
+A module holds one command, its function `command`. `queue` and `model` hold a group of commands, their `app`. `backup`
+and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `options` and `csv_file` hold none.
 
 Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. Heavy things are imported inside the commands.
 """
@@ -6,7 +9,7 @@ Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. Heavy things are imp
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -76,18 +79,17 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=not as_json)
     except Exception as error:
-        from router.cli.failures import explain
-        from router.errors import RouterError
+        from router.errors import explain
 
-        number, text = _wrong_words(error) or explain(error)
-        tell_failure(text, number, as_json=as_json, **(error.details() if isinstance(error, RouterError) else {}))
+        number, text, details = _wrong_words(error) or explain(error)
+        tell_failure(text, number, as_json=as_json, **details)
         sys.exit(number)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _wrong_words(error: Exception) -> tuple[int, str] | None:
+def _wrong_words(error: Exception) -> tuple[int, str, dict[str, Any]] | None:
     """The parser's own error, which it does not print under `--json`."""
     if isinstance(error, typer.Abort):
-        return 1, "ended by the user"
+        return 1, "ended by the user", {}
     words = getattr(error, "format_message", None)
-    return (int(getattr(error, "exit_code", 2)), str(words())) if callable(words) else None
+    return (int(getattr(error, "exit_code", 2)), str(words()), {}) if callable(words) else None

@@ -78,8 +78,7 @@ def failing() -> Iterator[None]:
     """End the command in one line where an error is one that a person can mend; torch has some of these, too."""
     from safetensors import SafetensorError
 
-    from router.cli.failures import explain
-    from router.errors import RouterError
+    from router.errors import explain
 
     more: dict[str, Any] = {}
     try:
@@ -89,7 +88,7 @@ def failing() -> Iterator[None]:
     except (RuntimeError, SafetensorError) as error:
         code, line = 1, next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
     except Exception as error:
-        (code, line), more = explain(error), error.details() if isinstance(error, RouterError) else {}
+        code, line, more = explain(error)
     else:
         return
     fail(line, code, **more)

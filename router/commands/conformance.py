@@ -24,7 +24,7 @@ from router.dicom.uids import (
     VERIFICATION,
     name_of,
 )
-from router.forward.outcomes import DONE, FEW, LATER
+from router.forward.outcomes import DONE, FEW, LATER, RANGES, Fate
 from router.templates import fill
 
 TEMPLATE = Path(__file__).with_name("conformance.md.j2")
@@ -46,7 +46,8 @@ def statement(settings: Settings) -> str:
         syntaxes=[(name_of(uid), uid, uid in LOSSY) for uid in in_order(KNOWN_SYNTAXES)],
         classes=[(name_of(uid), uid) for uid in in_order(STORAGE)],
         native=[name_of(uid) for uid in NATIVE], implicit=name_of(IMPLICIT), explicit=name_of(EXPLICIT),
-        done=_codes(DONE), later=_codes(LATER), few=_codes(FEW), reasons=REASONS,
+        done=_codes(DONE), later=_ranges(Fate.LATER) + _codes(LATER), few=_ranges(Fate.FEW) + _codes(FEW),
+        reasons=REASONS,
         APPLICATION_CONTEXT=APPLICATION_CONTEXT, COMMITMENT=COMMITMENT, IMPLEMENTATION_UID=IMPLEMENTATION_UID,
         IMPLEMENTATION_VERSION=IMPLEMENTATION_VERSION, MAX_PDU=MAX_PDU, MOST_CONTEXTS=MOST_CONTEXTS,
         MOST_REFERENCES=MOST_REFERENCES, VERIFICATION=VERIFICATION,
@@ -60,3 +61,7 @@ def in_order(uids: Iterable[str]) -> list[str]:
 
 def _codes(statuses: Iterable[int]) -> list[str]:
     return [f"{code:04X}" for code in sorted(statuses)]
+
+
+def _ranges(fate: Fate) -> list[str]:
+    return [digits for digits, (becomes, _) in RANGES.items() if becomes is fate]

@@ -1,4 +1,9 @@
-"""`when` of a rule: words and keywords to conditions, every impossible one refused."""
+"""`when` of a rule: words and keywords to conditions, every impossible one refused.
+
+Any DICOM keyword is a condition already. One with a meaning of its own: a class in `decide.conditions`, a builder in
+`CONDITIONS` here, `keywords._INSTEAD` if it takes the place of a DICOM keyword, `docs/routing.md`, and `decide.world`
+where it can make a rule unreachable.
+"""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from xxhash import xxh3_128_hexdigest
 from router.config import values
 from router.config.document import Node, Scalar, Table, as_written, read
 from router.config.fields import Context, Skip, unknown
+from router.config.header_words import HEADER_WORDS, vocabulary
 from router.config.overrides import overridden
 from router.config.problems import Problems
 from router.config.rules import otherwise, rules
 from router.config.sections import destination, model_section, node_section, spool_section, web_section
 from router.config.settings import DestinationSettings, NodeSettings, Settings, WebSettings
-from router.config.vocabulary import HEADER_WORDS, vocabulary
 from router.decide import Rule, RuleTable
 
 _SECTIONS = {"node": node_section, "spool": spool_section, "model": model_section, "web": web_section}

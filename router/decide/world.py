@@ -1,4 +1,4 @@
-"""What is still possible for an instance, once some conditions are assumed and others denied: for `reach`.
+"""What is still possible for an instance, once some conditions are assumed and others denied: for `unreachable`.
 
 In doubt something counts as possible. A condition of an unfamiliar kind narrows nothing.
 """

@@ -1,5 +1,9 @@
 """The one table of UIDs (PS3.6): transfer syntaxes, SOP classes, well-known instances, this node's own; and what a UID
-is."""
+is.
+
+Three tables say what is done with a transfer syntax. Accepted from callers: `KNOWN_SYNTAXES` here. Decoded for the
+network: `pixels.decoders.DECODERS`. What a decoder costs: `pixels.cost`.
+"""
 
 from __future__ import annotations
 

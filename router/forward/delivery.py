@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xxhash import xxh3_128
 
-from router.association.own_limits import OwnLimitError, own_limit
+from router.association.lacks import OwnLimitError, own_limit
 from router.config.settings import DestinationSettings
 from router.dicom.uids import DEFLATED, OWN_SYNTAX
 from router.flow import Delivery, Instance, StoredFile

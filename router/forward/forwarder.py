@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from router.association.own_limits import own_limit
+from router.association.lacks import own_limit
 from router.config.settings import DestinationSettings, Settings
 from router.errors import RouterError
 from router.forward.circuit import Circuit

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+from router.association.dimse import STORED
+
 
 class Fate(Enum):
     """What becomes of a delivery after an attempt."""
@@ -45,15 +47,9 @@ class Outcome:
 DUPLICATE = 0x0111
 """The destination has an instance with this UID already (PS3.7 annex C)."""
 
-DONE = {
-    0x0000: "",
-    0xB000: "stored, with coercion of data elements",
-    0xB006: "stored, with elements discarded",
-    0xB007: "stored, though the data set does not match its SOP class",
-    0x0107: "stored, with a warning about attributes",
-    0x0116: "stored, with a value out of range",
-    DUPLICATE: "was there already",
-}
+DONE = STORED | {DUPLICATE: "was there already"}
+"""Fewer than what claims to have it (`association.requestor`): a warning without a known meaning is tried a few times.
+And one more: a duplicate claims nothing of the data set that was sent."""
 LATER = {
     0x0110: "processing failure",
     0x0213: "resource limitation",
@@ -76,16 +72,23 @@ FEW = {
 }
 
 
+RANGES = {
+    "A7xx": (Fate.LATER, "out of resources"),
+    "A9xx": (Fate.FEW, "the data set does not match its SOP class"),
+    "Cxxx": (Fate.FEW, "cannot understand the data set"),
+}
+"""Statuses of which only the first hexadecimal digits count."""
+
+
 def outcome_of(status: int) -> Outcome:
     """The outcome of a C-STORE that was answered with a status. An unknown status is tried a few times."""
     if status in DONE:
         return Outcome(Fate.DONE, DONE[status], status)
-    if status in LATER or status >> 8 == 0xA7:
-        return Outcome(Fate.LATER, _words(status, LATER.get(status, "out of resources")), status)
-    if status >> 8 == 0xA9:
-        return Outcome(Fate.FEW, _words(status, "the data set does not match its SOP class"), status)
-    if status >> 12 == 0xC:
-        return Outcome(Fate.FEW, _words(status, "cannot understand the data set"), status)
+    if status in LATER:
+        return Outcome(Fate.LATER, _words(status, LATER[status]), status)
+    for digits, (fate, words) in RANGES.items():
+        if f"{status:04X}".startswith(digits.rstrip("x")):
+            return Outcome(fate, _words(status, words), status)
     return Outcome(Fate.FEW, _words(status, FEW.get(status, "a status that is no success")), status)
 
 

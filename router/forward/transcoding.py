@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from router.association.own_limits import own_limit
+from router.association.lacks import own_limit
 from router.dicom.part10 import data_set_offset
 from router.dicom.uids import OWN_SYNTAX
 from router.flow import Caller, Instance, StoredFile

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from router.association.own_limits import OwnLimitError
+from router.association.lacks import OwnLimitError
 from router.association.requestor import AssociationLostError, ConnectError, ConnectKind
 from router.config.settings import DestinationSettings, Settings
 from router.flow import Delivery

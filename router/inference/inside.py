@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from router.inference.child_start import live_and_die_with
 from router.inference.framing import pack, receive, send, unpack
 from router.inference.lanes import Lanes
-from router.inference.limits import live_and_die_with
 from router.inference.schedule import Request
 from router.inference.worker_handle import PixelWorker
 from router.model.card import CardError

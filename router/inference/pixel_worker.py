@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from router.dicom.uids import OWN_SYNTAX
+from router.inference.child_start import at_most, live_and_die_with
 from router.inference.framing import pack, receive, send
-from router.inference.limits import at_most, live_and_die_with
 
 
 def main() -> None:

@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 from router.flow import Prediction
 from router.model.calibration import Calibration
 from router.model.card import WEIGHTS, Card, CardError
-from router.model.engines import EngineError, Run
+from router.model.engines import ENGINES, INT8, ON_GPU, REFERENCE, EngineError, Run
 from router.model.files import shipped_model as shipped_model
 from router.model.int8 import Int8
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.model.polarity import look_right
 from router.observe import to_install
 
-INT8, REFERENCE = "openvino int8", "torch"
-ENGINES = {INT8: "openvino_int8", "openvino": "openvino_cpu", "torch bf16": "torch_bf16", REFERENCE: "torch_cpu"}
-"""Engines for the CPU, fastest first for `auto`: the engine's name to the module of `engines`."""
 MOST_APART, MOST_NOVELTY_APART = 0.05, 0.15
 """How far a probability, and (relatively) a novelty, may be from the plain network's on the sample pictures."""
 WARM_BATCHES = (1, 2, 4, 8, 16)
@@ -71,7 +68,7 @@ def _choose(
     passed_over: list[str] = []
     if device != "cpu" and torch.cuda.is_available():
         try:
-            return "torch_cuda", "a GPU is there", build("torch_cuda", network, size, threads)
+            return ON_GPU, "a GPU is there", build("torch_cuda", network, size, threads)
         except RuntimeError as error:
             if device == "cuda":
                 raise CardError(f"the GPU failed ({type(error).__name__}); use model.device: auto") from error

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.errors import RouterError
+from router.errors import RouterError, explain
 from router.node.client import BUSY
 from router.node.orders import LONGEST_WHO, Order, OrderError, parse
 from router.observe import log, where
@@ -124,11 +124,9 @@ async def _answered(answer: Awaitable[dict[str, Any]]) -> Response:
     """The answer, or what a person must know of a failure."""
     try:
         return JSONResponse(await answer)
-    except RouterError as error:
-        status = WRONG if error.exit_code == 2 else FAILED
-        return JSONResponse({"error": str(error), "exit_code": error.exit_code} | error.details(), status)
-    except OSError as error:
-        return JSONResponse({"error": str(error), "exit_code": 1}, FAILED)
+    except (RouterError, OSError) as error:
+        code, line, details = explain(error)
+        return JSONResponse({"error": line, "exit_code": code} | details, WRONG if code == 2 else FAILED)
     except Exception as error:  # the client must see it, and the next client must be answered
         log.warning("control request failed", error=where(error))
         return JSONResponse({"error": f"the node failed: {where(error)}", "exit_code": 1}, 500)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import asdict
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, assert_never, cast
 
 from router.classify import Classifier
 from router.commitment import Committer
@@ -18,8 +18,20 @@ from router.forward import Forwarder
 from router.forward.transcoding import Copies
 from router.node import orders
 from router.node.api import application
-from router.node.control import ControlServer
-from router.node.orders import Order, Promote, Reload, RollBack, SetShadow
+from router.node.local_socket import ControlServer
+from router.node.orders import (
+    DecideAgain,
+    Discard,
+    Order,
+    Pause,
+    Promote,
+    Reload,
+    Resume,
+    Retry,
+    RollBack,
+    SetShadow,
+    Wipe,
+)
 from router.node.reloading import Reloaded, refuse_bad_certificates, refuse_orphaned_deliveries, reloaded
 from router.node.serving_models import ServingModels
 from router.node.sweeper import Sweeper
@@ -151,4 +163,7 @@ class Node:
                 return {"done": True} | asdict(self.reload(who))
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
-        return orders.carry_out(order, who, self._spool, self._settings.destinations)
+            case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe():
+                return orders.carry_out(order, who, self._spool, self._settings.destinations)
+            case _:
+                assert_never(order)

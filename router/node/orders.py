@@ -1,13 +1,14 @@
 """What a person may order of a node and its spool; the command line and, later, the web page give the same orders.
 
-An order names no one: who gives it is said beside it, and recorded with what it did.
+An order names no one: who gives it is said beside it, and recorded with what it did. A new order: a dataclass, its
+union, `BY_NAME`, a case in `carry_out` (for a model in `Node.carry_out`), and its work in `spool/orders.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, assert_never, get_args, get_type_hints
 
 from router.errors import RouterError
 
@@ -176,10 +177,13 @@ def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[
         case DecideAgain(instance):
             if not spool.orders.redecide(instance, who):
                 raise OrderError("no such instance, or its blob is gone")
+            return {"done": True}
         case Pause(destination) | Resume(destination):
             if destination not in (names := known(spool, destinations)):
                 raise OrderError(f"no destination {destination[:64]}: use one of {', '.join(names)}", 2)
             (spool.orders.pause if isinstance(order, Pause) else spool.orders.resume)(destination, who)
+            return {"done": True}
         case Wipe():
             return {"changed": spool.orders.wipe(who)}
-    return {"done": True}
+        case _:
+            assert_never(order)

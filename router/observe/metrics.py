@@ -1,6 +1,7 @@
-"""What can be counted, for Prometheus. Labels are classes, rules, destinations, statuses, and calling AE titles.
+"""What is counted as it happens, for Prometheus. What is read from the node when metrics are asked for: `web.gauges`.
 
-A calling AE title is received, so it is made printable, and only the first `MOST_CALLERS` have labels of their own.
+Labels are classes, rules, destinations, statuses, and calling AE titles. A calling AE title is received, so it is
+made printable, and only the first `MOST_CALLERS` have labels of their own.
 """
 
 from __future__ import annotations

@@ -13,10 +13,14 @@ from router.dicom.uids import (
     HTJ2K_RPCL,
     JPEG_2000,
     JPEG_2000_LOSSLESS,
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
     JPEG_LOSSLESS,
     JPEG_LOSSLESS_SV1,
     JPEG_LS,
     JPEG_LS_NEAR,
+    JPEG_PROGRESSIVE_8,
+    JPEG_SPECTRAL_8,
     JPEG_XL,
     JPEG_XL_LOSSLESS,
     JPEG_XL_RECOMPRESSION,
@@ -35,7 +39,7 @@ BY_SAMPLE = (
     | dict.fromkeys((JPEG_LS, JPEG_LS_NEAR, RLE), 2 * NANOSECOND)
     | dict.fromkeys(NATIVE, NANOSECOND)
 )
-JPEG_BY_SCAN = 2 * NANOSECOND
+JPEG_BY_SCAN = dict.fromkeys((JPEG_BASELINE, JPEG_EXTENDED, JPEG_SPECTRAL_8, JPEG_PROGRESSIVE_8), 2 * NANOSECOND)
 """Of the other JPEG processes: a progressive one goes through the whole image with each scan."""
 JPEG_LS_BY_BYTE = 30 * NANOSECOND
 BY_TILE = 30e-6
@@ -65,4 +69,4 @@ def seconds(data: bytes, syntax: str, form: Layout, reduce: int) -> float:
         return BY_SAMPLE[syntax] * samples + JPEG_LS_BY_BYTE * len(data)
     if syntax in BY_SAMPLE:
         return BY_SAMPLE[syntax] * samples
-    return JPEG_BY_SCAN * samples * (1 + data.count(START_OF_SCAN))
+    return JPEG_BY_SCAN[syntax] * samples * (1 + data.count(START_OF_SCAN))

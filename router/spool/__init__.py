@@ -10,8 +10,8 @@ Begin reading with `spool`, whose parts each have a module of their own name.
 
 from router.spool.blobs import Blob
 from router.spool.errors import NO_SPACE, SpoolError
+from router.spool.notes import agrees
 from router.spool.opening import open_spool, read_spool
-from router.spool.orphans import agrees
 from router.spool.rows import (
     Accepted,
     Claim,

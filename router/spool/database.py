@@ -12,7 +12,7 @@ from typing import IO, TypeVar
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.spool import claims, engine, limits, steady, watch
+from router.spool import claims, engine, patience, steady, watch
 from router.spool.errors import SpoolError, is_of_database
 from router.spool.leases import Leases
 from router.spool.signals import FULL, Signals
@@ -35,14 +35,14 @@ class Database:
         self._writer: Writer | None = None
         self._leases: Leases | None = None
         self._watch: Watch | None = None
-        self._patience = limits.LOOK
+        self._patience = patience.LOOK
         self._start = 0
         self._tokens = itertools.count(1)
 
     def ask(self, question: Callable[[sa.Connection], T]) -> T:
         """The answer to a question, which changes nothing."""
         try:
-            with limits.within(self._patience), self._read_engine.connect() as connection:
+            with patience.within(self._patience), self._read_engine.connect() as connection:
                 return question(connection)
         except Exception as error:
             if not is_of_database(error):
@@ -111,7 +111,7 @@ class Database:
         self._leases.start()
         self._watch = Watch(self.write_engine, self._start, self.signals, on_answer)
         self._watch.start()
-        self._patience = limits.QUESTION
+        self._patience = patience.QUESTION
 
     @property
     def is_working(self) -> bool:
@@ -134,7 +134,7 @@ class Database:
     def close(self, seconds: float | None) -> bool:
         """Finish what waits for the writer, then unlock the folder. False if the database did not take it in time."""
         if self._watch:
-            self._watch.stop(limits.CONNECT)
+            self._watch.stop(patience.CONNECT)
         if self._writer and self.is_working:
             with suppress(SpoolError):  # closed already
                 if self._leases:

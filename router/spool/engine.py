@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from router.spool import limits, postgresql
+from router.spool import patience, postgresql
 from router.spool.errors import DatabaseError, SpoolError, describe, is_of_database
 
 DATABASE = "node.db"
@@ -122,7 +122,7 @@ def reading(folder: Path, database: str) -> sa.Engine:
     """An engine that cannot write."""
     if database != "sqlite":
         return postgresql.engine(
-            database, statement=limits.LOOK, execution_options={"postgresql_readonly": True}, pool_size=4
+            database, statement=patience.LOOK, execution_options={"postgresql_readonly": True}, pool_size=4
         )
     engine = sa.create_engine("sqlite://", creator=_opener(folder, "ro"), poolclass=sa.pool.QueuePool, pool_size=4)
 
@@ -170,9 +170,9 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
             if current != scripts.get_current_head():
                 if engine.dialect.name == "postgresql":
                     for setting in ("statement_timeout", "lock_timeout"):
-                        connection.exec_driver_sql(f"SET LOCAL {setting} TO '{limits.MIGRATION:.0f}s'")
+                        connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
                 config.attributes["connection"] = connection
-                with limits.within(limits.MIGRATION):
+                with patience.within(patience.MIGRATION):
                     command.upgrade(config, "head")
     except Exception as error:
         if not is_of_database(error):

@@ -13,13 +13,20 @@ from typing import Any
 
 from xxhash import xxh3_64_hexdigest
 
-from router.dicom.part10 import NOTE_ROOM
+from router.dicom.part10 import CREATOR_UID, NOTE_ROOM, PREAMBLE
+from router.dicom.uids import LONG_VRS
 from router.flow import Caller, Instance
 
 MOST_TITLE, MOST_PEER = 16, 45
 """The most characters of an AE title (PS3.5 §6.2), and of an address as text."""
 CHECKSUM = 16
 """Hex digits."""
+GROUP_LENGTH, SOP_CLASS, SOP_INSTANCE, SYNTAX, CREATOR = 0x0000, 0x0002, 0x0003, 0x0010, 0x0100
+"""Elements of group 0002."""
+
+
+class UnverifiedError(ValueError):
+    """Why a blob cannot become an instance again; a fixed text, never received words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,46 @@ def read_note(header: bytes) -> Note | None:
     except (ValueError, KeyError, TypeError, OverflowError):  # not a note, though its checksum fits
         return None
     return found if math.isfinite(received_at) else None
+
+
+def agrees(header: bytes, instance: Instance) -> bool:
+    """Whether a row agrees with the note of its blob: a bit of a row can change as well. True if there is no note."""
+    try:
+        meta, offset = read_header(header)
+    except UnverifiedError:
+        return True
+    note = read_note(header) if meta.get(CREATOR) == CREATOR_UID else None
+    if note is None:
+        return True
+    said = (note.instance_id, note.size, note.digest, meta[SOP_CLASS], meta[SOP_INSTANCE], meta[SYNTAX], offset)
+    return said == (
+        instance.id, instance.size, instance.digest, instance.sop_class, instance.sop_instance,
+        instance.transfer_syntax, instance.offset,
+    )  # fmt: skip
+
+
+def read_header(head: bytes) -> tuple[dict[int, str], int]:
+    """The text of the elements of group 0002, and where the data set begins (PS3.10 §7.1). Raises UnverifiedError.
+
+    It begins where the group length says: a data set may begin with elements of that group, too.
+    """
+    if head[128:PREAMBLE] != b"DICM":
+        raise UnverifiedError("it is not a file of this spool")
+    found: dict[int, str] = {}
+    at, end = PREAMBLE, len(head)
+    while at < end and head[at : at + 2] == b"\x02\0":
+        if head[at + 4 : at + 6] in LONG_VRS:
+            begin, length = at + 12, int.from_bytes(head[at + 8 : at + 12], "little")
+        else:
+            begin, length = at + 8, int.from_bytes(head[at + 6 : at + 8], "little")
+        if begin + length > len(head):
+            raise UnverifiedError("its header is cut, or too long")
+        element = int.from_bytes(head[at + 2 : at + 4], "little")
+        found[element] = head[begin : begin + min(length, NOTE_ROOM)].decode("latin-1").strip("\0 ")
+        at = begin + length
+        if element == GROUP_LENGTH and length == 4:
+            end = at + int.from_bytes(head[begin:at], "little")
+    return found, at
 
 
 def _checksum(header: bytes, text: bytes) -> bytes:

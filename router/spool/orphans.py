@@ -17,11 +17,11 @@ from typing import BinaryIO
 
 from xxhash import xxh3_128
 
-from router.dicom.part10 import CREATOR_UID, NOTE_ROOM
-from router.dicom.uids import DEFLATED, LONG_VRS
+from router.dicom.part10 import CREATOR_UID
+from router.dicom.uids import DEFLATED
 from router.flow import Caller, Instance
 from router.spool.blobs import DOUBTED, NATIVE, PART, WHOLE, sync_folder
-from router.spool.notes import read_note
+from router.spool.notes import CREATOR, SOP_CLASS, SOP_INSTANCE, SYNTAX, UnverifiedError, read_header, read_note
 from router.spool.states import InstanceState
 
 SET_ASIDE = "set-aside"
@@ -34,13 +34,6 @@ MOST_HEADER = 64 * 1024
 """The most bytes of file meta information that are read."""
 PIECE = 1 << 20
 """Bytes that are read at once."""
-PREAMBLE = 132
-GROUP_LENGTH, SOP_CLASS, SOP_INSTANCE, SYNTAX, CREATOR = 0x0000, 0x0002, 0x0003, 0x0010, 0x0100
-"""Elements of group 0002."""
-
-
-class UnverifiedError(ValueError):
-    """Why a blob cannot become an instance again; a fixed text, never received words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +85,10 @@ def read_back(path: Path) -> Instance:
         if not stat.S_ISREG(status.st_mode):
             raise UnverifiedError("it is not a file")
         head = file.read(MOST_HEADER)
-        meta, offset = _file_meta(head)
+        meta, offset = read_header(head)
         if meta.get(CREATOR) == CREATOR_UID:
             return _by_note(path.stem, file, head[:offset], status.st_size, meta)
         return _by_data_set(path, file, offset, status.st_size, meta)
-
-
-def agrees(header: bytes, instance: Instance) -> bool:
-    """Whether a row agrees with the note of its blob: a bit of a row can change as well. True if there is no note."""
-    try:
-        meta, offset = _file_meta(header)
-    except UnverifiedError:
-        return True
-    note = read_note(header) if meta.get(CREATOR) == CREATOR_UID else None
-    if note is None:
-        return True
-    said = (note.instance_id, note.size, note.digest, meta[SOP_CLASS], meta[SOP_INSTANCE], meta[SYNTAX], offset)
-    return said == (
-        instance.id, instance.size, instance.digest, instance.sop_class, instance.sop_instance,
-        instance.transfer_syntax, instance.offset,
-    )  # fmt: skip
 
 
 def _by_note(instance_id: str, file: BinaryIO, header: bytes, file_size: int, meta: dict[int, str]) -> Instance:
@@ -165,30 +142,6 @@ def _read_to_the_end(path: Path, file_size: int, meta: dict[int, str]) -> None:
         raise UnverifiedError("its data set has no SOP UIDs") from None
     finally:
         data_set.close()
-
-
-def _file_meta(head: bytes) -> tuple[dict[int, str], int]:
-    """The text of the elements of group 0002, and where the data set begins (PS3.10 §7.1).
-
-    It begins where the group length says: a data set may begin with elements of that group, too.
-    """
-    if head[128:PREAMBLE] != b"DICM":
-        raise UnverifiedError("it is not a file of this spool")
-    found: dict[int, str] = {}
-    at, end = PREAMBLE, len(head)
-    while at < end and head[at : at + 2] == b"\x02\0":
-        if head[at + 4 : at + 6] in LONG_VRS:
-            begin, length = at + 12, int.from_bytes(head[at + 8 : at + 12], "little")
-        else:
-            begin, length = at + 8, int.from_bytes(head[at + 6 : at + 8], "little")
-        if begin + length > len(head):
-            raise UnverifiedError("its header is cut, or too long")
-        element = int.from_bytes(head[at + 2 : at + 4], "little")
-        found[element] = head[begin : begin + min(length, NOTE_ROOM)].decode("latin-1").strip("\0 ")
-        at = begin + length
-        if element == GROUP_LENGTH and length == 4:
-            end = at + int.from_bytes(head[begin:at], "little")
-    return found, at
 
 
 def _digest(file: BinaryIO, offset: int) -> str:

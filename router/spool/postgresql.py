@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from router.config.values import hidden_password
 from router.observe import to_install
-from router.spool import limits
+from router.spool import patience
 from router.spool.errors import DatabaseError, describe
 
 T = TypeVar("T")
@@ -31,8 +31,8 @@ DANGEROUS = {
 }
 
 
-def engine(database: str, *, statement: float = limits.STATEMENT, **options: Any) -> sa.Engine:
-    """An engine whose connections obey `limits`. Raises SpoolError where the driver is missing."""
+def engine(database: str, *, statement: float = patience.STATEMENT, **options: Any) -> sa.Engine:
+    """An engine whose connections obey `patience`. Raises SpoolError where the driver is missing."""
     try:
         import psycopg
     except ModuleNotFoundError as error:
@@ -40,7 +40,7 @@ def engine(database: str, *, statement: float = limits.STATEMENT, **options: Any
             f"spool.database is PostgreSQL, but its driver is not installed: {to_install('postgres')}"
         ) from error
     url = sa.make_url(database).set(drivername="postgresql+psycopg")
-    made = sa.create_engine(url, pool_pre_ping=True, pool_timeout=limits.QUESTION, **options)
+    made = sa.create_engine(url, pool_pre_ping=True, pool_timeout=patience.QUESTION, **options)
 
     @sa.event.listens_for(made, "do_connect")
     def _open(_dialect: Any, _record: Any, _arguments: Any, chosen: dict[str, Any]) -> Any:
@@ -55,13 +55,13 @@ def engine(database: str, *, statement: float = limits.STATEMENT, **options: Any
 
 def connect(chosen: dict[str, Any]) -> Any:
     """A connection that obeys `limits`, by libpq's parameters."""
-    seconds = max(1, math.ceil(min(limits.CONNECT, limits.left())))
+    seconds = max(1, math.ceil(min(patience.CONNECT, patience.left())))
     return _bounded().connect(**(SOCKET | chosen | {"connect_timeout": seconds}))
 
 
 def prepare(connection: Any, statement: float) -> None:
     """How each session works."""
-    wanted = SESSION | {"lock_timeout": f"{limits.LOCK:.0f}s", "statement_timeout": f"{statement:.0f}s"}
+    wanted = SESSION | {"lock_timeout": f"{patience.LOCK:.0f}s", "statement_timeout": f"{statement:.0f}s"}
     if connection.info.server_version >= CLIENT_CHECK:
         wanted["client_connection_check_interval"] = "5s"
     for setting, value in wanted.items():
@@ -85,7 +85,7 @@ def _bounded() -> Any:
             return super().wait(self._until_deadline(gen), *arguments, **named)
 
         def _until_deadline(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-            deadline = limits.deadline()
+            deadline = patience.deadline()
             try:
                 wanted = next(gen)
                 while True:
@@ -115,7 +115,7 @@ def examine(database: str) -> Iterator[tuple[str, str]]:
     made = None
     try:
         made = engine(database, pool_size=1)
-        with limits.within(2 * limits.QUESTION), made.connect() as connection:
+        with patience.within(2 * patience.QUESTION), made.connect() as connection:
             version = connection.exec_driver_sql("SHOW server_version").scalar_one()
             found = list(dangers(connection))
     except DatabaseError as error:

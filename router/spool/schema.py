@@ -3,6 +3,9 @@
 `ready_at` says from when a row may be claimed: 0 for new work, the time of the next try for work that failed, and the
 end of the claim for work that is claimed. An instance that was asked about and not answered is never 0 again: it goes
 before new work. `token` is the number of the claim, 0 for none: only the updates of the one that made it match.
+
+Two more tables, of storage commitment, are in `commitment_rows`. A new column: here, in a new file of
+`migrations/versions`, and at the same place in the value of `rows` that gives it out (tests compare the three).
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from router.spool import queries, statements
 from router.spool.blobs import WHOLE, BlobStore
 from router.spool.database import Database
 from router.spool.events import add_event
-from router.spool.orphans import ID, REPLACEABLE, SET_ASIDE, Found, UnverifiedError, read_back, set_aside
+from router.spool.notes import UnverifiedError
+from router.spool.orphans import ID, REPLACEABLE, SET_ASIDE, Found, read_back, set_aside
 from router.spool.rows import columns_of
 from router.spool.schema import BATCH, delivery, instance
 from router.spool.states import InstanceState

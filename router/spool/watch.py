@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.observe import log, where
-from router.spool import limits, postgresql
+from router.spool import patience, postgresql
 from router.spool.errors import is_of_database
 from router.spool.signals import Signals
 
@@ -80,7 +80,7 @@ class Watch:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                with limits.within(limits.QUESTION):
+                with patience.within(patience.QUESTION):
                     _, chosen = self._engine.dialect.create_connect_args(self._engine.url)
                     connection = postgresql.connect({**chosen, "autocommit": True})
                 with closing(connection):
@@ -93,14 +93,14 @@ class Watch:
         self._woken.close()
 
     def _listen(self, connection: Any) -> None:
-        with limits.within(limits.QUESTION):
+        with patience.within(patience.QUESTION):
             connection.execute(f"LISTEN {CHANNEL}")
         self._signals.set_all()  # notifications sent meanwhile were missed
         self._hears = True
         while not self._stopped.is_set():
             # Not by the driver's own wait, which wakes ten times a second.
             wait([connection, self._woken], PULSE)
-            with limits.within(PULSE_ANSWER):
+            with patience.within(PULSE_ANSWER):
                 for one in connection.notifies(timeout=0):
                     self._hear(one.payload)
                 if time.monotonic() - self._answered > PULSE / 2:

@@ -2,7 +2,7 @@
 
 Each job runs in a savepoint of its own, so that one that fails fails alone. Its result is given out only
 after the commit, which on SQLite means after the sync of the log (WAL, synchronous=FULL). A PostgreSQL server that does
-not answer is waited for `limits.CHANGES` seconds, then its connection is given up.
+not answer is waited for `patience.CHANGES` seconds, then its connection is given up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from router.spool import limits
+from router.spool import patience
 from router.spool.errors import (
     DatabaseError,
     SpoolError,
@@ -122,7 +122,7 @@ class Writer:
             batch, ending = self._take()
             if batch:
                 self._begun = time.monotonic()
-                with limits.within(limits.CHANGES):
+                with patience.within(patience.CHANGES):
                     connection = self._commit(connection, self._in_time(batch), last_chance=ending)
                 self._begun = None
         if connection is not None:
@@ -146,7 +146,7 @@ class Writer:
         """The jobs to try. Those that have waited too long on a failing database are refused."""
         if not self._failed:
             return batch
-        late = [one for one in batch if not one.insists and time.monotonic() - one.since > limits.CHANGES]
+        late = [one for one in batch if not one.insists and time.monotonic() - one.since > patience.CHANGES]
         failure = DatabaseError("the spool's database did not take the change: it has not answered in time")
         _give_out([(one, None, failure) for one in late])
         return [one for one in batch if one not in late]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from router.config.vocabulary import shipped_vocabulary
+from router.config.header_words import shipped_vocabulary
 from router.decide import header_tags
 from router.flow import CLASSES, Header, Prediction
 from router.model.calibration import Calibration

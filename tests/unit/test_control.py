@@ -11,21 +11,24 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
+from unittest.mock import MagicMock
 
 import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.cli.failures import explain
 from router.config import ConfigError, Problem, Settings, load
+from router.errors import explain
 from router.flow import Caller
 from router.model.files import shipped_model
-from router.node import api, client, control
+from router.node import api, client, local_socket
 from router.node.client import NoAnswerError, NoNodeError, ask, give, state
-from router.node.control import ControlServer
+from router.node.local_socket import ControlServer
+from router.node.node import Node
 from router.node.orders import (
     BY_NAME,
     NAMES,
@@ -45,7 +48,7 @@ from router.node.orders import (
     carry_out,
     parse,
 )
-from router.spool import SpoolError, open_spool, read_spool
+from router.spool import Spool, SpoolError, open_spool, read_spool
 from tests.unit.spooling import accept
 
 TEXT = """
@@ -119,6 +122,20 @@ def test_every_order_has_one_name() -> None:
     assert set(BY_NAME.values()) == set(get_args(Order))
 
 
+def test_an_order_without_a_case_cannot_say_that_it_is_done() -> None:
+    spool = cast(Spool, MagicMock())
+    node = SimpleNamespace(_models=MagicMock(), _spool=spool, _settings=SimpleNamespace(destinations={}))
+    for order in (SimpleNamespace(), Reload(), Promote("a", "b", "c", "d")):
+        with pytest.raises(AssertionError):
+            carry_out(cast(Any, order), "ann", spool, ())
+    with pytest.raises(AssertionError):
+        Node.carry_out(cast(Any, node), cast(Any, SimpleNamespace()), "ann")
+    for kind in get_args(QueueOrder):
+        order = kind(*((1,) if one.name == "deliveries" else "a" for one in fields(kind)))
+        with suppress(OrderError):
+            Node.carry_out(cast(Any, node), order, "ann")
+
+
 @pytest.mark.parametrize(
     ("name", "about", "told"),
     [
@@ -182,7 +199,7 @@ def test_a_node_that_does_not_answer_in_time_is_a_node(tmp_path: Path, monkeypat
         with pytest.raises(NoAnswerError, match="did not answer within") as caught:
             give(tmp_path, Wipe(), "")
         enough.set()
-    assert explain(caught.value) == (1, "the node did not answer within 0 s; see dicom-router events")
+    assert explain(caught.value) == (1, "the node did not answer within 0 s; see dicom-router events", {})
 
 
 def test_a_node_that_ends_before_it_answers_is_a_node(tmp_path: Path) -> None:
@@ -210,7 +227,7 @@ def test_whatever_comes_ends_its_own_connection_only(tmp_path: Path) -> None:
 
 
 def test_silent_and_trickling_clients_hold_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(local_socket, "REQUEST_SECONDS", 0.5)
     with serving(tmp_path, done), ExitStack() as stack:
         silent = stack.enter_context(connected(tmp_path))
         assert everything(silent) == b""
@@ -225,9 +242,9 @@ def test_silent_and_trickling_clients_hold_nobody(tmp_path: Path, monkeypatch: p
 
 
 def test_a_client_does_not_wait_for_silent_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "REQUEST_SECONDS", 60.0)
+    monkeypatch.setattr(local_socket, "REQUEST_SECONDS", 60.0)
     monkeypatch.setattr(client, "SECONDS", 10.0)
-    monkeypatch.setattr(control, "PLACES", 4)
+    monkeypatch.setattr(local_socket, "PLACES", 4)
     with serving(tmp_path, done), ExitStack() as stack:
         silent = [stack.enter_context(connected(tmp_path)) for _ in range(12)]
         assert give(tmp_path, Wipe(), "") == {"done": True}
@@ -281,7 +298,7 @@ class Refusing(socket.socket):
 
 def test_a_process_out_of_descriptors_answers_when_it_has_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = ControlServer(tmp_path, api.application(done, {}))
-    monkeypatch.setattr("router.node.control.socket.socket", Refusing)
+    monkeypatch.setattr("router.node.local_socket.socket.socket", Refusing)
     server.start()
     monkeypatch.undo()
     assert isinstance(server._socket, Refusing)
@@ -392,7 +409,12 @@ def test_what_is_shown_gives_no_orders_to_a_terminal_and_one_damaged_value_hides
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(ConfigError([Problem("routing.yaml", 2, "wrong")]), 2), (SpoolError("the disk fails"), 1)]
+    ("error", "code"),
+    [
+        (ConfigError([Problem("routing.yaml", 2, "wrong")]), 2),
+        (SpoolError("the disk fails"), 1),
+        (FileNotFoundError(2, "No such file or directory", "routing.yaml"), 1),
+    ],
 )
 def test_a_reload_fails_with_the_code_of_what_failed(tmp_path: Path, error: Exception, code: int) -> None:
     (tmp_path / "routing.yaml").write_text(TEXT)
@@ -404,6 +426,6 @@ def test_a_reload_fails_with_the_code_of_what_failed(tmp_path: Path, error: Exce
     with serving(tmp_path / "spool", fail):
         done = CliRunner().invoke(app, ["reload", "--config", str(tmp_path / "routing.yaml")])
         as_json = CliRunner().invoke(app, ["reload", "--json", "--config", str(tmp_path / "routing.yaml")])
-    assert (done.exit_code, done.output) == (code, f"{error}\n")
+    assert (done.exit_code, done.output) == (code, f"{explain(error)[1]}\n")
     told = json.loads(as_json.stdout)
-    assert (told["error"], told["exit_code"], "problems" in told) == (str(error), code, code == 2)
+    assert (told["error"], told["exit_code"], "problems" in told) == (explain(error)[1], code, code == 2)

@@ -78,7 +78,7 @@ def test_every_log_event_is_documented_and_no_other() -> None:
 
 def test_every_metric_is_documented_and_no_other() -> None:
     text = (ROOT / "docs" / "logging.md").read_text().split("## Metrics")[1].split("\n## ")[0]
-    source = (ROOT / "router" / "web" / "health.py").read_text() + Path(metrics.__file__).read_text()
+    source = (ROOT / "router" / "web" / "gauges.py").read_text() + Path(metrics.__file__).read_text()
     named = set(re.findall(r'"(dicom_router_\w+)"', source))
     assert set(re.findall(r"`(dicom_router_\w+)`", text)) == named
 
@@ -90,6 +90,13 @@ def test_the_path_of_an_instance_is_told_by_files_and_names_that_exist() -> None
     for file, name in hops:
         code = (ROOT / "router" / file).read_text()
         assert not name or re.search(rf"^ *def {name}\(", code, re.MULTILINE), (file, name)
+
+
+def test_where_to_begin_a_change_names_files_and_folders_that_exist() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("## Where to begin a change")[1].split("\n## ")[0]
+    named = re.findall(r"`([a-z_/0-9]+(?:/|\.py|\.md|\.yaml))`", table)
+    assert len(named) > 25
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_every_room_is_in_the_table_and_no_other() -> None:

@@ -8,8 +8,7 @@ import pkgutil
 import pytest
 
 import router
-from router.cli.failures import explain
-from router.errors import RouterError
+from router.errors import RouterError, explain
 
 ANSWERS = {
     "CommandError", "DataSetError", "ExpensiveError", "Impossible", "NotEvenError", "NotTranscodedError",
@@ -37,6 +36,6 @@ def test_an_error_is_for_a_person_or_between_parts_of_the_program() -> None:
 
 
 def test_a_fault_of_the_program_is_not_explained_away() -> None:
-    assert explain(RouterError("do this")) == (1, "do this")
+    assert explain(RouterError("do this")) == (1, "do this", {})
     with pytest.raises(ValueError, match="a fault"):
         explain(ValueError("a fault"))

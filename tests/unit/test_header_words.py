@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.config import ConfigError, load
-from router.config.vocabulary import GROUPS, MOST_WORDS, SHIPPED, shipped_vocabulary
+from router.config.header_words import GROUPS, MOST_WORDS, SHIPPED, shipped_vocabulary
 from router.decide import decide
 from router.decide.header_words import PARTS, spaced
 from router.flow import Caller, Instance, Prediction, Seen

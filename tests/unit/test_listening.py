@@ -16,7 +16,7 @@ from router.config import Settings, load, shipped
 from router.config.settings import SpoolSettings
 from router.listening import AddressError, bind, listeners
 from router.node.api import application
-from router.node.control import ControlServer
+from router.node.local_socket import ControlServer
 from tests.peers import free_port
 
 

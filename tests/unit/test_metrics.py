@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from router.observe import metrics
 from router.spool import Counts
-from router.web.health import NodeCollector
+from router.web.gauges import NodeCollector
 
 
 class View:

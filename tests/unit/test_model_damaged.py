@@ -20,8 +20,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.cli.failures import explain
 from router.config.settings import ModelSettings
+from router.errors import explain
 from router.inference import Inference, InferenceError
 from router.model import files
 from router.model.card import CARD, WEIGHTS, Card, CardError, save_model
@@ -279,7 +279,7 @@ def test_each_command_says_file_and_fix(folder: Path, tmp_path: Path, command: s
     result = CliRunner().invoke(app, words)
     code, text = result.exit_code, result.output
     if result.exception and not isinstance(result.exception, SystemExit):
-        code, text = explain(result.exception)  # type: ignore[arg-type]
+        code, text, _ = explain(result.exception)  # type: ignore[arg-type]
     assert code == 1
     assert "conv1.weight holds numbers that are not finite; copy the model's folder again" in text
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from router.model.card import WEIGHTS, Card, save_model
-from router.model.engines import EngineError
+from router.model.engines import ENGINES, INT8, EngineError
 from router.model.engines.folding import folded, in_bfloat16
 from router.model.int8 import FILE, LEAST_MOST, LIMIT, TOP, VERSION, Int8, Int8Error, rounded
-from router.model.load import ENGINES, INT8, build, load, sample_pictures, shipped_model
+from router.model.load import build, load, sample_pictures, shipped_model
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.pixels.prepare import prepare
 from router.training.quantise import measure, refusals

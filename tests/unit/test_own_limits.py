@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from router.association import connecting, own_limits
+from router.association import connecting, lacks
 from router.association.connecting import ConnectKind
-from router.association.own_limits import own_limit
+from router.association.lacks import own_limit
 from router.association.server import AssociationServer
 from router.forward import delivery, worker
 from tests.unit.forwarding import forwarding
@@ -145,7 +145,7 @@ def test_it_is_no_try_and_opens_no_circuit(
     error: Exception = NONE_LEFT
     if name == "getaddrinfo":
         error = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        monkeypatch.setattr(connecting, "lacks_descriptors", lambda: own_limits.DESCRIPTORS)
+        monkeypatch.setattr(connecting, "lacks_descriptors", lambda: lacks.DESCRIPTORS)
     with Peer() as peer, forwarding(tmp_path, peer, start=False, host="localhost") as stage, capture_logs() as logs:
         stage.owe("dest", count=2)
         monkeypatch.setattr(module, name, failing(6, error, getattr(module, name)))

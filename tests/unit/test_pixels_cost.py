@@ -19,6 +19,7 @@ from router.dicom import uids
 from router.dicom.uids import EXPLICIT
 from router.inference.lanes import PATIENCE_LOOK
 from router.pixels import ExpensiveError, cost, render
+from router.pixels.decoders import DECODERS, NATIVE
 from router.pixels.header import Layout
 from router.pixels.wrap import wrap_image
 
@@ -95,6 +96,11 @@ def test_a_bomb_of_a_few_kilobytes_is_expensive(syntax: str, stream: bytes) -> N
 )
 def test_an_honest_dx_is_not(syntax: str, stream: bytes) -> None:
     cost.check(stream, syntax, DX, HALVED, PATIENCE_LOOK)
+
+
+def test_all_that_is_decoded_has_a_price() -> None:
+    assert set(cost.BY_SAMPLE) | set(cost.JPEG_BY_SCAN) == set(DECODERS) | NATIVE
+    assert not set(cost.BY_SAMPLE) & set(cost.JPEG_BY_SCAN)
 
 
 def test_render_gives_up_before_it_decodes_and_does_not_where_it_has_patience(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.failures import explain
 from router.commands.check_folder import inspect
 from router.config.settings import SpoolSettings
+from router.errors import explain
 from router.spool import SpoolError, open_spool, read_spool
 from tests.unit.spooling import HEADER, accept, decide, files, settings_of
 

@@ -24,8 +24,8 @@ from router.dicom.part10 import CREATOR_UID, NOTE_ROOM, file_meta
 from router.dicom.uids import EXPLICIT
 from router.flow import Caller, Instance
 from router.spool import InstanceState, Spool, open_spool
-from router.spool.notes import CHECKSUM, note_for, read_note
-from router.spool.orphans import SET_ASIDE, UnverifiedError, agrees, read_back
+from router.spool.notes import CHECKSUM, UnverifiedError, agrees, note_for, read_note
+from router.spool.orphans import SET_ASIDE, read_back
 from tests.unit.spooling import (
     CALLERS,
     SEEN,

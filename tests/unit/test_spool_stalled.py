@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from router.config.settings import SpoolSettings
-from router.spool import Spool, SpoolError, limits, open_spool, read_spool, watch
+from router.spool import Spool, SpoolError, open_spool, patience, read_spool, watch
 from router.spool.errors import DatabaseError, RefusedError, UncertainCommitError, is_of_database
 from router.spool.postgresql import examine
 from tests.postgres import stopped
@@ -35,7 +35,7 @@ def settings(tmp_path: Path, postgresql: Callable[[], str]) -> SpoolSettings:
 @pytest.fixture
 def spool(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
     for name, seconds in {"QUESTION": 0.4, "CHANGES": 0.6, "CONNECT": 1.0}.items():
-        monkeypatch.setattr(limits, name, seconds)
+        monkeypatch.setattr(patience, name, seconds)
     monkeypatch.setattr(watch, "PULSE", 0.1)
     monkeypatch.setattr(watch, "PULSE_ANSWER", 0.3)
     monkeypatch.setattr(watch, "AGAIN_AFTER", 0.1)
@@ -221,7 +221,7 @@ def test_a_folder_of_another_database_is_refused(settings: SpoolSettings, postgr
 
 @pytest.mark.slow
 def test_a_look_from_a_command_has_its_limit_too(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LOOK", 0.5)
+    monkeypatch.setattr(patience, "LOOK", 0.5)
     open_spool(settings).close()
     looker = read_spool(settings)
     looker.views.counts()

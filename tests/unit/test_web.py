@@ -16,7 +16,7 @@ import pytest
 
 from router.config.settings import WebSettings
 from router.spool import Counts
-from router.web import WebServer, health, server
+from router.web import WebServer, gauges, health, server
 from tests.unit.peer import wait_for
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -148,8 +148,10 @@ class Hanging(Sound):
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Hanging, int]]:
-    for name, seconds in {"STALE": 0.2, "LOOK_EVERY": 0.05, "METRICS_WITHIN": 0.5}.items():
-        monkeypatch.setattr(health, name, seconds)
+    for module, name, seconds in (
+        (health, "STALE", 0.2), (health, "LOOK_EVERY", 0.05), (gauges, "METRICS_WITHIN", 0.5),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, seconds)
     view = Hanging()
     web = WebServer(WebSettings(address="127.0.0.1", port=0), view)
     yield view, web.start()
