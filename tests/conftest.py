@@ -177,7 +177,9 @@ def database(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
-    """A command that a test runs in its own process sets a level, and the next test would not see what it expects."""
+    """A command that a test runs in its own process sets a log level and `--json`; the next test starts without them."""
     yield
+    if options := sys.modules.get("router.cli.options"):
+        options.asked_for_json(False)
     structlog.reset_defaults()
     vars(log).pop("bind", None)  # structlog keeps a logger as it was first used
