@@ -177,7 +177,7 @@ def database(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
-    """A command that a test runs in its own process sets a log level and `--json`; the next test starts without them."""
+    """A command that a test runs in its own process sets a log level and `--json`; the next test starts afresh."""
     yield
     if options := sys.modules.get("router.cli.options"):
         options.asked_for_json(False)
