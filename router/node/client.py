@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ def ask(folder: Path, method: str, path: str, about: dict[str, Any] | None = Non
         raise NoAnswerError(BUSY) from error
     try:
         body = None if about is None else json.dumps(about).encode()
-        connection.request(method, path, body, {"content-type": "application/json"} if body else {})
+        with suppress(BrokenPipeError, ConnectionResetError):  # refused at once: the answer is there
+            connection.request(method, path, body, {"content-type": "application/json"} if body else {})
         with connection.getresponse() as response:
             answer = json.loads(_whole(response))
     except TimeoutError as error:

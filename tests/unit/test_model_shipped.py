@@ -14,6 +14,7 @@ from router.node.model_store import FILES
 from router.pixels.prepare import prepare
 from router.training.data import Item, read_manifest
 from router.training.evaluate import Model, answer, figures, read_model
+from router.training.known_images import FILE as KNOWN
 from shipping.strangers import phantoms
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "mobilenet_v1"
@@ -33,8 +34,8 @@ def items(shared: Path) -> list[Item]:
 
 def test_it_is_small_and_whole() -> None:
     card = Card.read(MODEL)
-    assert sum(file.stat().st_size for file in MODEL.iterdir()) < 9_000_000
-    assert {file.name for file in MODEL.iterdir()} == set(FILES)
+    assert sum(file.stat().st_size for file in MODEL.iterdir()) < 13_000_000  # 3.5 MB of them for `adapt`
+    assert {file.name for file in MODEL.iterdir()} == {*FILES, KNOWN}
     assert card.digest in (MODEL / "MODEL_CARD.md").read_text()
     assert "not a medical device" in (MODEL / "MODEL_CARD.md").read_text()
     assert all(0.5 <= card.calibration.thresholds[name] < 1 for name in CLASSES)
