@@ -102,6 +102,11 @@ class Blob:
         with suppress(OSError):  # then the next start takes it in, and a destination may get it twice
             os.rename(self.path, self.path.with_suffix(DOUBTED))
 
+    def unmark(self) -> None:
+        """Give it its name back: it has a row all the same. If that fails, the next start does it."""
+        with suppress(OSError):
+            os.rename(self.path.with_suffix(DOUBTED), self.path)
+
     def discard(self) -> None:
         """Remove the file, under any of its names."""
         if self._fd >= 0:

@@ -63,6 +63,16 @@ class FailedCommits:
         for blob, error in unasked:
             self.discard(blob, error)
 
+    def _discard_without_row(self, blob: Blob) -> None:
+        """A connection that opened the log anew may have believed it before the change was written over it."""
+        try:
+            if self._has_row(blob):
+                blob.unmark()
+                return
+        except SpoolError:  # the next start looks at it
+            return
+        blob.discard()
+
     def _has_row(self, blob: Blob) -> bool:
         return bool(self._database.ask(lambda c: queries.existing(c, [blob.id])))
 
@@ -81,7 +91,7 @@ class FailedCommits:
         if done.exception() is not None:  # the spool closes
             return
         for blob in done.result():
-            blob.discard()
+            self._discard_without_row(blob)
         with self._lock:
             self._may_come_back = [blob for blob in self._may_come_back if blob not in done.result()]
             more = bool(self._may_come_back)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from router.config.settings import SpoolSettings
 from router.spool import Blob, Spool, SpoolError, open_spool
 from router.spool.failed_commits import REFUSED
+from router.spool.rows import columns_of
 from tests.unit.spooling import accept, files, instance_for, sealed
 
 
@@ -72,6 +74,25 @@ def test_a_row_that_a_crash_brings_back_finds_its_blob(
     assert files(settings.path) == {blob.path.name}
     assert name not in files(settings.path)
     spool.close()
+
+
+def test_a_row_that_was_believed_before_the_change_was_written_keeps_its_blob(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every connection closes for a moment, the next one reads the log anew, with what was undone in it."""
+    disk = Disk(spool, monkeypatch, sqlite3.SQLITE_IOERR_FSYNC)
+    blob = sealed(spool, b"data")
+    new = instance_for(blob)
+    with pytest.raises(SpoolError, match="did not take"):
+        spool.intake.accept(blob, new)
+    with closing(sqlite3.connect(settings.path / "node.db")) as other, other:
+        row = columns_of(new) | {"state": "new"}
+        other.execute(f"INSERT INTO instance ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
+    disk.fails = False
+    while not any(event.kind == REFUSED for event in spool.views.events()):
+        spool.destinations.set_circuit("nobody", None, 0, "")
+    spool.destinations.set_circuit("nobody", None, 0, "")
+    assert files(settings.path) == {blob.path.name}
 
 
 def test_what_cannot_be_asked_is_asked_again(
