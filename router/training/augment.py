@@ -1,4 +1,4 @@
-"""Augmentation against shortcuts: whatever tells hospitals apart is made common to all classes.
+"""Augmentation against shortcuts: what tells hospitals apart is made common to all classes.
 
 Works on one grey image and its exposed field, in Pillow and numpy, at about the cost of a tenth of the network.
 Every choice comes from the generator given, so that a seed repeats a run. Knows no files and no labels.

@@ -16,7 +16,7 @@ from router.model.mobilenet_v1 import Novelty
 from router.training.metrics import Floats, Indices, upper_bound
 
 ROUTED = tuple(name for name in CLASSES if name != "others")
-"""Classes that lead to an AI node; a wrong answer `others` sends to people and harms nobody."""
+"""Classes that lead to an AI node; an image that is wrongly called `others` goes to people."""
 OTHERS = 0.5
 """The threshold of `others`: it leads to people, so the model need not be sure."""
 

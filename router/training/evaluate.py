@@ -308,6 +308,6 @@ def write_predictions(answers: Answers, path: Path) -> None:
 
 
 def private(path: Path) -> Any:
-    """A fresh text file of mode 0600, whatever was there before."""
+    """A new text file of mode 0600; an old one is replaced."""
     path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", newline="", encoding="utf-8")

@@ -84,7 +84,7 @@ class Verdict:
     duplicates: int = 0
     """Copies more than the spool has rows for: made by a crash between delivery and commit."""
     sent_again: int = 0
-    """Rows more than one for a UID: its sender had no answer and sent it again (DESIGN: same UID again)."""
+    """Rows more than one for a UID: its sender had no answer and sent it again."""
     without_header: int = 0
     most_duplicates_of_a_crash: int = 0
     lost: int = 0
