@@ -34,6 +34,8 @@ class RuleTable:
     otherwise: Otherwise
     digest: str = field(default="", compare=False)
     """XXH3-128 of the rules as written, 32 hex digits: each decision names the rules that made it."""
+    text: str = field(default="", compare=False, repr=False)
+    """The rules as written, in JSON."""
 
 
 def header_tags(table: RuleTable) -> frozenset[int]:

@@ -17,6 +17,7 @@ from router.spool.find import Filter, Found, find
 from router.spool.keyed import key_of
 from router.spool.orphans import SET_ASIDE, count_in
 from router.spool.rows import Counts, DeliveryRow, EventRow, Finished, InstanceRow
+from router.spool.rule_tables import KeptTable, kept_tables
 from router.spool.schema import delivery, event, instance
 from router.spool.states import DeliveryState, InstanceState
 from router.spool.usage import Usage
@@ -82,6 +83,10 @@ class Views:
         key = key_of(self._settings.path)
         return self._database.ask(lambda c: find(c, wanted, key, before=before, limit=limit))
 
+    def rule_tables(self, beginning: str = "") -> list[KeptTable]:
+        """The rules that have decided whose digest begins so, those that decided last first."""
+        return self._database.ask(lambda c: kept_tables(c, beginning))
+
     def activity(self, seconds: float) -> Activity:
         """What happened in the last seconds."""
         return self._database.ask(lambda c: activity(c, seconds))
@@ -105,7 +110,7 @@ def _instance_row(row: sa.Row[Any]) -> InstanceRow:
     values = dict(row._mapping)
     values["class_name"] = values.pop("class")
     values["state"] = InstanceState(values["state"])
-    for name in ("probabilities", "facts", "destinations", "shadow"):
+    for name in ("probabilities", "facts", "destinations", "shadow", "header"):
         values[name] = _decoded(values[name])
     return InstanceRow(**values)
 

@@ -4,9 +4,9 @@
 and `subject` names what is asked, never the value that was found.
 """
 
-from router.decide.conditions.base import OPERATORS, Comparison, Condition, Facts
+from router.decide.conditions.base import OPERATORS, Comparison, Condition, Facts, Kept
 from router.decide.conditions.header import AgeIs, Exists, Frames, HeaderAgrees, HeaderPart, HeaderView, Text
-from router.decide.conditions.logic import AllOf, AnyOf, Not
+from router.decide.conditions.logic import AllOf, AnyOf, Not, parts
 from router.decide.conditions.matchers import Equal, Matcher, Regex, glob
 from router.decide.conditions.prediction import (
     ClassIs,
@@ -40,6 +40,7 @@ __all__ = [
     "HeaderPart",
     "HeaderView",
     "Inverted",
+    "Kept",
     "Matcher",
     "Not",
     "Novel",
@@ -56,4 +57,5 @@ __all__ = [
     "TopIs",
     "ViewIs",
     "glob",
+    "parts",
 ]
