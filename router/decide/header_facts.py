@@ -72,7 +72,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the rules of a table ask for: elements beyond the fixed list, and ages in years where answers change."""
+    """What the rules of a table ask of a header: elements; and ages, in years, at which an answer changes."""
 
     tags: frozenset[int]
     ages: frozenset[float]
@@ -107,14 +107,14 @@ def asked(table: RuleTable) -> Asked:
                 ages.update(part.changes_at)
             else:
                 tags.update(part.tags)
-    return Asked(frozenset(tags) - FIXED_TAGS[VERSION], frozenset(ages))
+    return Asked(frozenset(tags), frozenset(ages))
 
 
 def facts_of(header: Header, beyond: Asked) -> HeaderFacts:
     """What is kept of a header. `beyond`: what the rules ask for. It goes before the fixed list where room is short."""
     values: dict[int, tuple[str, ...] | None] = {}
     room, whole = MOST_CHARACTERS, True
-    for tag in (*beyond.tags, *FIXED_TAGS[VERSION]):
+    for tag in dict.fromkeys((*beyond.tags, *FIXED_TAGS[VERSION])):
         if tag not in header:
             continue
         value = header[tag]

@@ -41,3 +41,8 @@ class RuleTable:
 def header_tags(table: RuleTable) -> frozenset[int]:
     """Every header element that some rule needs, as 0xggggeeee."""
     return frozenset(tag for rule in table.rules for tag in rule.when.tags)
+
+
+def named_destinations(table: RuleTable) -> frozenset[str]:
+    """Every destination that the rules send to."""
+    return frozenset(name for rule in table.rules for name in rule.send) | frozenset(table.otherwise.send)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from router.decide import Otherwise, RuleTable
 from router.decide.header_facts import NOTHING_ASKED, Asked, asked
 from router.spool import clock
-from router.spool.schema import rule_table
+from router.spool.schema import parts, rule_table
 
 NOTED_EVERY = 3600.0
 """Seconds between two notes that a table still decides."""
@@ -76,6 +76,15 @@ def kept_tables(connection: sa.Connection, beginning: str = "") -> list[KeptTabl
     return [_kept(row) for row in connection.execute(query)]
 
 
+def asks_of(connection: sa.Connection, digests: Sequence[str]) -> dict[str, Asked]:
+    """What tables ask of a header, those of them that are kept, by digest."""
+    found: dict[str, Asked] = {}
+    for some in parts(digests):
+        query = sa.select(rule_table.c.digest, rule_table.c.asks).where(rule_table.c.digest.in_(some))
+        found |= {row.digest: _asks(row.asks) for row in connection.execute(query)}
+    return found
+
+
 def forget(connection: sa.Connection, before: float, limit: int) -> int:
     """Remove tables that last decided before a time, whose decisions are forgotten too, and those beyond MOST."""
     late = sa.select(rule_table.c.digest).order_by(rule_table.c.last_used.desc()).offset(MOST).limit(limit)
@@ -90,12 +99,15 @@ def _asks_as_text(one: Asked) -> str:
 
 def _kept(row: sa.Row[Any]) -> KeptTable:
     """One damaged value must not hide the other tables."""
-    written, asks = _decoded(row.text), _decoded(row.asks)
+    return KeptTable(row.digest, row.first_used, row.last_used, _decoded(row.text), _asks(row.asks))
+
+
+def _asks(text: str) -> Asked:
+    asks = _decoded(text)
     try:
-        found = Asked(frozenset(map(int, asks["tags"])), frozenset(map(float, asks["ages"])))
+        return Asked(frozenset(map(int, asks["tags"])), frozenset(map(float, asks["ages"])))
     except (KeyError, TypeError, ValueError):
-        found = NOTHING_ASKED
-    return KeptTable(row.digest, row.first_used, row.last_used, written, found)
+        return NOTHING_ASKED
 
 
 def _decoded(text: str) -> Mapping[str, Any]:

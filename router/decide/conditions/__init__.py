@@ -9,6 +9,7 @@ from router.decide.conditions.header import AgeIs, Exists, Frames, HeaderAgrees,
 from router.decide.conditions.logic import AllOf, AnyOf, Not, parts
 from router.decide.conditions.matchers import Equal, Matcher, Regex, glob
 from router.decide.conditions.prediction import (
+    CHESTS,
     ClassIs,
     Confidence,
     Inverted,
@@ -23,6 +24,7 @@ from router.decide.conditions.private import Private, PrivateExists, PrivateText
 from router.decide.conditions.sender import FromAe, PeerIn, SopClass
 
 __all__ = [
+    "CHESTS",
     "OPERATORS",
     "AgeIs",
     "AllOf",
