@@ -20,12 +20,17 @@ from pathlib import Path
 
 from router.config.settings import Settings
 from router.decide import decide, header_tags
+from router.decide.age import TAGS as AGE_TAGS
+from router.decide.header_facts import FIXED_TAGS, VERSION
 from router.flow import Decision, Instance, Seen
 from router.inference import Inference, InferenceError
 from router.observe import log, where
 from router.observe.metrics import DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
 from router.spool import INSTANCES, Claim, Spool, SpoolError
 from router.spool.keyed import TAGS as FOUND_BY
+
+FACTS = FIXED_TAGS[VERSION] | AGE_TAGS
+"""What each decision keeps of a header, and what an age is understood from."""
 
 IN_FLIGHT, OF_ONE_CALLER = 64, 32
 """The most instances that are asked about at once."""
@@ -110,7 +115,7 @@ class Classifier:
             return None
         free = 1 if self._one_by_one else min(IN_FLIGHT - in_flight, IN_FLIGHT + SLOW - len(self._asked))
         claims = self._spool.decisions.claim(free, self._taken(), OF_ONE_CALLER) if free > 0 else []
-        tags = header_tags(self._settings().rules) | FOUND_BY
+        tags = header_tags(self._settings().rules) | FOUND_BY | FACTS
         for claim in claims:
             if claim.tries >= TRIES:
                 self._record(claim, Seen("failed", reason="inference died each time"))
@@ -172,7 +177,7 @@ class Classifier:
                 _tell(claim, seen, decision)
                 self._then(instance, claim.path, seen, decision)
 
-        self._spool.decisions.record(claim, seen, decision, limits).add_done_callback(tell)
+        self._spool.decisions.record(claim, seen, decision, limits, settings.rules).add_done_callback(tell)
 
     def _came(self, claim: Claim, answer: Future[Seen] | None = None) -> None:
         """An answer has come; without one: the claim has gone to the slow lane."""

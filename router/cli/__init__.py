@@ -1,6 +1,7 @@
 """The command line: it parses, calls, prints; no logic of its own.
 
-A module holds one command, its function `command`. `queue` and `model` hold a group of commands, their `app`. `backup`
+A module holds one command, its function `command`. `queue`, `rules` and `model` hold a group of commands,
+their `app`. `backup`
 and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `options` and `csv_file` hold none.
 
 Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. Heavy things are imported inside the commands.
@@ -29,6 +30,7 @@ from router.cli import (
     init,
     model,
     queue,
+    rules,
     send,
     serve,
     status,
@@ -53,6 +55,7 @@ app.command("restore")(backup.restore)
 app.command("reload")(control.reload)
 app.command("wipe")(control.wipe)
 app.add_typer(queue.app, name="queue")
+app.add_typer(rules.app, name="rules")
 app.add_typer(model.app, name="model")
 
 

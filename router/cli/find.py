@@ -60,7 +60,7 @@ def command(
     if state:
         choose("--state", state, STATES)
     now = time.time()
-    begin, end = _moment("--since", since, now), _moment("--until", until, now)
+    begin, end = moment("--since", since, now), moment("--until", until, now)
     if begin is not None and end is not None and begin >= end:
         wrong(f"--since {since} is not before --until {until}")
     found = _found(config, _filter(text, begin, end, class_name, rule, to, caller, state), limit)
@@ -109,7 +109,7 @@ def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:
             before, limit = page[-1].id, limit - len(page)
 
 
-def _moment(option: str, text: str, now: float) -> float | None:
+def moment(option: str, text: str, now: float) -> float | None:
     """Unix time of an ISO date or time (this machine's zone where it names none), or of a span before now."""
     if not text:
         return None

@@ -72,6 +72,13 @@ def look(paths: Iterable[Path], inference: Inference, settings: Settings | None,
             yield _answer(*waiting.popleft(), settings, caller)
 
 
+def look_at(path: Path, inference: Inference, settings: Settings) -> Seen:
+    """What the model sees of one file. Raises ValueError for a file of another kind, OSError, InferenceError."""
+    with tempfile.TemporaryDirectory(prefix="dicom-router-") as scratch:
+        asked = inference.look(as_instance(path, Path(scratch, "picture.dcm")), header_tags(settings.rules))
+        return asked.result()
+
+
 def _ask(path: Path, inference: Inference, tags: frozenset[int], scratch: Path) -> Future[Seen] | str:
     try:
         return inference.look(as_instance(path, scratch), tags)
@@ -106,11 +113,16 @@ def _answer(path: Path, asked: Future[Seen] | str, settings: Settings | None, ca
 
 def decide_for(path: Path, seen: Seen, settings: Settings, caller: Caller) -> Decision:
     """What the rules say of a file as if `caller` had sent it."""
-    instance = Instance(
+    came = as_came(path, caller)
+    return decide(settings.rules, came, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
+
+
+def as_came(path: Path, caller: Caller) -> Instance:
+    """A file as the instance that it would be if `caller` had sent it."""
+    return Instance(
         id="0" * 32, received_at=0.0, caller=caller, sop_class=_sop_class(path), sop_instance="", transfer_syntax="",
         offset=0, size=0, digest="",
     )  # fmt: skip
-    return decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
 
 
 def _sop_class(path: Path) -> str:

@@ -97,7 +97,8 @@ def _table(root: Table, enabled: Mapping[str, bool], context: Context) -> RuleTa
     said = {
         name: as_written(root.entries[name]) for name in (HEADER_WORDS, "rules", "otherwise") if name in root.entries
     }
-    return RuleTable(found, last, xxh3_128_hexdigest(json.dumps(said)))
+    text = json.dumps(said)
+    return RuleTable(found, last, xxh3_128_hexdigest(text), text)
 
 
 def _check_ports(root: Table, node: NodeSettings, web: WebSettings, context: Context) -> None:

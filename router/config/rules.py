@@ -33,8 +33,13 @@ def otherwise(node: Node, destinations: Mapping[str, bool], context: Context) ->
     return Otherwise(send)
 
 
-def rules(node: Node, destinations: Mapping[str, bool], context: Context) -> tuple[Rule, ...]:
-    """The rules in order. `destinations`: name to enabled. A rule that can never fire is a mistake or a warning."""
+def rules(
+    node: Node, destinations: Mapping[str, bool], context: Context, *, check_reach: bool = True
+) -> tuple[Rule, ...]:
+    """The rules in order. `destinations`: name to enabled.
+
+    A rule that can never fire is a mistake or a warning, unless `check_reach` is off: rules that decided were checked.
+    """
     if isinstance(node, Scalar) and node.null:
         return ()
     if not isinstance(node, Sequence):
@@ -51,7 +56,8 @@ def rules(node: Node, destinations: Mapping[str, bool], context: Context) -> tup
             context.wrong(item, f"two rules are named '{rule.name}'", f"the other is on line {lines[rule.name]}")
         lines.setdefault(rule.name, item.line)
         found.append((rule, item))
-    _check_reach(found, destinations, context)
+    if check_reach:
+        _check_reach(found, destinations, context)
     return tuple(rule for rule, _ in found)
 
 

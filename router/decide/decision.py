@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.decide.conditions import AllOf, Condition, Facts
+from router.decide.conditions import AllOf, Condition, Facts, Kept
 from router.decide.table import Rule, RuleTable
 from router.flow import Decision, Instance, Seen
 
@@ -11,16 +11,17 @@ _LONGEST_REASON = 1000
 
 
 def decide(
-    table: RuleTable, instance: Instance, seen: Seen, *, enabled: frozenset[str], dry_run: bool = False
-) -> Decision:
+    table: RuleTable, instance: Instance, seen: Seen, *, enabled: frozenset[str], dry_run: bool = False,
+    kept: Kept | None = None,
+) -> Decision:  # fmt: skip
     """Where `instance` must go; total and deterministic, and never raises.
 
     Rules whose destinations are all disabled are passed over, and disabled destinations of the rule that fires
     are left out. `otherwise` keeps its destinations when all of them are disabled: the instance then waits
     visibly instead of vanishing. Shadow rules are recorded until a rule fires, even if their destinations are
-    disabled.
+    disabled. `kept`: the header of `seen` is what an earlier decision kept of it.
     """
-    facts = Facts(instance, seen)
+    facts = Facts(instance, seen, kept)
     shadow: list[tuple[str, tuple[str, ...]]] = []
     missed: list[str] = []
     for rule in table.rules:

@@ -34,8 +34,15 @@ class RuleTable:
     otherwise: Otherwise
     digest: str = field(default="", compare=False)
     """XXH3-128 of the rules as written, 32 hex digits: each decision names the rules that made it."""
+    text: str = field(default="", compare=False, repr=False)
+    """The rules as written, in JSON."""
 
 
 def header_tags(table: RuleTable) -> frozenset[int]:
     """Every header element that some rule needs, as 0xggggeeee."""
     return frozenset(tag for rule in table.rules for tag in rule.when.tags)
+
+
+def named_destinations(table: RuleTable) -> frozenset[str]:
+    """Every destination that the rules send to."""
+    return frozenset(name for rule in table.rules for name in rule.send) | frozenset(table.otherwise.send)

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from router.decide import RuleTable
 from router.flow import Decision, Instance, Seen
 from router.observe import log
 from router.observe.metrics import BURIED as BURIED_COUNT
@@ -19,6 +20,7 @@ from router.spool.events import add_event
 from router.spool.finishing import look_alone
 from router.spool.keyed import Key
 from router.spool.rows import Claim, columns_of_decision
+from router.spool.rule_tables import NO_RULES, RulesInUse
 from router.spool.schema import instance
 from router.spool.signals import INSTANCES
 from router.spool.states import DeliveryState, InstanceState
@@ -42,6 +44,7 @@ class Decisions:
         self._after = FIRST_CALLER
         self.key: Key | None = None
         """With which study and accession number are hashed, so that people can look for them."""
+        self._rules = RulesInUse()
 
     def claim(self, limit: int, taken: Mapping[Calling, int] = NOTHING, most: int = UNLIMITED) -> list[Claim]:
         """Up to `limit` instances that wait for their decision, in order of arrival.
@@ -58,16 +61,30 @@ class Decisions:
             for one in turn.claimed
         ]
 
-    def record(self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None]) -> Future[bool]:
-        """Prediction, decision and deliveries in one transaction; False when the claim was lost."""
+    def record(
+        self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None],
+        rules: RuleTable = NO_RULES,
+    ) -> Future[bool]:  # fmt: skip
+        """Prediction, decision and deliveries in one transaction; False when the claim was lost.
+
+        `rules`: those that decided. They are kept, and so is what they asked of the header.
+        """
         decided, token = claim.instance, claim.token
         buried: dict[str, str] = {}
+        values = columns_of_decision(seen, decision, self.key, self._rules.asked(rules))
+        is_due = self._rules.is_due(rules)
 
         def job(connection: sa.Connection) -> bool:
             buried.clear()  # a job may run again
-            return _record(connection, decided, token, seen, decision, limits, buried, self.key)
+            if not _record(connection, decided, token, values, decision, limits, buried):
+                return False
+            if is_due:
+                self._rules.keep(connection, rules)
+            return True
 
         def tell(done: Future[bool]) -> None:
+            if done.exception() is None and is_due:
+                self._rules.was_kept(rules)
             self._database.signals.set_many(decision.destinations)
             for name, reason in buried.items() if done.exception() is None else ():
                 BURIED_COUNT.labels(name).inc()
@@ -105,12 +122,13 @@ def _release(connection: sa.Connection, which: str, token: int, after: float, *,
 
 
 def _record(
-    connection: sa.Connection, decided: Instance, token: int, seen: Seen, decision: Decision,
-    limits: Mapping[str, int | None], buried: dict[str, str], key: Key | None,
+    connection: sa.Connection, decided: Instance, token: int, columns: Mapping[str, Any], decision: Decision,
+    limits: Mapping[str, int | None], buried: dict[str, str],
 ) -> bool:  # fmt: skip
     """A decision and the deliveries that it creates; False when the claim was lost.
 
-    `buried` gets the destinations whose delivery is buried at once, each with the reason.
+    `columns` are those of the decision. `buried` gets the destinations whose delivery is buried at once, each with the
+    reason.
     """
     moment = steady.look(connection)
     now = moment.now
@@ -119,7 +137,8 @@ def _record(
     already = set(connection.execute(statements.OWED_ALREADY, {"which": decided.id}).scalars())
     owed = [name for name in decision.destinations if name not in already]
     finished = not owed and not already
-    values = columns_of_decision(seen, decision, key) | {
+    values = {
+        **columns,
         "which": decided.id, "claimed_by": token, "token": 0, "ready_at": 0,
         "state": InstanceState.FINISHED if finished else InstanceState.DECIDED,
         "decided_at": now, "finished_at": now if finished else None,

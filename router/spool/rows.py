@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from router.decide.header_facts import Asked, facts_of
 from router.flow import Caller, Decision, Instance, Prediction, Seen
+from router.spool import header_facts
 from router.spool.keyed import Key
 from router.spool.states import DeliveryState, InstanceState
 
@@ -148,6 +150,8 @@ class InstanceRow:
     view: str | None
     table: str | None
     """The digest of the rules that decided."""
+    header: Any
+    """What the decision kept of the header (`header_facts`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +214,11 @@ def _other_answers(prediction: Prediction | None) -> dict[str, Any]:
     return view | ({"inverted": True} if prediction.inverted else {})
 
 
-def columns_of_decision(seen: Seen, decision: Decision, key: Key | None = None) -> dict[str, Any]:
-    """The columns that a decision fills. Of the header, only keyed hashes are among them."""
+def columns_of_decision(seen: Seen, decision: Decision, key: Key | None, beyond: Asked) -> dict[str, Any]:
+    """The columns that a decision fills. Of the header: keyed hashes, and what `decide.header_facts` keeps.
+
+    `beyond`: what the rules ask of a header.
+    """
     prediction = seen.prediction
     values: dict[str, Any] = {
         "pixels": seen.pixels,
@@ -223,6 +230,7 @@ def columns_of_decision(seen: Seen, decision: Decision, key: Key | None = None) 
         "shadow": json.dumps(decision.shadow),
         "table": decision.table or None,
         "view": (prediction.view or None) if prediction else None,
+        "header": header_facts.as_text(facts_of(seen.header, beyond)),
     } | (key.found_by(seen.header) if key else {})
     for name in ("top", "class", "confidence", "probabilities", "novelty", "novel", "model"):
         values[name] = None

@@ -69,6 +69,7 @@ instance = sa.Table(
     sa.Column("accession", sa.String(32)),
     sa.Column("view", sa.String(10)),
     sa.Column("table", sa.String(32)),
+    sa.Column("header", sa.String),
     sa.Index("instance_study", "study", "id", sqlite_where=_HAS_STUDY, postgresql_where=_HAS_STUDY),
     sa.Index("instance_accession", "accession", "id", sqlite_where=_HAS_ACCESSION, postgresql_where=_HAS_ACCESSION),
     sa.Index("instance_class", "class", "id"),
@@ -81,7 +82,7 @@ instance = sa.Table(
     sa.Index("instance_uid", "sop_instance", "id"),
 )
 """`study` and `accession` are keyed hashes (`keyed`): what a person looks for is hashed and compared. `table` is the
-digest of the rules that decided."""
+digest of the rules that decided. `header` holds what the decision kept of the header (`header_facts`), in JSON."""
 
 delivery = sa.Table(
     "delivery",
@@ -160,6 +161,19 @@ jump = sa.Table(
     sa.Column("seconds", sa.Double, nullable=False),
 )
 """Each span that does not count: what the clock said after it, and by how many seconds it had jumped."""
+
+rule_table = sa.Table(
+    "rule_table",
+    metadata,
+    sa.Column("digest", sa.String(32), primary_key=True),
+    sa.Column("first_used", sa.Double, nullable=False),
+    sa.Column("last_used", sa.Double, nullable=False),
+    sa.Column("text", sa.String, nullable=False),
+    sa.Column("asks", sa.String, nullable=False),
+    sa.Index("rule_table_used", "last_used"),
+)
+"""The rules that have decided, as they were written, and what they ask of a header (both JSON). `last_used` is noted
+once an hour. Times are Unix seconds."""
 
 identity = sa.Table("spool", metadata, sa.Column("id", sa.String(32), primary_key=True))
 """One row: which spool this is. A file in the folder with the blobs says the same (PostgreSQL)."""

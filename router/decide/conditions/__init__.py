@@ -4,11 +4,12 @@
 and `subject` names what is asked, never the value that was found.
 """
 
-from router.decide.conditions.base import OPERATORS, Comparison, Condition, Facts
+from router.decide.conditions.base import OPERATORS, Comparison, Condition, Facts, Kept
 from router.decide.conditions.header import AgeIs, Exists, Frames, HeaderAgrees, HeaderPart, HeaderView, Text
-from router.decide.conditions.logic import AllOf, AnyOf, Not
+from router.decide.conditions.logic import AllOf, AnyOf, Not, parts
 from router.decide.conditions.matchers import Equal, Matcher, Regex, glob
 from router.decide.conditions.prediction import (
+    CHESTS,
     ClassIs,
     Confidence,
     Inverted,
@@ -23,6 +24,7 @@ from router.decide.conditions.private import Private, PrivateExists, PrivateText
 from router.decide.conditions.sender import FromAe, PeerIn, SopClass
 
 __all__ = [
+    "CHESTS",
     "OPERATORS",
     "AgeIs",
     "AllOf",
@@ -40,6 +42,7 @@ __all__ = [
     "HeaderPart",
     "HeaderView",
     "Inverted",
+    "Kept",
     "Matcher",
     "Not",
     "Novel",
@@ -56,4 +59,5 @@ __all__ = [
     "TopIs",
     "ViewIs",
     "glob",
+    "parts",
 ]

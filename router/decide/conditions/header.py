@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from router.decide.age import PER_YEAR, age_at_study
+from router.decide.age import PER_YEAR
 from router.decide.age import TAGS as AGE_TAGS
 from router.decide.conditions.base import OPERATORS, Comparison, Facts
 from router.decide.conditions.matchers import Matcher
@@ -26,7 +26,7 @@ class HeaderPart:
     tags: frozenset[int] = PART_TAGS
 
     def holds(self, facts: Facts) -> bool | None:
-        return _said(self.vocabulary.part(facts.seen.header), self.names)
+        return None if facts.is_missing(self.tags) else _said(self.vocabulary.part(facts.seen.header), self.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class HeaderView:
     tags: frozenset[int] = VIEW_TAGS
 
     def holds(self, facts: Facts) -> bool | None:
-        return _said(self.vocabulary.view(facts.seen.header), self.names)
+        return None if facts.is_missing(self.tags) else _said(self.vocabulary.view(facts.seen.header), self.names)
 
 
 def _said(found: str, names: frozenset[str]) -> bool | None:
@@ -58,7 +58,7 @@ class HeaderAgrees:
     def holds(self, facts: Facts) -> bool | None:
         prediction = facts.seen.prediction
         part = self.vocabulary.part(facts.seen.header)
-        if prediction is None or part == UNKNOWN:
+        if prediction is None or part == UNKNOWN or facts.is_missing(self.tags):
             return None
         seen = CHEST if prediction.top in CHESTS else prediction.top
         return (part == seen) is self.expected
@@ -95,8 +95,14 @@ class AgeIs:
         if self.unit not in PER_YEAR:
             raise ValueError("the unit of an age is D, W, M or Y")
 
+    @property
+    def changes_at(self) -> tuple[float, ...]:
+        """The ages in years at which the answer changes."""
+        limits = {"<": (0,), ">=": (0,), "<=": (1,), ">": (1,)}.get(self.operator, (0, 1))
+        return tuple((self.limit + more) / PER_YEAR[self.unit] for more in limits)
+
     def holds(self, facts: Facts) -> bool | None:
-        age = age_at_study(facts.seen.header)
+        age = facts.age
         if age is None:
             return None
         fewest, most = age.completed(self.unit)
@@ -149,6 +155,6 @@ class Exists:
         return frozenset({self.tag})
 
     def holds(self, facts: Facts) -> bool | None:
-        if facts.seen.pixels == "unparseable":
+        if facts.seen.pixels == "unparseable" or facts.is_missing(self.tags):
             return None
         return (facts.seen.header.get(self.tag, ()) != ()) is self.expected

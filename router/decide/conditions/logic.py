@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from router.decide.conditions.base import Condition, Facts
@@ -66,3 +67,14 @@ class AnyOf:
 
 def _tags(conditions: tuple[Condition, ...]) -> frozenset[int]:
     return frozenset(tag for condition in conditions for tag in condition.tags)
+
+
+def parts(condition: Condition) -> Iterator[Condition]:
+    """The single questions that a condition is made of."""
+    if isinstance(condition, AllOf | AnyOf):
+        for one in condition.conditions:
+            yield from parts(one)
+    elif isinstance(condition, Not):
+        yield from parts(condition.condition)
+    else:
+        yield condition

@@ -84,7 +84,7 @@ class Probability(NoTags):
 
     def holds(self, facts: Facts) -> bool | None:
         prediction = facts.seen.prediction
-        return None if prediction is None else self.comparison.holds(_summed(prediction, self.classes))
+        return None if prediction is None else self.comparison.holds(summed(prediction, self.classes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ class PartConfidence(NoTags):
         if prediction is None:
             return None
         classes = CHESTS if prediction.top in CHESTS else frozenset({prediction.top})
-        return self.comparison.holds(_summed(prediction, classes))
+        return self.comparison.holds(summed(prediction, classes))
 
 
-def _summed(prediction: Prediction, classes: frozenset[str]) -> float:
+def summed(prediction: Prediction, classes: frozenset[str]) -> float:
     """NaN if the prediction has other classes than CLASSES."""
     if len(prediction.probabilities) != len(CLASSES):
         return math.nan

@@ -64,7 +64,7 @@ class PrivateText:
         return self.place.tags
 
     def holds(self, facts: Facts) -> bool | None:
-        found = self.place.found(facts.seen.header)
+        found = None if facts.is_missing(self.tags) else self.place.found(facts.seen.header)
         if found is None or None in found or NO_TEXT in found:
             return None
         values = [value for values in found for value in values or ()]
@@ -87,7 +87,7 @@ class PrivateExists:
         return self.place.tags
 
     def holds(self, facts: Facts) -> bool | None:
-        found = self.place.found(facts.seen.header)
+        found = None if facts.is_missing(self.tags) else self.place.found(facts.seen.header)
         if facts.seen.pixels == "unparseable" or found is None:
             return None
         return any(values != () for values in found) is self.expected
