@@ -7,7 +7,7 @@ import math
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.spool import commitment_rows, schema, steady
+from router.spool import bulk, commitment_rows, schema, steady
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
 from router.spool.errors import SpoolError
@@ -90,4 +90,5 @@ def _forget_records(connection: sa.Connection, before: float, limit: int) -> int
     old = sa.select(event.c.id).where(event.c.at < before).limit(limit)
     events = connection.execute(event.delete().where(event.c.id.in_(old))).rowcount
     connection.execute(schema.jump.delete().where(schema.jump.c.at < before))
-    return len(ids) + events + commitment_rows.forget(connection, before, limit)
+    others = bulk.forget(connection, before, limit) + commitment_rows.forget(connection, before, limit)
+    return len(ids) + events + others
