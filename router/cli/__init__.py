@@ -1,8 +1,8 @@
 """The command line: it parses, calls, prints; no logic of its own.
 
-A module holds one command, its function `command`. `queue`, `rules` and `model` hold a group of commands,
-their `app`. `backup`
-and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `options` and `csv_file` hold none.
+A module holds one command, its function `command`. `queue`, `rules` and `model` hold a group of commands, their `app`.
+`backup` and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `bulk` holds commands of `queue`.
+`options`, `filters` and `csv_file` hold none.
 
 Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. Heavy things are imported inside the commands.
 """

@@ -18,10 +18,13 @@ from router.forward import Forwarder
 from router.forward.transcoding import Copies
 from router.node import orders
 from router.node.api import application
+from router.node.bulk_worker import BulkWorker
 from router.node.local_socket import ControlServer
 from router.node.orders import (
+    CancelJob,
     DecideAgain,
     Discard,
+    Many,
     Order,
     Pause,
     Promote,
@@ -83,9 +86,10 @@ class Node:
         self._web = WebServer(settings.web, view)
         states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
         control = ControlServer(settings.spool.path, application(self.carry_out, states))
-        sweeper = Sweeper(self._spool, self.settings)
+        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool)
         self._roles: tuple[Role, ...] = (
-            self._web, self._models, control, self._forwarder, classifier, committer, sweeper, self._receiver,
+            self._web, self._models, control, self._forwarder, classifier, committer, sweeper, bulk,
+            self._receiver,
         )  # fmt: skip
         """In the order of their start; they stop in the opposite one."""
 
@@ -163,7 +167,7 @@ class Node:
                 return {"done": True} | asdict(self.reload(who))
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
-            case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe():
+            case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe() | Many() | CancelJob():
                 return orders.carry_out(order, who, self._spool, self._settings.destinations)
             case _:
                 assert_never(order)

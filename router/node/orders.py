@@ -7,18 +7,21 @@ union, `BY_NAME`, a case in `carry_out` (for a model in `Node.carry_out`), and i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, assert_never, get_args, get_type_hints
 
 from router.errors import RouterError
 
 if TYPE_CHECKING:
-    from router.spool import Spool
+    from router.spool import Act, Spool
+    from router.spool.find import Filter
 
 MOST_DELIVERIES = 1000
 """The most deliveries that one order names."""
 LONGEST_TEXT = 4096
 """Characters of a text in an order."""
+LATEST = 1e11
+"""Unix times in seconds are less than this (year 5138)."""
 LONGEST_WHO = 64
 """Characters that are kept of the name of who gives an order."""
 
@@ -109,7 +112,39 @@ class SetShadow:
     configured: str
 
 
-QueueOrder = Retry | Discard | DecideAgain | Pause | Resume | Wipe
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Do something with all that a filter finds: a job that the node works off in the background.
+
+    Fields that are empty or None do not count. The filter's fields are those of `router.spool.find.Filter`.
+    """
+
+    act: str
+    """One of `router.spool.Act`: retry, discard, move, resend, decide-again."""
+    destination: str = ""
+    """Where a move goes."""
+    reason: str = ""
+    """Why, in the person's words; kept in the record."""
+    text: str = ""
+    since: float | None = None
+    until: float | None = None
+    class_name: str = ""
+    rule: str = ""
+    to: str = ""
+    """The destination that a move takes from, or that a resend goes to again."""
+    calling_ae: str = ""
+    peer: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    """End such a job. What a move or a resend did and was not tried yet is taken back."""
+
+    job: int
+
+
+QueueOrder = Retry | Discard | DecideAgain | Pause | Resume | Wipe | Many | CancelJob
 ModelOrder = Promote | RollBack | SetShadow
 Order = QueueOrder | ModelOrder | Reload
 
@@ -120,6 +155,8 @@ BY_NAME: dict[str, type[Order]] = {
     "pause": Pause,
     "resume": Resume,
     "wipe": Wipe,
+    "many": Many,
+    "cancel-job": CancelJob,
     "reload": Reload,
     "promote": Promote,
     "rollback": RollBack,
@@ -134,13 +171,13 @@ def parse(name: str, about: Mapping[str, Any]) -> Order:
     if kind is None:
         raise OrderError(f"no such order: use one of {', '.join(BY_NAME)}", 2)
     hints = get_type_hints(kind)
-    known = [field.name for field in fields(kind)]
+    known = {field.name: field.default is MISSING for field in fields(kind)}
     if unknown := sorted(set(about) - set(known)):
         has = f"it has {', '.join(known)}" if known else "it has no fields"
         raise OrderError(f"{name}: unknown field {unknown[0][:LONGEST_WHO]!r}; {has}", 2)
-    if missing := [field for field in known if field not in about]:
+    if missing := [field for field, needed in known.items() if needed and field not in about]:
         raise OrderError(f"{name}: the field {missing[0]} is missing", 2)
-    return kind(**{field: _checked(f"{name}: {field}", about[field], hints[field]) for field in known})
+    return kind(**{field: _checked(f"{name}: {field}", value, hints[field]) for field, value in about.items()})
 
 
 def _checked(what: str, value: Any, hint: Any) -> Any:
@@ -153,6 +190,14 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
         return tuple(value)
     if value is None and type(None) in get_args(hint):
         return None
+    if hint is int:
+        if type(value) is not int or not 0 <= value < 1 << 63:
+            raise OrderError(f"{what} must be a number", 2)
+        return value
+    if float in get_args(hint):
+        if type(value) not in (int, float) or not abs(value) < LATEST:
+            raise OrderError(f"{what} must be a Unix time in seconds, or null", 2)
+        return float(value)
     if not isinstance(value, str) or len(value) > LONGEST_TEXT:
         raise OrderError(f"{what} must be a text of at most {LONGEST_TEXT} characters", 2)
     return value
@@ -183,7 +228,44 @@ def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[
                 raise OrderError(f"no destination {destination[:64]}: use one of {', '.join(names)}", 2)
             (spool.orders.pause if isinstance(order, Pause) else spool.orders.resume)(destination, who)
             return {"done": True}
+        case Many():
+            return {"job": _begin(order, who, spool, destinations)}
+        case CancelJob(number):
+            if not spool.bulk.cancel(number, who):
+                raise OrderError("no such job, or it has ended and cannot be taken back: see dicom-router queue jobs")
+            return {"done": True}
         case Wipe():
             return {"changed": spool.orders.wipe(who)}
         case _:
             assert_never(order)
+
+
+def _begin(order: Many, who: str, spool: Spool, destinations: Iterable[str]) -> int:
+    """Begin a bulk job; returns its number. Raises OrderError for what cannot be meant."""
+    act, wanted = act_and_filter(order)
+    names = known(spool, destinations)
+    if order.to and order.to not in names:
+        raise OrderError(f"no destination {order.to[:64]}: use one of {', '.join(names)}", 2)
+    new = order.to if order.act == "resend" else order.destination
+    if (order.act in ("move", "resend")) != bool(new):
+        raise OrderError("only a move needs a destination to go to", 2)
+    if new and new not in (there := sorted(destinations)):
+        raise OrderError(f"no destination {new[:64]} to send to: use one of {', '.join(there)}", 2)
+    if order.act == "move" and new == order.to:
+        raise OrderError("a move needs two destinations", 2)
+    return spool.bulk.begin(act, wanted, order.destination, who, order.reason)
+
+
+def act_and_filter(order: Many) -> tuple[Act, Filter]:
+    """What the spool is asked. Raises OrderError for an unknown act or state."""
+    from router.spool.bulk_rows import Act
+    from router.spool.find import Filter, State
+
+    for value, kind, what in ((order.act, Act, "act"), (order.state or State.WAITING, State, "state")):
+        if value not in list(kind):
+            raise OrderError(f"many: {what} must be one of {', '.join(kind)}", 2)
+    return Act(order.act), Filter(
+        text=order.text, since=order.since, until=order.until, class_name=order.class_name, rule=order.rule,
+        to=order.to, calling_ae=order.calling_ae, peer=order.peer,
+        state=State(order.state) if order.state else None,
+    )  # fmt: skip

@@ -9,6 +9,8 @@ Begin reading with `spool`, whose parts each have a module of their own name.
 """
 
 from router.spool.blobs import Blob
+from router.spool.bulk_choice import ChoiceError
+from router.spool.bulk_rows import Act, Job, JobState
 from router.spool.errors import NO_SPACE, SpoolError
 from router.spool.notes import agrees
 from router.spool.opening import open_spool, read_spool
@@ -24,18 +26,21 @@ from router.spool.rows import (
     values_of,
 )
 from router.spool.schema import SHADOW_PREDICTION
-from router.spool.signals import COMMITMENTS, FULL, INSTANCES, Signal
+from router.spool.signals import BULK, COMMITMENTS, FULL, INSTANCES, Signal
 from router.spool.spool import Spool
 from router.spool.states import CommitmentState, DeliveryState, InstanceState
 
 __all__ = [
+    "BULK",
     "COMMITMENTS",
     "FULL",
     "INSTANCES",
     "NO_SPACE",
     "SHADOW_PREDICTION",
     "Accepted",
+    "Act",
     "Blob",
+    "ChoiceError",
     "Claim",
     "CommitmentState",
     "Counts",
@@ -46,6 +51,8 @@ __all__ = [
     "Finished",
     "InstanceRow",
     "InstanceState",
+    "Job",
+    "JobState",
     "Signal",
     "Spool",
     "SpoolError",

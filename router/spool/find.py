@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -43,6 +43,19 @@ class State(StrEnum):
     """A person dropped a delivery."""
     SKIPPED = "skipped"
     """A delivery would have gone back to the caller."""
+    OWED = "owed"
+    """A delivery is open or buried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a text may be the name of; study and accession number are keyed hashes. Empty: it is no such name."""
+
+    begins: str = ""
+    """The beginning of ids."""
+    sop_instance: str = ""
+    study: str = ""
+    accession: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,8 @@ class Filter:
     calling_ae: str = ""
     peer: str = ""
     state: State | None = None
+    names: Names | None = None
+    """In place of `text`, for a filter that is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +117,15 @@ def find(
     connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str = FIRST_PAGE, limit: int = 100
 ) -> list[Found]:
     """A page of instances, the latest first: those whose id is less than `before`, which pages on."""
+    ids = page_of_ids(connection, wanted, key, before=before, limit=limit)
+    query = sa.select(instance).where(instance.c.id.in_(ids)).order_by(instance.c.id.desc())
+    rows = connection.execute(query).all() if ids else []
+    deliveries = _deliveries(connection, ids)
+    return [_found(row, deliveries[row.id]) for row in rows]
+
+
+def page_of_ids(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int) -> list[str]:
+    """The ids of `find`."""
     if not all(_storable(text) for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer)):
         return []
     span = [instance.c.id < before]
@@ -116,13 +140,26 @@ def find(
         count = connection.execute(sa.select(sa.func.count()).select_from(ids.subquery())).scalar_one()
         if count < fewest:
             least, fewest = one, count
-    query = sa.select(instance).where(*span)
+    query = sa.select(instance.c.id).where(*span)
     if least is not None:
         query = query.where(instance.c.id.in_(least.ids(span)))
     query = query.where(*(one.holds() for one in filters if one is not least))
-    rows = connection.execute(query.order_by(instance.c.id.desc()).limit(limit)).all()
-    deliveries = _deliveries(connection, [row.id for row in rows])
-    return [_found(row, deliveries[row.id]) for row in rows]
+    return list(connection.execute(query.order_by(instance.c.id.desc()).limit(limit)).scalars())
+
+
+def kept(connection: sa.Connection, wanted: Filter, key: Key | None) -> Filter:
+    """The same filter without its text, which may be of a patient or a study: what it names here, and keyed hashes."""
+    if not wanted.text:
+        return wanted
+    names = _names(wanted.text, key)
+    if not _storable(wanted.text):
+        return replace(wanted, text="", names=Names())
+    known = [
+        connection.execute(sa.select(instance.c.id).where(condition).limit(1)).first() is not None
+        for condition in (_BeginsWith(names.begins).holds(), instance.c.sop_instance == names.sop_instance)
+    ]
+    names = replace(names, begins=names.begins * known[0], sop_instance=names.sop_instance * known[1])
+    return replace(wanted, text="", names=names)
 
 
 def _storable(text: str) -> bool:
@@ -156,12 +193,14 @@ class _AnyOf:
     filters: tuple[_Filter, ...]
 
     def ids(self, span: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
+        if not self.filters:
+            return sa.select(instance.c.id).where(sa.false())
         parts = [one.ids(span).limit(FEW).subquery() for one in self.filters]  # SQLite wants no bare LIMIT in a UNION
         together = sa.union(*(sa.select(part.c[0].label("id")) for part in parts)).subquery()
         return sa.select(together.c.id)
 
     def holds(self) -> sa.ColumnElement[bool]:
-        return sa.or_(*(one.holds() for one in self.filters))
+        return sa.or_(sa.false(), *(one.holds() for one in self.filters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +250,9 @@ def _moved(condition: sa.ColumnElement[bool], to: sa.Column[Any]) -> sa.ColumnEl
 
 
 def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
-    if wanted.text:
-        yield _AnyOf(tuple(_named(wanted.text.strip(), key)))
+    names = _names(wanted.text, key) if wanted.text else wanted.names
+    if names is not None:
+        yield _AnyOf(tuple(_named(names)))
     for column, value in (
         (instance.c["class"], wanted.class_name), (instance.c.rule, wanted.rule),
         (instance.c.calling_ae, wanted.calling_ae), (instance.c.peer, wanted.peer),
@@ -229,19 +269,29 @@ def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
             yield _AnyOf(tuple(_Column(instance.c.state, end) for end in (InstanceState.FINISHED, InstanceState.GONE)))
         case State.WAITING:
             yield _HasDelivery(wanted.to, DeliveryState.OPEN)
+        case State.OWED:
+            yield _AnyOf(tuple(_HasDelivery(wanted.to, one) for one in (DeliveryState.OPEN, DeliveryState.BURIED)))
         case state:
             yield _HasDelivery(wanted.to, str(state))
 
 
-def _named(text: str, key: Key | None) -> Iterator[_Filter]:
+def _names(text: str, key: Key | None) -> Names:
     """All that a text may be."""
-    digits = text.casefold()
-    if LEAST_ID <= len(digits) <= 32 and not set(digits) - set("0123456789abcdef"):
-        yield _BeginsWith(digits)
-    yield _Column(instance.c.sop_instance, text)
-    if key is not None:
-        yield _Column(instance.c.study, key.study(text))
-        yield _Column(instance.c.accession, key.accession(text))
+    digits, text = text.strip().casefold(), text.strip()
+    is_id = LEAST_ID <= len(digits) <= 32 and not set(digits) - set("0123456789abcdef")
+    study, accession = (key.study(text), key.accession(text)) if key is not None else ("", "")
+    return Names(digits if is_id else "", text, study, accession)
+
+
+def _named(names: Names) -> Iterator[_Filter]:
+    if names.begins:
+        yield _BeginsWith(names.begins)
+    for column, value in (
+        (instance.c.sop_instance, names.sop_instance), (instance.c.study, names.study),
+        (instance.c.accession, names.accession),
+    ):  # fmt: skip
+        if value:
+            yield _Column(column, value)
 
 
 def _deliveries(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[FoundDelivery]]:

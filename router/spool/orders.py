@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -51,11 +52,11 @@ class Orders:
 
     def discard(self, deliveries: Sequence[int], who: str) -> int:
         """Drop deliveries that are not being sent; returns how many."""
-        return sum(self._database.run(partial(_discard, deliveries=part, who=who)) for part in parts(deliveries))
+        return sum(self._database.run(partial(discard, deliveries=part, who=who)) for part in parts(deliveries))
 
     def redecide(self, instance_id: str, who: str) -> bool:
         """Have an instance decided anew; False where there is none, or its blob is gone."""
-        ordered = self._database.run(partial(_redecide, instance_id=instance_id, who=who), lambda _: (INSTANCES,))
+        ordered = self._database.run(partial(redecide, instance_id=instance_id, who=who), lambda _: (INSTANCES,))
         self._database.signals.set(INSTANCES)
         return ordered
 
@@ -66,7 +67,7 @@ class Orders:
         return removed
 
 
-def _are_free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
+def are_free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
     """Those that are open or buried, and not claimed (any more)."""
     is_free = (delivery.c.token == 0) | (delivery.c.ready_at <= now)
     return (
@@ -76,45 +77,65 @@ def _are_free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
     )  # fmt: skip
 
 
-def _retry_now(connection: sa.Connection, deliveries: Sequence[int], who: str) -> list[str]:
-    """Owe free deliveries at once, with their counters at zero. Returns the destination of each."""
+def retry_now(
+    connection: sa.Connection, deliveries: Sequence[int], who: str, *, after_new: bool = False, **why: Any
+) -> list[str]:
+    """Owe free deliveries at once, with their counters at zero. Returns the destination of each.
+
+    `after_new`: new deliveries go before them. `why` is kept in the record.
+    """
     moment = steady.look(connection)
     now = moment.now
     still = destinations.still_times(connection, moment)
-    afresh = {"ready_at": 0, "tries": 0, "buriable_tries": 0, "closed_at": None, "owed_since": now}
+    afresh = {
+        "ready_at": now if after_new else 0,
+        "tries": 0,
+        "buriable_tries": 0,
+        "closed_at": None,
+        "owed_since": now,
+    }
     rows = connection.execute(
         delivery.update()
-        .where(_are_free(deliveries, now))
+        .where(are_free(deliveries, now))
         .values(state=DeliveryState.OPEN, token=0, **afresh)
         .returning(delivery.c.id, delivery.c.instance_id, delivery.c.destination)
     ).all()
     for row in rows:
         connection.execute(delivery.update().where(delivery.c.id == row.id).values(stood_still=still(row.destination)))
-        add_event(connection, "retried by a person", row.instance_id, row.destination, who=who)
-    # Also for those that are claimed: the try that is under way began before the order.
-    is_owed = delivery.c.id.in_(deliveries) & (delivery.c.state == DeliveryState.OPEN)
-    concerned = sa.select(delivery.c.destination).where(is_owed).distinct()
-    destinations.order_try(connection, connection.execute(concerned).scalars().all())
+        add_event(connection, "retried by a person", row.instance_id, row.destination, who=who, **why)
     return [row.destination for row in rows]
 
 
-def _discard(connection: sa.Connection, deliveries: Sequence[int], who: str) -> int:
+def _retry_now(connection: sa.Connection, deliveries: Sequence[int], who: str) -> list[str]:
+    owed_to = retry_now(connection, deliveries, who)
+    order_try(connection, deliveries)
+    return owed_to
+
+
+def order_try(connection: sa.Connection, deliveries: Sequence[int]) -> None:
+    """Have the destinations of these tried, also of those that are claimed: their try began before the order."""
+    is_owed = delivery.c.id.in_(deliveries) & (delivery.c.state == DeliveryState.OPEN)
+    concerned = sa.select(delivery.c.destination).where(is_owed).distinct()
+    destinations.order_try(connection, connection.execute(concerned).scalars().all())
+
+
+def discard(connection: sa.Connection, deliveries: Sequence[int], who: str, **why: Any) -> int:
     """Drop free deliveries; returns how many."""
     look_alone(connection, lambda: instances_of(deliveries))
     now = clock.now(connection)
     rows = connection.execute(
         delivery.update()
-        .where(_are_free(deliveries, now))
+        .where(are_free(deliveries, now))
         .values(state=DeliveryState.DISCARDED, token=0, closed_at=now, reason="discarded by a person")
         .returning(delivery.c.instance_id, delivery.c.destination)
     ).all()
     for row in rows:
         finish_if_last(connection, row.instance_id, now)
-        add_event(connection, "discarded by a person", row.instance_id, row.destination, who=who)
+        add_event(connection, "discarded by a person", row.instance_id, row.destination, who=who, **why)
     return len(rows)
 
 
-def _redecide(connection: sa.Connection, instance_id: str, who: str) -> bool:
+def redecide(connection: sa.Connection, instance_id: str, who: str, **why: Any) -> bool:
     changed = connection.execute(
         instance.update()
         .where(
@@ -123,5 +144,5 @@ def _redecide(connection: sa.Connection, instance_id: str, who: str) -> bool:
         .values(state=InstanceState.NEW, ready_at=0, token=0, tries=0, finished_at=None)
     ).rowcount  # fmt: skip
     if changed:
-        add_event(connection, "new decision ordered", instance_id, who=who)
+        add_event(connection, "new decision ordered", instance_id, who=who, **why)
     return bool(changed)

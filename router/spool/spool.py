@@ -11,6 +11,7 @@ from router.config.settings import SpoolSettings
 from router.observe import log
 from router.spool import postgresql, queries
 from router.spool.blobs import BlobStore
+from router.spool.bulk import Bulk
 from router.spool.commitments import Commitments
 from router.spool.database import Database
 from router.spool.decisions import Decisions
@@ -33,7 +34,8 @@ class Spool:
     """Open it with `open_spool` (to work) or `read_spool` (to look), in `opening`.
 
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
-    `commitments` for storage commitment, `orders` and `views` for people, `space` and `retention` for the sweeper.
+    `commitments` for storage commitment, `orders`, `bulk` and `views` for people, `space` and `retention` for the
+    sweeper.
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
@@ -50,6 +52,7 @@ class Spool:
         self.destinations = Destinations(self.database)
         self.commitments = Commitments(self.database)
         self.orders = Orders(self.database, self.retention)
+        self.bulk = Bulk(self.database, settings.path)
         self.views = Views(settings, self.database, self._usage)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
