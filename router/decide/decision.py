@@ -13,12 +13,11 @@ _LONGEST_REASON = 1000
 def decide(
     table: RuleTable, instance: Instance, seen: Seen, *, enabled: frozenset[str], dry_run: bool = False
 ) -> Decision:
-    """Where `instance` must go; total and deterministic, and never raises.
+    """Where `instance` must go. Total and deterministic; never raises.
 
-    Rules whose destinations are all disabled are passed over, and disabled destinations of the rule that fires
-    are left out. `otherwise` keeps its destinations when all of them are disabled: the instance then waits
-    visibly instead of vanishing. Shadow rules are recorded until a rule fires, even if their destinations are
-    disabled.
+    A rule is skipped if all its destinations are disabled. Disabled destinations of the rule that fires are left out.
+    `otherwise` keeps its destinations if all of them are disabled: the instance then waits visibly and does not
+    vanish. Shadow rules are recorded until a rule fires, even if their destinations are disabled.
     """
     facts = Facts(instance, seen)
     shadow: list[tuple[str, tuple[str, ...]]] = []
@@ -52,7 +51,7 @@ def _by_otherwise(
 
 
 def _fired(rule: Rule, send: tuple[str, ...]) -> str:
-    """The rule that fired, what it asked, and what came of it."""
+    """The reason of a decision: the rule that fired, and what its condition said."""
     said = f"rule '{rule.name}' ({rule.when.subject}): "
     if rule.discard:
         return f"{said}discarded: {rule.reason}"
