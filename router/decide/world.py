@@ -49,7 +49,7 @@ State = tuple[str, str, bool] | None
 STATES: frozenset[State] = frozenset(
     state for top in CLASSES for state in (None, (top, top, False), (UNCERTAIN, top, False), (UNCERTAIN, top, True))
 )
-"""(class, top, novel) of a prediction, or none. The class is the top class or uncertain; of a novel picture uncertain."""
+"""(class, top, novel) of a prediction, or none. The class is the top or uncertain; a novel picture is uncertain."""
 UNPARSEABLE = "unparseable"
 PIXELS = frozenset({"decoded", "none", "undecodable", UNPARSEABLE, "failed"})
 ANYTHING = glob("*")
