@@ -1,4 +1,4 @@
-"""Rules: prediction and header to a decision. Pure; nothing here does I/O or knows YAML, spool or network."""
+"""Rules make a decision from prediction and header. Pure: nothing here does I/O or knows YAML, spool or network."""
 
 from router.decide.decision import decide
 from router.decide.kept import kept_from
