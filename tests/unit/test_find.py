@@ -18,7 +18,7 @@ from router.flow import Caller, Decision, Prediction, Seen
 from router.spool import DeliveryState, Spool, SpoolError, open_spool
 from router.spool.find import Filter, State
 from router.spool.keyed import ACCESSION, KEY_BYTES, KEY_FILE, STUDY, key_of, make_key
-from tests.unit.spooling import CALLERS, accept, settings_of
+from tests.unit.spooling import CALLERS, accept, instance_for, sealed, settings_of
 
 SPINE = Prediction((0.01, 0.01, 0.01, 0.96, 0.01), "spine", 0.96, 0.1, False, "spine", "m", view="lateral")
 
@@ -85,6 +85,16 @@ def test_what_has_become_of_it(spool: Spool) -> None:
         assert ids(spool, state=state, to="nowhere") == []
         spool.orders.retry_now([owed.id], "a person")
     assert ids(spool, state=State.DISCARDED) == []
+
+
+def test_it_is_found_before_it_is_decided_and_if_it_cannot_be_read_later(spool: Spool) -> None:
+    blob = sealed(spool, b"new")
+    new = instance_for(blob, "1.2.9")
+    spool.intake.accept(blob, new, {STUDY: ("1.9.7",), ACCESSION: ("A7",)})
+    assert ids(spool, text="a7") == ids(spool, text="1.9.7") == [new.id]
+    (claim,) = spool.decisions.claim(1)
+    assert spool.decisions.record(claim, Seen("failed"), Decision("otherwise", ("pacs",), "why"), {}).result()
+    assert ids(spool, text="a7") == ids(spool, text="1.9.7") == [new.id]
 
 
 def test_what_is_shown_of_it(spool: Spool) -> None:
