@@ -116,6 +116,26 @@ def test_pages_follow_each_other_without_a_gap(spool: Spool) -> None:
         assert seen == every[::-1]
 
 
+@pytest.mark.parametrize("few", [1, 2, 3, 100])
+def test_a_look_is_bounded_and_says_how_far_it_came(spool: Spool, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.spool.find.FEW", few)
+    one = decided(spool, "1.2.0", rule="chest")
+    for n in range(1, 6):
+        decided(spool, f"1.2.{n}", CALLERS[n % 2], rule="spine by pixels" if n % 2 else "chest")
+    wanted = Filter(rule="chest", calling_ae="XRAY_1", class_name="spine", state=State.WAITING, to="pacs")
+    assert ids(spool, rule="chest", calling_ae="XRAY_2") == []
+    looks, seen, before = 0, [], "g"
+    while before is not None:
+        page = spool.views.find_page(wanted, before=before, limit=10)
+        looks, before = looks + 1, page.go_on
+        seen += [found.id for found in page.found]
+    every = ids(spool, rule="chest", calling_ae="XRAY_1")
+    assert every[-1] == one
+    assert seen == every == [found.id for found in spool.views.find(wanted, limit=10)]
+    assert len(every) == 3
+    assert looks == {1: 4, 2: 2, 3: 2, 100: 1}[few]
+
+
 def test_the_database_holds_no_study_and_no_accession_number(spool: Spool, tmp_path: Path) -> None:
     one = decided(spool, study="1.2.840.99999.1", accession="SECRET77")
     row = spool.views.instance(one)
