@@ -124,7 +124,8 @@ def test_a_look_is_bounded_and_says_how_far_it_came(spool: Spool, few: int, monk
         decided(spool, f"1.2.{n}", CALLERS[n % 2], rule="spine by pixels" if n % 2 else "chest")
     wanted = Filter(rule="chest", calling_ae="XRAY_1", class_name="spine", state=State.WAITING, to="pacs")
     assert ids(spool, rule="chest", calling_ae="XRAY_2") == []
-    looks, seen, before = 0, [], "g"
+    looks, seen = 0, []
+    before: str | None = "g"
     while before is not None:
         page = spool.views.find_page(wanted, before=before, limit=10)
         looks, before = looks + 1, page.go_on
