@@ -65,11 +65,12 @@ def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:
     from router.spool import read_spool
     from router.spool.find import FIRST_PAGE
 
-    before = FIRST_PAGE
+    go_on: str | None = FIRST_PAGE
     with closing(read_spool(settings_of(config).spool)) as spool:
-        while limit > 0 and (page := spool.views.find(wanted, before=before, limit=min(limit, PAGE))):
-            yield from page
-            before, limit = page[-1].id, limit - len(page)
+        while limit > 0 and go_on is not None:
+            page = spool.views.find_page(wanted, before=go_on, limit=min(limit, PAGE))
+            yield from page.found
+            go_on, limit = page.go_on, limit - len(page.found)
 
 
 def _as_json(one: Found) -> dict[str, Any]:

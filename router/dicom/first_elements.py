@@ -1,7 +1,7 @@
-"""The first elements of a data set: SOP Class UID and SOP Instance UID, and nothing beyond them.
+"""The first elements of a data set: SOP Class UID and SOP Instance UID, and a few by which people look for it.
 
-This is all that is read of an instance while its sender waits; it is enough to see that the data set is one, is in
-the transfer syntax that was negotiated, and is the instance that the command announced. Elements are walked as for
+This is all that is read of an instance while its sender waits. The UIDs are enough to see that the data set is one, is
+in the transfer syntax that was negotiated, and is the instance that the command announced. Elements are walked as for
 the pixels, so that nothing is refused here that could be read there.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 
 from router.dicom.deflated import inflater_for
@@ -57,6 +58,30 @@ def sop_uids(head: bytes | bytearray, transfer_syntax: str) -> SopUids:
     except UnparseableError:
         raise UnreadableError("the data set breaks off before its SOP Instance UID") from None
     raise UnreadableError("a SOP UID is absent")
+
+
+def plain_texts(head: bytes | bytearray, transfer_syntax: str, tags: frozenset[int]) -> dict[int, tuple[str, ...]]:
+    """The values of some elements, as far as they stand in the first bytes of a data set and are ASCII.
+
+    Raises nothing: what cannot be read is left out, and so is an element that stands there twice.
+    """
+    try:
+        data = bytes((_inflate(head) if transfer_syntax == DEFLATED else head)[:MOST])
+    except UnreadableError:
+        return {}
+    coding = Coding(transfer_syntax != IMPLICIT, ">" if transfer_syntax == BIG_ENDIAN else "<")
+    found: dict[int, tuple[str, ...]] = {}
+    twice: set[int] = set()
+    last = max(tags)
+    with suppress(UnparseableError):
+        for element in walk(io.BytesIO(data), 0, len(data), coding):
+            if element.tag > last:
+                break
+            value = data[element.offset : element.offset + element.length] if element.tag in tags else b""
+            if value.isascii() and (text := value.decode("ascii").strip("\0 ")):
+                twice |= {element.tag} & found.keys()
+                found[element.tag] = tuple(part.strip(" ") for part in text.split("\\"))
+    return {tag: values for tag, values in found.items() if tag not in twice}
 
 
 def _inflate(head: bytes | bytearray) -> bytes:

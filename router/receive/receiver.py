@@ -16,14 +16,15 @@ from router.association.messages import Sink, StoreRequest
 from router.association.server import AssociationServer
 from router.association.services import Service
 from router.config.settings import Settings
-from router.dicom.first_elements import MOST, SopUids, UnreadableError, sop_uids
+from router.dicom.first_elements import MOST, SopUids, UnreadableError, plain_texts, sop_uids
 from router.dicom.part10 import file_meta
 from router.dicom.uids import is_uid
-from router.flow import Instance
+from router.flow import Header, Instance
 from router.observe import log, safe
 from router.observe.metrics import MERGED, RECEIVED_BYTES, stored
 from router.receive.seldom import Seldom
 from router.spool import NO_SPACE, Accepted, Blob, SpoolError
+from router.spool.keyed import TAGS as FOUND_BY
 from router.spool.notes import note_for
 
 
@@ -32,7 +33,7 @@ class Store(Protocol):
 
     def begin(self, header: bytes) -> Blob: ...
 
-    def accept(self, blob: Blob, new: Instance) -> Accepted: ...
+    def accept(self, blob: Blob, new: Instance, named: Header) -> Accepted: ...
 
     def room(self) -> bool: ...
 
@@ -119,6 +120,8 @@ class BlobSink:
         self._blob: Blob | None = blob
         self._request = request
         self._head: bytearray | None = bytearray()
+        self._named: Header = {}
+        """By what people look for it: so that it is found before it is decided."""
         self._status: int = Status.SUCCESS
 
     def write(self, fragment: memoryview) -> None:
@@ -159,7 +162,7 @@ class BlobSink:
         with making_room(self._spool):
             blob.seal(note_for(blob.header, instance))
         try:
-            accepted = self._spool.accept(blob, instance)
+            accepted = self._spool.accept(blob, instance, self._named)
         except SpoolError as error:
             return _refused(request, Status.OUT_OF_RESOURCES, str(error))
         RECEIVED_BYTES.inc(blob.size)
@@ -181,3 +184,5 @@ class BlobSink:
             self._status = _refused(self._request, Status.CANNOT_UNDERSTAND, str(error))
         if self._status != Status.SUCCESS:
             self.abandon()
+        else:
+            self._named = plain_texts(head, self._request.transfer_syntax, FOUND_BY)

@@ -1,7 +1,8 @@
 """Find instances: by what a person knows of them, the latest first, a page at a time.
 
-A page is found by the filter that matches the fewest rows. Each filter has an index whose second part is the id, and
-ids are in order of time, so that rows of one filter come in the order of the page.
+A page is found by the filter that matches the fewest rows. Each filter has an index that ends with the id, and ids are
+in order of time, so that rows of one filter come in the order of the page. A look is bounded: filters of which each
+matches many rows, and all together none, are answered with how far it has looked.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from router.spool.states import DeliveryState, InstanceState
 instance, delivery = schema.instance, schema.delivery
 FIRST_PAGE = "g"
 """Sorts behind every id."""
-FEW = 20_000
-"""Rows. A filter that matches fewer is the one that leads; where all match more, the latest rows are looked through."""
+FEW = 8_000
+"""Rows of one filter that one look reads."""
 MOST_DELIVERIES = 64
 """Of one instance, that a page shows."""
 LEAST_ID = 6
@@ -113,38 +114,99 @@ class Found:
     deliveries: tuple[FoundDelivery, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The ids that one look found, the latest first. `go_on`: what is less than it was not looked at; None: nothing is
+    left."""
+
+    ids: tuple[str, ...]
+    go_on: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPage:
+    """Instances that one look found, the latest first; it may be none although there are more: see `go_on`."""
+
+    found: tuple[Found, ...]
+    go_on: str | None
+    """The next page's `before`; None: there is no next page."""
+
+
+def find_page(
+    connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str = FIRST_PAGE, limit: int = 100
+) -> FoundPage:
+    """Instances whose id is less than `before`, the latest first. It looks at a bounded number of rows."""
+    looked = look(connection, wanted, key, before=before, limit=limit)
+    return FoundPage(_shown(connection, looked.ids), looked.go_on)
+
+
 def find(
     connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str = FIRST_PAGE, limit: int = 100
 ) -> list[Found]:
-    """A page of instances, the latest first: those whose id is less than `before`, which pages on."""
-    ids = page_of_ids(connection, wanted, key, before=before, limit=limit)
-    query = sa.select(instance).where(instance.c.id.in_(ids)).order_by(instance.c.id.desc())
-    rows = connection.execute(query).all() if ids else []
-    deliveries = _deliveries(connection, ids)
-    return [_found(row, deliveries[row.id]) for row in rows]
+    """A whole page: looks until it is full, or until nothing is left."""
+    return list(_shown(connection, page_of_ids(connection, wanted, key, before=before, limit=limit)))
 
 
-def page_of_ids(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int) -> list[str]:
-    """The ids of `find`."""
+def page_of_ids(
+    connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str = FIRST_PAGE, limit: int
+) -> list[str]:
+    """The ids of a whole page."""
+    ids: list[str] = []
+    go_on: str | None = before
+    while go_on is not None and len(ids) < limit:
+        looked = look(connection, wanted, key, before=go_on, limit=limit - len(ids))
+        ids, go_on = [*ids, *looked.ids], looked.go_on
+    return ids
+
+
+def look(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int) -> Looked:
+    """One look, at no more than FEW rows for each filter.
+
+    Of several filters the one with the fewest rows leads. If each has many, the latest FEW of the leading one are
+    looked through, however few of them match the others.
+    """
     if not all(_storable(text) for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer)):
-        return []
+        return Looked((), None)
     span = [instance.c.id < before]
     if wanted.since is not None:
         span.append(instance.c.id >= id_at(wanted.since))
     if wanted.until is not None:
         span.append(instance.c.id < id_at(wanted.until))
     filters = list(_filters(wanted, key))
-    least, fewest = None, FEW
+    query, bound = sa.select(instance.c.id).where(*span), None
+    if len(filters) == 1:
+        query = filters[0].latest(span, limit)
+    elif filters:
+        leader, bound = _leader(connection, filters, span)
+        ids = sa.select(leader.latest(span, FEW).subquery().c[0])
+        query = sa.select(instance.c.id).where(instance.c.id.in_(ids))
+        query = query.where(*(one.holds() for one in filters if one is not leader))
+    latest_first = query.order_by(None).order_by(query.selected_columns[0].desc()).limit(limit)
+    found = tuple(connection.execute(latest_first).scalars())
+    return Looked(found, found[-1] if len(found) == limit else bound)
+
+
+def _leader(
+    connection: sa.Connection, filters: Sequence[_Filter], span: Sequence[sa.ColumnElement[bool]]
+) -> tuple[_Filter, str | None]:
+    """The filter with the fewest rows, and the earliest of its latest FEW; None if it has no more than those."""
+    best, leader = (FEW, FIRST_PAGE), filters[0]
     for one in filters:
-        ids = one.ids(span).limit(fewest)  # counts no further than the best so far
-        count = connection.execute(sa.select(sa.func.count()).select_from(ids.subquery())).scalar_one()
-        if count < fewest:
-            least, fewest = one, count
-    query = sa.select(instance.c.id).where(*span)
-    if least is not None:
-        query = query.where(instance.c.id.in_(least.ids(span)))
-    query = query.where(*(one.holds() for one in filters if one is not least))
-    return list(connection.execute(query.order_by(instance.c.id.desc()).limit(limit)).scalars())
+        ids = one.latest(span, FEW).subquery()
+        count, earliest = connection.execute(sa.select(sa.func.count(), sa.func.min(ids.c[0]))).one()
+        if (count, earliest or "") < best:
+            best, leader = (count, earliest or ""), one
+    return leader, best[1] if best[0] == FEW else None
+
+
+def _shown(connection: sa.Connection, ids: Sequence[str]) -> tuple[Found, ...]:
+    found: list[Found] = []
+    for some in schema.parts(ids):
+        query = sa.select(instance).where(instance.c.id.in_(some)).order_by(instance.c.id.desc())
+        rows = connection.execute(query).all()
+        deliveries = _deliveries(connection, some)
+        found += [_found(row, deliveries[row.id]) for row in rows]
+    return tuple(found)
 
 
 def kept(connection: sa.Connection, wanted: Filter, key: Key | None) -> Filter:
@@ -174,16 +236,34 @@ def id_at(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """Instances with one value in a column."""
+    """Instances with one value in a column that has an index with the id."""
 
     column: sa.Column[Any]
     value: str
 
-    def ids(self, span: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
-        return sa.select(instance.c.id).where(self.column == self.value, *span)
+    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
+        ids = sa.select(instance.c.id).where(self.column == self.value, *span)
+        return ids.order_by(instance.c.id.desc()).limit(most)
 
     def holds(self) -> sa.ColumnElement[bool]:
         return sa.func.coalesce(self.column, "") == self.value  # so that no planner takes the column's index
+
+
+@dataclass(frozen=True, slots=True)
+class _InState:
+    """Instances in one state. Their index has `ready_at` before the id: it is 0 for all but some that are new."""
+
+    state: str
+
+    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
+        work = sa.select(instance.c.id).where(instance.c.state == self.state, *span).order_by(instance.c.id.desc())
+        return _together([work.where(ready).limit(most) for ready in (_READY == 0, _READY > 0, _READY < 0)], most)
+
+    def holds(self) -> sa.ColumnElement[bool]:
+        return sa.func.coalesce(instance.c.state, "") == self.state
+
+
+_READY = instance.c.ready_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,15 +272,20 @@ class _AnyOf:
 
     filters: tuple[_Filter, ...]
 
-    def ids(self, span: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
+    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
         if not self.filters:
             return sa.select(instance.c.id).where(sa.false())
-        parts = [one.ids(span).limit(FEW).subquery() for one in self.filters]  # SQLite wants no bare LIMIT in a UNION
-        together = sa.union(*(sa.select(part.c[0].label("id")) for part in parts)).subquery()
-        return sa.select(together.c.id)
+        return _together([one.latest(span, most) for one in self.filters], most)
 
     def holds(self) -> sa.ColumnElement[bool]:
         return sa.or_(sa.false(), *(one.holds() for one in self.filters))
+
+
+def _together(parts: Sequence[sa.Select[Any]], most: int) -> sa.Select[Any]:
+    """The latest ids of several selections, each of which is at its limit or complete."""
+    below = [part.subquery() for part in parts]  # SQLite wants no bare LIMIT in a UNION
+    together = sa.union(*(sa.select(one.c[0].label("id")) for one in below)).subquery()
+    return sa.select(together.c.id).order_by(together.c.id.desc()).limit(most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +294,8 @@ class _BeginsWith:
 
     digits: str
 
-    def ids(self, span: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
-        return sa.select(instance.c.id).where(self.holds(), *span)
+    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
+        return sa.select(instance.c.id).where(self.holds(), *span).order_by(instance.c.id.desc()).limit(most)
 
     def holds(self) -> sa.ColumnElement[bool]:
         return sa.and_(instance.c.id >= self.digits, instance.c.id < self.digits + FIRST_PAGE)
@@ -223,11 +308,13 @@ class _HasDelivery:
     to: str
     state: str
 
-    def ids(self, span: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
+    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
+        if not self.state:  # the index has the state before the instance
+            return _together([_HasDelivery(self.to, one).latest(span, most) for one in DeliveryState], most)
         of = delivery.c.instance_id
         here = [_moved(condition, of) for condition in span]
         asked = [column == value for column, value in self._asked()]
-        return sa.select(of).distinct().where(*asked, *here)
+        return sa.select(of).distinct().where(*asked, *here).order_by(of.desc()).limit(most)
 
     def holds(self) -> sa.ColumnElement[bool]:
         asked = [sa.func.coalesce(column, "") == value for column, value in self._asked()]
@@ -240,7 +327,7 @@ class _HasDelivery:
             yield delivery.c.state, self.state
 
 
-_Filter = _Column | _AnyOf | _BeginsWith | _HasDelivery
+_Filter = _Column | _InState | _AnyOf | _BeginsWith | _HasDelivery
 
 
 def _moved(condition: sa.ColumnElement[bool], to: sa.Column[Any]) -> sa.ColumnElement[bool]:
@@ -264,9 +351,9 @@ def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
             if wanted.to:
                 yield _HasDelivery(wanted.to, "")
         case State.WAITING if not wanted.to:
-            yield _AnyOf((_Column(instance.c.state, InstanceState.NEW), _HasDelivery("", DeliveryState.OPEN)))
+            yield _AnyOf((_InState(InstanceState.NEW), _HasDelivery("", DeliveryState.OPEN)))
         case State.DONE if not wanted.to:
-            yield _AnyOf(tuple(_Column(instance.c.state, end) for end in (InstanceState.FINISHED, InstanceState.GONE)))
+            yield _AnyOf(tuple(_InState(end) for end in (InstanceState.FINISHED, InstanceState.GONE)))
         case State.WAITING:
             yield _HasDelivery(wanted.to, DeliveryState.OPEN)
         case State.OWED:

@@ -9,13 +9,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from router.flow import Instance
+from router.flow import Header, Instance
 from router.spool import statements
 from router.spool.blobs import Blob, BlobStore, same_bytes
 from router.spool.database import Database
 from router.spool.errors import SpoolError, UncertainCommitError
 from router.spool.events import add_event
 from router.spool.failed_commits import FailedCommits
+from router.spool.keyed import Key
 from router.spool.rows import Accepted, Known, columns_of, instance_of
 from router.spool.schema import delivery, instance
 from router.spool.signals import INSTANCES
@@ -23,6 +24,9 @@ from router.spool.space import Space
 from router.spool.states import DeliveryState, InstanceState
 from router.spool.uncertain_commits import UncertainCommits
 from router.spool.usage import Usage
+
+NOTHING_NAMED: Header = {}
+NOT_FOUND_BY = {"study": None, "accession": None}
 
 
 class Intake:
@@ -32,6 +36,8 @@ class Intake:
         self._database, self._blobs, self._usage, self._space = database, blobs, usage, space
         self.failed = FailedCommits(database)
         self.uncertain = UncertainCommits(database)
+        self.key: Key | None = None
+        """With which study and accession number are hashed, so that people can look for them."""
 
     def begin(self, header: bytes) -> Blob:
         """A new blob that starts with `header`. Raises SpoolError without room, OSError when the disk fails."""
@@ -51,8 +57,12 @@ class Intake:
         """Record what happened to an association or an instance."""
         self._database.writer.submit(lambda c: add_event(c, kind, **detail))
 
-    def accept(self, blob: Blob, new: Instance) -> Accepted:
-        """A sealed blob becomes an instance; returns after the commit. Raises SpoolError; the blob is then removed."""
+    def accept(self, blob: Blob, new: Instance, named: Header = NOTHING_NAMED) -> Accepted:
+        """A sealed blob becomes an instance; returns after the commit. Raises SpoolError; the blob is then removed.
+
+        `named`: study and accession number, where they are known already. The decision will know them better.
+        """
+        columns = columns_of(new) | (self.key.found_by(named) if self.key else NOT_FOUND_BY)
         try:
             known = self._database.ask(partial(_same_uid, sop_instance=new.sop_instance))
         except BaseException:
@@ -62,7 +72,7 @@ class Intake:
         first = known[0].instance.id if known else None
         try:
             merged_into = self._database.run(
-                lambda c: _accept(c, new, first, equal), lambda merged: () if merged else (INSTANCES,)
+                lambda c: _accept(c, new, columns, first, equal), lambda merged: () if merged else (INSTANCES,)
             )
         except Exception as error:
             self._drop_refused(blob, error)
@@ -102,7 +112,9 @@ def _same_uid(connection: sa.Connection, sop_instance: str) -> Sequence[Known]:
     return [Known(instance_of(row), is_gone=row.state == InstanceState.GONE) for row in rows]
 
 
-def _accept(connection: sa.Connection, new: Instance, first: str | None, equal: str | None) -> str | None:
+def _accept(
+    connection: sa.Connection, new: Instance, columns: dict[str, Any], first: str | None, equal: str | None
+) -> str | None:
     """A row for a new instance, or a note that equal bytes came again where `equal` still has open work.
 
     `first` is the latest instance with the same UID. Returns the id of the one it was merged into, if any.
@@ -110,7 +122,7 @@ def _accept(connection: sa.Connection, new: Instance, first: str | None, equal: 
     if equal is not None and _has_open_work(connection, equal):
         add_event(connection, "same UID again", equal, merged=True, peer=new.caller.peer)
         return equal
-    connection.execute(statements.INSERT_INSTANCE, columns_of(new) | {"state": InstanceState.NEW})
+    connection.execute(statements.INSERT_INSTANCE, columns | {"state": InstanceState.NEW})
     if first is not None:
         add_event(connection, "same UID again", new.id, first=first, merged=False)
     return None

@@ -41,7 +41,7 @@ def came_page(
     rows = connection.execute(query.order_by(instance.c.id.desc()).limit(limit)).all()
     new = {row._mapping["table"] for row in rows} - known.keys() - {None}
     known |= dict.fromkeys(new, NOTHING_ASKED) | asks_of(connection, sorted(new))
-    return [_came(row._mapping, known) for row in rows]
+    return [_came(dict(row._mapping), known) for row in rows]
 
 
 def came_one(connection: sa.Connection, instance_id: str) -> Came | None:
@@ -51,7 +51,7 @@ def came_one(connection: sa.Connection, instance_id: str) -> Came | None:
     if row is None:
         return None
     table = row._mapping["table"]
-    return _came(row._mapping, asks_of(connection, [table]) if table else {})
+    return _came(dict(row._mapping), asks_of(connection, [table]) if table else {})
 
 
 def _came(row: Mapping[str, Any], asks: Mapping[str, Asked]) -> Came:

@@ -217,7 +217,7 @@ def _other_answers(prediction: Prediction | None) -> dict[str, Any]:
 def columns_of_decision(seen: Seen, decision: Decision, key: Key | None, beyond: Asked) -> dict[str, Any]:
     """The columns that a decision fills. Of the header: keyed hashes, and what `decide.header_facts` keeps.
 
-    `beyond`: what the rules ask of a header.
+    `beyond`: what the rules ask of a header. A hash that receiving found stays where the decision found none.
     """
     prediction = seen.prediction
     values: dict[str, Any] = {
@@ -231,7 +231,7 @@ def columns_of_decision(seen: Seen, decision: Decision, key: Key | None, beyond:
         "table": decision.table or None,
         "view": (prediction.view or None) if prediction else None,
         "header": header_facts.as_text(facts_of(seen.header, beyond)),
-    } | (key.found_by(seen.header) if key else {})
+    } | {name: found for name, found in (key.found_by(seen.header) if key else {}).items() if found}
     for name in ("top", "class", "confidence", "probabilities", "novelty", "novel", "model"):
         values[name] = None
     if prediction:

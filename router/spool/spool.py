@@ -66,7 +66,7 @@ class Spool:
             self.database.number_start(alone=alone)
         for words in self.database.ask(lambda c: list(postgresql.dangers(c))):
             log.warning("database", about=words)
-        self.decisions.key = _key(self.settings.path)
+        self.decisions.key = self.intake.key = _key(self.settings.path)
         if alone:
             self.take_in_orphans()
         self._usage.recount(self.database.ask(queries.bytes_of_blobs))

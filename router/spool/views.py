@@ -15,7 +15,7 @@ from router.decide.replay import Came
 from router.spool import queries
 from router.spool.activity import Activity, activity
 from router.spool.database import Database
-from router.spool.find import Filter, Found, find
+from router.spool.find import Filter, Found, FoundPage, find, find_page
 from router.spool.kept_decisions import PAGE_OF_CAME, KnownAsks, came_one, came_page
 from router.spool.keyed import key_of
 from router.spool.orphans import SET_ASIDE, count_in
@@ -82,9 +82,14 @@ class Views:
         return None if row is None else _instance_row(row)
 
     def find(self, wanted: Filter, *, before: str = AFTER_ALL_IDS, limit: int = PAGE) -> list[Found]:
-        """The latest first; `before` an id pages on."""
+        """The latest first; `before` an id pages on. It looks until the page is full or nothing is left."""
         key = key_of(self._settings.path)
         return self._database.ask(lambda c: find(c, wanted, key, before=before, limit=limit))
+
+    def find_page(self, wanted: Filter, *, before: str = AFTER_ALL_IDS, limit: int = PAGE) -> FoundPage:
+        """The latest first, in a bounded time; the next page's `before` is its `go_on`."""
+        key = key_of(self._settings.path)
+        return self._database.ask(lambda c: find_page(c, wanted, key, before=before, limit=limit))
 
     def rule_tables(self, beginning: str = "") -> list[KeptTable]:
         """The rules that have decided whose digest begins so, those that decided last first."""

@@ -18,21 +18,27 @@ from tests.acceptance.corpus import described, node_as_destination, quick_node, 
 from tests.peers import NodeUnderTest, free_port, http, storescp, wait_for
 
 pytestmark = pytest.mark.dcmtk
-MARKED = (
-    "PatientName", "PatientID", "AccessionNumber", "StudyDescription", "ReferringPhysicianName", "InstitutionName",
-    "PatientComments",
-)  # fmt: skip
+MARKED = ("PatientName", "PatientID", "AccessionNumber", "ReferringPhysicianName", "PatientComments")
+KEPT = ("StudyDescription", "InstitutionName")
+"""What a decision keeps: in the spool's database, and nowhere else."""
+DATABASE = {"node.db", "node.db-wal"}
 
 
 def marked(path: Path, mark: str, **options: object) -> Path:
-    """A DX whose patient and study attributes all carry `mark`."""
+    """A DX whose patient attributes all carry `mark`; what is kept carries the same mark with another beginning."""
     grey = np.random.default_rng(len(mark)).integers(0, 4096, (160, 120), np.uint16)
     wrap_image(grey, path, **options)  # type: ignore[arg-type]
     data_set = pydicom.dcmread(path)
     for keyword in MARKED:
         setattr(data_set, keyword, mark)
+    for keyword in KEPT:
+        setattr(data_set, keyword, kept(mark))
     data_set.save_as(path)
     return path
+
+
+def kept(mark: str) -> str:
+    return f"KEPT{mark[4:]}"
 
 
 @pytest.fixture
@@ -73,13 +79,18 @@ def test_marked_patients_are_nowhere_but_in_blobs(node: NodeUnderTest, tmp_path:
     finally:
         os.environ.clear()
         os.environ.update(environment)
-    assert not [page for page in pages if mark.encode() in page]
-    assert not [title for title in titles if mark.encode() in title]
+    for text in (mark.encode(), kept(mark).encode()):
+        assert not [page for page in pages if text in page]
+        assert not [title for title in titles if text in title]
+        assert text not in node.log.read_bytes()
     written = [path for folder in (node.folder, tmp_path / "tmp") for path in folder.rglob("*") if path.is_file()]
     holding = {path for path in written if mark.encode() in path.read_bytes()}
     assert holding, "the marks were never there: this test proves nothing"
     assert {path.suffix for path in holding} <= {".dcm", ".native"}
-    assert not [path for path in written if mark in path.name]
+    holding = {path for path in written if kept(mark).encode() in path.read_bytes()}
+    assert {path.name for path in holding if path.suffix not in (".dcm", ".native")} <= DATABASE
+    assert holding & {path for path in written if path.name in DATABASE}, "a decision keeps nothing"
+    assert not [path for path in written if mark[4:] in path.name]
     log = node.log.read_text()
     for meta in metas:
         assert meta.sop_instance not in log

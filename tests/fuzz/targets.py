@@ -29,9 +29,9 @@ from router.commitment.data_set import DataSetError
 from router.config.settings import DestinationSettings, NodeSettings
 from router.dicom.data_set import open_data_set
 from router.dicom.elements import UnparseableError
-from router.dicom.first_elements import MOST, UnreadableError, sop_uids
+from router.dicom.first_elements import MOST, UnreadableError, plain_texts, sop_uids
 from router.dicom.uids import COMMITMENT
-from router.flow import Caller, Instance
+from router.flow import Caller, Header, Instance
 from router.pixels import codestream
 from router.pixels.decoders import NATIVE
 from router.pixels.grey import to_grey
@@ -126,7 +126,7 @@ class MemoryStore:
         self.blobs.append(MemoryBlob(header))
         return self.blobs[-1]
 
-    def accept(self, blob: MemoryBlob, new: Instance) -> Accepted:
+    def accept(self, blob: MemoryBlob, new: Instance, named: Header) -> Accepted:
         if blob.end != "sealed" or new.size != blob.size:
             raise WrongError("an instance is accepted before its blob is whole")
         self.accepted.append(new)
@@ -264,6 +264,7 @@ def header(data: bytes) -> None:
     for syntax in (IMPLICIT, EXPLICIT, DEFLATED, BIG):
         with suppress(UnreadableError):
             sop_uids(data[132:][:MOST] if data[128:132] == b"DICM" else data[:MOST], syntax)
+        plain_texts(data[:MOST], syntax, frozenset({0x00080050, 0x0020000D}))
     path = _file(data)
     for last in (0x7FE00010, 0xFFFFFFFF):
         with suppress(UnparseableError):

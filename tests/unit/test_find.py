@@ -18,7 +18,7 @@ from router.flow import Caller, Decision, Prediction, Seen
 from router.spool import DeliveryState, Spool, SpoolError, open_spool
 from router.spool.find import Filter, State
 from router.spool.keyed import ACCESSION, KEY_BYTES, KEY_FILE, STUDY, key_of, make_key
-from tests.unit.spooling import CALLERS, accept, settings_of
+from tests.unit.spooling import CALLERS, accept, instance_for, sealed, settings_of
 
 SPINE = Prediction((0.01, 0.01, 0.01, 0.96, 0.01), "spine", 0.96, 0.1, False, "spine", "m", view="lateral")
 
@@ -87,6 +87,16 @@ def test_what_has_become_of_it(spool: Spool) -> None:
     assert ids(spool, state=State.DISCARDED) == []
 
 
+def test_it_is_found_before_it_is_decided_and_if_it_cannot_be_read_later(spool: Spool) -> None:
+    blob = sealed(spool, b"new")
+    new = instance_for(blob, "1.2.9")
+    spool.intake.accept(blob, new, {STUDY: ("1.9.7",), ACCESSION: ("A7",)})
+    assert ids(spool, text="a7") == ids(spool, text="1.9.7") == [new.id]
+    (claim,) = spool.decisions.claim(1)
+    assert spool.decisions.record(claim, Seen("failed"), Decision("otherwise", ("pacs",), "why"), {}).result()
+    assert ids(spool, text="a7") == ids(spool, text="1.9.7") == [new.id]
+
+
 def test_what_is_shown_of_it(spool: Spool) -> None:
     one = decided(spool)
     (found,) = spool.views.find(Filter(text=one))
@@ -104,6 +114,27 @@ def test_pages_follow_each_other_without_a_gap(spool: Spool) -> None:
             seen += [one.id for one in page]
             before = page[-1].id
         assert seen == every[::-1]
+
+
+@pytest.mark.parametrize("few", [1, 2, 3, 100])
+def test_a_look_is_bounded_and_says_how_far_it_came(spool: Spool, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.spool.find.FEW", few)
+    one = decided(spool, "1.2.0", rule="chest")
+    for n in range(1, 6):
+        decided(spool, f"1.2.{n}", CALLERS[n % 2], rule="spine by pixels" if n % 2 else "chest")
+    wanted = Filter(rule="chest", calling_ae="XRAY_1", class_name="spine", state=State.WAITING, to="pacs")
+    assert ids(spool, rule="chest", calling_ae="XRAY_2") == []
+    looks, seen = 0, []
+    before: str | None = "g"
+    while before is not None:
+        page = spool.views.find_page(wanted, before=before, limit=10)
+        looks, before = looks + 1, page.go_on
+        seen += [found.id for found in page.found]
+    every = ids(spool, rule="chest", calling_ae="XRAY_1")
+    assert every[-1] == one
+    assert seen == every == [found.id for found in spool.views.find(wanted, limit=10)]
+    assert len(every) == 3
+    assert looks == {1: 4, 2: 2, 3: 2, 100: 1}[few]
 
 
 def test_the_database_holds_no_study_and_no_accession_number(spool: Spool, tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from pydicom.sequence import Sequence
 from structlog.testing import capture_logs
 from xxhash import xxh3_128_hexdigest
 
-from router.dicom.first_elements import MOST, SopUids, UnreadableError, sop_uids
+from router.dicom.first_elements import MOST, SopUids, UnreadableError, plain_texts, sop_uids
 from router.dicom.part10 import file_meta
-from router.flow import Caller, Instance
+from router.flow import Caller, Header, Instance
 from router.receive import Receiver
 from router.spool import Accepted, Blob, SpoolError
 from router.spool.blobs import BlobStore
@@ -76,7 +76,7 @@ class FakeSpool:
             blob.seal = self._fail(blob)  # type: ignore[method-assign]
         return blob
 
-    def accept(self, blob: Blob, new: Instance) -> Accepted:
+    def accept(self, blob: Blob, new: Instance, named: Header) -> Accepted:
         if self.failing == "accept":
             blob.discard()
             raise self.error
@@ -301,6 +301,24 @@ def encoded(syntax: str, undefined: bool = False) -> bytes:
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG, DEFLATED, J2K_LOSSLESS])
 def test_first_elements_in_each_syntax(syntax: str, undefined: bool) -> None:
     assert sop_uids(encoded(syntax, undefined), syntax) == UIDS
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG, DEFLATED, J2K_LOSSLESS])
+def test_what_people_look_for_in_each_syntax(syntax: str, undefined: bool) -> None:
+    found = plain_texts(encoded(syntax, undefined), syntax, frozenset({0x00080018, 0x0020000D, 0x00080050}))
+    assert found[0x00080018] == (INSTANCE,)
+
+
+def test_what_people_look_for_is_left_out_where_it_cannot_be_read() -> None:
+    wanted = frozenset({0x00080050, 0x0020000D})
+    begin = element(8, 0x16, DX.encode())
+    uid = element(0x20, 0x0D, b"1.2.3\0")
+    assert plain_texts(begin + uid, IMPLICIT, wanted) == {0x0020000D: ("1.2.3",)}
+    for data in (b"", b"\xff" * 100, begin + uid[:-2], begin + uid + uid, begin + b"\x20\0\x0d\0\xff\xff\0\0",
+                 begin + element(0x20, 0x0D, "ü".encode()), element(8, 8, b"X" * MOST) + uid):  # fmt: skip
+        assert plain_texts(data, IMPLICIT, wanted) == {}, data[:40]
+    assert plain_texts(b"no zlib", DEFLATED, wanted) == {}
 
 
 def test_padding_of_uids_is_stripped_whatever_it_is() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,12 +17,12 @@ from router.cli import app
 from router.config import load
 from router.config.kept_rules import table_of
 from router.decide import RuleTable, decide, header_tags
-from router.decide.explain import Outcome, explain
+from router.decide.explain import Answer, Outcome, explain
 from router.decide.replay import replay
-from router.flow import Caller, Header, Prediction, Seen
+from router.flow import Caller, Decision, Header, Prediction, Seen
 from router.spool import Spool, open_spool
 from router.spool.schema import instance
-from tests.unit.spooling import accept, settings_of
+from tests.unit.spooling import accept, settings_of, turned_by_hand
 
 DESTINATIONS = """
 spool: {path: spool}
@@ -217,6 +220,107 @@ otherwise: {send: rest}
     assert [one.outcome for one in found.rules] == [Outcome.SHADOW, Outcome.DISABLED]
     found = explain(table(folder, text), came, seen, enabled=ALL)
     assert [one.outcome for one in found.rules] == [Outcome.SHADOW, Outcome.DECIDES]
+
+
+EVERYTHING = """
+rules:
+  - name: everything
+    when:
+      any:
+        - {class: spine, top: spine, view: [frontal, lateral], inverted: false, novel: false, pixels: decoded}
+        - {confidence: "> 0.5", part_confidence: "> 0.5 and < 0.9", probability.chest: ">= 0.9", frames: "> 1"}
+        - {header_part: chest, header_view: frontal, header_agrees: true, age: ">= 2m"}
+        - {calling_ae: X, called_ae: {glob: "R*"}, peer: 10.0.0.0/8, sop_class: CTImageStorage}
+        - {KVP: "70", FilterType: {exists: true}, StudyDescription: {regex: "a.*"}}
+        - AnatomicRegionSequence: {exists: true}
+        - {"(0019,ACME,ab)": x, "(0019,ACME,ac)": {exists: true}}
+        - not: {Modality: CR}
+    send: rest
+otherwise: {send: rest}
+"""
+
+
+HEADERS: tuple[Header, ...] = (
+    {}, {0x00180060: None}, {0x00180060: ("",)}, {0x00180060: ("70",), 0x00190010: ("ACME",)},
+    {0x00101010: ("005M",), 0x00081030: ("x" * 300,)}, {0x00190010: None, 0x001910AB: None},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("top", ["spine", "adult_chest", ""])
+def test_every_condition_is_explained_and_as_it_answers(folder: Path, top: str, header: Header) -> None:
+    from router.decide.conditions import Facts, Kept, parts
+    from tests.unit.test_decide import instance as any_instance
+
+    rules = table(folder, EVERYTHING)
+    seen = Seen("decoded" if top else "unparseable", header, predicted(top) if top else None)
+    for kept in (None, Kept(None), Kept(None, header_tags(rules))):
+        (said,) = explain(rules, any_instance(), seen, enabled=ALL, kept=kept).rules
+        answers = list(leaves(said.conditions))
+        facts = Facts(any_instance(), seen, kept)
+        assert [one.answer for one in answers] == [one.holds(facts) for one in parts(rules.rules[0].when)]
+        assert all(one.wanted and one.found for one in answers), [one for one in answers if not one.found]
+        assert max(len(one.found) for one in answers) <= 200
+
+
+def leaves(answers: tuple[Answer, ...]) -> Iterator[Answer]:
+    for one in answers:
+        if one.parts:
+            yield from leaves(one.parts)
+        else:
+            yield one
+
+
+def test_rules_are_kept_as_long_as_records_and_not_without_end(
+    folder: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(folder / "kept", database, keep_records=10_000.0, keep=10.0)
+    with turned_by_hand() as clock, closing(open_spool(settings)) as spool:
+
+        def used(number: int) -> None:
+            accept(spool, f"{number}".encode(), f"1.2.{number}")
+            (claim,) = spool.decisions.claim(1)
+            rules = replace(table(folder), digest=f"{number:032x}")
+            assert spool.decisions.record(claim, Seen("none"), Decision("r", (), "", True), {}, rules).result()
+
+        def kept() -> list[int]:
+            return [int(one.digest, 16) for one in spool.views.rule_tables()]
+
+        used(1)
+        begin = spool.views.rule_tables()[0].first_used
+        clock.turn(4000)
+        used(1)
+        one = spool.views.rule_tables()[0]
+        assert (one.first_used, one.last_used) == (begin, begin + 4000)
+        clock.turn(100)
+        used(1)
+        assert spool.views.rule_tables()[0].last_used == begin + 4000
+        used(2)
+        clock.turn(17_150)
+        used(3)
+        while spool.retention.sweep():
+            pass
+        assert kept() == [3, 2]
+        monkeypatch.setattr("router.spool.rule_tables.MOST", 1)
+        while spool.retention.sweep():
+            pass
+        assert kept() == [3]
+
+
+@pytest.mark.slow
+def test_the_command_explains_a_file(folder: Path) -> None:
+    from router.pixels.wrap import wrap_image
+
+    wrap_image(np.random.default_rng(1).integers(0, 4096, (64, 64), np.uint16), folder / "a.dcm")
+    code, out, _ = run(folder, "explain", str(folder / "a.dcm"), "--calling-ae", "XRAY_9", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["pixels"], found["decided"]) == ("decoded", None)
+    assert set(found["probabilities"]) == set(found["thresholds"])
+    said = {one["rule"]: one for one in found["rules"]}
+    assert said["chest"]["conditions"][1]["found"] == "XRAY_9"
+    (folder / "b.dcm").write_bytes(b"no image")
+    assert run(folder, "explain", str(folder / "b.dcm"))[0] == 1
 
 
 # -- the commands
