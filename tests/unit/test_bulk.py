@@ -308,10 +308,10 @@ def test_jobs_are_forgotten_with_the_records(tmp_path: Path) -> None:
     ("about", "why"),
     [({"act": "eat"}, "act"), ({"act": "retry", "state": "lost"}, "state"),
      ({"act": "retry", "state": "done"}, "ended"),
-     ({"act": "move", "to": "a"}, "go to"), ({"act": "move", "to": "a", "destination": "x"}, "no destination x"),
+     ({"act": "move", "to": "a"}, "go to"), ({"act": "move", "to": "a", "destination": "x"}, "no destination .*x"),
      ({"act": "move", "to": "a", "destination": "a"}, "two"), ({"act": "move", "destination": "a"}, "destination"),
      ({"act": "retry", "destination": "a"}, "only a move"), ({"act": "resend"}, "destination"),
-     ({"act": "retry", "to": "x"}, "no destination x"), ({"act": "retry", "since": "2h"}, "since"),
+     ({"act": "retry", "to": "x"}, "no destination .*x"), ({"act": "retry", "since": "2h"}, "since"),
      ({"act": "retry", "since": float("inf")}, "since"), ({"act": "retry", "limit": 2}, "limit"), ({}, "act")],
 )  # fmt: skip
 def test_an_order_without_meaning_is_refused(tmp_path: Path, about: dict[str, object], why: str) -> None:
