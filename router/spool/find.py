@@ -124,8 +124,10 @@ def find(
     return [_found(row, deliveries[row.id]) for row in rows]
 
 
-def page_of_ids(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int) -> list[str]:
-    """The ids of `find`."""
+def page_of_ids(
+    connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int, few: int = FEW
+) -> list[str]:
+    """The ids of `find`; `few` as FEW."""
     if not all(_storable(text) for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer)):
         return []
     span = [instance.c.id < before]
@@ -134,7 +136,7 @@ def page_of_ids(connection: sa.Connection, wanted: Filter, key: Key | None, *, b
     if wanted.until is not None:
         span.append(instance.c.id < id_at(wanted.until))
     filters = list(_filters(wanted, key))
-    least, fewest = None, FEW
+    least, fewest = None, few
     for one in filters:
         ids = one.ids(span).limit(fewest)  # counts no further than the best so far
         count = connection.execute(sa.select(sa.func.count()).select_from(ids.subquery())).scalar_one()
