@@ -47,7 +47,8 @@ class Notifier:
             try:
                 self.turn()
             except SpoolError as error:
-                log.error("spool", stage="notify", reason=str(error))
+                if not self._stopped.is_set():  # else the spool is closed
+                    log.error("spool", stage="notify", reason=str(error))
             except Exception as error:  # else no one would be told of anything any more
                 log.error("notify failed", error=where(error))
             self._stopped.wait(LOOK_EVERY)

@@ -18,7 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
+from router.node.api import application
 from router.node.bulk_worker import BulkWorker
+from router.node.local_socket import ControlServer
 from router.node.orders import Many, OrderError, carry_out, parse
 from router.spool import Act, ChoiceError, DeliveryState, InstanceState, Spool, bulk, open_spool, read_spool
 from router.spool.bulk_rows import Job, JobState
@@ -401,6 +403,28 @@ def test_a_move_is_done_listed_and_taken_back(config: Path) -> None:
     assert queue(config, "jobs", "cancel", "2")[0] == 1
     assert json.loads(queue(config, "jobs", "follow", "2", "--json")[1])["undone"] == 3
     assert queue(config, "jobs", "follow", "77")[0] == 1
+
+
+@pytest.mark.slow
+def test_with_a_running_node_the_node_does_the_work(config: Path) -> None:
+    with closing(open_spool(settings_of(config.parent / "spool"))) as spool:
+        server = ControlServer(
+            config.parent / "spool",
+            application(lambda order, who: carry_out(order, who, spool, ["a", "b"]), {"health": dict}),  # type: ignore[arg-type]
+        )
+        worker = BulkWorker(spool)
+        server.start()
+        worker.start()
+        try:
+            assert queue(config, "move", "--from", "b", "--to", "a", "--reason", "b is old") == (0, "2 of 2 changed\n")
+            code, told = queue(config, "resend", "--to", "a", "--since", "1h", "--json")
+            assert (code, json.loads(told)["changed"]) == (0, 3)
+            code, told = queue(config, "jobs", "cancel", "2")
+            assert (code, "3 taken back" in told) == (0, True)
+            assert queue(config, "discard", "--to", "a", "--waiting", "--yes", "--no-wait")[0] == 0
+        finally:
+            worker.stop(time.monotonic() + 60)
+            server.stop()
 
 
 @pytest.mark.slow

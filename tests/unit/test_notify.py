@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -27,6 +25,7 @@ from router.notify.sending import SendError, masked, send
 from router.observe.metrics import AGREEMENT, NOTIFICATIONS
 from router.spool import Counts, DestinationState, Spool, open_spool
 from router.spool.notices import EVERYTHING, Notice, Notices
+from tests.hook import Hook, webhook
 from tests.unit.spooling import accept, settings_of
 
 NOW = 1_800_000_000.0
@@ -176,47 +175,10 @@ def test_notices_outlive_a_restart_and_are_shared(tmp_path: Path, database: str)
 # -- to an address
 
 
-class Hook(HTTPServer):
-    """A webhook that keeps what it gets, and answers with the next of its statuses."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answering)
-        self.got: list[dict[str, object]] = []
-        self.statuses: list[int] = []
-        self.came = threading.Semaphore(0)
-
-
-class Answering(BaseHTTPRequestHandler):
-    server: Hook
-
-    def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-        status = self.server.statuses.pop(0) if self.server.statuses else 204
-        self.send_response(status)
-        if status == 302:
-            self.send_header("location", "http://127.0.0.1:1/")
-        self.send_header("content-length", "0")
-        self.end_headers()
-        self.server.came.release()
-
-    def log_message(self, *_: object) -> None:
-        """Tests are quiet."""
-
-
 @pytest.fixture
 def hook() -> Iterator[Hook]:
-    with serving() as server:
+    with webhook() as server:
         yield server
-
-
-@contextmanager
-def serving() -> Iterator[Hook]:
-    with Hook() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 def url(hook: Hook) -> str:
