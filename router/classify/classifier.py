@@ -19,13 +19,13 @@ from functools import partial
 from pathlib import Path
 
 from router.config.settings import Settings
-from router.decide import decide, header_tags
+from router.decide import agreement, decide, header_tags
 from router.decide.age import TAGS as AGE_TAGS
 from router.decide.header_facts import FIXED_TAGS, VERSION
 from router.flow import Decision, Instance, Seen
 from router.inference import Inference, InferenceError
 from router.observe import log, where
-from router.observe.metrics import DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
+from router.observe.metrics import AGREEMENT, DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
 from router.spool import INSTANCES, Claim, Spool, SpoolError
 from router.spool.keyed import TAGS as FOUND_BY
 
@@ -172,9 +172,14 @@ class Classifier:
         decision = decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
         limits = {name: settings.destinations[name].limit for name in decision.destinations}
 
+        words = None if claim.is_new_decision else settings.header_words
+        agrees = agreement(words, instance, seen) if words else None
+
         def tell(written: Future[bool]) -> None:
             if written.exception() is None and written.result():
                 _tell(claim, seen, decision)
+                if agrees is not None:
+                    AGREEMENT.add(agrees)
                 self._then(instance, claim.path, seen, decision)
 
         self._spool.decisions.record(claim, seen, decision, limits, settings.rules).add_done_callback(tell)

@@ -118,6 +118,47 @@ class WebSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiet:
+    """Hours of the day in which nothing is told; minutes since midnight, and `begin` may be later than `end`."""
+
+    begin: int
+    end: int
+    zone: str | None = None
+    """An IANA time zone; None: this machine's."""
+    but: tuple[str, ...] = ()
+    """Conditions that are told all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotifySettings:
+    """What people are told of, and where. A condition that is None is not looked at."""
+
+    to: tuple[str, ...] = field(default=(), repr=False)
+    """Addresses. They hold secrets, so `repr` leaves them out."""
+    remind: float = 12 * HOUR
+    quiet: Quiet | None = None
+    buried: int | None = 1
+    """So many buried deliveries of one destination."""
+    circuit: float | None = 30 * MINUTE
+    """A circuit has been open for so long."""
+    silent: dict[str, float] = field(default_factory=dict)
+    """By calling AE title: nothing was received from it for so long."""
+    disk: float | None = 24 * HOUR
+    """The spool is full in less than this, at the rate of the last hour."""
+    room: int | None = 5 * GB
+    """The spool has less room than this."""
+    certificate: float | None = 30 * DAY
+    inference: float | None = 5 * MINUTE
+    """The model has not been ready for so long."""
+    disagreement: float | None = None
+    """Header and pixels contradict each other in more than this share of a day's images."""
+
+
+CONDITIONS = ("buried", "circuit", "silent", "disk", "certificate", "inference", "disagreement")
+"""What a notification may be about; `room` is part of `disk`."""
+
+
+@dataclass(frozen=True, slots=True)
 class DestinationSettings:
     """A downstream node. `syntaxes` narrows what is proposed; None: the instance's own, then Explicit/Implicit LE."""
 
@@ -156,6 +197,7 @@ class Settings:
     warnings: tuple[str, ...] = field(default=())
     header_words: Vocabulary | None = None
     """The words that headers are read by."""
+    notify: NotifySettings = field(default_factory=NotifySettings)
 
     @property
     def enabled(self) -> frozenset[str]:

@@ -33,12 +33,14 @@ from router.node.orders import (
     Retry,
     RollBack,
     SetShadow,
+    Silence,
     Wipe,
 )
 from router.node.reloading import Reloaded, refuse_bad_certificates, refuse_orphaned_deliveries, reloaded
 from router.node.serving_models import ServingModels
 from router.node.sweeper import Sweeper
 from router.node.view import NodeView
+from router.notify import Notifier
 from router.observe import log
 from router.receive import Receiver
 from router.spool import Spool, SpoolError, open_spool
@@ -87,8 +89,9 @@ class Node:
         states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
         control = ControlServer(settings.spool.path, application(self.carry_out, states))
         sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool)
+        notifier = Notifier(view, self._spool.notices, self.settings)
         self._roles: tuple[Role, ...] = (
-            self._web, self._models, control, self._forwarder, classifier, committer, sweeper, bulk,
+            self._web, self._models, control, self._forwarder, classifier, committer, sweeper, bulk, notifier,
             self._receiver,
         )  # fmt: skip
         """In the order of their start; they stop in the opposite one."""
@@ -167,7 +170,7 @@ class Node:
                 return {"done": True} | asdict(self.reload(who))
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
-            case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe() | Many() | CancelJob():
+            case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe() | Many() | CancelJob() | Silence():
                 return orders.carry_out(order, who, self._spool, self._settings.destinations)
             case _:
                 assert_never(order)

@@ -6,7 +6,7 @@ union, `BY_NAME`, a case in `carry_out` (for a model in `Node.carry_out`), and i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, assert_never, get_args, get_type_hints
 
@@ -144,7 +144,15 @@ class CancelJob:
     job: int
 
 
-QueueOrder = Retry | Discard | DecideAgain | Pause | Resume | Wipe | Many | CancelJob
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Notify people of nothing, or not of one condition, for so many seconds; 0 ends that."""
+
+    seconds: float
+    condition: str = ""
+
+
+QueueOrder = Retry | Discard | DecideAgain | Pause | Resume | Wipe | Many | CancelJob | Silence
 ModelOrder = Promote | RollBack | SetShadow
 Order = QueueOrder | ModelOrder | Reload
 
@@ -157,6 +165,7 @@ BY_NAME: dict[str, type[Order]] = {
     "wipe": Wipe,
     "many": Many,
     "cancel-job": CancelJob,
+    "silence": Silence,
     "reload": Reload,
     "promote": Promote,
     "rollback": RollBack,
@@ -194,9 +203,9 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
         if type(value) is not int or not 0 <= value < 1 << 63:
             raise OrderError(f"{what} must be a number", 2)
         return value
-    if float in get_args(hint):
+    if hint is float or float in get_args(hint):
         if type(value) not in (int, float) or not abs(value) < LATEST:
-            raise OrderError(f"{what} must be a Unix time in seconds, or null", 2)
+            raise OrderError(f"{what} must be a number of seconds", 2)
         return float(value)
     if not isinstance(value, str) or len(value) > LONGEST_TEXT:
         raise OrderError(f"{what} must be a text of at most {LONGEST_TEXT} characters", 2)
@@ -214,6 +223,8 @@ def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[
 
     Raises OrderError, SpoolError.
     """
+    from router.config.settings import CONDITIONS
+
     match order:
         case Retry(deliveries):
             return {"changed": spool.orders.retry_now(list(deliveries), who)}
@@ -224,8 +235,7 @@ def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[
                 raise OrderError("no such instance, or its blob is gone")
             return {"done": True}
         case Pause(destination) | Resume(destination):
-            if destination not in (names := known(spool, destinations)):
-                raise OrderError(f"no destination {destination[:64]}: use one of {', '.join(names)}", 2)
+            _refuse_unknown(destination, known(spool, destinations))
             (spool.orders.pause if isinstance(order, Pause) else spool.orders.resume)(destination, who)
             return {"done": True}
         case Many():
@@ -234,23 +244,31 @@ def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[
             if not spool.bulk.cancel(number, who):
                 raise OrderError("no such job, or it has ended and cannot be taken back: see dicom-router queue jobs")
             return {"done": True}
+        case Silence(seconds, condition):
+            _refuse_unknown(condition or CONDITIONS[0], CONDITIONS, "condition")
+            spool.notices.silence(condition, max(0.0, seconds), who)
+            return {"done": True}
         case Wipe():
             return {"changed": spool.orders.wipe(who)}
         case _:
             assert_never(order)
 
 
+def _refuse_unknown(name: str, there: Collection[str], what: str = "destination") -> None:
+    if name not in there:
+        raise OrderError(f"no {what} {name[:64]}: use one of {', '.join(there)}", 2)
+
+
 def _begin(order: Many, who: str, spool: Spool, destinations: Iterable[str]) -> int:
     """Begin a bulk job; returns its number. Raises OrderError for what cannot be meant."""
     act, wanted = act_and_filter(order)
-    names = known(spool, destinations)
-    if order.to and order.to not in names:
-        raise OrderError(f"no destination {order.to[:64]}: use one of {', '.join(names)}", 2)
+    if order.to:
+        _refuse_unknown(order.to, known(spool, destinations))
     new = order.to if order.act == "resend" else order.destination
     if (order.act in ("move", "resend")) != bool(new):
         raise OrderError("only a move needs a destination to go to", 2)
-    if new and new not in (there := sorted(destinations)):
-        raise OrderError(f"no destination {new[:64]} to send to: use one of {', '.join(there)}", 2)
+    if new:
+        _refuse_unknown(new, sorted(destinations), "destination to send to")
     if order.act == "move" and new == order.to:
         raise OrderError("a move needs two destinations", 2)
     return spool.bulk.begin(act, wanted, order.destination, who, order.reason)

@@ -11,7 +11,7 @@ from router.config import ConfigError, Problem, Settings
 from router.node.sweeper import orphaned
 from router.spool import Spool
 
-PARTS = ("node", "spool", "model", "web", "destinations", "rules")
+PARTS = ("node", "spool", "model", "web", "notify", "destinations", "rules")
 """The parts of the settings that a reload compares."""
 TLS_FIX = "correct the file, or name another file"
 

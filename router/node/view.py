@@ -13,7 +13,7 @@ from router.forward import Forwarder
 from router.listening import listeners
 from router.node.serving_models import ServingModels
 from router.receive import Receiver
-from router.spool import Counts, Spool
+from router.spool import Counts, DestinationState, Spool
 
 LATE = 4.0
 """Seconds after which changes that the database has not taken are late, to `/healthz` and `/readyz`."""
@@ -56,6 +56,18 @@ class NodeView:
         """Each destination of the settings, and whether a person has paused it."""
         states = self.spool.destinations.states()
         return {name: name in states and states[name].paused for name in self.settings().destinations}
+
+    def destination_states(self) -> dict[str, DestinationState]:
+        return self.spool.destinations.states()
+
+    def last_from(self, callers: list[str]) -> dict[str, float]:
+        return self.spool.views.last_from(callers)
+
+    def received_bytes(self, seconds: float) -> int:
+        return self.spool.views.received_bytes(seconds)
+
+    def is_ready(self) -> bool:
+        return self.models_in_use.inference.is_ready
 
     def certificates(self) -> dict[str, float]:
         return {setting: times[0] for setting, times in expiries(self.settings()).items() if times}

@@ -11,12 +11,10 @@ from router.spool import orders, steady
 from router.spool.bulk_choice import Chosen
 from router.spool.bulk_rows import Act, Job, bulk_change
 from router.spool.destinations import still_times
-from router.spool.events import add_event
-from router.spool.finishing import finish_if_last, look_alone
+from router.spool.events import add_event, add_events
+from router.spool.finishing import OWED, finish_those_that_end, look_alone
 from router.spool.schema import delivery, instance
 from router.spool.states import DeliveryState, InstanceState
-
-OWED = (DeliveryState.OPEN, DeliveryState.BURIED)
 
 
 def act(connection: sa.Connection, job: Job, chosen: Sequence[Chosen]) -> int:
@@ -53,8 +51,8 @@ def _resend(connection: sa.Connection, job: Job, ids: Sequence[str]) -> int:
     again = [one for one in ids if one in here and one not in owed]
     made = _owe(connection, job.filter.to, again)
     _note(connection, job, [(made[one], None, "", "") for one in again])
-    for one in again:
-        add_event(connection, "sent again by a person", one, job.filter.to, who=job.who, **_why(job))
+    of = ((one, job.filter.to) for one in again)
+    add_events(connection, "sent again by a person", of, who=job.who, **_why(job))
     return len(again)
 
 
@@ -75,11 +73,9 @@ def _move(connection: sa.Connection, job: Job, numbers: Sequence[int]) -> int:
     there = _having(connection, ids, job.destination, (*OWED, DeliveryState.DONE))
     made = _owe(connection, job.destination, [one for one in ids if one not in there])
     _note(connection, job, [(made.get(row.instance_id), row.id, row.state, row.reason or "") for row in free])
-    for row in free:
-        add_event(connection, "moved by a person", row.instance_id, row.destination, who=job.who,
-                  moved_to=job.destination, **_why(job))  # fmt: skip
-    for one in there:
-        finish_if_last(connection, one, now)
+    of = ((row.instance_id, row.destination) for row in free)
+    add_events(connection, "moved by a person", of, who=job.who, moved_to=job.destination, **_why(job))
+    finish_those_that_end(connection, list(there), now)
     return len(free)
 
 
@@ -128,9 +124,9 @@ def take_back(connection: sa.Connection, job: Job, changes: Sequence[Any]) -> in
     gone = {row.id for row in dropped}
     back = [one for one in changes if one.closed_id is not None and (one.made_id in gone or one.made_id is None)]
     restored = [one for one in back if _restore(connection, job, one, moment)]
-    for row in dropped:
-        add_event(connection, "taken back by a person", row.instance_id, row.destination, job=job.id)
-        finish_if_last(connection, row.instance_id, moment.now)
+    of = ((row.instance_id, row.destination) for row in dropped)
+    add_events(connection, "taken back by a person", of, job=job.id)
+    finish_those_that_end(connection, [row.instance_id for row in dropped], moment.now)
     return len(restored) if job.act is Act.MOVE else len(dropped)
 
 

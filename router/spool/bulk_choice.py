@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from router.spool.bulk_rows import Act
 from router.spool.errors import SpoolError
-from router.spool.find import Filter, State, page_of_ids
+from router.spool.find import FEW, Filter, State, look
 from router.spool.keyed import Key
 from router.spool.schema import delivery, instance
 from router.spool.states import DeliveryState, InstanceState
@@ -79,10 +79,10 @@ def choose(
     connection: sa.Connection, act: Act, wanted: Filter, bounds: Bounds, key: Key | None, *, before: str, limit: int
 ) -> Page:
     """What the next `limit` instances below `before` have of it."""
-    ids = page_of_ids(connection, wanted, key, before=before, limit=limit)
-    last = ids[-1] if len(ids) == limit else ""
+    looked = look(connection, wanted, key, before=before, limit=limit, few=min(FEW, 20 * limit))
+    ids, last = looked.ids, looked.go_on or ""
     if not ids:
-        return Page("", ())
+        return Page(last, ())
     gone = (instance.c.state == InstanceState.GONE).label("is_gone")
     if act is Act.DECIDE_AGAIN:
         query = sa.select(instance.c.id, instance.c.state, instance.c.received_at, gone).where(instance.c.id.in_(ids))

@@ -43,7 +43,9 @@ class Destinations:
 
 def _state_of(connection: sa.Connection, row: Any) -> DestinationState:
     left = queries.seconds_until(connection, row.circuit_until) if row.circuit_until > 0 else None
-    return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left)
+    return DestinationState(
+        bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left, row.still_since
+    )
 
 
 def change(connection: sa.Connection, name: str, **changes: Any) -> None:

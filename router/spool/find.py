@@ -159,10 +159,12 @@ def page_of_ids(
     return ids
 
 
-def look(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int) -> Looked:
-    """One look, at no more than FEW rows for each filter.
+def look(
+    connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int, few: int = FEW
+) -> Looked:
+    """One look, at no more than `few` rows for each filter.
 
-    Of several filters the one with the fewest rows leads. If each has many, the latest FEW of the leading one are
+    Of several filters the one with the fewest rows leads. If each has many, the latest `few` of the leading one are
     looked through, however few of them match the others.
     """
     if not all(_storable(text) for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer)):
@@ -177,8 +179,8 @@ def look(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: 
     if len(filters) == 1:
         query = filters[0].latest(span, limit)
     elif filters:
-        leader, bound = _leader(connection, filters, span)
-        ids = sa.select(leader.latest(span, FEW).subquery().c[0])
+        leader, bound = _leader(connection, filters, span, few)
+        ids = sa.select(leader.latest(span, few).subquery().c[0])
         query = sa.select(instance.c.id).where(instance.c.id.in_(ids))
         query = query.where(*(one.holds() for one in filters if one is not leader))
     latest_first = query.order_by(None).order_by(query.selected_columns[0].desc()).limit(limit)
@@ -187,16 +189,16 @@ def look(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: 
 
 
 def _leader(
-    connection: sa.Connection, filters: Sequence[_Filter], span: Sequence[sa.ColumnElement[bool]]
+    connection: sa.Connection, filters: Sequence[_Filter], span: Sequence[sa.ColumnElement[bool]], few: int
 ) -> tuple[_Filter, str | None]:
-    """The filter with the fewest rows, and the earliest of its latest FEW; None if it has no more than those."""
-    best, leader = (FEW, FIRST_PAGE), filters[0]
+    """The filter with the fewest rows, and the earliest of its latest `few`; None if it has no more than those."""
+    best, leader = (few, FIRST_PAGE), filters[0]
     for one in filters:
-        ids = one.latest(span, FEW).subquery()
+        ids = one.latest(span, few).subquery()
         count, earliest = connection.execute(sa.select(sa.func.count(), sa.func.min(ids.c[0]))).one()
         if (count, earliest or "") < best:
             best, leader = (count, earliest or ""), one
-    return leader, best[1] if best[0] == FEW else None
+    return leader, best[1] if best[0] == few else None
 
 
 def _shown(connection: sa.Connection, ids: Sequence[str]) -> tuple[Found, ...]:

@@ -8,6 +8,10 @@ import sqlalchemy as sa
 
 from router.spool import statements
 from router.spool.schema import delivery, instance
+from router.spool.states import DeliveryState, InstanceState
+
+OWED = (DeliveryState.OPEN, DeliveryState.BURIED)
+"""An instance with a delivery in one of these states is not finished."""
 
 
 def look_alone(connection: sa.Connection, which: Callable[[], sa.ColumnElement[bool]]) -> None:
@@ -27,3 +31,10 @@ def instances_of(deliveries: Sequence[int]) -> sa.ColumnElement[bool]:
 def finish_if_last(connection: sa.Connection, instance_id: str, now: float) -> None:
     """The instance is finished if no delivery of it is open or buried."""
     connection.execute(statements.FINISH_IF_LAST, {"which": instance_id, "now": now})
+
+
+def finish_those_that_end(connection: sa.Connection, ids: Sequence[str], now: float) -> None:
+    """The same for many."""
+    owed = sa.exists().where(delivery.c.instance_id == instance.c.id, delivery.c.state.in_(OWED))
+    last = instance.c.id.in_(ids) & (instance.c.state == InstanceState.DECIDED) & ~owed
+    connection.execute(instance.update().where(last).values(state=InstanceState.FINISHED, finished_at=now))

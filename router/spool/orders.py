@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from router.spool import clock, destinations, steady
 from router.spool.database import Database
-from router.spool.events import add_event
-from router.spool.finishing import finish_if_last, instances_of, look_alone
+from router.spool.events import add_event, add_events
+from router.spool.finishing import finish_those_that_end, instances_of, look_alone
 from router.spool.retention import Retention
 from router.spool.schema import delivery, instance, parts
 from router.spool.signals import INSTANCES
@@ -100,9 +100,11 @@ def retry_now(
         .values(state=DeliveryState.OPEN, token=0, **afresh)
         .returning(delivery.c.id, delivery.c.instance_id, delivery.c.destination)
     ).all()
-    for row in rows:
-        connection.execute(delivery.update().where(delivery.c.id == row.id).values(stood_still=still(row.destination)))
-        add_event(connection, "retried by a person", row.instance_id, row.destination, who=who, **why)
+    for name in {row.destination for row in rows}:
+        numbers = [row.id for row in rows if row.destination == name]
+        connection.execute(delivery.update().where(delivery.c.id.in_(numbers)).values(stood_still=still(name)))
+    of = ((row.instance_id, row.destination) for row in rows)
+    add_events(connection, "retried by a person", of, who=who, **why)
     return [row.destination for row in rows]
 
 
@@ -129,9 +131,9 @@ def discard(connection: sa.Connection, deliveries: Sequence[int], who: str, **wh
         .values(state=DeliveryState.DISCARDED, token=0, closed_at=now, reason="discarded by a person")
         .returning(delivery.c.instance_id, delivery.c.destination)
     ).all()
-    for row in rows:
-        finish_if_last(connection, row.instance_id, now)
-        add_event(connection, "discarded by a person", row.instance_id, row.destination, who=who, **why)
+    finish_those_that_end(connection, [row.instance_id for row in rows], now)
+    of = ((row.instance_id, row.destination) for row in rows)
+    add_events(connection, "discarded by a person", of, who=who, **why)
     return len(rows)
 
 

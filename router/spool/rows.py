@@ -55,6 +55,8 @@ class DestinationState:
     circuit_reason: str = ""
     circuit_left: float | None = None
     """Seconds until the next try of an open circuit, by the database's clock."""
+    still_since: float = 0.0
+    """Since when nothing is tried, paused or with an open circuit."""
 
     @property
     def try_ordered(self) -> bool:

@@ -21,6 +21,7 @@ from router.spool.errors import SpoolError
 from router.spool.events import add_event
 from router.spool.intake import Intake
 from router.spool.keyed import Key, make_key
+from router.spool.notices import Notices
 from router.spool.orders import Orders
 from router.spool.retention import Retention
 from router.spool.space import Space
@@ -35,7 +36,7 @@ class Spool:
 
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
     `commitments` for storage commitment, `orders`, `bulk` and `views` for people, `space` and `retention` for the
-    sweeper.
+    sweeper, `notices` for notify.
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
@@ -53,6 +54,7 @@ class Spool:
         self.commitments = Commitments(self.database)
         self.orders = Orders(self.database, self.retention)
         self.bulk = Bulk(self.database, settings.path)
+        self.notices = Notices(self.database)
         self.views = Views(settings, self.database, self._usage)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:

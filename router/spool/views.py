@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
 from router.decide.replay import Came
-from router.spool import queries
+from router.spool import clock, queries
 from router.spool.activity import Activity, activity
 from router.spool.database import Database
-from router.spool.find import Filter, Found, FoundPage, find, find_page
+from router.spool.find import Filter, Found, FoundPage, find, find_page, id_at
 from router.spool.kept_decisions import PAGE_OF_CAME, KnownAsks, came_one, came_page
 from router.spool.keyed import key_of
 from router.spool.orphans import SET_ASIDE, count_in
@@ -116,6 +116,25 @@ class Views:
     def activity(self, seconds: float) -> Activity:
         """What happened in the last seconds."""
         return self._database.ask(lambda c: activity(c, seconds))
+
+    def last_from(self, callers: Sequence[str]) -> dict[str, float]:
+        """By calling AE title: the Unix time of its latest instance. Those that have none are left out."""
+        query = sa.select(sa.func.max(instance.c.id)).where(instance.c.calling_ae == sa.bindparam("caller"))
+
+        def ask(connection: sa.Connection) -> dict[str, float]:
+            latest = {name: connection.execute(query, {"caller": name}).scalar() for name in callers}
+            return {name: int(found[:16], 16) / 1e9 for name, found in latest.items() if found}
+
+        return self._database.ask(ask)
+
+    def received_bytes(self, seconds: float) -> int:
+        """Bytes of the instances of the last seconds."""
+
+        def ask(connection: sa.Connection) -> int:
+            since = instance.c.id >= id_at(clock.now(connection) - seconds)
+            return int(connection.execute(sa.select(sa.func.sum(instance.c.size)).where(since)).scalar() or 0)
+
+        return self._database.ask(ask)
 
     def events(
         self, *, instance_id: str | None = None, kind: str | None = None, after: int | None = None, limit: int = PAGE

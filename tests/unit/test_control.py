@@ -32,8 +32,10 @@ from router.node.node import Node
 from router.node.orders import (
     BY_NAME,
     NAMES,
+    CancelJob,
     DecideAgain,
     Discard,
+    Many,
     Order,
     OrderError,
     Pause,
@@ -44,6 +46,7 @@ from router.node.orders import (
     Retry,
     RollBack,
     SetShadow,
+    Silence,
     Wipe,
     carry_out,
     parse,
@@ -112,7 +115,9 @@ def test_an_order_and_who_gives_it_arrive_as_they_were_given(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("order", [
     Retry((1,)), Discard((1, 2)), DecideAgain("a"), Pause("b"), Resume("b"), Wipe(), Reload(),
-    Promote("a", "b", "c", "d"), RollBack("d"), SetShadow("a", "d"), SetShadow(None, "d"),
+    Promote("a", "b", "c", "d"), RollBack("d"), SetShadow("a", "d"), SetShadow(None, "d"), Many("retry"), CancelJob(1),
+    Many("move", "b", "why", "text", 1.5, 2.5, "spine", "rule", "a", "XRAY_1", "10.0.0.1", "buried"),
+    Silence(2.5, "disk"),
 ])  # fmt: skip
 def test_every_order_survives_json(order: Order) -> None:
     assert parse(NAMES[type(order)], json.loads(json.dumps(asdict(order)))) == order

@@ -1,4 +1,4 @@
-"""Bulk jobs: what a person ordered for many at once, how far it is, and what can be taken back."""
+"""Bulk jobs: what a person ordered for many at once; notices: what people were told of, and what is silent."""
 
 from __future__ import annotations
 
@@ -40,3 +40,19 @@ def upgrade() -> None:
         sa.Column("reason", sa.String, nullable=False),
     )
     op.create_index("bulk_change_of", "bulk_change", ["job_id", "id"])
+    op.create_table(
+        "notice",
+        sa.Column("condition", sa.String(20), primary_key=True),
+        sa.Column("about", sa.String, primary_key=True),
+        sa.Column("origin", sa.String, primary_key=True),
+        sa.Column("text", sa.String, nullable=False),
+        sa.Column("began_at", sa.Double, nullable=False),
+        sa.Column("seen_at", sa.Double, nullable=False),
+        sa.Column("told_at", sa.Double, nullable=False),
+    )
+    op.create_table(
+        "silence",
+        sa.Column("condition", sa.String(20), primary_key=True),
+        sa.Column("until", sa.Double, nullable=False),
+        sa.Column("who", sa.String, nullable=False),
+    )
