@@ -160,13 +160,14 @@ def page_of_ids(
 
 
 def look(
-    connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int, few: int = FEW
+    connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int, few: int | None = None
 ) -> Looked:
-    """One look, at no more than `few` rows for each filter.
+    """One look, at no more than `few` rows for each filter (default: FEW).
 
     Of several filters the one with the fewest rows leads. If each has many, the latest `few` of the leading one are
     looked through, however few of them match the others.
     """
+    few = FEW if few is None else few
     if not all(_storable(text) for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer)):
         return Looked((), None)
     span = [instance.c.id < before]
