@@ -1,7 +1,7 @@
 """The command line: it parses, calls, prints; no logic of its own.
 
-A module holds one command, its function `command`. `queue` and `model` hold a group of commands, their `app`. `backup`
-and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `options` and `csv_file` hold none.
+A module holds one command, its function `command`. `queue`, `model` and `user` hold a group of commands, their `app`.
+`backup` and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `options` and `csv_file` hold none.
 
 Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. Heavy things are imported inside the commands.
 """
@@ -33,6 +33,7 @@ from router.cli import (
     serve,
     status,
     train,
+    user,
 )
 from router.cli.options import asked_for_json, tell_failure
 
@@ -54,6 +55,7 @@ app.command("reload")(control.reload)
 app.command("wipe")(control.wipe)
 app.add_typer(queue.app, name="queue")
 app.add_typer(model.app, name="model")
+app.add_typer(user.app, name="user")
 
 
 def _version(wanted: bool) -> None:

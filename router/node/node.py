@@ -20,15 +20,19 @@ from router.node import orders
 from router.node.api import application
 from router.node.local_socket import ControlServer
 from router.node.orders import (
+    AddUser,
     DecideAgain,
     Discard,
     Order,
     Pause,
     Promote,
     Reload,
+    RemoveUser,
     Resume,
     Retry,
     RollBack,
+    SetPassword,
+    SetRoles,
     SetShadow,
     Wipe,
 )
@@ -164,6 +168,8 @@ class Node:
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
             case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe():
+                return orders.carry_out(order, who, self._spool, self._settings.destinations)
+            case AddUser() | RemoveUser() | SetPassword() | SetRoles():
                 return orders.carry_out(order, who, self._spool, self._settings.destinations)
             case _:
                 assert_never(order)

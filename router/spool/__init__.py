@@ -27,11 +27,13 @@ from router.spool.schema import SHADOW_PREDICTION
 from router.spool.signals import COMMITMENTS, FULL, INSTANCES, Signal
 from router.spool.spool import Spool
 from router.spool.states import CommitmentState, DeliveryState, InstanceState
+from router.spool.users import LOCAL, UserError, UserRow, Users, Visit
 
 __all__ = [
     "COMMITMENTS",
     "FULL",
     "INSTANCES",
+    "LOCAL",
     "NO_SPACE",
     "SHADOW_PREDICTION",
     "Accepted",
@@ -49,6 +51,10 @@ __all__ = [
     "Signal",
     "Spool",
     "SpoolError",
+    "UserError",
+    "UserRow",
+    "Users",
+    "Visit",
     "agrees",
     "open_spool",
     "read_spool",

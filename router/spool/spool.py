@@ -26,6 +26,7 @@ from router.spool.space import Space
 from router.spool.sqlite_log import relieve
 from router.spool.taking_in import TakingIn
 from router.spool.usage import Usage
+from router.spool.users import Users
 from router.spool.views import Views
 
 
@@ -33,7 +34,8 @@ class Spool:
     """Open it with `open_spool` (to work) or `read_spool` (to look), in `opening`.
 
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
-    `commitments` for storage commitment, `orders` and `views` for people, `space` and `retention` for the sweeper.
+    `commitments` for storage commitment, `orders` and `views` for people, `space` and `retention` for the sweeper,
+    `users` for the page.
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
@@ -51,6 +53,7 @@ class Spool:
         self.commitments = Commitments(self.database)
         self.orders = Orders(self.database, self.retention)
         self.views = Views(settings, self.database, self._usage)
+        self.users = Users(self.database)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
         """Become the node that works on this spool; or, on PostgreSQL, one of several."""

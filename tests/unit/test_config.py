@@ -72,7 +72,9 @@ node:
    tls: {port: 2763, certificate: node.crt, key: node.key, ca: ca.crt}}
 spool: {path: /var/spool/x, database: "postgresql://h/d", keep: 1h, keep_records: 7d, limit: 1 TB, reserve: 512 MiB}
 model: {path: model, device: cpu, engine: torch, threads: 2, workers: 1, pixel_timeout: 500ms, pixel_memory: 1.5 GB}
-web: {address: 0.0.0.0, port: 81}
+web:
+  {address: 0.0.0.0, port: 81, page: true, tls: {certificate: node.crt, key: node.key}, behind_proxy: 10.0.0.5,
+   sign_on: {header: X-Remote-User, roles_header: X-Remote-Roles, from: [10.0.0.0/28]}}
 destinations:
   ai:
     {ae_title: AI, host: 10.1.0.21, port: 104, calling_ae_title: HUB2, enabled: true, associations: 4, idle: 1s,
