@@ -48,7 +48,7 @@ def needs(role: Role) -> Callable[[Endpoint], Endpoint]:
                 return _refusal(request, role) or endpoint(request)
 
         checked.needs = role  # type: ignore[attr-defined]
-        return checked  # type: ignore[return-value]
+        return checked
 
     return decorate
 

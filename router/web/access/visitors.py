@@ -80,8 +80,8 @@ class Visitors:
                 self._users.note_use(kept_of(token))
             return Visitor(Person(visit.user.name, visit.user.roles), token, token=token)
         is_local = arrival.is_local and not visit.any_users and self._settings.tls is None
-        person = Person(LOCAL, LOCAL_MAY) if is_local else None
-        return Visitor(person, secret, any_users=visit.any_users, has_new_secret=not old)
+        local = Person(LOCAL, LOCAL_MAY) if is_local else None
+        return Visitor(local, secret, any_users=visit.any_users, has_new_secret=not old)
 
     def _signed_on(self, request: Request, arrival: Arrival) -> Person | None:
         """Whom the proxy names; without roles if the table of users has them."""
