@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +57,9 @@ def remove(name: Name, config: Config = None, as_json: Json = False) -> None:
     settings = settings_of(config)
     change(settings, RemoveUser(name))
     _say(as_json, f"removed {name}", user=name)
-    if not read_spool(settings.spool).users.all() and settings.web.is_loopback and not as_json:
+    with closing(read_spool(settings.spool)) as spool:
+        is_last = not spool.users.all()
+    if is_last and settings.web.is_loopback and not as_json:
         typer.echo("no user is left: every account of this machine may see the page and operate", err=True)
 
 
@@ -65,7 +68,9 @@ def list_(config: Config = None, as_json: Json = False) -> None:
     """List the users, and what each may do."""
     from router.spool import read_spool
 
-    for row in read_spool(settings_of(config).spool).users.all():
+    with closing(read_spool(settings_of(config).spool)) as spool:
+        rows = spool.users.all()
+    for row in rows:
         roles = [role for role in Role if role in row.roles]
         if as_json:
             print(json.dumps({

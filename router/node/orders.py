@@ -238,13 +238,17 @@ def carry_out(order: SpoolOrder, who: str, spool: Spool, destinations: Iterable[
 def _of_users(order: UserOrder, who: str, spool: Spool) -> dict[str, Any]:
     match order:
         case AddUser(name, password, roles):
-            spool.users.add(name, password, [Role(role) for role in roles], who)
+            spool.users.add(name, password, _known_roles(roles), who)
         case RemoveUser(name):
             spool.users.remove(name, who)
         case SetPassword(name, password):
             spool.users.set_password(name, password, who)
         case SetRoles(name, roles):
-            spool.users.set_roles(name, [Role(role) for role in roles], who)
+            spool.users.set_roles(name, _known_roles(roles), who)
         case _:
             assert_never(order)
     return {"done": True}
+
+
+def _known_roles(words: Iterable[str]) -> frozenset[Role]:
+    return frozenset(role for role in Role if role in words)
