@@ -101,6 +101,10 @@ class Node:
     def spool(self) -> Spool:
         return self._spool
 
+    def health(self) -> dict[str, bool]:
+        """The parts of the node, and whether each works: what /healthz says. Never waits."""
+        return self._web.alive()
+
     def start(self) -> tuple[int, int]:
         """Start everything; returns the DICOM and the web port."""
         ports: dict[Role, object] = {}

@@ -16,8 +16,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from router.association.tls import server_context, unusable
-from router.config.settings import ServerTls, WebSettings
+from router.config.settings import Networks, ServerTls, WebSettings
 from router.listening import WEB, AddressError, bind, listen
+from router.web.access.arrival import inside
 from router.web.health import Health, View, routes
 
 SECONDS = 10.0
@@ -39,12 +40,15 @@ class OneAnswer(H11Protocol):
 class OneRequest(OneAnswer):
     """A connection of a peer, which may not keep its place for longer than an honest one needs."""
 
+    proxies: Networks = ()
+    """Each of these speaks for many, and may have as many connections as there are places."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.peer = self.client[0] if self.client else ""
         self.loop.call_later(SECONDS, transport.abort)
         same = [one for one in self.connections if isinstance(one, OneRequest) and one.peer == self.peer]
-        if len(same) > PER_PEER:
+        if len(same) > PER_PEER and not inside(self.peer, self.proxies):
             oldest = min(same, key=lambda one: one.began)
             self.connections.discard(oldest)
             oldest.transport.abort()
@@ -92,7 +96,8 @@ class WebServer:
         self._health = Health(view)
         rest = [Mount("/", page)] if page else []
         app = Starlette(routes=[*routes(view, self._health), *rest])
-        self._server = Server(config_of(app, OneRequest, most_at_once=64))
+        protocol = type("OneRequestOf", (OneRequest,), {"proxies": settings.proxies})
+        self._server = Server(config_of(app, protocol, most_at_once=64))
         self._settings = settings
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -111,6 +116,10 @@ class WebServer:
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)
         self._thread.start()
         return int(self._socket.getsockname()[1])
+
+    def alive(self) -> dict[str, bool]:
+        """What /healthz says."""
+        return self._health.alive()
 
     def stop(self, _deadline: float = 0.0) -> None:
         """End within a few seconds, even if requests are under way."""

@@ -8,8 +8,9 @@ import ssl
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.config.settings import WebSettings, WebTls
+from router.config.settings import Networks, WebSettings, WebTls
 from router.flow import Role
 from router.listening import AddressError
 from router.node.orders import BY_NAME, AddUser, RemoveUser
@@ -31,7 +32,7 @@ from router.web.access import Access, needs, passwords, protected
 from tests.unit.access import LOOPBACK, PASSWORD, QUICK, add_user, site
 from tests.unit.peer import wait_for
 from tests.unit.spooling import settings_of
-from tests.unit.test_web import Sound
+from tests.unit.test_web import Sound, half_a_request
 
 
 @contextmanager
@@ -100,6 +101,18 @@ def test_a_slow_reader_loses_its_place(spool: Spool, monkeypatch: pytest.MonkeyP
     web.stop()
 
 
+@pytest.mark.parametrize("proxies", [(), (ip_network("127.0.0.1"),)])
+def test_a_proxy_has_as_many_places_as_there_are(spool: Spool, proxies: Networks) -> None:
+    with serving(spool, replace(LOOPBACK, behind_proxy=proxies)) as port, ExitStack() as stack:
+        clients = [stack.enter_context(half_a_request(port)) for _ in range(server.PER_PEER + 1)]
+        assert b" 200 " in whole(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        with suppress(ConnectionResetError, BrokenPipeError):
+            clients[0].sendall(b"\r\n")
+            answer = clients[0].recv(1000)
+        assert (b" 200 " in answer) == bool(proxies)
+
+
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> WebTls:
     folder = tmp_path_factory.mktemp("tls")
@@ -115,7 +128,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> WebTls:
         "-days",
         "2",
     ]
-    files = ["-keyout", folder / "web.key", "-out", folder / "web.crt"]
+    files = ["-keyout", str(folder / "web.key"), "-out", str(folder / "web.crt")]
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*command, *files, *subject], check=True, capture_output=True)
     return WebTls(folder / "web.crt", folder / "web.key")

@@ -48,7 +48,7 @@ class Login:
     ) -> ASGIApp:
         """Raises RefusedError, SpoolError."""
         onward = form.get("next", [request.query_params.get("next", "/")])[-1]
-        if not ONWARD.fullmatch(onward) or onward.startswith("/log"):
+        if not ONWARD.fullmatch(onward) or onward.split("?")[0] in ("/login", "/logout"):
             onward = "/"
         is_post = request.method == "POST"
         if visitor.by_sign_on or visitor.name == LOCAL or (visitor.person and not is_post):

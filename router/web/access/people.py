@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,19 +36,17 @@ def needs(role: Role) -> Callable[[Endpoint], Endpoint]:
     """Let an endpoint (a function of the request) answer only those with a role; others get a page with status 403."""
 
     def decorate(endpoint: Endpoint) -> Endpoint:
-        if inspect.iscoroutinefunction(endpoint):
+        @functools.wraps(endpoint)
+        async def later(request: Request) -> Response:
+            return _refusal(request, role) or await endpoint(request)
 
-            @functools.wraps(endpoint)
-            async def checked(request: Request) -> Response:
-                return _refusal(request, role) or await endpoint(request)
-        else:
+        @functools.wraps(endpoint)
+        def at_once(request: Request) -> Response:
+            return _refusal(request, role) or endpoint(request)
 
-            @functools.wraps(endpoint)
-            def checked(request: Request) -> Response:  # type: ignore[misc]
-                return _refusal(request, role) or endpoint(request)
-
-        checked.needs = role  # type: ignore[attr-defined]
-        return checked
+        checked: Any = later if inspect.iscoroutinefunction(endpoint) else at_once
+        checked.needs = role
+        return cast(Endpoint, checked)
 
     return decorate
 
