@@ -99,7 +99,7 @@ def test_serve_says_when_it_serves_and_when_it_stops(heard: socket.socket, tmp_p
         f"node: {{address: 127.0.0.1, port: {free_port()}}}\nweb: {{port: {free_port()}}}\n"
         "destinations: {a: {ae_title: A, host: 127.0.0.1, port: 104}}\nrules: []\notherwise: {send: a}\n"
     )
-    command = [sys.executable, "-m", "router", "serve", "--config", tmp_path / "routing.yaml"]
+    command = [sys.executable, "-m", "router", "serve", "--config", str(tmp_path / "routing.yaml")]
     env = os.environ | environ(heard, WATCHDOG_USEC="2000000")
     heard.settimeout(120)
     with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as node:
