@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,22 @@ VIEWS: tuple[str, ...] = ("frontal", "lateral", "other")
 
 UNCERTAIN = "uncertain"
 """The class of a prediction that the model card does not trust: low confidence, or novel."""
+
+
+class Role(StrEnum):
+    """What a person may do on the page. None contains another; each user has some of them."""
+
+    VIEW = "view"
+    """See everything but pictures."""
+    IMAGES = "images"
+    """See pictures."""
+    OPERATE = "operate"
+    """Retry, discard, reroute, pause, resume."""
+    RULES = "rules"
+    """Change rules and models."""
+    ADMIN = "admin"
+    """Administer users, and see the record."""
+
 
 PixelState = Literal["decoded", "none", "undecodable", "unparseable", "failed"]
 """decoded: there is a prediction. none: no pixel data (SR, PR, KO, PDF). undecodable: pixels that no

@@ -37,12 +37,14 @@ def expiries(settings: Settings) -> dict[str, list[float]]:
 
 
 def certificate_files(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """(setting, file) of every certificate: the server's, those shown to destinations, and the authorities."""
+    """(setting, file) of every certificate: the ports', those shown to destinations, and the authorities."""
     server = settings.node.tls
     if server is not None:
         yield "node.tls.certificate", server.certificate
         if server.ca is not None:
             yield "node.tls.ca", server.ca
+    if settings.web.tls is not None:
+        yield "web.tls.certificate", settings.web.tls.certificate
     for name, destination in settings.destinations.items():
         yield from _client(f"destinations.{name}.tls", destination.tls)
     for line in settings.node.accept or ():

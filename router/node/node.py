@@ -21,6 +21,7 @@ from router.node.api import application
 from router.node.bulk_worker import BulkWorker
 from router.node.local_socket import ControlServer
 from router.node.orders import (
+    AddUser,
     CancelJob,
     DecideAgain,
     Discard,
@@ -29,9 +30,12 @@ from router.node.orders import (
     Pause,
     Promote,
     Reload,
+    RemoveUser,
     Resume,
     Retry,
     RollBack,
+    SetPassword,
+    SetRoles,
     SetShadow,
     Silence,
     Wipe,
@@ -104,6 +108,10 @@ class Node:
     def spool(self) -> Spool:
         return self._spool
 
+    def health(self) -> dict[str, bool]:
+        """The parts of the node, and whether each works: what /healthz says. Never waits."""
+        return self._web.alive()
+
     def start(self) -> tuple[int, int]:
         """Start everything; returns the DICOM and the web port."""
         ports: dict[Role, object] = {}
@@ -171,6 +179,8 @@ class Node:
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
             case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe() | Many() | CancelJob() | Silence():
+                return orders.carry_out(order, who, self._spool, self._settings.destinations)
+            case AddUser() | RemoveUser() | SetPassword() | SetRoles():
                 return orders.carry_out(order, who, self._spool, self._settings.destinations)
             case _:
                 assert_never(order)

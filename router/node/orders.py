@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, assert_never, get_args, get_type_hints
 
 from router.errors import RouterError
+from router.flow import Role
 
 if TYPE_CHECKING:
     from router.spool import Act, Spool
@@ -152,9 +153,44 @@ class Silence:
     condition: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AddUser:
+    """Let a person use the page. `password` is its Argon2 hash; none: only the proxy's sign-on names this user."""
+
+    name: str
+    password: str | None
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveUser:
+    """Take a user's access away, and end its sessions."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetPassword:
+    """Give a user another password (its Argon2 hash), and end its sessions."""
+
+    name: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoles:
+    """Let a user do these things and no others."""
+
+    name: str
+    roles: tuple[str, ...]
+
+
 QueueOrder = Retry | Discard | DecideAgain | Pause | Resume | Wipe | Many | CancelJob | Silence
 ModelOrder = Promote | RollBack | SetShadow
-Order = QueueOrder | ModelOrder | Reload
+UserOrder = AddUser | RemoveUser | SetPassword | SetRoles
+SpoolOrder = QueueOrder | UserOrder
+"""What needs the spool alone, so that it can be carried out without a node as well."""
+Order = SpoolOrder | ModelOrder | Reload
 
 BY_NAME: dict[str, type[Order]] = {
     "retry": Retry,
@@ -170,6 +206,10 @@ BY_NAME: dict[str, type[Order]] = {
     "promote": Promote,
     "rollback": RollBack,
     "shadow": SetShadow,
+    "add-user": AddUser,
+    "remove-user": RemoveUser,
+    "set-password": SetPassword,
+    "set-roles": SetRoles,
 }
 NAMES = {kind: name for name, kind in BY_NAME.items()}
 
@@ -197,6 +237,10 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
         if not all(type(one) is int and 0 <= one < 1 << 63 for one in value):
             raise OrderError(f"{what} must contain only numbers of deliveries", 2)
         return tuple(value)
+    if hint == tuple[str, ...]:
+        if not isinstance(value, list) or not value or not all(one in tuple(Role) for one in value):
+            raise OrderError(f"{what} must be a list of {', '.join(Role)}", 2)
+        return tuple(value)
     if value is None and type(None) in get_args(hint):
         return None
     if hint is int:
@@ -218,8 +262,8 @@ def known(spool: Spool, destinations: Iterable[str]) -> list[str]:
     return sorted({*destinations, *counts.open, *counts.buried})
 
 
-def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[str]) -> dict[str, Any]:
-    """Make one change of the queue, in the process that works on the spool: the node, or else the command line.
+def carry_out(order: SpoolOrder, who: str, spool: Spool, destinations: Iterable[str]) -> dict[str, Any]:
+    """Make one change of queue or users, in the process that works on the spool: the node, or else the command line.
 
     Raises OrderError, SpoolError.
     """
@@ -250,6 +294,8 @@ def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[
             return {"done": True}
         case Wipe():
             return {"changed": spool.orders.wipe(who)}
+        case AddUser() | RemoveUser() | SetPassword() | SetRoles():
+            return _of_users(order, who, spool)
         case _:
             assert_never(order)
 
@@ -287,3 +333,22 @@ def act_and_filter(order: Many) -> tuple[Act, Filter]:
         to=order.to, calling_ae=order.calling_ae, peer=order.peer,
         state=State(order.state) if order.state else None,
     )  # fmt: skip
+
+
+def _of_users(order: UserOrder, who: str, spool: Spool) -> dict[str, Any]:
+    match order:
+        case AddUser(name, password, roles):
+            spool.users.add(name, password, _known_roles(roles), who)
+        case RemoveUser(name):
+            spool.users.remove(name, who)
+        case SetPassword(name, password):
+            spool.users.set_password(name, password, who)
+        case SetRoles(name, roles):
+            spool.users.set_roles(name, _known_roles(roles), who)
+        case _:
+            assert_never(order)
+    return {"done": True}
+
+
+def _known_roles(words: Iterable[str]) -> frozenset[Role]:
+    return frozenset(role for role in Role if role in words)

@@ -29,12 +29,14 @@ from router.spool.schema import SHADOW_PREDICTION
 from router.spool.signals import BULK, COMMITMENTS, FULL, INSTANCES, Signal
 from router.spool.spool import Spool
 from router.spool.states import CommitmentState, DeliveryState, InstanceState
+from router.spool.users import LOCAL, UserError, UserRow, Users, Visit
 
 __all__ = [
     "BULK",
     "COMMITMENTS",
     "FULL",
     "INSTANCES",
+    "LOCAL",
     "NO_SPACE",
     "SHADOW_PREDICTION",
     "Accepted",
@@ -56,6 +58,10 @@ __all__ = [
     "Signal",
     "Spool",
     "SpoolError",
+    "UserError",
+    "UserRow",
+    "Users",
+    "Visit",
     "agrees",
     "open_spool",
     "read_spool",

@@ -28,6 +28,7 @@ from router.spool.space import Space
 from router.spool.sqlite_log import relieve
 from router.spool.taking_in import TakingIn
 from router.spool.usage import Usage
+from router.spool.users import Users
 from router.spool.views import Views
 
 
@@ -36,7 +37,7 @@ class Spool:
 
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
     `commitments` for storage commitment, `orders`, `bulk` and `views` for people, `space` and `retention` for the
-    sweeper, `notices` for notify.
+    sweeper, `notices` for notify, `users` for the page.
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
@@ -56,6 +57,7 @@ class Spool:
         self.bulk = Bulk(self.database, settings.path)
         self.notices = Notices(self.database)
         self.views = Views(settings, self.database, self._usage)
+        self.users = Users(self.database)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
         """Become the node that works on this spool; or, on PostgreSQL, one of several."""

@@ -40,13 +40,13 @@ from router.node.orders import (
     OrderError,
     Pause,
     Promote,
-    QueueOrder,
     Reload,
     Resume,
     Retry,
     RollBack,
     SetShadow,
     Silence,
+    SpoolOrder,
     Wipe,
     carry_out,
     parse,
@@ -135,7 +135,7 @@ def test_an_order_without_a_case_cannot_say_that_it_is_done() -> None:
             carry_out(cast(Any, order), "ann", spool, ())
     with pytest.raises(AssertionError):
         Node.carry_out(cast(Any, node), cast(Any, SimpleNamespace()), "ann")
-    for kind in get_args(QueueOrder):
+    for kind in get_args(SpoolOrder):
         order = kind(*((1,) if one.name == "deliveries" else "a" for one in fields(kind)))
         with suppress(OrderError):
             Node.carry_out(cast(Any, node), order, "ann")
@@ -327,7 +327,7 @@ def working(settings: Settings) -> Iterator[None]:
     spool = open_spool(settings.spool)
 
     def carry(order: Order, who: str) -> dict[str, Any]:
-        assert isinstance(order, QueueOrder)
+        assert isinstance(order, SpoolOrder)
         return carry_out(order, who, spool, settings.destinations)
 
     with serving(settings.spool.path, carry):
