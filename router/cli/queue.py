@@ -142,12 +142,9 @@ def show(
 
 def _why_uncertain(settings: Settings, row: dict[str, Any]) -> str:
     """Why, by the card of the model that answered; empty if that model is gone."""
-    from router.model.doubt import limits_of
-    from router.model.files import shipped_model
+    from router.commands.limits import limits_for
 
-    kept = sorted((settings.spool.path / "models").glob("*/"))
-    folders = [settings.model.path or shipped_model(), shipped_model(), *kept]
-    limits = limits_of(row["model"] or "", folders)
+    limits = limits_for(settings, row["model"])
     return limits.why(row["top"], row["confidence"], novel=bool(row["novel"])) if limits else ""
 
 
@@ -284,6 +281,20 @@ def decide_again(instance: Which, config: Config = None, as_json: Json = False) 
 
     which = _instance(spool_of(config), instance)
     _order(config, "a new decision is ordered", as_json, DecideAgain(which))
+
+
+@app.command()
+def send(
+    instance: Which,
+    to: Annotated[str, typer.Option("--to", help="The destination, by its name in routing.yaml.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Send an instance to one more destination. Its decision stays as it is."""
+    from router.node.orders import SendAlso
+
+    which = _instance(spool_of(config), instance)
+    _order(config, f"it is owed to {to} too", as_json, SendAlso(which, to))
 
 
 def _order(config: Path | None, told: str, as_json: bool, order: QueueOrder) -> None:

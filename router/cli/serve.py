@@ -24,6 +24,7 @@ def command(
     from router.node.node import Node
     from router.observe import log, where
     from router.observe.logging import set_up
+    from router.page import Page
     from router.spool import SpoolError
 
     gc.freeze()
@@ -32,7 +33,7 @@ def command(
     settings = settings_of(config)
     set_up(settings.node.log, log_level)
     signals = signal_pipe()
-    node = Node(settings)
+    node = Node(settings, Page)
     node.start()
     try:
         while next_signal(signals) == signal.SIGHUP:

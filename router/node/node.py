@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol, assert_never, cast
 
@@ -22,6 +23,7 @@ from router.node.local_socket import ControlServer
 from router.node.orders import (
     DecideAgain,
     Discard,
+    Label,
     Order,
     Pause,
     Promote,
@@ -29,6 +31,7 @@ from router.node.orders import (
     Resume,
     Retry,
     RollBack,
+    SendAlso,
     SetShadow,
     Wipe,
 )
@@ -39,7 +42,7 @@ from router.node.view import NodeView
 from router.observe import log
 from router.receive import Receiver
 from router.spool import Spool, SpoolError, open_spool
-from router.web import WebServer
+from router.web import NO_PAGES, Pages, WebServer
 
 DRAIN_SECONDS = 6.5
 """Docker kills ten seconds after SIGTERM; what hangs at the end of the drain has the rest."""
@@ -64,7 +67,8 @@ class Role(Protocol):
 class Node:
     """One running node. `start` raises AddressError, SpoolError, InferenceError or OSError: one line with the fix."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pages: Callable[[Node], Pages] = lambda _: NO_PAGES) -> None:
+        """`pages` makes what the web port shows beside health and metrics."""
         self._settings = self._started_with = settings
         self._stopped = threading.Event()
         self._reloading = threading.Lock()
@@ -80,7 +84,7 @@ class Node:
             classifier=classifier, forwarder=self._forwarder, receiver=self._receiver,
             takes_orders=lambda: control.is_alive,
         )  # fmt: skip
-        self._web = WebServer(settings.web, view)
+        self._web = WebServer(settings.web, view, pages(self))
         states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
         control = ControlServer(settings.spool.path, application(self.carry_out, states))
         sweeper = Sweeper(self._spool, self.settings)
@@ -163,7 +167,7 @@ class Node:
                 return {"done": True} | asdict(self.reload(who))
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
-            case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe():
+            case Retry() | Discard() | DecideAgain() | SendAlso() | Label() | Pause() | Resume() | Wipe():
                 return orders.carry_out(order, who, self._spool, self._settings.destinations)
             case _:
                 assert_never(order)

@@ -6,11 +6,12 @@ union, `BY_NAME`, a case in `carry_out` (for a model in `Node.carry_out`), and i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, assert_never, get_args, get_type_hints
 
 from router.errors import RouterError
+from router.flow import CLASSES
 
 if TYPE_CHECKING:
     from router.spool import Spool
@@ -54,6 +55,22 @@ class DecideAgain:
     """Decide anew for one instance, by the rules in force now."""
 
     instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendAlso:
+    """Send one instance to a destination that its decision did not name, too."""
+
+    instance: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a person says that one instance shows: one of CLASSES."""
+
+    instance: str
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +126,7 @@ class SetShadow:
     configured: str
 
 
-QueueOrder = Retry | Discard | DecideAgain | Pause | Resume | Wipe
+QueueOrder = Retry | Discard | DecideAgain | SendAlso | Label | Pause | Resume | Wipe
 ModelOrder = Promote | RollBack | SetShadow
 Order = QueueOrder | ModelOrder | Reload
 
@@ -117,6 +134,8 @@ BY_NAME: dict[str, type[Order]] = {
     "retry": Retry,
     "discard": Discard,
     "decide-again": DecideAgain,
+    "send-also": SendAlso,
+    "label": Label,
     "pause": Pause,
     "resume": Resume,
     "wipe": Wipe,
@@ -164,6 +183,11 @@ def known(spool: Spool, destinations: Iterable[str]) -> list[str]:
     return sorted({*destinations, *counts.open, *counts.buried})
 
 
+def _one_of(what: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise OrderError(f"no {what} {name[:64]}: use one of {', '.join(names)}", 2)
+
+
 def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[str]) -> dict[str, Any]:
     """Make one change of the queue, in the process that works on the spool: the node, or else the command line.
 
@@ -178,9 +202,18 @@ def carry_out(order: QueueOrder, who: str, spool: Spool, destinations: Iterable[
             if not spool.orders.redecide(instance, who):
                 raise OrderError("no such instance, or its blob is gone")
             return {"done": True}
+        case SendAlso(instance, destination):
+            _one_of("destination", destination, list(destinations))
+            if not spool.orders.send_also(instance, destination, who):
+                raise OrderError("no such instance, or its blob is gone, or it is owed there already")
+            return {"done": True}
+        case Label(instance, label):
+            _one_of("class", label, CLASSES)
+            if not spool.orders.label(instance, label, who):
+                raise OrderError("no such instance")
+            return {"done": True}
         case Pause(destination) | Resume(destination):
-            if destination not in (names := known(spool, destinations)):
-                raise OrderError(f"no destination {destination[:64]}: use one of {', '.join(names)}", 2)
+            _one_of("destination", destination, known(spool, destinations))
             (spool.orders.pause if isinstance(order, Pause) else spool.orders.resume)(destination, who)
             return {"done": True}
         case Wipe():

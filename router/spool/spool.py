@@ -21,6 +21,7 @@ from router.spool.events import add_event
 from router.spool.intake import Intake
 from router.spool.keyed import Key, make_key
 from router.spool.orders import Orders
+from router.spool.overview import Overview
 from router.spool.retention import Retention
 from router.spool.space import Space
 from router.spool.sqlite_log import relieve
@@ -33,7 +34,8 @@ class Spool:
     """Open it with `open_spool` (to work) or `read_spool` (to look), in `opening`.
 
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
-    `commitments` for storage commitment, `orders` and `views` for people, `space` and `retention` for the sweeper.
+    `commitments` for storage commitment, `orders`, `views` and `overview` for people, `space` and
+    `retention` for the sweeper.
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
@@ -51,6 +53,7 @@ class Spool:
         self.commitments = Commitments(self.database)
         self.orders = Orders(self.database, self.retention)
         self.views = Views(settings, self.database, self._usage)
+        self.overview = Overview(self.database)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
         """Become the node that works on this spool; or, on PostgreSQL, one of several."""

@@ -1,0 +1,53 @@
+"""What a form posts: bounded, checked to be one that a page of ours gave out, and where to go afterwards."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+
+from router.web.access import is_genuine
+
+LONGEST = 1 << 18
+"""Bytes of a form."""
+MOST_FIELDS = 2000
+
+
+class FormError(ValueError):
+    """A form, or an address, that no page gives out; the message is for a person."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+async def fields(request: Request) -> dict[str, str]:
+    """The fields of a genuine form. Raises FormError."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LONGEST:
+            raise FormError("the form is too long", 413)
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise FormError("the form cannot be read") from None
+    found = dict(pairs)
+    if not is_genuine(request, found.pop("csrf", "")):
+        raise FormError("This page is too old, or the order comes from another site. Go back and try again.", 403)
+    request.state.back = found.pop("back", "")
+    return found
+
+
+def field(form: dict[str, str], name: str) -> str:
+    """A field that must be there. Raises FormError."""
+    if name not in form:
+        raise FormError(f"the field {name} is missing")
+    return form[name]
+
+
+def back_of(request: Request) -> str:
+    """Where the person was: a path of this site, else the first page."""
+    back = str(getattr(request.state, "back", ""))
+    is_ours = back.startswith("/") and not back.startswith(("//", "/\\")) and back.isprintable() and len(back) < 2048
+    return back if is_ours else "/"
