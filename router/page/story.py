@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from router.page.forms import FormError, field, fields
 from router.page.pictures import NoPictureError
 from router.page.site import Site
 from router.page.viewed import Viewed
-from router.spool import DeliveryState, InstanceRow, InstanceState, Spool
+from router.spool import DeliveryState, EventRow, InstanceRow, InstanceState, Spool
+from router.spool.orders import LABELLED
 from router.web.access import Role, needs, person_of
 
 MOST = 200
@@ -95,15 +96,16 @@ def _row(spool: Spool, which: str) -> InstanceRow:
 def _values(site: Site, spool: Spool, which: str) -> dict[str, Any]:
     row, settings = _row(spool, which), site.node.settings()
     deliveries = spool.views.deliveries(instance_id=row.id, limit=MOST)
+    events = spool.views.events(instance_id=row.id, limit=MOST)
     owed = {one.destination for one in deliveries if one.state in (DeliveryState.OPEN, DeliveryState.BURIED)}
     return {
         "row": row, "deliveries": deliveries, "bars": bars(settings, row.probabilities, row.model, row.top),
-        "events": [(one, said(one.kind, one.destination, one.detail)) for one in
-                   spool.views.events(instance_id=row.id, limit=MOST)],
+        "events": [(one, said(one.kind, one.destination, one.detail)) for one in events],
         "facts": row.facts if isinstance(row.facts, dict) else {}, "why": _why(settings, row),
         "has_blob": row.state is not InstanceState.GONE, "no_picture": NO_PICTURE.get(row.pixels or "", ""),
         "others": [name for name, to in settings.destinations.items() if to.enabled and name not in owed],
-        "states": spool.destinations.states(), "sop_class": _name_of(row.sop_class),
+        "classes": CLASSES, "label": _label(events), "states": spool.destinations.states(),
+        "sop_class": _name_of(row.sop_class),
         "syntax": _name_of(row.transfer_syntax), "table_is_old": bool(row.table and row.table != settings.rules.digest),
     }  # fmt: skip
 
@@ -118,6 +120,11 @@ def bars(settings: Settings, probabilities: Any, model: str | None, top: str | N
         Bar(name, float(probability), thresholds.get(name), name == top)
         for name, probability in zip(CLASSES, probabilities, strict=True)
     ]
+
+
+def _label(events: Sequence[EventRow]) -> str:
+    """What a person said last that it shows; empty if nobody did."""
+    return next((str(one.detail.get("label", "")) for one in reversed(events) if one.kind == LABELLED), "")
 
 
 def _why(settings: Settings, row: InstanceRow) -> str:

@@ -69,7 +69,9 @@ def an_hour(database: Path, table: str) -> None:
             name = shown if confidence > 0.7 else "uncertain"
             rest = [chance.random() for _ in CLASSES]
             total = sum(r for c, r in zip(CLASSES, rest, strict=True) if c != shown)
-            odds = [confidence if c == shown else (1 - confidence) * r / total for c, r in zip(CLASSES, rest, strict=True)]
+            odds = [
+                confidence if c == shown else (1 - confidence) * r / total for c, r in zip(CLASSES, rest, strict=True)
+            ]
             rule, to = RULES[shown] if name != "uncertain" else ("otherwise", "catch-all")
             _row(connection, number, at, shown, name, confidence, odds, rule, to, table, chance.choice(SENDERS))
 
