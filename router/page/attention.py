@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from router.node.orders import DecideAgain, Discard, Order, Retry
-from router.page.forms import FormError, field, fields
+from router.page.forms import FormError, asked, field, fields
 from router.page.site import Site
 from router.spool import Spool
 from router.web.access import Role, needs, person_of
@@ -28,7 +28,7 @@ SHOWN = 5
 def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.VIEW)
     async def attention(request: Request) -> Response:
-        only = request.query_params.get("to", "")
+        only = asked(request).get("to", "")
         return await site.show(request, "attention.html.j2", lambda spool: _values(spool, only))
 
     def group_order(
@@ -40,8 +40,8 @@ def routes(site: Site) -> Iterator[BaseRoute]:
                 form = await fields(request)
                 to, reason = field(form, "destination"), field(form, "reason")
                 if form.get("sure") != "yes":
-                    asked = question.format(n=form.get("n", "all"), to=to)
-                    return site.sure(request, asked, button, {"destination": to, "reason": reason})
+                    text = question.format(n=form.get("n", "all"), to=to)
+                    return site.sure(request, text, button, {"destination": to, "reason": reason})
                 who = person_of(request).name
                 changed = await site.read(
                     lambda spool: carry_out(spool, to, reason, lambda order: site.node.carry_out(order, who))

@@ -10,7 +10,9 @@ from router.web.access import is_genuine
 
 LONGEST = 1 << 18
 """Bytes of a form."""
-MOST_FIELDS = 2000
+MOST_FIELDS = 100
+LONGEST_VALUE = 300
+"""Characters of a value in an address."""
 
 
 class FormError(ValueError):
@@ -19,6 +21,16 @@ class FormError(ValueError):
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
+
+
+def asked(request: Request) -> dict[str, str]:
+    """What the address asks for, as text that a database can hold."""
+    return {name: _clean(value)[:LONGEST_VALUE] for name, value in request.query_params.items()}
+
+
+def _clean(text: str) -> str:
+    """Without NUL, which PostgreSQL does not take, and without halves of characters."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 async def fields(request: Request) -> dict[str, str]:
@@ -32,7 +44,7 @@ async def fields(request: Request) -> dict[str, str]:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise FormError("the form cannot be read") from None
-    found = dict(pairs)
+    found = {name: _clean(value) for name, value in pairs}
     if not is_genuine(request, found.pop("csrf", "")):
         raise FormError("This page is too old, or the order comes from another site. Go back and try again.", 403)
     request.state.back = found.pop("back", "")

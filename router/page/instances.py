@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 
 from router.flow import CLASSES, UNCERTAIN
 from router.page import search, words
+from router.page.forms import asked
 from router.page.site import Site
 from router.spool import Spool
 from router.spool.find import FIRST_PAGE
@@ -29,10 +30,10 @@ def routes(site: Site) -> Iterator[BaseRoute]:
 
 
 async def _listed(site: Site, request: Request) -> Response:
-    query = dict(request.query_params)
+    query = asked(request)
     if "q" in query:
-        asked = query.pop("q")
-        return await site.answer(request, lambda _: RedirectResponse(words.found(**search.parse(asked)), 303))
+        line = query.pop("q")
+        return await site.answer(request, lambda _: RedirectResponse(words.found(**search.parse(line)), 303))
     return await site.show(request, "instances.html.j2", lambda spool: _values(spool, query))
 
 
@@ -40,10 +41,10 @@ def _values(spool: Spool, query: dict[str, str]) -> dict[str, Any]:
     wanted = search.filter_from(query)
     before = query.get("before", FIRST_PAGE)[:33]
     rows = spool.views.find(wanted, before=before, limit=PAGE + 1)
-    asked = {name: value for name, value in query.items() if name in ("text", *search.WORDS) and value}
+    kept = {name: value for name, value in query.items() if name in ("text", *search.WORDS) and value}
     return {
-        "rows": rows[:PAGE], "line": search.line_of(query), "asked": asked,
-        "older": words.found(**asked, before=rows[PAGE - 1].id) if len(rows) > PAGE else "",
-        "newest": words.found(**asked) if before != FIRST_PAGE else "",
+        "rows": rows[:PAGE], "line": search.line_of(query), "asked": kept,
+        "older": words.found(**kept, before=rows[PAGE - 1].id) if len(rows) > PAGE else "",
+        "newest": words.found(**kept) if before != FIRST_PAGE else "",
         "choices": {"state": search.STATES, "class": (*CLASSES, UNCERTAIN), "since": SINCE},
     }  # fmt: skip

@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from router.page import words
 from router.page.events import said
-from router.page.forms import FormError
+from router.page.forms import FormError, asked
 from router.page.site import Site
 from router.spool import Spool
 from router.web.access import Role, needs
@@ -22,18 +22,17 @@ from router.web.access import Role, needs
 PAGE = 100
 MOST_IN_FILE = 20_000
 COLUMNS = ("at", "kind", "who", "instance", "destination", "detail")
-LONGEST = 200
 
 
 def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.VIEW)
     async def record(request: Request) -> Response:
-        query = dict(request.query_params)
+        query = asked(request)
         return await site.show(request, "record.html.j2", lambda spool: _values(spool, query))
 
     @needs(Role.VIEW)
     async def as_csv(request: Request) -> Response:
-        query = dict(request.query_params)
+        query = asked(request)
         return await site.answer(request, lambda spool: csv_of(COLUMNS, _lines(spool, query), "record.csv"))
 
     yield Route("/record", record)
@@ -60,8 +59,8 @@ def _events(spool: Spool, query: Mapping[str, str], limit: int) -> list[tuple[An
     if before and (not before.isdecimal() or len(before) > 18):
         raise FormError("before must be the number of an event")
     rows = spool.overview.record(
-        kind=query.get("kind", "")[:LONGEST], instance_id=query.get("instance", "")[:32],
-        destination=query.get("to", "")[:LONGEST], who=query.get("by") == "people",
+        kind=query.get("kind", ""), instance_id=query.get("instance", "")[:32],
+        destination=query.get("to", ""), who=query.get("by") == "people",
         before=int(before) if before else None, limit=limit,
     )  # fmt: skip
     return [(row, _detail(row.detail)) for row in rows]
@@ -78,12 +77,12 @@ def _detail(text: str) -> dict[str, Any]:
 
 def _values(spool: Spool, query: dict[str, str]) -> dict[str, Any]:
     found = _events(spool, query, PAGE + 1)
-    asked = {name: query[name] for name in ("kind", "instance", "to", "by") if query.get(name)}
-    older = words.address("/record", asked | {"before": found[PAGE - 1][0].id}) if len(found) > PAGE else ""
+    kept = {name: query[name] for name in ("kind", "instance", "to", "by") if query.get(name)}
+    older = words.address("/record", kept | {"before": found[PAGE - 1][0].id}) if len(found) > PAGE else ""
     return {
         "rows": [(row, said(row.kind, row.destination, detail), detail.get("who", "")) for row, detail in found[:PAGE]],
-        "asked": asked, "older": older, "newest": words.address("/record", asked) if query.get("before") else "",
-        "kinds": spool.overview.kinds(), "csv": words.address("/record.csv", asked),
+        "asked": kept, "older": older, "newest": words.address("/record", kept) if query.get("before") else "",
+        "kinds": spool.overview.kinds(), "csv": words.address("/record.csv", kept),
     }  # fmt: skip
 
 

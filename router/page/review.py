@@ -14,7 +14,7 @@ from router.flow import CLASSES
 from router.node.orders import Label
 from router.page import words
 from router.page.devices import disagreeing
-from router.page.forms import back_of, field, fields
+from router.page.forms import asked, back_of, field, fields
 from router.page.record import csv_of
 from router.page.site import Site
 from router.page.story import bars
@@ -31,7 +31,7 @@ COLUMNS = ("file", "label", "said", "who", "at")
 def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.IMAGES)
     async def review(request: Request) -> Response:
-        query = dict(request.query_params)
+        query = asked(request)
         return await site.show(request, "review.html.j2", lambda spool: _values(site, spool, query))
 
     @needs(Role.OPERATE)

@@ -16,8 +16,6 @@ from router.spool.find import Filter, State
 
 WORDS = ("since", "until", "class", "rule", "to", "from", "state")
 STATES = tuple(str(state) for state in State)
-LONGEST = 300
-"""Characters of a value."""
 _WORD = re.compile(r'(?:(?:--)?(\w+)[:=]|--(\w+)\s+)?("[^"]*"|\S+)')
 
 
@@ -25,7 +23,7 @@ def parse(line: str) -> dict[str, str]:
     """The words in a line; what is no word is the text. Raises FormError."""
     found: dict[str, str] = {}
     texts: list[str] = []
-    for name, option, quoted in _WORD.findall(line[: 4 * LONGEST]):
+    for name, option, quoted in _WORD.findall(line):
         word, value = name or option, quoted.strip('"')
         if not word:
             texts.append(value)
@@ -47,7 +45,7 @@ def line_of(query: Mapping[str, str]) -> str:
 
 def filter_from(query: Mapping[str, str]) -> Filter:
     """Raises FormError with what may be written."""
-    values = {name: query.get(name, "")[:LONGEST] for name in ("text", *WORDS)}
+    values = {name: query.get(name, "") for name in ("text", *WORDS)}
     if values["class"] not in ("", *CLASSES, UNCERTAIN):
         raise FormError(f"class: use one of {', '.join((*CLASSES, UNCERTAIN))}")
     if values["state"] not in ("", *STATES):
