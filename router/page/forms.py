@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from router.errors import RouterError
 from router.web.access import is_genuine
 
 LONGEST = 1 << 18
@@ -15,8 +16,10 @@ LONGEST_VALUE = 300
 """Characters of a value in an address."""
 
 
-class FormError(ValueError):
+class FormError(RouterError):
     """A form, or an address, that no page gives out; the message is for a person."""
+
+    exit_code = 2
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)

@@ -21,7 +21,7 @@ from router.errors import RouterError, explain
 from router.node.orders import Order
 from router.observe import log, where
 from router.page import words
-from router.page.forms import FormError, back_of
+from router.page.forms import back_of
 from router.page.pictures import Pictures
 from router.page.static_files import VERSIONS
 from router.spool import Spool, SpoolError, patience, read_spool
@@ -163,9 +163,9 @@ class Site:
     async def _told(self, request: Request, answer: Awaitable[Response]) -> Response:
         try:
             return await answer
-        except (RouterError, FormError, OSError) as error:
+        except (RouterError, OSError) as error:
             code = 503 if isinstance(error, SpoolError | BusyError) else getattr(error, "status", 409)
-            return self._trouble(request, explain(error)[1] if not isinstance(error, FormError) else str(error), code)
+            return self._trouble(request, explain(error)[1], code)
         except Exception as error:  # a page that fails must not end in silence
             log.error("page failed", error=where(error))
             return self._trouble(request, "The page failed. The log of the node says where.", 500)
