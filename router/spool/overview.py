@@ -21,11 +21,13 @@ from router.spool.states import DeliveryState, InstanceState
 
 MINUTE, DAY = 60, 86400.0
 MOST_CAUSES = 200
-LATEST = 1000
+LATEST = 400
 """Instances of a sender that are looked at."""
 REVIEW_WITHIN = 30 * DAY
 """Seconds. What is older is not offered for review."""
 MOST_LABELS = 100_000
+BACK = 200_000
+"""Events that are looked through for those that name a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,9 @@ class Overview:
                 query = query.where(column == value)
         if who:
             query = query.where(event.c.detail.like('%"who": "%'))
+            if not instance_id:  # few may name one: so far back and no further
+                newest = sa.select(sa.func.max(event.c.id)).scalar_subquery() if before is None else before
+                query = query.where(event.c.id > newest - BACK)
         if before is not None:
             query = query.where(event.c.id < before)
         return self._database.ask(lambda c: list(c.execute(query).all()))
