@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol, assert_never, cast
 
+from starlette.types import ASGIApp
+
 from router.classify import Classifier
 from router.commitment import Committer
 from router.config import Settings, load
@@ -42,7 +44,8 @@ from router.node.view import NodeView
 from router.observe import log
 from router.receive import Receiver
 from router.spool import Spool, SpoolError, open_spool
-from router.web import NO_PAGES, Pages, WebServer
+from router.web import WebServer
+from router.web.access import Access, protected
 
 DRAIN_SECONDS = 6.5
 """Docker kills ten seconds after SIGTERM; what hangs at the end of the drain has the rest."""
@@ -64,11 +67,18 @@ class Role(Protocol):
         ...
 
 
+class WebPage(Role, Protocol):
+    """What people see of the node in a browser (`router.page`)."""
+
+    @property
+    def app(self) -> ASGIApp: ...
+
+
 class Node:
     """One running node. `start` raises AddressError, SpoolError, InferenceError or OSError: one line with the fix."""
 
-    def __init__(self, settings: Settings, pages: Callable[[Node], Pages] = lambda _: NO_PAGES) -> None:
-        """`pages` makes what the web port shows beside health and metrics."""
+    def __init__(self, settings: Settings, page: Callable[[Node], WebPage] | None = None) -> None:
+        """`page` makes what the web port shows beside health and metrics."""
         self._settings = self._started_with = settings
         self._stopped = threading.Event()
         self._reloading = threading.Lock()
@@ -84,12 +94,15 @@ class Node:
             classifier=classifier, forwarder=self._forwarder, receiver=self._receiver,
             takes_orders=lambda: control.is_alive,
         )  # fmt: skip
-        self._web = WebServer(settings.web, view, pages(self))
+        shown = page(self) if page else None
+        gate = protected(shown.app, Access(settings.web, self._spool)) if shown else None
+        self._web = WebServer(settings.web, view, gate)
         states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
         control = ControlServer(settings.spool.path, application(self.carry_out, states))
         sweeper = Sweeper(self._spool, self.settings)
         self._roles: tuple[Role, ...] = (
-            self._web, self._models, control, self._forwarder, classifier, committer, sweeper, self._receiver,
+            *((shown,) if shown else ()), self._web, self._models, control, self._forwarder, classifier, committer,
+            sweeper, self._receiver,
         )  # fmt: skip
         """In the order of their start; they stop in the opposite one."""
 

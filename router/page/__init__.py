@@ -7,10 +7,8 @@ of `node.orders`, carried out as the command's is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount
 
 from router.page import (
     attention,
@@ -28,20 +26,20 @@ from router.page import (
 from router.page.headers import StrictHeaders
 from router.page.site import Running, Site
 from router.page.static_files import route as static_files
-from router.web.access import Access
 
 PAGES = (now, instances, story, deliveries, destinations, attention, review, rules, devices, model, record)
 
 
 class Page:
-    """What the web port shows of a node."""
+    """What the web port shows of a node: an application, which the gate of `web.access` must protect."""
 
     def __init__(self, node: Running) -> None:
         self._site = Site(node)
-        inside = [static_files(), *(route for page in PAGES for route in page.routes(self._site))]
-        self.routes: Sequence[BaseRoute] = [
-            Mount("/", routes=inside, middleware=[Middleware(StrictHeaders), Middleware(Access)])
-        ]
+        routes = [static_files(), *(route for page in PAGES for route in page.routes(self._site))]
+        self.app = Starlette(routes=routes, middleware=[Middleware(StrictHeaders)])
 
-    def stop(self) -> None:
+    def start(self) -> None:
+        """It works when it is asked for something."""
+
+    def stop(self, _deadline: float = 0.0) -> None:
         self._site.stop()

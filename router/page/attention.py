@@ -13,7 +13,7 @@ from router.node.orders import DecideAgain, Discard, Order, Retry
 from router.page.forms import FormError, asked, field, fields
 from router.page.site import Site
 from router.spool import Spool
-from router.web.access import Role, needs, person_of
+from router.web.access import Role, needs
 
 AT_ONCE = 1000
 """Deliveries of an order."""
@@ -37,12 +37,12 @@ def routes(site: Site) -> Iterator[BaseRoute]:
         @needs(Role.OPERATE)
         async def ordered(request: Request) -> Response:
             async def work() -> str | Response:
-                form = await fields(request)
+                form = fields(request)
                 to, reason = field(form, "destination"), field(form, "reason")
                 if form.get("sure") != "yes":
                     text = question.format(n=form.get("n", "all"), to=to)
                     return site.sure(request, text, button, {"destination": to, "reason": reason})
-                who = person_of(request).name
+                who = request.state.person.name
                 changed = await site.read(
                     lambda spool: carry_out(spool, to, reason, lambda order: site.node.carry_out(order, who))
                 )

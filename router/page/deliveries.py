@@ -19,7 +19,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def retry(request: Request) -> Response:
         async def work() -> str:
-            number = _number(await fields(request))
+            number = _number(fields(request))
             _must_change(await site.carry_out(request, Retry((number,))))
             return "retried"
 
@@ -28,7 +28,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def discard(request: Request) -> Response:
         async def work() -> str | Response:
-            form = await fields(request)
+            form = fields(request)
             number = _number(form)
             if form.get("sure") != "yes":
                 return site.sure(

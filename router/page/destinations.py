@@ -22,7 +22,7 @@ from router.node.orders import OrderError, Pause, Resume
 from router.page.forms import field, fields
 from router.page.site import Site
 from router.spool import Spool
-from router.web.access import Role, needs, person_of
+from router.web.access import Role, needs
 
 PATIENCE = 4.0
 """Seconds that a question of a person waits for an answer."""
@@ -69,7 +69,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def pause(request: Request) -> Response:
         async def work() -> str:
-            await site.carry_out(request, Pause(field(await fields(request), "destination")))
+            await site.carry_out(request, Pause(field(fields(request), "destination")))
             return "paused"
 
         return await site.order(request, work())
@@ -77,7 +77,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def resume(request: Request) -> Response:
         async def work() -> str:
-            await site.carry_out(request, Resume(field(await fields(request), "destination")))
+            await site.carry_out(request, Resume(field(fields(request), "destination")))
             return "resumed"
 
         return await site.order(request, work())
@@ -85,8 +85,8 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def ask(request: Request) -> Response:
         async def work() -> str:
-            settings, who = site.node.settings(), person_of(request).name
-            to = _quick(settings, field(await fields(request), "destination"))
+            settings, who = site.node.settings(), request.state.person.name
+            to = _quick(settings, field(fields(request), "destination"))
             await site.in_thread(lambda: answers.ask("C-ECHO", to.name, who, lambda: echo(settings, to)))
             return ""
 
@@ -95,8 +95,8 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def test(request: Request) -> Response:
         async def work() -> str | Response:
-            form = await fields(request)
-            settings, who = site.node.settings(), person_of(request).name
+            form = fields(request)
+            settings, who = site.node.settings(), request.state.person.name
             to = _quick(settings, field(form, "destination"))
             if form.get("sure") != "yes":
                 question = f"Send a synthetic X-ray to {to.name}? It arrives there as a study of a patient PHANTOM."

@@ -1,17 +1,12 @@
-"""What a form posts: bounded, checked to be one that a page of ours gave out, and where to go afterwards."""
+"""What an address asks for, what a form posts, and where to go afterwards; as text that a database can hold."""
 
 from __future__ import annotations
-
-from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
 from router.errors import RouterError
-from router.web.access import is_genuine
+from router.web.access import form_of
 
-LONGEST = 1 << 18
-"""Bytes of a form."""
-MOST_FIELDS = 100
 LONGEST_VALUE = 300
 """Characters of a value in an address."""
 
@@ -36,20 +31,9 @@ def _clean(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
-async def fields(request: Request) -> dict[str, str]:
-    """The fields of a genuine form. Raises FormError."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > LONGEST:
-            raise FormError("the form is too long", 413)
-    try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
-    except ValueError:
-        raise FormError("the form cannot be read") from None
-    found = {name: _clean(value) for name, value in pairs}
-    if not is_genuine(request, found.pop("csrf", "")):
-        raise FormError("This page is too old, or the order comes from another site. Go back and try again.", 403)
+def fields(request: Request) -> dict[str, str]:
+    """The fields of the form that was posted, which the gate has found to be genuine."""
+    found = {name: _clean(value) for name, value in form_of(request).items() if name != "csrf"}
     request.state.back = found.pop("back", "")
     return found
 

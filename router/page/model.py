@@ -27,10 +27,10 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     async def model(request: Request) -> Response:
         return await site.show(request, "model.html.j2", lambda spool: _values(site, spool))
 
-    @needs(Role.ADMIN)
+    @needs(Role.RULES)
     async def rollback(request: Request) -> Response:
         async def work() -> str | Response:
-            form = await fields(request)
+            form = fields(request)
             if form.get("sure") != "yes":
                 return site.sure(request, "Let the model serve that served before?", "Roll back", {})
             configured = str(site.node.view.model_report().get("configured", ""))

@@ -25,12 +25,12 @@ COLUMNS = ("at", "kind", "who", "instance", "destination", "detail")
 
 
 def routes(site: Site) -> Iterator[BaseRoute]:
-    @needs(Role.VIEW)
+    @needs(Role.ADMIN)
     async def record(request: Request) -> Response:
         query = asked(request)
         return await site.show(request, "record.html.j2", lambda spool: _values(spool, query))
 
-    @needs(Role.VIEW)
+    @needs(Role.ADMIN)
     async def as_csv(request: Request) -> Response:
         query = asked(request)
         return await site.answer(request, lambda spool: csv_of(COLUMNS, _lines(spool, query), "record.csv"))

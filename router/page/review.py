@@ -37,7 +37,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def label(request: Request) -> Response:
         async def work() -> str:
-            form = await fields(request)
+            form = fields(request)
             which = field(form, "instance")
             await site.carry_out(request, Label(which, field(form, "label")))
             if back_of(request).startswith("/review"):

@@ -39,7 +39,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.RULES)
     async def reload(request: Request) -> Response:
         async def work() -> str:
-            await fields(request)
+            fields(request)
             await site.carry_out(request, Reload())
             return "reloaded"
 

@@ -26,7 +26,7 @@ from router.page.pictures import Pictures
 from router.page.static_files import VERSIONS
 from router.spool import Spool, SpoolError, patience, read_spool
 from router.templates import fill
-from router.web.access import Role, person_of
+from router.web.access import Person, Role, csrf_of
 
 READERS = 3
 """Threads that read the spool for pages."""
@@ -38,7 +38,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MENU = (
     ("Now", "/", Role.VIEW), ("Instances", "/instances", Role.VIEW), ("Destinations", "/destinations", Role.VIEW),
     ("Attention", "/attention", Role.VIEW), ("Review", "/review", Role.IMAGES), ("Rules", "/rules", Role.VIEW),
-    ("Devices", "/devices", Role.VIEW), ("Model", "/model", Role.VIEW), ("Record", "/record", Role.VIEW),
+    ("Devices", "/devices", Role.VIEW), ("Model", "/model", Role.VIEW), ("Record", "/record", Role.ADMIN),
 )  # fmt: skip
 DONE = {
     "retried": "It is tried again at once.",
@@ -139,7 +139,7 @@ class Site:
 
     async def carry_out(self, request: Request, order: Order) -> dict[str, Any]:
         """Raises RouterError."""
-        who = person_of(request).name
+        who = request.state.person.name
         return await self.in_thread(lambda: self.node.carry_out(order, who))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
@@ -174,11 +174,11 @@ class Site:
         return HTMLResponse(self._filled(request, "trouble.html.j2", {"line": line}), status)
 
     def _filled(self, request: Request, template: str, values: dict[str, Any]) -> str:
-        person = person_of(request)
+        person: Person = request.state.person
         here = request.url.path
         shared = {
             "menu": [(name, href, _is_here(href, here)) for name, href, role in MENU if role in person.roles],
-            "person": person, "may": {role.name: role in person.roles for role in Role}, "csrf": request.state.csrf,
+            "person": person, "may": {role.name: role in person.roles for role in Role}, "csrf": csrf_of(request),
             "back": here + (f"?{request.url.query}" if request.url.query else ""), "words": words, "v": VERSIONS,
             "node_name": self.node.settings().node.ae_title,
             "done": DONE.get(request.query_params.get("done", ""), ""),

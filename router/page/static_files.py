@@ -6,7 +6,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from xxhash import xxh3_64_hexdigest
 
 FOLDER = Path(__file__).parent / "static"
@@ -16,8 +16,8 @@ VERSIONS = {name: xxh3_64_hexdigest(content)[:8] for name, content in CONTENTS.i
 """Part of a file's address, so that a browser may keep it until it changes."""
 
 
-def route() -> Route:
-    return Route("/static/{name}", _file, name="static")
+def route() -> Mount:
+    return Mount("/static", routes=[Route("/{name}", _file)])
 
 
 async def _file(request: Request) -> Response:

@@ -21,7 +21,7 @@ from router.page.site import Site
 from router.page.viewed import Viewed
 from router.spool import DeliveryState, EventRow, InstanceRow, InstanceState, Spool
 from router.spool.orders import LABELLED
-from router.web.access import Role, needs, person_of
+from router.web.access import Role, needs
 
 MOST = 200
 """Deliveries, and events, that a story shows."""
@@ -53,7 +53,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
 
     @needs(Role.IMAGES)
     async def picture(request: Request) -> Response:
-        which, who = request.path_params["which"], person_of(request).name
+        which, who = request.path_params["which"], request.state.person.name
         try:
             path = await site.read(lambda spool: spool.blob(_row(spool, which).id))
             content = await site.pictures.png(who, which, path)
@@ -65,7 +65,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def decide_again(request: Request) -> Response:
         async def work() -> str:
-            await fields(request)
+            fields(request)
             await site.carry_out(request, DecideAgain(request.path_params["which"]))
             return "decided-again"
 
@@ -74,7 +74,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def send_also(request: Request) -> Response:
         async def work() -> str:
-            to = field(await fields(request), "destination")
+            to = field(fields(request), "destination")
             await site.carry_out(request, SendAlso(request.path_params["which"], to))
             return "sent-also"
 

@@ -5,6 +5,6 @@
 """
 
 from router.web.health import View
-from router.web.server import NO_PAGES, Pages, WebServer
+from router.web.server import WebServer
 
-__all__ = ["NO_PAGES", "Pages", "View", "WebServer"]
+__all__ = ["View", "WebServer"]

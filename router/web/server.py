@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from email.utils import formatdate
-from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute
+from starlette.routing import Mount
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from router.config.settings import WebSettings
@@ -76,32 +75,14 @@ def config_of(app: Starlette, protocol: type[OneAnswer], most_at_once: int | Non
     )  # fmt: skip
 
 
-class Pages(Protocol):
-    """What else the port shows."""
-
-    @property
-    def routes(self) -> Sequence[BaseRoute]: ...
-
-    def stop(self) -> None: ...
-
-
-class _NoPages:
-    routes: Sequence[BaseRoute] = ()
-
-    def stop(self) -> None:
-        pass
-
-
-NO_PAGES: Pages = _NoPages()
-
-
 class WebServer:
-    """Health, readiness and metrics over HTTP, and pages."""
+    """Health, readiness and metrics over HTTP, and the page on the same port."""
 
-    def __init__(self, settings: WebSettings, view: View, pages: Pages = NO_PAGES) -> None:
+    def __init__(self, settings: WebSettings, view: View, page: ASGIApp | None = None) -> None:
+        """`page` answers all other paths; it must refuse strangers itself (`access.protected`)."""
         self._health = Health(view)
-        self._pages = pages
-        app = Starlette(routes=[*routes(view, self._health), *pages.routes])
+        rest = [Mount("/", page)] if page else []
+        app = Starlette(routes=[*routes(view, self._health), *rest])
         self._server = Server(config_of(app, OneRequest, most_at_once=64))
         self._settings = settings
         self._socket: socket.socket | None = None
@@ -124,4 +105,3 @@ class WebServer:
             self._thread.join(3.0)
         if self._socket is not None:
             self._socket.close()
-        self._pages.stop()

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
-from starlette.applications import Starlette
 
 from router.config import Settings, load
+from router.config.settings import WebSettings
 from router.flow import CLASSES, Caller, Decision, Prediction, Seen
 from router.node.orders import Order, Reload, carry_out
 from router.page import Page
@@ -26,8 +26,10 @@ from router.page.site import MENU
 from router.page.static_files import CONTENTS
 from router.spool import DeliveryState, InstanceState, Spool, open_spool
 from router.training.data import read_manifest
+from router.web.access import Access, protected
 from tests.unit.spooling import CALLERS, accept, settings_of, stored
 
+UNUSED: Any = None
 HOSTILE = "<script>alert(1)</script>'\"&{{7*7}}"
 CONFIG = """
 spool: {path: spool}
@@ -89,7 +91,7 @@ class Client:
     """A browser without scripts, that follows no redirect."""
 
     def __init__(self, page: Page, address: str = "127.0.0.1", host: str = "http://127.0.0.1") -> None:
-        app = Starlette(routes=list(page.routes))
+        app = protected(page.app, Access(WebSettings(), UNUSED))
         transport = httpx.ASGITransport(app, client=(address, 5000))
         self._client = httpx.AsyncClient(transport=transport, base_url=host)
         self._runner = asyncio.Runner()
