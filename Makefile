@@ -5,18 +5,19 @@ PYTHON ?= python3
 TORCH  ?= cpu
 # Tests side by side. More than there are cores: most of a test is waiting.
 WORKERS ?= 5
-PACKAGES = dcmtk orthanc postgresql strace gcc libc6-dev
+PACKAGES = dcmtk orthanc postgresql strace gcc libc6-dev chromium
 PYTEST   = $(BIN)/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test quick lint unit container lock clean bundle benchmark fuzz chaos help
+.PHONY: demo test quick lint unit container screenshots lock clean bundle benchmark fuzz chaos help
 
 help:
 	@echo "make demo       start the node, five downstream nodes, send X-rays, show what arrived where"
 	@echo "make test       lint, types, architecture, documentation, all tests, the container"
 	@echo "make quick      the same without slow tests and the container, in about a minute"
 	@echo "make container  build the image, run it, and check it (root; Debian 12)"
+	@echo "make screenshots  pictures of every page in build/screenshots (needs Chromium)"
 	@echo "make lock       write the container's lock files anew"
 	@echo "make bundle     wheels and model in one archive, for a machine without internet"
 	@echo "make benchmark  this node beside other routers (minutes; needs DCMTK and Orthanc)"
@@ -55,6 +56,10 @@ quick: lint
 
 container: $(VENV)/.dev
 	@tools/container-check.sh $(BIN)/python
+
+screenshots: $(VENV)/.dev
+	@tools/system-packages.sh chromium
+	$(BIN)/python -m tests.page.screenshots $(ARGS)
 
 lock:
 	@PYTHON=$(PYTHON) tools/lock.sh $(ARGS)

@@ -43,6 +43,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "postgresql": (lambda: postgres.programs() is not None, "PostgreSQL is not installed (apt-get install postgresql)"),
     "strace": (lambda: shutil.which("strace") is not None, "strace is not installed (apt-get install strace)"),
+    "chromium": (lambda: Path("/usr/bin/chromium").exists(), "Chromium is not installed (apt-get install chromium)"),
     "compiler": (
         lambda: shutil.which("cc") is not None and Path("/usr/include/stdio.h").exists(),
         "there is no C compiler (apt-get install gcc libc6-dev)",

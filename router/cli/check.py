@@ -137,24 +137,17 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
 def _destinations(settings: Settings) -> Iterator[tuple[str, str, str]]:
     from concurrent.futures import ThreadPoolExecutor
 
-    from router.association.requestor import AssociationLostError, ConnectError, connect
+    from router.commands.echo import echo
 
-    def echo(name: str) -> tuple[str, str, str]:
+    def asked(name: str) -> tuple[str, str, str]:
         destination = settings.destinations[name]
         about = f"destination {name}"
         if not destination.enabled:
             return about, "ok", "disabled"
-        try:
-            association = connect(destination, settings.calling_ae(destination), (), echo=True)
-            status = association.echo()
-            association.release()
-        except ConnectError as error:
-            return about, "failed", f"{destination.host}:{destination.port}: {error.reason}"
-        except AssociationLostError as error:
-            return about, "failed", f"{destination.host}:{destination.port}: no C-ECHO ({error})"
-        if status:
-            return about, "failed", f"{destination.host}:{destination.port}: C-ECHO answered 0x{status:04X}"
-        return about, "ok", f"{destination.host}:{destination.port} answers"
+        place, trouble = f"{destination.host}:{destination.port}", echo(settings, destination)
+        if trouble:
+            return about, "failed", f"{place}: {trouble}"
+        return about, "ok", f"{place} answers"
 
     with ThreadPoolExecutor(16) as pool:
-        yield from pool.map(echo, settings.destinations)
+        yield from pool.map(asked, settings.destinations)

@@ -155,12 +155,9 @@ def show(
 
 def _why_uncertain(settings: Settings, row: dict[str, Any]) -> str:
     """Why, by the card of the model that answered; empty if that model is gone."""
-    from router.model.doubt import limits_of
-    from router.model.files import shipped_model
+    from router.commands.limits import limits_for
 
-    kept = sorted((settings.spool.path / "models").glob("*/"))
-    folders = [settings.model.path or shipped_model(), shipped_model(), *kept]
-    limits = limits_of(row["model"] or "", folders)
+    limits = limits_for(settings, row["model"])
     return limits.why(row["top"], row["confidence"], novel=bool(row["novel"])) if limits else ""
 
 
@@ -378,6 +375,20 @@ def _is_found(spool: Spool, text: str) -> bool:
     from router.spool.find import Filter
 
     return bool(spool.views.find(Filter(text=text), limit=1))
+
+
+@app.command()
+def send(
+    instance: Which,
+    to: Annotated[str, typer.Option("--to", help="The destination, by its name in routing.yaml.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Send an instance to one more destination. Its decision stays as it is."""
+    from router.node.orders import SendAlso
+
+    which = _instance(spool_of(config), instance)
+    _order(config, f"it is owed to {to} too", as_json, SendAlso(which, to))
 
 
 def _order(config: Path | None, told: str, as_json: bool, order: QueueOrder) -> None:

@@ -25,6 +25,7 @@ def command(
     from router.node.systemd import Systemd
     from router.observe import log, where
     from router.observe.logging import set_up
+    from router.page import Page
     from router.spool import SpoolError
 
     gc.freeze()
@@ -34,7 +35,7 @@ def command(
     set_up(settings.node.log, log_level)
     signals = signal_pipe()
     systemd = Systemd()
-    node = Node(settings)
+    node = Node(settings, Page)
     node.start()
     systemd.ready(node.health)
     try:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol, assert_never, cast
+
+from starlette.types import ASGIApp
 
 from router.classify import Classifier
 from router.commitment import Committer
@@ -25,6 +28,7 @@ from router.node.orders import (
     CancelJob,
     DecideAgain,
     Discard,
+    Label,
     Many,
     Order,
     Pause,
@@ -34,6 +38,7 @@ from router.node.orders import (
     Resume,
     Retry,
     RollBack,
+    SendAlso,
     SetPassword,
     SetRoles,
     SetShadow,
@@ -49,6 +54,7 @@ from router.observe import log
 from router.receive import Receiver
 from router.spool import Spool, SpoolError, open_spool
 from router.web import WebServer
+from router.web.access import Access, protected
 
 DRAIN_SECONDS = 6.5
 """Docker kills ten seconds after SIGTERM; what hangs at the end of the drain has the rest."""
@@ -70,10 +76,18 @@ class Role(Protocol):
         ...
 
 
+class WebPage(Role, Protocol):
+    """What people see of the node in a browser (`router.page`)."""
+
+    @property
+    def app(self) -> ASGIApp: ...
+
+
 class Node:
     """One running node. `start` raises AddressError, SpoolError, InferenceError or OSError: one line with the fix."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, page: Callable[[Node], WebPage] | None = None) -> None:
+        """`page` makes what the web port shows beside health and metrics."""
         self._settings = self._started_with = settings
         self._stopped = threading.Event()
         self._reloading = threading.Lock()
@@ -89,14 +103,16 @@ class Node:
             classifier=classifier, forwarder=self._forwarder, receiver=self._receiver,
             takes_orders=lambda: control.is_alive,
         )  # fmt: skip
-        self._web = WebServer(settings.web, view)
+        shown = page(self) if page else None
+        gate = protected(shown.app, Access(settings.web, self._spool)) if shown else None
+        self._web = WebServer(settings.web, view, gate)
         states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
         control = ControlServer(settings.spool.path, application(self.carry_out, states))
         sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool)
         notifier = Notifier(view, self._spool.notices, self.settings)
         self._roles: tuple[Role, ...] = (
-            self._web, self._models, control, self._forwarder, classifier, committer, sweeper, bulk, notifier,
-            self._receiver,
+            *((shown,) if shown else ()), self._web, self._models, control, self._forwarder, classifier, committer,
+            sweeper, bulk, notifier, self._receiver,
         )  # fmt: skip
         """In the order of their start; they stop in the opposite one."""
 
@@ -178,9 +194,9 @@ class Node:
                 return {"done": True} | asdict(self.reload(who))
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
-            case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe() | Many() | CancelJob() | Silence():
+            case Retry() | Discard() | DecideAgain() | SendAlso() | Label() | Pause() | Resume() | Wipe():
                 return orders.carry_out(order, who, self._spool, self._settings.destinations)
-            case AddUser() | RemoveUser() | SetPassword() | SetRoles():
+            case Many() | CancelJob() | Silence() | AddUser() | RemoveUser() | SetPassword() | SetRoles():
                 return orders.carry_out(order, who, self._spool, self._settings.destinations)
             case _:
                 assert_never(order)

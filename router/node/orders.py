@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, assert_never, get_args, get_type_hints
 
 from router.errors import RouterError
-from router.flow import Role
+from router.flow import CLASSES, Role
 
 if TYPE_CHECKING:
     from router.spool import Act, Spool
@@ -58,6 +58,22 @@ class DecideAgain:
     """Decide anew for one instance, by the rules in force now."""
 
     instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendAlso:
+    """Send one instance to a destination that its decision did not name, too."""
+
+    instance: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a person says that one instance shows: one of CLASSES."""
+
+    instance: str
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +201,7 @@ class SetRoles:
     roles: tuple[str, ...]
 
 
-QueueOrder = Retry | Discard | DecideAgain | Pause | Resume | Wipe | Many | CancelJob | Silence
+QueueOrder = Retry | Discard | DecideAgain | SendAlso | Label | Pause | Resume | Wipe | Many | CancelJob | Silence
 ModelOrder = Promote | RollBack | SetShadow
 UserOrder = AddUser | RemoveUser | SetPassword | SetRoles
 SpoolOrder = QueueOrder | UserOrder
@@ -196,6 +212,8 @@ BY_NAME: dict[str, type[Order]] = {
     "retry": Retry,
     "discard": Discard,
     "decide-again": DecideAgain,
+    "send-also": SendAlso,
+    "label": Label,
     "pause": Pause,
     "resume": Resume,
     "wipe": Wipe,
@@ -274,28 +292,42 @@ def carry_out(order: SpoolOrder, who: str, spool: Spool, destinations: Iterable[
             return {"changed": spool.orders.retry_now(list(deliveries), who)}
         case Discard(deliveries):
             return {"changed": spool.orders.discard(list(deliveries), who)}
-        case DecideAgain(instance):
-            if not spool.orders.redecide(instance, who):
-                raise OrderError("no such instance, or its blob is gone")
-            return {"done": True}
+        case Wipe():
+            return {"changed": spool.orders.wipe(who)}
+        case DecideAgain() | SendAlso() | Label():
+            _of_one(order, who, spool, destinations)
         case Pause(destination) | Resume(destination):
             _refuse_unknown(destination, known(spool, destinations))
             (spool.orders.pause if isinstance(order, Pause) else spool.orders.resume)(destination, who)
-            return {"done": True}
         case Many():
             return {"job": _begin(order, who, spool, destinations)}
         case CancelJob(number):
             if not spool.bulk.cancel(number, who):
                 raise OrderError("no such job, or it has ended and cannot be taken back: see dicom-router queue jobs")
-            return {"done": True}
         case Silence(seconds, condition):
             _refuse_unknown(condition or CONDITIONS[0], CONDITIONS, "condition")
             spool.notices.silence(condition, max(0.0, seconds), who)
-            return {"done": True}
-        case Wipe():
-            return {"changed": spool.orders.wipe(who)}
         case AddUser() | RemoveUser() | SetPassword() | SetRoles():
-            return _of_users(order, who, spool)
+            _of_users(order, who, spool)
+        case _:
+            assert_never(order)
+    return {"done": True}
+
+
+def _of_one(order: DecideAgain | SendAlso | Label, who: str, spool: Spool, destinations: Iterable[str]) -> None:
+    """What is ordered for one instance."""
+    match order:
+        case DecideAgain(instance):
+            if not spool.orders.redecide(instance, who):
+                raise OrderError("no such instance, or its blob is gone")
+        case SendAlso(instance, destination):
+            _refuse_unknown(destination, list(destinations))
+            if not spool.orders.send_also(instance, destination, who):
+                raise OrderError("no such instance, or its blob is gone, or it is owed there already")
+        case Label(instance, label):
+            _refuse_unknown(label, CLASSES, "class")
+            if not spool.orders.label(instance, label, who):
+                raise OrderError("no such instance")
         case _:
             assert_never(order)
 
@@ -335,7 +367,7 @@ def act_and_filter(order: Many) -> tuple[Act, Filter]:
     )  # fmt: skip
 
 
-def _of_users(order: UserOrder, who: str, spool: Spool) -> dict[str, Any]:
+def _of_users(order: UserOrder, who: str, spool: Spool) -> None:
     match order:
         case AddUser(name, password, roles):
             spool.users.add(name, password, _known_roles(roles), who)
@@ -347,7 +379,6 @@ def _of_users(order: UserOrder, who: str, spool: Spool) -> dict[str, Any]:
             spool.users.set_roles(name, _known_roles(roles), who)
         case _:
             assert_never(order)
-    return {"done": True}
 
 
 def _known_roles(words: Iterable[str]) -> frozenset[Role]:

@@ -75,6 +75,10 @@ class NodeView:
     def models(self) -> dict[str, str]:
         return self.models_in_use.digests()
 
+    def model_report(self) -> dict[str, Any]:
+        """What serves and what shadows (`ServingModels.report`)."""
+        return self.models_in_use.report()
+
     def status(self) -> dict[str, Any]:
         """Readiness, with what inference runs on, and the addresses that the node took when it started."""
         return {

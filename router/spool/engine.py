@@ -28,6 +28,8 @@ NO_FILES = "temp_store=MEMORY"
 """What a statement sorts or may undo would else lie in the system's folder for temporary files, which may be full."""
 LONGEST_PATH = 500
 """SQLite takes 512 bytes, and adds endings of its own."""
+LOOK_AT_CLOCK = 100_000
+"""Steps of SQLite's machine, a few milliseconds, after which a question looks whether its time is over."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -130,6 +132,7 @@ def reading(folder: Path, database: str) -> sa.Engine:
     def _connect(connection: Any, _record: Any) -> None:
         for pragma in ("busy_timeout=5000", NO_FILES):
             connection.execute(f"PRAGMA {pragma}")
+        connection.set_progress_handler(lambda: time.monotonic() > patience.deadline(), LOOK_AT_CLOCK)
 
     return engine
 
@@ -184,6 +187,8 @@ def trouble(engine: sa.Engine, error: BaseException) -> DatabaseError:
     """What to do about a database that does not answer."""
     if engine.dialect.name == "postgresql":
         return DatabaseError(postgresql.trouble(engine.url.render_as_string(hide_password=False), error))
+    if getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+        return DatabaseError("the answer takes too long; ask for less, such as a shorter time")
     return DatabaseError(
         f"the spool's database cannot be read ({describe(error)}); nothing was changed. Keep a copy of the spool, "
         "then see 'A damaged database' in docs/operations.md"

@@ -8,14 +8,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from router.spool import clock, destinations, steady
+from router.spool import clock, destinations, statements, steady
 from router.spool.database import Database
+from router.spool.destinations import still_times
 from router.spool.events import add_event, add_events
 from router.spool.finishing import finish_those_that_end, instances_of, look_alone
 from router.spool.retention import Retention
 from router.spool.schema import delivery, instance, parts
 from router.spool.signals import INSTANCES
 from router.spool.states import DeliveryState, InstanceState
+
+LABELLED = "labelled"
+"""The kind of the event that keeps a person's label."""
 
 
 class Orders:
@@ -59,6 +63,18 @@ class Orders:
         ordered = self._database.run(partial(redecide, instance_id=instance_id, who=who), lambda _: (INSTANCES,))
         self._database.signals.set(INSTANCES)
         return ordered
+
+    def send_also(self, instance_id: str, destination: str, who: str) -> bool:
+        """Owe a decided instance to one more destination; False where there is none, its blob is gone, or it is owed
+        there already."""
+        job = partial(_send_also, instance_id=instance_id, to=destination, who=who)
+        ordered = self._database.run(job, lambda _: (destination,))
+        self._database.signals.set(destination)
+        return ordered
+
+    def label(self, instance_id: str, label: str, who: str) -> bool:
+        """Note what a person says that an instance shows; False where there is no such instance."""
+        return self._database.run(partial(_label, instance_id=instance_id, label=label, who=who))
 
     def wipe(self, who: str = "") -> int:
         """Remove every blob that no open or buried delivery needs, even before `keep` is over; returns how many."""
@@ -148,3 +164,29 @@ def redecide(connection: sa.Connection, instance_id: str, who: str, **why: Any) 
     if changed:
         add_event(connection, "new decision ordered", instance_id, who=who, **why)
     return bool(changed)
+
+
+def _send_also(connection: sa.Connection, instance_id: str, to: str, who: str) -> bool:
+    look_alone(connection, lambda: instance.c.id == instance_id)
+    if to in connection.execute(statements.OWED_ALREADY, {"which": instance_id}).scalars():
+        return False
+    changed = connection.execute(
+        instance.update()
+        .where(instance.c.id == instance_id, instance.c.state.in_((InstanceState.DECIDED, InstanceState.FINISHED)))
+        .values(state=InstanceState.DECIDED, finished_at=None)
+    ).rowcount
+    if changed:
+        moment = steady.look(connection)
+        owed = {"instance_id": instance_id, "destination": to, "state": DeliveryState.OPEN, "owed_since": moment.now}
+        connection.execute(statements.INSERT_DELIVERY, owed | {"stood_still": still_times(connection, moment)(to)})
+        add_event(connection, "sent also by a person", instance_id, to, who=who)
+    return bool(changed)
+
+
+def _label(connection: sa.Connection, instance_id: str, label: str, who: str) -> bool:
+    """A person may change the label: the latest event counts."""
+    query = sa.select(instance.c.top).where(instance.c.id == instance_id)
+    row = connection.execute(query).one_or_none()
+    if row is not None:
+        add_event(connection, LABELLED, instance_id, label=label, said=row.top, who=who)
+    return row is not None

@@ -41,6 +41,11 @@ class Views:
         set_aside = count_in(self._settings.path / SET_ASIDE)
         return replace(self._database.ask(queries.counts), bytes=self._usage.total, set_aside=set_aside)
 
+    @property
+    def bytes_in_use(self) -> int:
+        """Bytes of blobs and native copies, as the running node counts them. Asks nothing."""
+        return self._usage.total
+
     def finished(self) -> Finished:
         """What `wipe` would take."""
         query = sa.select(
