@@ -16,7 +16,7 @@ deflates better."""
 
 
 def inflater_for(head: bytes) -> zlib._Decompress:
-    """An inflater for a stream that begins with these bytes: as PS3.5 A.5 wants it, or with the zlib header of some writers."""
+    """An inflater for a stream with these first bytes. It may have a zlib header, though PS3.5 A.5 wants none."""
     zlib_header = len(head) >= 2 and head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0
     return zlib.decompressobj(zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS)
 

@@ -1,4 +1,4 @@
-"""Keeps the spool tidy: removes what retention says, makes room on a full disk, reports deliveries that nobody sends."""
+"""Keeps the spool tidy: removes what retention says, makes room on a full disk, reports what nobody sends."""
 
 from __future__ import annotations
 
