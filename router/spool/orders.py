@@ -27,7 +27,7 @@ class Orders:
         self._set_paused(destination, who, paused=True)
 
     def resume(self, destination: str, who: str) -> None:
-        """No longer paused; and an open circuit is probed at once."""
+        """End the pause of a destination. An open circuit is then probed at once."""
         self._set_paused(destination, who, paused=False)
 
     def _set_paused(self, destination: str, who: str, *, paused: bool) -> None:
@@ -41,7 +41,7 @@ class Orders:
         self._database.signals.set(destination)
 
     def retry_now(self, deliveries: Sequence[int], who: str) -> int:
-        """Buried or waiting deliveries are owed at once, and their destinations tried; returns how many."""
+        """Owe buried or waiting deliveries at once, and try their destinations. Returns how many."""
         changed = 0
         for part in parts(deliveries):
             owed_to = self._database.run(partial(_retry_now, deliveries=part, who=who), set)
@@ -50,24 +50,24 @@ class Orders:
         return changed
 
     def discard(self, deliveries: Sequence[int], who: str) -> int:
-        """Drop deliveries that are not being sent; returns how many."""
+        """Drop deliveries that are not being sent. Returns how many."""
         return sum(self._database.run(partial(_discard, deliveries=part, who=who)) for part in parts(deliveries))
 
     def redecide(self, instance_id: str, who: str) -> bool:
-        """Have an instance decided anew; False where there is none, or its blob is gone."""
+        """Let an instance be decided anew. Returns False if there is none, or if its blob is gone."""
         ordered = self._database.run(partial(_redecide, instance_id=instance_id, who=who), lambda _: (INSTANCES,))
         self._database.signals.set(INSTANCES)
         return ordered
 
     def wipe(self, who: str = "") -> int:
-        """Remove every blob that no open or buried delivery needs, even before `keep` is over; returns how many."""
+        """Remove every blob that no open or buried delivery needs, even before `keep` is over. Returns how many."""
         removed = self._retention.remove_all()
         self._database.writer.submit(lambda c: add_event(c, "wiped", removed=removed, who=who))
         return removed
 
 
 def _are_free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
-    """Those that are open or buried, and not claimed (any more)."""
+    """The condition for deliveries that are open or buried, and not claimed (any more)."""
     is_free = (delivery.c.token == 0) | (delivery.c.ready_at <= now)
     return (
         delivery.c.id.in_(deliveries)
@@ -91,7 +91,7 @@ def _retry_now(connection: sa.Connection, deliveries: Sequence[int], who: str) -
     for row in rows:
         connection.execute(delivery.update().where(delivery.c.id == row.id).values(stood_still=still(row.destination)))
         add_event(connection, "retried by a person", row.instance_id, row.destination, who=who)
-    # Also for those that are claimed: the try that is under way began before the order.
+    # Also for claimed ones: their try began before the order.
     is_owed = delivery.c.id.in_(deliveries) & (delivery.c.state == DeliveryState.OPEN)
     concerned = sa.select(delivery.c.destination).where(is_owed).distinct()
     destinations.order_try(connection, connection.execute(concerned).scalars().all())
@@ -99,7 +99,7 @@ def _retry_now(connection: sa.Connection, deliveries: Sequence[int], who: str) -
 
 
 def _discard(connection: sa.Connection, deliveries: Sequence[int], who: str) -> int:
-    """Drop free deliveries; returns how many."""
+    """Drop free deliveries. Returns how many."""
     look_alone(connection, lambda: instances_of(deliveries))
     now = clock.now(connection)
     rows = connection.execute(
