@@ -1,7 +1,7 @@
-"""The node: builds its parts from the settings, starts, reloads, drains and stops them. No work of its own.
+"""The node: builds its parts from the settings, starts, reloads, drains and stops them. It does no other work.
 
-The DICOM port comes last, so that nothing is accepted before everything that it needs is there; its address is taken
-before inference starts, since that takes long and a used port is known at once.
+The DICOM port opens last, so that nothing is accepted before every part is ready. Its address is taken before inference
+starts: that takes long, and a used port must be known at once.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ from router.web import WebServer
 from router.web.access import Access, protected
 
 DRAIN_SECONDS = 6.5
-"""Docker kills ten seconds after SIGTERM; what hangs at the end of the drain has the rest."""
+"""Docker kills ten seconds after SIGTERM. The rest of that time is for parts that hang at the end of the drain."""
 LATE_AT_END = 2.0
 """Seconds after which the database counts as silent when the node stops."""
 DRAIN_IN_VAIN = 3.0
-"""Seconds to stop in if the spool's database does not answer: work under way cannot be finished then."""
+"""Seconds to stop in if the spool's database does not answer. Work under way cannot be finished then."""
 LAST_WRITES = 1.0
-"""Seconds for what still waits for the database, however late it is."""
+"""The least seconds for changes that still wait for the database."""
 
 
 class Role(Protocol):
@@ -114,10 +114,10 @@ class Node:
             *((shown,) if shown else ()), self._web, self._models, control, self._forwarder, classifier, committer,
             sweeper, bulk, notifier, self._receiver,
         )  # fmt: skip
-        """In the order of their start; they stop in the opposite one."""
+        """In the order in which they start. They stop in the opposite order."""
 
     def settings(self) -> Settings:
-        """The settings in force; a reload replaces them whole."""
+        """The settings in force. A reload replaces all of them at once."""
         return self._settings
 
     @property
@@ -129,7 +129,7 @@ class Node:
         return self._web.alive()
 
     def start(self) -> tuple[int, int]:
-        """Start everything; returns the DICOM and the web port."""
+        """Start everything. Returns the DICOM port and the web port."""
         ports: dict[Role, object] = {}
         try:
             with self._reloading:  # the local socket may ask for a reload before the stages are there
@@ -148,7 +148,7 @@ class Node:
         return port, web_port
 
     def stop(self, seconds: float = DRAIN_SECONDS) -> None:
-        """Close the port, finish what is under way within `seconds`, and let everything go."""
+        """Close the port, finish work under way within `seconds`, and stop every part."""
         if self._stopped.is_set():
             return
         self._stopped.set()
@@ -166,9 +166,9 @@ class Node:
             log.error("stopped, but the spool's database did not take the last changes; their work begins again")
 
     def reload(self, who: str = "") -> Reloaded:
-        """Read routing.yaml again: all of it is in force afterwards, or, where something fails, nothing of it.
+        """Read routing.yaml again. Afterwards all of it is in force, or if something fails, nothing of it.
 
-        Raises ConfigError, SpoolError, NoWorkerError: then the old settings go on, and the next reload starts anew.
+        Raises ConfigError, SpoolError, NoWorkerError. Then the old settings stay in force, and a person may try again.
         """
         with self._reloading:  # a signal and the local socket may ask at once
             new, old = load(self._settings.file), self._settings
@@ -183,7 +183,7 @@ class Node:
             log.info("reloaded", changed=done.changed, rules=len(new.rules.rules), destinations=len(new.destinations))
             try:
                 self._spool.event("reloaded", who=who, changed=done.changed)
-            except SpoolError as error:  # the record is poorer, and the settings are in force all the same
+            except SpoolError as error:  # the record of events lacks this one, but the settings are in force
                 log.error("spool", stage="reload", reason=str(error))
             return done
 

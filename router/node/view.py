@@ -1,4 +1,4 @@
-"""What can be seen of a running node: by the web page, by metrics, and over the local socket."""
+"""What can be seen of a running node: on the web page, in metrics, and over the local socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from router.receive import Receiver
 from router.spool import Counts, DestinationState, Spool
 
 LATE = 4.0
-"""Seconds after which changes that the database has not taken are late, to `/healthz` and `/readyz`."""
+"""Seconds after which `/healthz` and `/readyz` call a change late that the database has not taken."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class NodeView:
         return self.models_in_use.report()
 
     def status(self) -> dict[str, Any]:
-        """Readiness, with what inference runs on, and the addresses that the node took when it started."""
+        """Readiness, the engine of inference, and the addresses that the node took when it started."""
         return {
             "runs_on": self.models_in_use.inference.info(), "circuits": self.circuits(),
             "listens": [list(one) for one in listeners(self.started_with)],

@@ -1,11 +1,11 @@
 """The spool: blobs and database of one node. The stages of an instance's way meet only here.
 
 This is the only room that knows SQL, the tables, or the paths of blobs. It keeps what was acknowledged until each
-destination has it, or a person has said otherwise. It knows no DICOM beyond the header of a blob, decodes no pixels,
-judges no rules, and opens no connection but to its own database. No patient or study value enters a row, but for the
-UIDs that a delivery needs.
+destination has it, or a person has said otherwise. Of DICOM it knows only the header of a blob. It decodes no pixels,
+judges no rules, and connects only to its own database. No patient or study value enters a row, except the UIDs that a
+delivery needs.
 
-Begin reading with `spool`, whose parts each have a module of their own name.
+Begin reading with `spool`. Each of its parts has a module of its own name.
 """
 
 from router.spool.blobs import Blob

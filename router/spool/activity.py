@@ -23,7 +23,7 @@ _SENDERS = sa.text("""
     SELECT ae, (SELECT max(id) FROM instance WHERE calling_ae = senders.ae) AS latest FROM senders
     WHERE ae IS NOT NULL LIMIT :most
 """)
-"""One step in an index for each sender, however much it sent."""
+"""Reads one index entry for each sender, however many instances it sent."""
 
 _DELIVERED = sa.text(f"""
     WITH RECURSIVE known(destination) AS (

@@ -32,7 +32,7 @@ class Orders:
         self._set_paused(destination, who, paused=True)
 
     def resume(self, destination: str, who: str) -> None:
-        """No longer paused; and an open circuit is probed at once."""
+        """End the pause of a destination. An open circuit is then probed at once."""
         self._set_paused(destination, who, paused=False)
 
     def _set_paused(self, destination: str, who: str, *, paused: bool) -> None:
@@ -46,7 +46,7 @@ class Orders:
         self._database.signals.set(destination)
 
     def retry_now(self, deliveries: Sequence[int], who: str) -> int:
-        """Buried or waiting deliveries are owed at once, and their destinations tried; returns how many."""
+        """Owe buried or waiting deliveries at once, and try their destinations. Returns how many."""
         changed = 0
         for part in parts(deliveries):
             owed_to = self._database.run(partial(_retry_now, deliveries=part, who=who), set)
@@ -55,11 +55,11 @@ class Orders:
         return changed
 
     def discard(self, deliveries: Sequence[int], who: str) -> int:
-        """Drop deliveries that are not being sent; returns how many."""
+        """Drop deliveries that are not being sent. Returns how many."""
         return sum(self._database.run(partial(discard, deliveries=part, who=who)) for part in parts(deliveries))
 
     def redecide(self, instance_id: str, who: str) -> bool:
-        """Have an instance decided anew; False where there is none, or its blob is gone."""
+        """Let an instance be decided anew. Returns False if there is none, or if its blob is gone."""
         ordered = self._database.run(partial(redecide, instance_id=instance_id, who=who), lambda _: (INSTANCES,))
         self._database.signals.set(INSTANCES)
         return ordered
@@ -77,14 +77,14 @@ class Orders:
         return self._database.run(partial(_label, instance_id=instance_id, label=label, who=who))
 
     def wipe(self, who: str = "") -> int:
-        """Remove every blob that no open or buried delivery needs, even before `keep` is over; returns how many."""
+        """Remove every blob that no open or buried delivery needs, even before `keep` is over. Returns how many."""
         removed = self._retention.remove_all()
         self._database.writer.submit(lambda c: add_event(c, "wiped", removed=removed, who=who))
         return removed
 
 
 def are_free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
-    """Those that are open or buried, and not claimed (any more)."""
+    """The condition for deliveries that are open or buried, and not claimed (any more)."""
     is_free = (delivery.c.token == 0) | (delivery.c.ready_at <= now)
     return (
         delivery.c.id.in_(deliveries)

@@ -1,4 +1,4 @@
-"""One node's spool: builds the parts, takes them from start to end, and offers each part by its name."""
+"""One node's spool: builds, starts and closes the parts, and offers each part by its name."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Spool:
         self.overview = Overview(self.database)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
-        """Become the node that works on this spool; or, on PostgreSQL, one of several."""
+        """Become the node that works on this spool, or on PostgreSQL one of several nodes."""
         relieve(write, self.settings.path, self.space.database_is_full)
         self.database.begin_writing(write, lock)
         try:
@@ -81,8 +81,8 @@ class Spool:
             self.database.work_with_others(on_answer=self.intake.uncertain.settle)
 
     def take_in_orphans(self) -> None:
-        """Make blobs and rows agree after a crash, or after an older database was put back. Only before anything is
-        received. Raises OSError, SpoolError."""
+        """Make blobs and rows agree after a crash, or after an older database was put back. Only before the node
+        receives. Raises OSError, SpoolError."""
         TakingIn(self._blobs, self.database).look_through()
 
     def blob(self, instance_id: str) -> Path:
@@ -90,11 +90,11 @@ class Spool:
         return self._blobs.path(instance_id)
 
     def event(self, kind: str, instance_id: str | None = None, destination: str | None = None, **detail: Any) -> None:
-        """Append to the record of who did what when; `detail` never has a patient or study value."""
+        """Append to the record of who did what when. `detail` must not have a patient or study value."""
         self.database.writer.submit(lambda c: add_event(c, kind, instance_id, destination, **detail))
 
     def tidy_up(self) -> None:
-        """Lay the ballast again, and ask again what became of failed commits.
+        """Make the ballast again, and ask again what became of failed commits.
 
         On PostgreSQL, where others add and remove blobs, also count what is there.
         """
@@ -105,9 +105,9 @@ class Spool:
             self._usage.forget_copies([one for one in self._usage.with_copies() if not self.blob(one).exists()])
 
     def close(self, seconds: float | None = None) -> bool:
-        """Finish what waits for the writer, then let the folder go. False where the database did not take it in time:
+        """Finish what waits for the writer, then unlock the folder. Returns False if the database took too long.
 
-        then both end with the process, and what was claimed is free again at the next start.
+        Then both end with the process, and the next start frees the claims.
         """
         return self.database.close(seconds)
 

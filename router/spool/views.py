@@ -26,13 +26,13 @@ from router.spool.states import DeliveryState, InstanceState
 from router.spool.usage import Usage
 
 PAGE = 100
-"""Rows of an answer, if the caller asks for no other number."""
+"""The rows of an answer, if the caller asks for no other number."""
 AFTER_ALL_IDS = "g"
-"""Sorts after every id, which is made of hex digits."""
+"""Sorts after every id, because ids are hex digits."""
 
 
 class Views:
-    """Answers as frozen rows; nothing here changes the spool. Raises SpoolError."""
+    """Answers as frozen rows. Nothing here changes the spool. Its methods raise SpoolError."""
 
     def __init__(self, settings: SpoolSettings, database: Database, usage: Usage) -> None:
         self._settings, self._database, self._usage = settings, database, usage
@@ -55,14 +55,14 @@ class Views:
         return Finished(n, int(size), oldest or 0.0)
 
     def bytes_held(self) -> int:
-        """Bytes of all blobs that have rows."""
+        """The bytes of all blobs with rows."""
         return self._database.ask(queries.bytes_of_blobs)
 
     def deliveries(
         self, *, states: Sequence[str] = (DeliveryState.OPEN, DeliveryState.BURIED), to: str | None = None,
         instance_id: str | None = None, after: int = 0, limit: int = PAGE,
     ) -> list[DeliveryRow]:  # fmt: skip
-        """The oldest first; `after` a number pages on. Those of an instance are given in any state."""
+        """The oldest first, beginning after the number `after`. With an instance, its deliveries in any state."""
         # Of one destination: not in the order of `id`, in which a planner reads what waits for all the others.
         order = delivery.c.id if to is None else delivery.c.id + 0
         page = sa.select(delivery).where(order > after).order_by(order).limit(limit)
