@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from router.flow import CLASSES, VIEWS
-from router.model.calibration import HEADS
+from router.model.calibration import HEADS, Calibration
 from router.model.card import WEIGHTS, Card, save_model
 from router.model.mobilenet_v1 import MobileNetV1
+from router.model.polarity import SURE, by_both_looks
 from router.training.calibrate import fit_temperature
 from router.training.data import DataError, Item, deal, digest_of, read_manifest
 from router.training.evaluate import evaluate, read_model
@@ -46,6 +47,10 @@ PULL = 1e-4
 STEPS = 80
 POWER = 0.4
 """Sources are weighed by size to this power, as in training."""
+STRANGE = 0.3
+"""What photographs, documents and sections count together beside all radiographs, in learning the polarity."""
+LOOK_TWICE = 0.2
+"""The least chance of being inverted from which a picture is turned and looked at again."""
 ROUTED = CLASSES[:-1]
 
 Floats = NDArray[np.float32]
@@ -105,13 +110,19 @@ def fit_view(seen: Looked, taught: Mask) -> Head:
 
 
 def fit_polarity(seen: Looked, taught: Mask) -> Head:
-    """From all pictures of the radiographs among `taught` (n,)."""
-    places = [n for n in np.flatnonzero(taught) if seen.items[n].is_radiograph]
-    weights = balanced([("", seen.items[n].source) for n in places])
-    features = np.concatenate([seen.features[kind][places] for kind in KINDS]).astype(np.float32)
-    shares = {flag: 1 / sum(one == flag for one in KINDS.values()) for flag in (False, True)}
-    truth = np.repeat(np.array([int(flag) for flag in KINDS.values()]), len(places))
-    return fit(features, truth, np.concatenate([weights * shares[flag] for flag in KINDS.values()]), HEADS["inverted"])
+    """From all pictures of the radiographs among `taught` (n,). What is no radiograph is never inverted."""
+    radiograph = np.array([item.is_radiograph for item in seen.items])
+    rows, truths, weights = [], [], []
+    for kind, inverted in KINDS.items():
+        share_of_kind = 1 / sum(one == inverted for one in KINDS.values())
+        for chosen, share_of_all in ((taught & radiograph, 1.0), (taught & ~radiograph, 0.0 if inverted else STRANGE)):
+            places = np.flatnonzero(chosen)
+            if share_of_all and len(places):
+                rows.append(seen.features[kind][places].astype(np.float32))
+                truths.append(np.full(len(places), int(inverted)))
+                by_source = balanced([("", seen.items[n].source) for n in places])
+                weights.append(share_of_kind * share_of_all * by_source)
+    return fit(np.concatenate(rows), np.concatenate(truths), np.concatenate(weights), HEADS["inverted"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,21 +179,30 @@ def view_figures(items: Sequence[Item], outputs: Floats, new: set[str]) -> dict[
     }  # fmt: skip
 
 
-def polarity_figures(items: Sequence[Item], inverted: dict[str, Floats], least: float) -> dict[str, Any]:
-    """By kind of picture, how many are called inverted with a chance of at least `least`; false alarms by source."""
-    barrier = np.log(least / (1 - least))
-    xray = np.array([item.is_radiograph for item in items])
-    kinds = {}
-    for kind, logits in inverted.items():
-        asked = np.isfinite(logits) & xray
-        kinds[kind] = share(int((logits[asked] >= barrier).sum()), int(asked.sum())) | {"inverted": KINDS[kind]}
-    alarms: dict[str, list[bool]] = defaultdict(list)
-    for item, logit in zip(items, inverted[CLEAN], strict=True):
-        if np.isfinite(logit):
-            alarms[item.source].append(bool(logit >= barrier))
+def polarity_figures(items: Sequence[Item], inverted: dict[str, Floats], calibration: Calibration) -> dict[str, Any]:
+    """How many radiographs are turned that came inverted, and that did not; false alarms by source, of all images."""
+
+    def called(came: str, turned: str) -> NDArray[np.bool_]:
+        chances = [1 / (1 + np.exp(-inverted[kind].astype(np.float64))) for kind in (came, turned)]
+        found: NDArray[np.bool_] = chances[0] >= calibration.inverted_threshold
+        return found & (by_both_looks(chances[0], chances[1]) >= SURE)
+
+    asked = np.isfinite(inverted[CLEAN])
+    xray = asked & np.array([item.is_radiograph for item in items])
+    right, wrong = called("inverted", "turned back"), called(CLEAN, "turned by mistake")
+    twice = inverted[CLEAN] >= np.log(calibration.inverted_threshold / (1 - calibration.inverted_threshold))
+    rows = []
+    for source in sorted({item.source for item in items}):
+        mine = asked & np.array([item.source == source for item in items])
+        if mine.any():
+            rows.append({"source": source, "n": int(mine.sum()), "alarms": int(wrong[mine].sum()),
+                         "inverted": int((mine & xray).sum()), "found": int(right[mine & xray].sum())})  # fmt: skip
     return {
-        "kinds": kinds,
-        "false_alarms": [{"source": s, "n": len(found), "alarms": sum(found)} for s, found in sorted(alarms.items())],
+        "found": share(int(right[xray].sum()), int(xray.sum())),
+        "alarms": share(int(wrong[xray].sum()), int(xray.sum())),
+        "looked_at_twice": share(int(twice[xray].sum()), int(xray.sum())),
+        "no_radiographs": share(int(wrong[asked & ~xray].sum()), int((asked & ~xray).sum())),
+        "sources": rows,
     }
 
 
@@ -224,12 +244,13 @@ def write(
     asked = np.isfinite(judged.view).all(axis=1)
     truth = np.array([VIEWS.index(item.projection) if item.projection else -1 for item in seen.items])
     calibration = replace(
-        old.calibration, heads=tuple(HEADS), view_temperature=fit_temperature(judged.view[asked], truth[asked])
-    )
+        old.calibration, heads=tuple(HEADS), inverted_threshold=LOOK_TWICE,
+        view_temperature=fit_temperature(judged.view[asked], truth[asked]),
+    )  # fmt: skip
     heads = {
         "images": len(seen.items),
         "view": view_figures(seen.items, judged.view, new),
-        "inverted": polarity_figures(seen.items, judged.inverted, calibration.inverted_threshold),
+        "inverted": polarity_figures(seen.items, judged.inverted, calibration),
     }
     trained = dict(old.trained) | {"heads": {"set": digest_of(items), "images": len(seen.items)}}
     parts: dict[str, Any] = {"size": old.size, "half": True, "calibration": calibration, "trained": trained}

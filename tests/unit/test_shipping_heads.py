@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from router.flow import CLASSES, VIEWS
+from router.model.calibration import Calibration
 from router.model.mobilenet_v1 import MobileNetV1
 from router.training.data import Item, deal, read_manifest
 from shipping.head_pictures import CLEAN, KINDS, Looked, framed, looked, pictures, shuttered
@@ -40,7 +41,8 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def seen() -> Looked:
     """Features that hold view and polarity in a place each, and noise in others; synthetic images and a CT too."""
     rng = np.random.default_rng(0)
-    items, features = [], {kind: [] for kind in KINDS}
+    items: list[Item] = []
+    features: dict[str, list[NDArray[np.float64]]] = {kind: [] for kind in KINDS}
     for number in range(45):
         view, source = number % 3, number // 3 % 3
         item = Item(Path(f"spine/{number}.png"), "spine" if number % 2 else "others", str(number), "train",
@@ -80,10 +82,16 @@ def test_each_source_is_judged_by_heads_that_never_saw_it(seen: Looked) -> None:
     assert (found["all"]["k"], found["all"]["n"]) == (41, 41)  # neither the CT nor what is synthetic
     assert found["with_an_ai"]["n"] + sum(r["n"] for r in found["sources"] if not r["with_an_ai"]) == 41
     assert found["new_sources"]["n"] == sum(row["n"] for row in found["sources"] if row["source"] == "east")
-    told = polarity_figures(seen.items, judged.inverted, 0.5)
-    assert told["kinds"][CLEAN]["k"] == 0
-    assert told["kinds"]["inverted"] == {**told["kinds"]["inverted"], "k": 41, "n": 41, "inverted": True}
-    assert sum(row["n"] for row in told["false_alarms"]) == 42
+    told = polarity_figures(seen.items, judged.inverted, Calibration(inverted_threshold=0.2))
+    assert (told["found"]["k"], told["found"]["n"]) == (41, 41)
+    assert (told["alarms"]["k"], told["looked_at_twice"]["k"]) == (0, 0)
+    assert told["no_radiographs"]["n"] == 1
+    assert sum(row["n"] for row in told["sources"]) == 42
+    swapped = judged.inverted | {
+        CLEAN: judged.inverted["inverted"],
+        "turned by mistake": judged.inverted["turned back"],
+    }
+    assert polarity_figures(seen.items, swapped, Calibration(inverted_threshold=0.2))["alarms"]["k"] == 41
 
 
 def test_a_source_that_alone_shows_a_view_cannot_be_known_when_it_is_left_out(seen: Looked) -> None:
