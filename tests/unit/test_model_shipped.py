@@ -10,12 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from router.flow import CLASSES, Prediction
+from router.model.calibration import HEADS
 from router.model.card import Card
 from router.model.engines import Run
 from router.model.load import load
 from router.node.model_store import FILES
 from router.pixels.prepare import prepare
-from router.training.data import Item, read_manifest
+from router.training.data import Item, read_grey, read_manifest
 from router.training.evaluate import Model, answer, figures, read_model
 from router.training.known_images import FILE as KNOWN
 from shipping.strangers import phantoms
@@ -54,6 +55,7 @@ def test_it_is_small_and_whole() -> None:
     assert "not a medical device" in (MODEL / "MODEL_CARD.md").read_text()
     assert all(0.5 <= card.calibration.thresholds[name] < 1 for name in CLASSES)
     assert np.isfinite(card.calibration.novelty_limit)
+    assert card.calibration.heads == tuple(HEADS)
 
 
 @pytest.mark.shared
@@ -66,6 +68,20 @@ def test_it_is_as_good_as_its_card_says(model: Model, items: list[Item]) -> None
     assert found["pixels"]["f1"]["value"] >= 0.95
     assert found["pixels"]["f1"]["value"] == pytest.approx(said["macro"]["f1"][0], abs=0.005)
     assert found["routing"]["coverage"] == pytest.approx(said["answered"], abs=0.01)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_a_film_with_the_wrong_polarity_is_recognised_and_seen_right(model: Model, shared: Path) -> None:
+    film = shared / "data" / "dicom" / "1-radiographs" / "dx_rentgenprom_cp1251_j2k_16bit_1416x1420.dcm"
+    other = film.with_name("dx_canon_chest_2128x2000_j2k_lossless.dcm")
+    pictures = np.stack([prepare(read_grey(file), size=model.size)[0] for file in (film, other)])
+    logits, novelty, inverted = model.look(pictures)
+    assert inverted.tolist() == [True, False]
+    found = model.calibration.predictions(logits, novelty, model.digest, inverted)
+    assert [p.top for p in found] == ["adult_chest", "adult_chest"]
+    assert [p.inverted for p in found] == [True, False]
+    assert max(p.view_confidence for p in found) > 0.9
 
 
 def predict(model: Model, grey: NDArray[np.uint8]) -> Prediction:
