@@ -23,7 +23,7 @@ from router.spool.states import DeliveryState, InstanceState
 instance, delivery = schema.instance, schema.delivery
 FIRST_PAGE = "g"
 """Sorts behind every id."""
-FEW = 8_000
+FEW = 4_000
 """Rows of one filter that one look reads."""
 MOST_DELIVERIES = 64
 """Of one instance, that a page shows."""
