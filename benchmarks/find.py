@@ -99,6 +99,14 @@ def _insert(
     connection.execute(delivery.insert(), deliveries)
 
 
+def analyse(url: str) -> None:
+    """As PostgreSQL does by itself a minute after so many rows came."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+
+
 def questions(rows: int) -> dict[str, Filter]:
     """All kinds of them."""
     now = time.time()
@@ -183,6 +191,8 @@ def main() -> None:
         settings = SpoolSettings(path=Path(name) / "spool", database=options.database, reserve=0)
         with closing(open_spool(settings)) as spool:
             print("filled", round(seconds(partial(fill, spool, options.rows))), "s", flush=True)
+            if not spool.database.is_sqlite:
+                analyse(options.database)
             table = dict(results(spool, options.rows, options.runs))
     report(f"find among {options.rows} instances", table, options.json)
 

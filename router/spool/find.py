@@ -163,9 +163,12 @@ def look(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: 
         query = filters[0].latest(span, limit)
     elif filters:
         leader, bound = _leader(connection, filters, span)
-        ids = sa.select(leader.latest(span, FEW).subquery().c[0])
-        query = sa.select(instance.c.id).where(instance.c.id.in_(ids))
-        query = query.where(*(one.holds() for one in filters if one is not leader))
+        led = leader.latest(span, FEW).subquery()
+        # A subquery with one value is asked for each row. A join may be begun at its other end, however many rows are
+        # there; and that end is where a planner begins that takes each condition for one that few rows meet.
+        others = [one.holds() for one in filters if one is not leader]
+        met = sa.select(sa.literal_column("1")).where(instance.c.id == led.c[0], *others).correlate(led)
+        query = sa.select(led.c[0]).where(met.scalar_subquery() == 1)
     latest_first = query.order_by(None).order_by(query.selected_columns[0].desc()).limit(limit)
     found = tuple(connection.execute(latest_first).scalars())
     return Looked(found, found[-1] if len(found) == limit else bound)
