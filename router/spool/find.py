@@ -23,7 +23,7 @@ from router.spool.states import DeliveryState, InstanceState
 instance, delivery = schema.instance, schema.delivery
 FIRST_PAGE = "g"
 """Sorts behind every id."""
-FEW = 8_000
+FEW = 4_000
 """Rows of one filter that one look reads."""
 MOST_DELIVERIES = 64
 """Of one instance, that a page shows."""
@@ -181,9 +181,12 @@ def look(
         query = filters[0].latest(span, limit)
     elif filters:
         leader, bound = _leader(connection, filters, span, few)
-        ids = sa.select(leader.latest(span, few).subquery().c[0])
-        query = sa.select(instance.c.id).where(instance.c.id.in_(ids))
-        query = query.where(*(one.holds() for one in filters if one is not leader))
+        led = leader.latest(span, few).subquery()
+        # A subquery with one value is asked for each row. A join may be begun at its other end, however many rows are
+        # there; and that end is where a planner begins that takes each condition for one that few rows meet.
+        others = [one.holds() for one in filters if one is not leader]
+        met = sa.select(sa.literal_column("1")).where(instance.c.id == led.c[0], *others).correlate(led)
+        query = sa.select(led.c[0]).where(met.scalar_subquery() == 1)
     latest_first = query.order_by(None).order_by(query.selected_columns[0].desc()).limit(limit)
     found = tuple(connection.execute(latest_first).scalars())
     return Looked(found, found[-1] if len(found) == limit else bound)
