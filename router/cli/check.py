@@ -31,7 +31,7 @@ def command(
     settings = load(config_file(file, config))
     results = [("configuration", "ok", f"{len(settings.rules.rules)} rules, {len(settings.destinations)} destinations")]
     results += [("configuration", "warning", warning) for warning in settings.warnings]
-    results += [*_model(settings), *_spool(settings), *_ports(settings), *_certificates(settings)]
+    results += [*_model(settings), *_spool(settings), *_ports(settings), *_certificates(settings), *_notify(settings)]
     results += [] if offline else _destinations(settings)
     for what, state, text in results:
         if as_json:
@@ -132,6 +132,15 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
             # One of several authorities may have expired as planned.
             state = "warning" if setting.endswith(".ca") and times[-1] > now else "failed"
             yield setting, state, f"expired {soonest}{of}: renew it"
+
+
+def _notify(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Whether something could be sent to each address; nothing is sent."""
+    from router.notify import masked, why_not
+
+    for address in settings.notify.to:
+        reason = why_not(address)
+        yield "notify", "failed" if reason else "ok", f"{masked(address)} {reason or 'can be told: notify test'}"
 
 
 def _destinations(settings: Settings) -> Iterator[tuple[str, str, str]]:

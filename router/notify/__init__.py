@@ -5,6 +5,6 @@ Begin with `notifier`. What is looked at stands in `conditions`, what is told an
 """
 
 from router.notify.notifier import Notifier
-from router.notify.sending import Tried, try_addresses
+from router.notify.sending import Tried, masked, try_addresses, why_not
 
-__all__ = ["Notifier", "Tried", "try_addresses"]
+__all__ = ["Notifier", "Tried", "masked", "try_addresses", "why_not"]

@@ -100,7 +100,20 @@ def _post(address: str, about: dict[str, Any]) -> None:
         raise SendError(type(reason).__name__ if isinstance(reason, Exception) else "no connection") from None
 
 
-def _by_apprise(address: str, message: Message, node: str) -> None:
+def why_not(address: str) -> str:
+    """Why nothing could ever be sent to an address; empty if it can be."""
+    if address.startswith(("http://", "https://")):
+        return ""
+    try:
+        _apprise(address)
+    except SendError as error:
+        return str(error)
+    except Exception as error:  # a library's exception may hold the address
+        return where(error)
+    return ""
+
+
+def _apprise(address: str) -> Any:
     try:
         import apprise
     except ImportError:
@@ -108,6 +121,11 @@ def _by_apprise(address: str, message: Message, node: str) -> None:
     to = apprise.Apprise(asset=apprise.AppriseAsset(secure_logging=True, app_id="dicom-router", async_mode=False))
     if not to.add(address):
         raise SendError("Apprise does not understand the address")
+    return to
+
+
+def _by_apprise(address: str, message: Message, node: str) -> None:
+    to = _apprise(address)
     title = f"dicom-router {node}: {message.condition} {message.event}"
     kind = {"began": "failure", "goes on": "warning", "is over": "success"}.get(message.event, "info")
     if not to.notify(body=f"{message.text}\nsince {_utc(message.since)}", title=title, notify_type=kind):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -226,6 +226,31 @@ def test_two_processes_that_work_on_one_job_do_each_row_once(spool: Spool) -> No
     assert (after.chosen, after.changed) == (2, 2)
     work(spool)
     assert rows(spool) == {("a", "done"): 5, ("a", "open"): 5}
+
+
+@pytest.mark.slow
+@pytest.mark.postgresql
+def test_two_nodes_on_one_database_do_each_row_once(tmp_path: Path, postgresql: Callable[[], str]) -> None:
+    settings = settings_of(tmp_path / "spool", postgresql())
+    with closing(open_spool(settings)) as one, closing(open_spool(settings)) as other:
+        owed(one, 30, "a", "z")
+        close(one, "a")
+        resend = one.bulk.begin(Act.RESEND, Filter(to="a"), "", "a person", "")
+        move = one.bulk.begin(Act.MOVE, Filter(to="z"), "b", "a person", "")
+        workers = [BulkWorker(spool) for spool in (one, other)]
+        for worker in workers:
+            worker.start()
+        ended = one.signals.of("any")
+        while any(job.state is JobState.RUNNING for job in one.bulk.jobs()):
+            ended.wait(ended.version, 0.1)
+        for worker in workers:
+            worker.stop(time.monotonic() + 60)
+        for number in (resend, move):
+            job = other.bulk.job(number)
+            assert job is not None
+            assert (job.total, job.chosen, job.changed) == (30, 30, 30)
+        assert rows(one) == {("a", "done"): 30, ("a", "open"): 30, ("z", "discarded"): 30, ("b", "open"): 30}
+        assert kinds(one)["sent again by a person"] == kinds(one)["moved by a person"] == 30
 
 
 # -- taken back

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,18 +16,22 @@ from typer.testing import CliRunner
 from router.cli import app
 from router.config import ConfigError, Settings, load
 from router.config.settings import DAY, GB, HOUR, MINUTE, NotifySettings, Quiet
+from router.decide import agreement
+from router.flow import Instance
+from router.flow import Seen as SeenOfInstance
 from router.node.orders import OrderError, carry_out, parse
 from router.notify import Notifier, outbox, try_addresses
 from router.notify.conditions import Seen, Trouble, troubles
 from router.notify.ledger import BEGAN, GOES_ON, IS_OVER, OVER_AFTER, Message, holding, is_within, settle
 from router.notify.look import Looker
 from router.notify.outbox import Outbox
-from router.notify.sending import SendError, masked, send
+from router.notify.sending import SendError, masked, send, why_not
 from router.observe.metrics import AGREEMENT, NOTIFICATIONS
 from router.spool import Counts, DestinationState, Spool, open_spool
 from router.spool.notices import EVERYTHING, Notice, Notices
 from tests.hook import Hook, webhook
 from tests.unit.spooling import accept, settings_of
+from tests.unit.test_find import SPINE
 
 NOW = 1_800_000_000.0
 ALL = NotifySettings(silent={"XRAY_1": 4 * HOUR}, disagreement=0.2)
@@ -207,6 +212,8 @@ def test_apprise_sends_to_what_is_no_webhook(hook: Hook) -> None:
         send(f"json://127.0.0.1:{hook.server_port}/{SECRET}", MESSAGE, "ROUTER")
     with pytest.raises(SendError, match="does not understand"):
         send(f"nonsense://{SECRET}", MESSAGE, "ROUTER")
+    assert why_not(f"nonsense://{SECRET}") == "Apprise does not understand the address"
+    assert why_not("mailto://me:x@example.org") == why_not("https://x/") == ""
 
 
 @pytest.mark.parametrize("status", [302, 403, 500])
@@ -367,6 +374,21 @@ def test_looking_reads_the_spool(tmp_path: Path, database: str) -> None:
         assert seen.full_in > 0
         node.ready = False
         assert looker.look(settings).inference_down >= 0
+
+
+BODY_PART = 0x00180015
+
+
+@pytest.mark.parametrize(
+    ("part", "agrees"), [(("TSPINE",), True), (("ABDOMEN",), False), (("???",), None), ((), None)]
+)  # fmt: skip
+def test_header_and_pixels_are_compared(tmp_path: Path, part: tuple[str, ...], agrees: bool | None) -> None:
+    words = settings_with(tmp_path, "{}").header_words
+    assert words is not None
+    instance = cast(Instance, None)  # nothing of it is asked for
+    header = {BODY_PART: part} if part else {}
+    assert agreement(words, instance, SeenOfInstance("decoded", header, SPINE)) is agrees
+    assert agreement(words, instance, SeenOfInstance("decoded", header, None)) is None
 
 
 # -- the configuration
