@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 import time
 from contextlib import closing
+from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 STATES = ("waiting", "done", "buried", "discarded", "skipped")
 MOST = 1_000_000
 PAGE = 200
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_AGO = re.compile(r"([0-9]{1,6})([smhdw])")
 COLUMNS = (
     "id", "received_at", "calling_ae", "peer", "sop_class", "top", "class", "confidence", "view", "rule", "table",
     "destinations", "deliveries",
@@ -48,7 +53,6 @@ def command(
 
     Exit code 1 if there is none.
     """
-    from router.commands.find_words import filter_of
     from router.flow import CLASSES, UNCERTAIN
 
     if class_name:
@@ -59,7 +63,7 @@ def command(
     begin, end = _moment("--since", since, now), _moment("--until", until, now)
     if begin is not None and end is not None and begin >= end:
         wrong(f"--since {since} is not before --until {until}")
-    found = _found(config, filter_of(text, begin, end, class_name, rule, to, caller, state), limit)
+    found = _found(config, _filter(text, begin, end, class_name, rule, to, caller, state), limit)
     if csv_file is not None:
         _write_csv(csv_file, found, as_json=as_json)
         return
@@ -71,6 +75,27 @@ def command(
         typer.echo(f"{limit} are shown; there may be more: raise --limit", err=True)
     if not shown:
         fail("no instance matches")
+
+
+def _filter(
+    text: str, since: float | None, until: float | None, class_name: str, rule: str, to: str, caller: str, state: str
+) -> Filter:
+    from router.spool.find import Filter, State
+
+    is_address = _is_address(caller)
+    return Filter(
+        text=text, since=since, until=until, class_name=class_name, rule=rule, to=to,
+        calling_ae="" if is_address else caller, peer=caller if is_address else "",
+        state=State(state) if state else None,
+    )  # fmt: skip
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:
@@ -85,12 +110,15 @@ def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:
 
 
 def _moment(option: str, text: str, now: float) -> float | None:
-    from router.commands.find_words import moment
-
+    """Unix time of an ISO date or time (this machine's zone where it names none), or of a span before now."""
+    if not text:
+        return None
+    if ago := _AGO.fullmatch(text.strip()):
+        return now - int(ago[1]) * UNITS[ago[2]]
     try:
-        return moment(text, now)
-    except ValueError as error:
-        wrong(f"{option} {text}: {error}")
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError, OSError):
+        wrong(f"{option} {text}: write a span (90s, 30m, 2h, 3d, 1w) or a date (2026-11-01, 2026-11-01T08:30)")
 
 
 def _as_json(one: Found) -> dict[str, Any]:
