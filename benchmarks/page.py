@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,9 @@ def serve(port: int, web: int, folder: Path) -> None:
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
-    from router.config import load
+    from router.config import Settings, load
     from router.config.settings import WebSettings
+    from router.node.orders import Order
     from router.page import Page
     from router.receive import Receiver
     from router.web.access import Access, protected
@@ -101,8 +102,8 @@ def serve(port: int, web: int, folder: Path) -> None:
     (folder / "routing.yaml").write_text(CONFIG)
     settings = load(folder / "routing.yaml", {})
     settings = replace(settings, node=replace(settings.node, address="127.0.0.1", port=port))
-    spool = open_spool(settings.spool)
-    Receiver(lambda: settings, spool.intake).start()
+    opened = open_spool(settings.spool)
+    Receiver(lambda: settings, opened.intake).start()
 
     class View:
         def status(self) -> dict[str, Any]:
@@ -111,18 +112,17 @@ def serve(port: int, web: int, folder: Path) -> None:
         def model_report(self) -> dict[str, Any]:
             return {}
 
-    @dataclass
     class Node:
-        view: View
-        spool: Any = spool
+        view = View()
+        spool = opened
 
-        def settings(self) -> Any:
+        def settings(self) -> Settings:
             return settings
 
-        def carry_out(self, order: Any, who: str) -> dict[str, Any]:
+        def carry_out(self, order: Order, who: str) -> dict[str, Any]:
             raise NotImplementedError
 
-    gate = protected(Page(Node(View())).app, Access(WebSettings(), spool))
+    gate = protected(Page(Node()).app, Access(WebSettings(), opened))
     config = config_of(Starlette(routes=[Mount("/", gate)]), OneRequest, most_at_once=64)
     config.host, config.port = "127.0.0.1", web
     threading.Thread(target=Server(config).run, daemon=True).start()

@@ -391,7 +391,7 @@ def test_orders_from_elsewhere_are_refused(node: Node, client: Client) -> None:
     assert elsewhere.status_code == 403
     assert node.ordered == []
     assert client.get("/destinations/pause").status_code == 405
-    back = client.post("/destinations/pause", data=data | {"back": "//evil.example/"})
+    back = client.post("/destinations/pause", data=data | {"back": "/\\evil.example/"})
     assert back.headers["location"] == "/?done=paused"
     assert client.post("/destinations/pause", content=b"a=" + b"x" * 300_000).status_code == 413
 
