@@ -230,7 +230,7 @@ def test_no_failure_repeats_an_address(hook: Hook) -> None:
         url(hook),
         f"http://[::{SECRET}/",
         f"https://{SECRET}:x@127.0.0.1:1/{SECRET}",
-        f"http://h h/{SECRET}",
+        f"http://127.0.0.1:1/ {SECRET}",
     ):
         with pytest.raises(SendError) as failed:
             send(address, MESSAGE, "ROUTER")
