@@ -12,7 +12,7 @@ import pytest
 from router.association.expiry import LARGEST_FILE, expiries, expiry_times
 from router.cli import check
 from router.config import Settings, load, shipped
-from router.config.settings import ClientTls, ServerTls
+from router.config.settings import ClientTls, ServerTls, WebSettings, WebTls
 
 DAY = 86400.0
 
