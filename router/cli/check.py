@@ -110,7 +110,8 @@ def _held_by_the_node(settings: Settings) -> list[list[object]]:
 def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Whether the server's certificate fits its key, and which certificates expire soon."""
     from router.association.expiry import expiries
-    from router.association.tls import server_context
+    from router.association.tls import server_context, unusable
+    from router.config.settings import ServerTls
 
     if settings.node.tls is not None:
         try:
@@ -118,6 +119,11 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
         except OSError as error:
             words = getattr(error, "reason", None) or error.strerror or type(error).__name__
             yield "node.tls", "failed", f"certificate, key and ca cannot be used together: {words}"
+    if settings.web.tls is not None:
+        try:
+            server_context(ServerTls(settings.web.tls.certificate, settings.web.tls.key))
+        except OSError as error:
+            yield "web.tls", "failed", unusable(error)
     now = time.time()
     for setting, times in expiries(settings).items():
         if not times:

@@ -200,7 +200,7 @@ def test_a_browser_that_follows_a_link_of_another_site_is_asked_once_more(spool:
 
 def test_a_role_that_is_lacking(spool: Spool) -> None:
     add_user(spool, "ann", Role.VIEW)
-    add_user(spool, "bob", Role.OPERATE)
+    add_user(spool, "bob", Role.IMAGES)
     browser = site(spool).browser()
     log_in(browser)
     seen = browser.get("/x")
@@ -212,7 +212,7 @@ def test_a_role_that_is_lacking(spool: Spool) -> None:
     assert not done.text.endswith(" 0"), "the application can read the body too"
     without = site(spool).browser()
     log_in(without, "bob")
-    assert without.get("/x").status_code == 403
+    assert [without.get(path).status_code for path in ("/x", "/image")] == [403, 403], "everybody needs view"
 
 
 def test_an_endpoint_that_does_not_say_what_it_needs_is_a_mistake_of_the_program(spool: Spool) -> None:
@@ -506,7 +506,7 @@ def test_through_a_proxy_only(spool: Spool) -> None:
     here = site(spool, PROXIED)
     assert here.browser("10.0.0.6").get("/x").status_code == 403
     assert here.browser("10.0.0.5", x_forwarded_proto="http").get("/login").status_code == 403
-    browser = here.browser("::ffff:10.0.0.5", "https://router.example", x_forwarded_for="10.0.0.5, 10.9.9.9")
+    browser = here.browser("::ffff:10.0.0.5", "https://router.example", x_forwarded_for="6.6.6.6, 10.9.9.9, 10.0.0.5")
     done = log_in(browser)
     assert done.status_code == 303
     assert "Secure" in done.headers["set-cookie"]

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 
 from router.cli import app
+from router.config import load
 from router.config.settings import Networks, WebSettings, WebTls
 from router.flow import Role
 from router.listening import AddressError
@@ -32,6 +33,7 @@ from router.web.access import Access, needs, passwords, protected
 from tests.unit.access import LOOPBACK, PASSWORD, QUICK, add_user, site
 from tests.unit.peer import wait_for
 from tests.unit.spooling import settings_of
+from tests.unit.test_control import working
 from tests.unit.test_web import Sound, half_a_request
 
 
@@ -230,3 +232,14 @@ def test_an_order_about_users_has_roles_that_exist() -> None:
         with pytest.raises(OrderError):
             parse("set-roles", {"name": "ann", "roles": roles})
     assert "set-password" in BY_NAME
+
+
+def test_a_node_that_runs_carries_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone writes to the spool; what goes to it is the hash of the password."""
+    monkeypatch.setattr(passwords, "_hasher", lambda: QUICK)
+    (tmp_path / "password").write_text(PASSWORD)
+    file = tmp_path / "routing.yaml"
+    file.write_text("destinations: {a: {ae_title: A, host: h, port: 104}}\nrules: []\notherwise: {send: a}\n")
+    with working(load(file, {})):
+        run(file, "add", "ann", "--role", "rules", "--password-file", str(tmp_path / "password"))
+        assert json.loads(run(file, "list", "--json"))["roles"] == ["rules"]

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 STYLE = "/access.css"
 """The path of the style sheet of these pages, which is there before anybody has logged in."""
 CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 HEADERS = {
