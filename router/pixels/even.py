@@ -1,7 +1,7 @@
 """Makes the length of every value of a data set even, as PS3.5 §7.1 wants: each odd value gets one pad byte.
 
 Real senders write odd lengths. But PS3.8 annex E cannot send a data set of odd length: DCMTK and Orthanc refuse its
-last fragment. Only pad bytes and the lengths around them change. This works in every transfer syntax that is not deflated.
+last fragment. Only pad bytes and the lengths around them change. Every transfer syntax works that is not deflated.
 The written file is read back and compared, value by value, before `even_out` returns.
 """
 

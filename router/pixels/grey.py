@@ -178,7 +178,7 @@ def _windowed(units: Levels, centre: float, width: float, function: str) -> tupl
 
 
 def _sensible(shown: Levels, counts: NDArray[np.int64]) -> bool:
-    """Whether this way of showing is useful. It must not squeeze the greys together, or clip them to black and white."""
+    """Whether this way of showing is good. It must not squeeze the greys together or clip them to black and white."""
     low, high = _percentiles(np.clip(shown, 0, 1), counts, 1, 99)
     present = np.flatnonzero(counts)
     if len(present) < 3:
