@@ -1,4 +1,4 @@
-"""Takes an address early and listens on it late: one that cannot be had is known before anything slow begins."""
+"""Takes an address early and listens on it late. So a used address is known before anything slow begins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRIVILEGED = 1024
 
 
 class AddressError(RouterError):
-    """An address cannot be had, as the machine is now: one line with the fix. The configuration may be right."""
+    """An address cannot be used on this machine now. One line with the fix. The configuration may be right."""
 
     def __init__(self, message: str, *, in_use: bool = False) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ def listeners(settings: Settings) -> Iterator[tuple[str, str, int]]:
 
 
 def bind(address: str, port: int, setting: str) -> socket.socket:
-    """A socket that has the address; connections are refused until `listen`.
+    """A socket that has the address. Connections are refused until `listen`.
 
     Raises AddressError, naming the `setting` that the port comes from.
     """
@@ -51,7 +51,7 @@ def bind(address: str, port: int, setting: str) -> socket.socket:
 
 
 def listen(sock: socket.socket, backlog: int, setting: str) -> None:
-    """Raises AddressError: two may have bound an address of which neither listened yet."""
+    """Raises AddressError: two processes may have bound one address before either listens."""
     try:
         sock.listen(backlog)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the node says of itself: log events and metrics. No patient or study value may enter here."""
+"""What the node says about itself: log events and metrics. No patient or study value may enter here."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import structlog
 
-# A log that is not set up goes to standard error: standard output belongs to the commands' results.
+# Without set-up the log goes to standard error: standard output is for the results of commands.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 log: Any = structlog.get_logger("router")
 
 
 def to_install(extra: str) -> str:
-    """How to install one of this package's extras, for a message. From a clone: no index has the package."""
+    """How to install one of this package's extras, for a message. It is installed from a clone: no index has it."""
     return f"pip install '.[{extra}]' in a clone of dicom-router"
 
 
@@ -25,7 +25,7 @@ def safe(text: str, limit: int = 64) -> str:
 
 
 def where(error: BaseException) -> str:
-    """Kind and place of an unforeseen exception; its text stays out of the log, as it might hold received values."""
+    """Kind and place of an unforeseen exception. Its text stays out of the log, because it may have received values."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next

@@ -11,7 +11,7 @@ import structlog
 
 
 class Unfailing:
-    """A text stream that loses what it cannot write: a log on a full disk or a broken pipe must not stop the node."""
+    """A text stream that drops what it cannot write: a full disk or a broken pipe must not stop the node."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -31,8 +31,8 @@ LOCAL = "%Y-%m-%dT%H:%M:%S%z"
 
 
 def set_up(kind: Literal["console", "json"], level: str = "info") -> None:
-    """Log to standard error from here on; tracebacks never show values."""
-    # Libraries log what they receive; only their failures, without details, may be of interest to anybody.
+    """Log to standard error from now on. Tracebacks never show values."""
+    # Libraries log what they receive. So only their failures are logged, without details.
     logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr, format="%(name)s: %(levelname)s", force=True)
     processors: list[Any] = [
         structlog.processors.add_log_level,

@@ -1,7 +1,7 @@
-"""What is counted as it happens, for Prometheus. What is read from the node when metrics are asked for: `web.gauges`.
+"""What is counted as it happens, for Prometheus. `web.gauges` reads the rest from the node when metrics are asked for.
 
-Labels are classes, rules, destinations, statuses, and calling AE titles. A calling AE title is received, so it is
-made printable, and only the first `MOST_CALLERS` have labels of their own.
+Labels are classes, rules, destinations, statuses, and calling AE titles. A calling AE title is received. So it is made
+printable, and only the first `MOST_CALLERS` have their own labels.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From a data set to a picture: everything between the stored bytes and the network's input.
 
-Any transfer syntax, any photometric interpretation, hostile input included: `render` gives a fixed text where there is
-no picture. Asked to have limited patience, it raises ExpensiveError before it decodes. No database, no network, no
-model. Nothing received is executed, logged or quoted in an error.
+`render` takes any transfer syntax, any photometric interpretation, and hostile input. If there is no picture, it gives
+a fixed text. With limited patience it raises ExpensiveError before it decodes. This room knows no database, no network
+and no model. Received values are never executed, logged or quoted in an error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a compressed frame says of itself, read from its first bytes before any decoder sees it.
+"""What a compressed frame says about itself, read from its first bytes before any decoder sees it.
 
-A few kilobytes can claim 65535 × 65535 pixels, and decoders believe them. So size, components and depth are
-taken from the codestream, compared with the header and with a limit, and only then decoded. Ends are looked
-for as well: a picture cut short is not half a picture but none; where only the end marker is missing, it is whole.
+A few kilobytes can claim 65535 × 65535 pixels, and decoders believe them. So size, components and depth are read from
+the codestream, compared with the header and with a limit, and only then decoded. The end is checked as well. A picture
+that is cut counts as none, not as half a picture. If only its end marker is missing, it counts as whole.
 Sources: T.81 (JPEG) B.2, T.87 (JPEG-LS) C.2, T.800 (JPEG 2000) A.4–A.5, PS3.5 Annex G (RLE).
 """
 
@@ -29,10 +29,9 @@ EOI, PROGRESSIVE = 0xD9, 0xC2
 class Stream:
     """Size, components and bits of a sample that a codestream announces; `levels` of lower resolution in it.
 
-    `tiles` is how many parts JPEG 2000 codes by themselves. `process` is the JPEG frame marker (T.81 table B.1), 0
-    elsewhere. `colour` is True or False where the codestream says whether its components are luminance and
-    chrominance, None where it is silent. `ended`: its end marker is there; where it is not, the codestream may be whole
-    or cut.
+    `tiles` is the number of parts that JPEG 2000 codes separately. `process` is the JPEG frame marker (T.81 table B.1),
+    0 for other codecs. `colour` says whether the components are luminance and chrominance. It is None if the codestream
+    does not say. `ended`: the end marker is there. Without it the codestream may be whole or cut.
     """
 
     rows: int
@@ -56,7 +55,7 @@ def check(rows: int, columns: int, samples: int, depth: int) -> None:
 
 
 def agree(stream: Stream, layout: Layout) -> None:
-    """Raise UndecodableError when codestream and header do not describe the same image, or one beyond our limits."""
+    """Raise UndecodableError if codestream and header describe different images, or one beyond our limits."""
     check(stream.rows, stream.columns, stream.components, stream.depth)
     if (stream.rows, stream.columns) != (layout.rows, layout.columns):
         raise UndecodableError("codestream and header disagree about the size")
@@ -67,7 +66,7 @@ def agree(stream: Stream, layout: Layout) -> None:
 
 
 def jpeg(data: bytes) -> Stream:
-    """JPEG, T.81: the first frame header; all its scans must be there, and not absurdly many."""
+    """JPEG, T.81: the first frame header. All its scans must be there, and not too many."""
     frame, adobe, jfif, scans, ids, ended = None, -1, False, 0, b"", False
     if data[:2] != b"\xff\xd8":
         raise UndecodableError("the frame is not JPEG")
@@ -91,7 +90,7 @@ def jpeg(data: bytes) -> Stream:
     if scans > MOST_SCANS:
         raise UndecodableError("the JPEG has more scans than the limit")
     rows, columns, components, depth, process = frame
-    # No sample without loss takes less than a bit, nor does a block of 64 with loss: decoders make up what is missing.
+    # A lossless sample, or a lossy block of 64, takes at least one bit. Decoders invent what is missing.
     if len(data) < rows * columns // (8 if process == 0xC3 else 512):
         raise UndecodableError("the codestream is cut short")
     colour = {0: False, 1: True}.get(adobe, False if ids[:3] == b"RGB" else (True if jfif else None))
@@ -99,10 +98,10 @@ def jpeg(data: bytes) -> Stream:
 
 
 def _plain(data: bytes, ids: bytes) -> bool:
-    """Whether a JPEG without its end marker can be told from one that is cut.
+    """Whether one can see that a JPEG without its end marker is not cut.
 
-    Only where every component has its scan, in a process that needs no second one, and without restart markers, behind
-    which a decoder goes on with nothing.
+    One can if every component has its scan, in a process that needs no second one, and if there are no restart markers:
+    behind those a decoder goes on without data.
     """
     scanned: set[int] = set()
     for marker, body in _segments(data):
@@ -133,7 +132,7 @@ MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker segments up to and with EOI, entropy-coded bytes passed over; without EOI where it is missing.
+    """Marker segments up to EOI, with EOI if it is there. Entropy-coded bytes are skipped.
 
     Raises UndecodableError for a segment that is cut.
     """
@@ -155,7 +154,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def jpeg2000(data: bytes) -> Stream:
-    """JPEG 2000 and HTJ2K, T.800: SIZ and COD, inside a JP2 box where there is one."""
+    """JPEG 2000 and HTJ2K, T.800: SIZ and COD, inside a JP2 box if there is one."""
     start = _codestream(data)
     if len(data) < start + 42:
         raise UndecodableError("the JPEG 2000 has no size")
@@ -179,10 +178,10 @@ def jpeg2000(data: bytes) -> Stream:
 
 
 def closed_jpeg2000(data: bytes) -> bytes | None:
-    """The codestream up to its last tile-part, and an end marker; None unless every tile-part of every tile is there.
+    """The codestream up to its last tile-part, and an end marker. None unless every tile-part of every tile is there.
 
-    Tile-parts say how long they are (T.800 A.4.2), so what is missing behind the last of them is the end marker alone,
-    and what stands in its place is not part of the picture.
+    Tile-parts say how long they are (T.800 A.4.2). So only the end marker is missing behind the last one, and the bytes
+    in its place are not part of the picture.
     """
     start = _codestream(data)
     x1, y1, _, _, tile_x, tile_y, tile_x0, tile_y0 = struct.unpack(">8L", data[start + 8 : start + 40])

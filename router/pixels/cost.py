@@ -1,8 +1,8 @@
 """How long a frame takes to decode, told from its header and the first bytes of its codestream.
 
-Only so exactly that what is surely expensive is known before a decoder begins: a megabyte may hold 150 million
-pixels. What is more expensive than it looks costs its worker's patience (`router.inference.lanes`). The figures are
-seconds of one core for each sample, of images whose compressed form is short (`benchmarks/hostile.py` makes such).
+It is only exact enough to know what is surely expensive before a decoder begins: a megabyte can be 150 million pixels.
+An image that is more expensive than it looks uses up its worker's patience (`router.inference.lanes`). The figures are
+seconds of one core for each sample, for images with a short compressed form (`benchmarks/hostile.py` makes them).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BY_SAMPLE = (
     | dict.fromkeys(NATIVE, NANOSECOND)
 )
 JPEG_BY_SCAN = dict.fromkeys((JPEG_BASELINE, JPEG_EXTENDED, JPEG_SPECTRAL_8, JPEG_PROGRESSIVE_8), 2 * NANOSECOND)
-"""Of the other JPEG processes: a progressive one goes through the whole image with each scan."""
+"""For the other JPEG processes. A progressive one goes through the whole image with each scan."""
 JPEG_LS_BY_BYTE = 30 * NANOSECOND
 BY_TILE = 30e-6
 START_OF_SCAN = b"\xff\xda"
@@ -57,9 +57,9 @@ def check(data: bytes, syntax: str, form: Layout, reduce: int, patience: float) 
 
 
 def seconds(data: bytes, syntax: str, form: Layout, reduce: int) -> float:
-    """What a frame in a transfer syntax takes at least, `reduce` times halved where its codec can do so.
+    """The least seconds for a frame in a transfer syntax, halved `reduce` times if its codec can do that.
 
-    Raises UndecodableError where its first bytes do not say what they must.
+    Raises UndecodableError if its first bytes do not say what they must.
     """
     samples = form.rows * form.columns * form.samples
     if syntax in (JPEG_2000_LOSSLESS, JPEG_2000, HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K):

@@ -1,7 +1,7 @@
-"""One decoder for each transfer syntax, and nothing after it: a frame's bytes in, its samples out.
+"""One decoder for each transfer syntax: it turns the bytes of a frame into samples. Nothing else is tried after it.
 
-What a frame claims is compared with the header before a decoder sees it (`codestream`). All decoders release
-Python's lock but Pillow's, which alone can leave out the finer resolutions of JPEG 2000.
+What a frame claims is compared with the header before a decoder sees it (`codestream`). All decoders except Pillow's
+release Python's lock. Only Pillow's can leave out the finer resolutions of JPEG 2000.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Frame:
 NO_END = "the codestream is whole, but for its end marker"
 JPEG_END = b"\xff\xd9"
 CONTINUATIONS = tuple(pattern * 1024 for pattern in (b"\x00", b"\xfe\x7e", b"\xa9\x56"))
-"""What may not matter to a JPEG that is whole. A decoder takes what is missing from what follows, and makes up the
-rest, so one that is cut becomes another picture with each of these."""
+"""Bytes behind a JPEG, which must not matter if it is whole. If it is cut, the decoder takes missing data from them, so
+each of them gives another picture."""
 
 
 def jpeg(data: bytes, layout: Layout, reduce: int) -> Frame:
@@ -90,7 +90,7 @@ def _jpeg(data: bytes, stream: Stream, **options: Any) -> Samples:
         samples: Samples = imagecodecs.jpeg8_decode(data, **options)
         return samples
     scan = data.rstrip(b"\0")
-    scan += b"\0" if scan.endswith(b"\xff") else b""  # the zero behind 0xFF is part of the data
+    scan += b"\0" if scan.endswith(b"\xff") else b""  # the zero byte after 0xFF is part of the data
     try:
         first, *others = (imagecodecs.jpeg8_decode(scan + more + JPEG_END, **options) for more in CONTINUATIONS)
     except Exception:
@@ -117,10 +117,10 @@ def jpeg_ls(data: bytes, layout: Layout, reduce: int) -> Frame:
 
 
 def jpeg_2000(data: bytes, layout: Layout, reduce: int) -> Frame:
-    """JPEG 2000 (T.800, T.814): OpenJPEG, through Pillow where a lower resolution is enough.
+    """JPEG 2000 (T.800, T.814): OpenJPEG, through Pillow if a lower resolution is enough.
 
-    OpenJPH is faster for high-throughput codestreams, but wraps around where a lossy one or a lower resolution goes
-    beyond the range of a sample, and says nothing of a damaged one.
+    OpenJPH is faster for high-throughput codestreams. But it wraps around if a lossy codestream or a lower resolution
+    exceeds the range of a sample, and it does not report a damaged codestream.
     """
     stream = codestream.jpeg2000(data)
     codestream.agree(stream, layout)
@@ -150,9 +150,9 @@ def reduced(stream: Stream, reduce: int) -> int:
 
 
 def _reduced(data: bytes, stream: Stream, reduce: int) -> Samples | None:
-    """JPEG 2000 at 1/2, 1/4 or 1/8; Pillow's left-aligned, unsigned 16 bit turned back into the stream's range.
+    """JPEG 2000 at 1/2, 1/4 or 1/8. Pillow gives left-aligned unsigned 16 bit; this restores the stream's range.
 
-    None where Pillow is stricter than the OpenJPEG within it, as with more levels than the image can be halved.
+    None if Pillow refuses what OpenJPEG takes, for example more levels than the image can be halved.
     """
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
@@ -191,7 +191,7 @@ def rle(data: bytes, layout: Layout, reduce: int) -> Frame:
 
 
 LOSSLESS = 0xC3
-"""The frame marker of lossless JPEG, whose colours are what the header says, even if a marker claims another."""
+"""The frame marker of lossless JPEG. Its colours are those of the header, even if a marker claims others."""
 
 Decoder = Callable[[bytes, Layout, int], Frame]
 DECODERS: dict[str, tuple[str, Decoder]] = {
@@ -213,4 +213,4 @@ DECODERS: dict[str, tuple[str, Decoder]] = {
     JPEG_XL: ("libjxl", jpeg_xl),
     RLE: ("dicomrle", rle),
 }
-"""Transfer syntax to the name and function of its one decoder; native syntaxes are read by numpy."""
+"""Maps a transfer syntax to the name and function of its decoder. Numpy reads native syntaxes."""

@@ -1,8 +1,8 @@
-"""Makes the length of every value of a data set even, as PS3.5 §7.1 wants: one pad byte behind each odd one.
+"""Makes the length of every value of a data set even, as PS3.5 §7.1 wants: each odd value gets one pad byte.
 
-Real senders write odd lengths. PS3.8 annex E has no way to send a data set of odd length; DCMTK and Orthanc refuse its
-last fragment. Only pad bytes and the lengths around them change, in any transfer syntax that is not deflated. What was
-written is read back and compared, value by value, before `even_out` returns.
+Real senders write odd lengths. But PS3.8 annex E cannot send a data set of odd length: DCMTK and Orthanc refuse its
+last fragment. Only pad bytes and the lengths around them change. Every transfer syntax works that is not deflated.
+The written file is read back and compared, value by value, before `even_out` returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_NESTED = 64
 MOST_PARTS = 500_000
 PIECE = 1 << 20
 BINARY = OPAQUE | {"UI", "AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"}
-"""Padded with NUL; all other VRs are text, padded with a space (PS3.5 §6.2)."""
+"""These are padded with NUL. All other VRs are text, padded with a space (PS3.5 §6.2)."""
 OFFSETS = (0x7FE00001, 0x7FE00002)
 """Where each frame lies, and how long it is (PS3.3 C.7.6.3.1.8)."""
 
@@ -61,8 +61,8 @@ class Part:
 
 
 def even_out(source: Path, target: Path) -> None:
-    """Write the Part 10 file `source` to `target`, padded, and compare. Raises ValueError with a fixed text where
-    that cannot be done; `target` is gone then. OSError where a file fails."""
+    """Write the Part 10 file `source` to `target`, padded, and compare. Raises ValueError with a fixed text if that
+    cannot be done. Then `target` is removed. Raises OSError if a file fails."""
     try:
         _even_out(source, target)
     except BaseException:
@@ -147,7 +147,7 @@ def _items(data_set: DataSet, position: int, end: int, coding: Coding, here: Pla
 
 
 def _fragments(data_set: DataSet, element: Element, coding: Coding, here: Place) -> Iterator[Part]:
-    """The fragments of encapsulated pixels. One that is odd is padded where no table says where the next one lies."""
+    """The fragments of encapsulated pixels. An odd one is padded if no table says where the next one begins."""
     position, end = element.offset, element.offset + element.length
     found: list[Part] = []
     while end - position >= 8:

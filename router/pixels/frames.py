@@ -22,9 +22,9 @@ Fragment = tuple[int, int]
 
 
 def native(data_set: DataSet, layout: Layout, frame: int | None = None) -> memoryview:
-    """The bytes of one frame, or of all of them; one-bit frames are only to be had together.
+    """The bytes of one frame, or of all frames. One-bit frames can only be had together.
 
-    Raises UndecodableError when the pixel data is shorter than the header says, even if the wanted frame is there.
+    Raises UndecodableError if the pixel data is shorter than the header says, even if the wanted frame is there.
     """
     element = pixel_element(data_set)
     if element.undefined:
@@ -41,7 +41,7 @@ def native(data_set: DataSet, layout: Layout, frame: int | None = None) -> memor
 
 
 def encapsulated(data_set: DataSet, frames: int) -> list[list[Fragment]]:
-    """The fragments of every frame. Raises UndecodableError when they cannot be told apart."""
+    """The fragments of every frame. Raises UndecodableError if the frames cannot be told apart."""
     element = pixel_element(data_set)
     if not element.undefined:
         raise UndecodableError("native pixels where fragments should be")
@@ -110,7 +110,7 @@ def _extended(data_set: DataSet, frames: int) -> list[int]:
 
 
 def _by_offsets(fragments: list[Fragment], offsets: list[int], frames: int) -> list[list[Fragment]]:
-    """Fragments grouped by an offset table; nothing where the table is wrong."""
+    """Fragments grouped by an offset table. Empty if the table is wrong."""
     if len(offsets) != frames or offsets[0] != 0 or any(a >= b for a, b in pairwise(offsets)):
         return []
     first = fragments[0][0]

@@ -24,9 +24,9 @@ SAMPLED = 1_000_000
 """About as many pixels are counted to judge a window."""
 MOSTLY = 0.95
 LEAST_SHOWN = 0.08
-"""A window is nonsense that shows the middle 98 % of the pixels in less than this share of the grey range …"""
+"""A window is nonsense if it shows the middle 98 % of the pixels in less than this share of the grey range …"""
 MOST_CLIPPED = 0.7
-"""… or shows more than this share of all but the extreme values as plain black or white."""
+"""… or if it shows more than this share of all but the extreme values as plain black or white."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Grey:
 
 
 def to_grey(data_set: DataSet, form: Layout, frame: Frame) -> Grey:
-    """One frame as the data set wants it shown, but bone always white. Raises UndecodableError for no usable sample."""
+    """One frame as the data set wants it shown, but with white bone. Raises UndecodableError if no sample is usable."""
     if form.photometric == "PALETTE COLOR":
         return Grey(_palette(data_set, frame.samples))
     if frame.samples.ndim == 3:
@@ -64,7 +64,7 @@ def to_grey(data_set: DataSet, form: Layout, frame: Frame) -> Grey:
 
 
 def dark_bone(data_set: DataSet, form: Layout) -> bool:
-    """Whether low values stand for bone. What is for processing is judged by the sign of its intensity relation."""
+    """Whether low values stand for bone. An image for processing is judged by the sign of its intensity relation."""
     sign = data_set.elements.get(0x00281041)
     if text(data_set, 0x00080068).upper() == "FOR PROCESSING" and sign is not None and sign.length == 2:
         return int.from_bytes(data_set.value(sign, 2), "little" if data_set.coding.order == "<" else "big") == 1
@@ -112,7 +112,7 @@ def _indexed(samples: NDArray[Any]) -> tuple[NDArray[Any], Levels]:
     step = (high - low) / 65535
     if not np.isfinite(step):
         raise UndecodableError("the pixel values are beyond any range")
-    # In 64 bits: the range of 32-bit floats does not fit into one, and where a step is denormal it is not exact.
+    # In 64 bits: the range of 32-bit floats does not fit into 32 bits, and a denormal step is not exact.
     index = np.minimum((samples.astype(np.float64) - low) / (step or 1.0), 65535).astype(np.uint16)
     return index, low + step * np.arange(65536, dtype=np.float64)
 
@@ -178,7 +178,7 @@ def _windowed(units: Levels, centre: float, width: float, function: str) -> tupl
 
 
 def _sensible(shown: Levels, counts: NDArray[np.int64]) -> bool:
-    """Whether a way of showing shows the picture: neither squeezed into a sliver nor clipped to black and white."""
+    """Whether this way of showing is good. It must not squeeze the greys together or clip them to black and white."""
     low, high = _percentiles(np.clip(shown, 0, 1), counts, 1, 99)
     present = np.flatnonzero(counts)
     if len(present) < 3:

@@ -1,7 +1,7 @@
 """What the header says: values as trimmed text for the rules, and the layout of the pixels for the decoders.
 
-Bounded: no value is read beyond a fixed size, even if its length is larger. Nothing here raises for a value that
-is wrong; the rules are told that it is unreadable. Source: PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.5 §6.1, §6.2.
+No value is read beyond a fixed size, even if its length is larger. A wrong value raises no error: the rules see it as
+unreadable. Source: PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.5 §6.1, §6.2.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Layout:
 
 
 def values(data_set: DataSet, tags: Iterable[int]) -> Header:
-    """The values of these tags, as `flow.Header` says. Unreadable: what is not seen where the data set broke off, and
-    what stands there twice, since it is unknown which of them is meant."""
+    """The values of these tags, as `flow.Header` says. An element is unreadable if the data set breaks off before it,
+    and if it is there twice: nobody knows which one is meant."""
     encodings = _encodings(data_set)
     found: dict[int, tuple[str, ...] | None] = {}
     for tag in tags:
@@ -211,7 +211,7 @@ def decimals(data_set: DataSet, tag: int) -> list[float]:
 
 
 def layout(data_set: DataSet) -> Layout:
-    """The pixel description of a data set. Raises UndecodableError where it is incomplete or contradicts itself."""
+    """The pixel description of a data set. Raises UndecodableError if it is incomplete or contradicts itself."""
     rows, columns = integer(data_set, 0x00280010), integer(data_set, 0x00280011)
     if not rows or not columns:
         raise UndecodableError("the image has no size")
@@ -241,8 +241,8 @@ SHAPES = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}
 def _photometric(data_set: DataSet, samples: int) -> tuple[str, tuple[str, ...]]:
     """The photometric interpretation, and notes on it.
 
-    It says what the stored values are, and so it decides where Presentation LUT Shape (PS3.3 C.11.6) contradicts it.
-    Where it is missing, the shape says which end of a grey image is white, and colour is RGB.
+    It says what the stored values are. So it counts if Presentation LUT Shape (PS3.3 C.11.6) contradicts it. If it is
+    missing, the shape says which end of a grey image is white, and colour is RGB.
     """
     written, shape = text(data_set, 0x00280004).upper(), text(data_set, 0x20500020).upper()
     if not written:
@@ -303,11 +303,11 @@ def _frames(data_set: DataSet) -> int:
         return 1
     if found is None or len(found) != 1 or not found[0].isascii() or not found[0].isdecimal() or len(found[0]) > 9:
         raise UndecodableError("the number of frames is not a number")
-    return max(1, int(found[0]))  # some write 0 though there is an image
+    return max(1, int(found[0]))  # some writers say 0 though there is an image
 
 
 def pixel_element(data_set: DataSet) -> Element:
-    """The element with the pixels: integers before floating point where, wrongly, both are there."""
+    """The element with the pixels. If, wrongly, both are there, integers go before floating point."""
     for tag in reversed(PIXELS):
         if tag in data_set.elements:
             return data_set.elements[tag]

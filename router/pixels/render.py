@@ -1,4 +1,4 @@
-"""One file to one picture and the facts about it; and to a whole grey image for training."""
+"""Turns one file into one picture and the facts about it, and for training into a whole grey image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from router.pixels.prepare import Crop, prepare
 from router.pixels.samples import decoder_name, first_frame, thinned
 
 FINE = 1.5
-"""A reduced resolution is good enough whose short side is this many times the picture's."""
+"""A reduced resolution is good enough if its short side is this many times the picture's."""
 STUDY_UID, SERIES_UID = 0x0020000D, 0x0020000E
 GAVE_UP = "the decoder gave up on the pixels"
 
@@ -29,10 +29,10 @@ GAVE_UP = "the decoder gave up on the pixels"
 def render(
     path: Path, size: int, tags: frozenset[int], patience: float = math.inf
 ) -> tuple[NDArray[np.uint8] | None, Seen]:
-    """A Part 10 file to a picture (size, size), bone white, and what was found on the way.
+    """Turn a Part 10 file into a picture (size, size) with white bone, and what was found on the way.
 
-    The picture is None unless `Seen.pixels` is "decoded". `Seen.header` has the values of `tags`. Raises nothing but
-    ExpensiveError, where the pixels surely take more than `patience` seconds.
+    The picture is None unless `Seen.pixels` is "decoded". `Seen.header` has the values of `tags`. Raises only
+    ExpensiveError, if the pixels surely take more than `patience` seconds.
     """
     start = time.perf_counter()
     picture, seen = _render(path, size, tags, patience)
@@ -80,7 +80,7 @@ def _render(path: Path, size: int, tags: frozenset[int], patience: float) -> tup
 
 
 def _is_uid(data_set: DataSet, tag: int) -> bool:
-    """Whether a UID is absent, empty, or at most 64 of digits and dots: archives make paths of what it holds."""
+    """Whether a UID is absent, empty, or has at most 64 digits and dots. Archives make paths of it."""
     element = data_set.elements.get(tag)
     if element is None:
         return True
@@ -90,9 +90,9 @@ def _is_uid(data_set: DataSet, tag: int) -> bool:
 
 
 def _words(problem: BaseException, otherwise: str) -> str:
-    """What to say of any exception: a decoder's own text may hold received bytes and is never repeated.
+    """The words for any exception. A decoder's own text may have received bytes and is never repeated.
 
-    Panics of foreign code are no Exceptions; what ends this process on purpose goes on.
+    Panics of foreign code are no Exceptions. What ends this process on purpose is raised again.
     """
     if isinstance(problem, KeyboardInterrupt | SystemExit | GeneratorExit):
         raise problem
@@ -132,7 +132,7 @@ def _whole(crop: Crop, grey: Grey, form: Layout) -> Crop:
 def grey_of(path: Path) -> NDArray[np.uint8]:
     """The whole first frame of a Part 10 file as grey (rows, columns), bone white, for training.
 
-    Raises ValueError in words of our own where there is no picture, OSError where the file cannot be read.
+    Raises ValueError in our own words if there is no picture, and OSError if the file cannot be read.
     """
     data_set = open_data_set(path)
     try:
