@@ -3,6 +3,9 @@
 `python -m shipping.adapted --manifest SET.csv --folds runs/folds` takes each fold of `sources`, and of `stress` if it
 was run, as a hospital. The fold's network is adapted to some of the removed images and judged on all others, before and
 after: once with labels by people, once with simulated headers alone. Counts are means of the draws.
+
+With `--model DIR --trained-on SET_OF_THE_MODEL.csv` in place of `--folds`, the images that this model never saw are the
+hospital: those of the set that are not in the model's.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from numpy.typing import NDArray
 
 from router.flow import CLASSES
 from router.model.calibration import Calibration
-from router.model.card import WEIGHTS
+from router.model.card import WEIGHTS, Card
 from router.model.mobilenet_v1 import MobileNetV1
-from router.training.adapt import count, refusals
+from router.training.adapt import Old, count, refusals
 from router.training.adapting import WEAK, Labelled, adapted
 from router.training.calibrate import fit_novelty
 from router.training.data import Item, deal, read_manifest
@@ -113,6 +116,39 @@ def _count(
     return count(routes, own.items, made, _predictions(network, calibration, own))
 
 
+def drawn(
+    routes: Routes, network: MobileNetV1, calibration: Calibration, known: KnownImages, own: OwnImages, images: int
+) -> dict[str, Any]:
+    """For each kind of labels: counts before and after, means of the draws. `images` are labelled by people."""
+    found: dict[str, Any] = {"n": len(own.items)}
+    for labels, amount in (("people", images), ("header", BY_HEADER)):
+        trials = []
+        for seed in range(DRAWS):
+            given = np.zeros(len(own.items), bool)
+            given[np.random.default_rng(seed).permutation(len(given))[:amount]] = True
+            trials.append(trial(routes, network, calibration, known, own, given, labels == "header", seed))
+        found[labels] = {
+            "refused": sum(one["refused"] for one in trials),
+            **{kind: [{key: round(float(np.mean([one[kind][at][key] for one in trials])), 1) for key in KEYS}
+                      for at in (0, 1)]
+               for kind in ("no body part in the header", "simulated header", "pinned")},
+        }  # fmt: skip
+    return found
+
+
+def of_model(
+    model: Path, items: Sequence[Item], trained_on: Sequence[Item], routes: Routes, images: int
+) -> dict[str, Any]:
+    """The same for a finished model, on real images of training and validation that are not in its own set."""
+    card, network = Card.read(model), MobileNetV1.read(model / WEIGHTS)
+    seen = {item.path for item in trained_on}
+    strange = [item for item in items if item.path not in seen and not item.is_synthetic and item.split != "test"]
+    found = outputs(network, strange, card.size)
+    known = Old().read(model, network, card)
+    own = OwnImages(found.items, [None] * len(found.items), Labelled.certainly(found.features, found.truth))
+    return drawn(routes, network, card.calibration, known, own, images)
+
+
 def figures(
     folds: Path, items: Sequence[Item], routes: Routes, images: int, only: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -129,34 +165,29 @@ def figures(
                 continue
             network, known, own = hospital(folds / by / name / "best", pool, removed, size)
             here = np.array([f"{item.path.parent.name}/{item.path.name}" for item in own.items])
-            calibration = calibrated_without(here, *fitted)
-            found[name] = {"n": len(own.items)}
-            for labels, amount in (("people", images), ("header", BY_HEADER)):
-                trials = []
-                for seed in range(DRAWS):
-                    given = np.zeros(len(own.items), bool)
-                    given[np.random.default_rng(seed).permutation(len(given))[:amount]] = True
-                    trials.append(trial(routes, network, calibration, known, own, given, labels == "header", seed))
-                found[name][labels] = {
-                    "refused": sum(one["refused"] for one in trials),
-                    **{kind: [{key: round(float(np.mean([one[kind][at][key] for one in trials])), 1) for key in KEYS}
-                              for at in (0, 1)]
-                       for kind in ("no body part in the header", "simulated header", "pinned")},
-                }  # fmt: skip
+            found[name] = drawn(routes, network, calibrated_without(here, *fitted), known, own, images)
             print(json.dumps({name: found[name]}), flush=True)
     return found
 
 
 def main(
     manifest: Annotated[Path, typer.Option()],
-    folds: Annotated[Path, typer.Option(help="What `python -m shipping.folds` wrote.")],
+    folds: Annotated[Path | None, typer.Option(help="What `python -m shipping.folds` wrote.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A finished model, in place of folds.")] = None,
+    trained_on: Annotated[Path | None, typer.Option(help="The set of that model.")] = None,
     root: Annotated[Path | None, typer.Option(help="The folder of its files. Default: that of the manifest.")] = None,
     images: Annotated[int, typer.Option(help="Images that people label.")] = 100,
     only: Annotated[list[str] | None, typer.Option(help="Folds. Default: all.")] = None,
 ) -> None:
     """Print the figures of each fold as a line of JSON."""
-    items = deal(read_manifest(manifest, root or manifest.parent))
-    figures(folds, items, Routes.of(None), images, only or ())
+    root = root or manifest.parent
+    items = deal(read_manifest(manifest, root))
+    if folds:
+        figures(folds, items, Routes.of(None), images, only or ())
+    elif model and trained_on:
+        print(json.dumps(of_model(model, items, read_manifest(trained_on, root), Routes.of(None), images)))
+    else:
+        raise SystemExit("give --folds, or --model with --trained-on")
 
 
 if __name__ == "__main__":
