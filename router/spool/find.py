@@ -169,7 +169,7 @@ def look(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: 
         # A subquery with one value is asked for each row. A join may be begun at its other end, however many rows are
         # there; and that end is where a planner begins that takes each condition for one that few rows meet.
         others = [one.holds() for one in filters if one is not leader]
-        met = sa.select(sa.literal_column("1")).where(instance.c.id == led.c[0], *others).correlate(led)
+        met: sa.Select[Any] = sa.select(sa.literal_column("1")).where(instance.c.id == led.c[0], *others).correlate(led)
         ids = sa.select(led.c[0]).where(met.scalar_subquery() == 1)
     found = tuple(connection.execute(_latest_first(ids, limit)).scalars())
     return Looked(found, found[-1] if len(found) == limit else bound)

@@ -213,8 +213,8 @@ def test_a_look_of_find_is_bounded(settings: SpoolSettings, monkeypatch: pytest.
     spool = open_spool(settings)
     filled(spool, 4000)
     for state, values in ((InstanceState.DECIDED, {"class": "spine"}), (InstanceState.GONE, {"rule": "chest"})):
-        spool.database.run(lambda c, state=state, values=values: c.execute(
-            instance.update().where(instance.c.state == state).values(values)))  # fmt: skip
+        change = instance.update().where(instance.c.state == state).values(values)
+        spool.database.run(partial(sa.Connection.execute, statement=change))
     spool.database.run(lambda c: c.execute(sa.text("ANALYZE")))
     asked: dict[str, Any] = {}
 
