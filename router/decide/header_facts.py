@@ -94,7 +94,7 @@ class HeaderFacts:
         """The elements among `wanted` of which it is not known what the header said; `asked`: by the rules of then."""
         if not self.whole:
             return wanted - self.values.keys()
-        return wanted - asked.tags - FIXED_TAGS.get(self.version, frozenset())
+        return wanted - asked.tags - FIXED_TAGS.get(self.version, frozenset()) - self.values.keys()
 
 
 def asked(table: RuleTable) -> Asked:

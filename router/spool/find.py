@@ -25,6 +25,8 @@ FIRST_PAGE = "g"
 """Sorts behind every id."""
 FEW = 4_000
 """Rows of one filter that one look reads."""
+FOR_EVER = 1e300
+"""Seconds; more than any `ready_at`."""
 MOST_DELIVERIES = 64
 """Of one instance, that a page shows."""
 LEAST_ID = 6
@@ -170,31 +172,57 @@ def look(
     few = FEW if few is None else few
     if not all(_storable(text) for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer)):
         return Looked((), None)
-    span = [instance.c.id < before]
-    if wanted.since is not None:
-        span.append(instance.c.id >= id_at(wanted.since))
-    if wanted.until is not None:
-        span.append(instance.c.id < id_at(wanted.until))
+    low = "" if wanted.since is None else id_at(wanted.since)
+    high = before if wanted.until is None else min(before, id_at(wanted.until))
+    span = Span(low, high)
     filters = list(_filters(wanted, key))
-    query, bound = sa.select(instance.c.id).where(*span), None
-    if len(filters) == 1:
-        query = filters[0].latest(span, limit)
-    elif filters:
+    bound = None
+    if not filters:
+        ids = sa.select(instance.c.id).where(*span.holds(instance.c.id)).order_by(instance.c.id.desc()).limit(limit)
+    elif len(filters) == 1:
+        ids = filters[0].latest(span, limit)
+    else:
         leader, bound = _leader(connection, filters, span, few)
         led = leader.latest(span, few).subquery()
         # A subquery with one value is asked for each row. A join may be begun at its other end, however many rows are
         # there; and that end is where a planner begins that takes each condition for one that few rows meet.
         others = [one.holds() for one in filters if one is not leader]
         met: sa.Select[Any] = sa.select(sa.literal_column("1")).where(instance.c.id == led.c[0], *others).correlate(led)
-        query = sa.select(led.c[0]).where(met.scalar_subquery() == 1)
-    latest_first = query.order_by(None).order_by(query.selected_columns[0].desc()).limit(limit)
-    found = tuple(connection.execute(latest_first).scalars())
+        ids = sa.select(led.c[0]).where(met.scalar_subquery() == 1)
+    found = tuple(connection.execute(_latest_first(ids, limit)).scalars())
     return Looked(found, found[-1] if len(found) == limit else bound)
 
 
-def _leader(
-    connection: sa.Connection, filters: Sequence[_Filter], span: Sequence[sa.ColumnElement[bool]], few: int
-) -> tuple[_Filter, str | None]:
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Ids from `low` on, below `high`."""
+
+    low: str
+    high: str
+
+    def holds(self, column: sa.Column[Any]) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+        return column >= self.low, column < self.high
+
+
+def _latest_first(ids: sa.Select[Any], most: int) -> sa.Select[Any]:
+    only = ids.subquery()
+    return sa.select(only.c[0]).order_by(only.c[0].desc()).limit(most)
+
+
+def _along(columns: Sequence[sa.Column[Any]], values: Sequence[Any], span: Span, most: int) -> sa.Select[Any]:
+    """The latest ids with these values in all but the last of the columns of an index, which is the id.
+
+    The columns are compared together. With `=` a planner may go along all ids instead, until enough of them have the
+    value; together, only this index has them in order.
+    """
+    whole = sa.tuple_(*columns)
+    low, high = (sa.tuple_(*map(sa.literal, (*values, end))) for end in (span.low, span.high))
+    rows = sa.select(*columns).distinct().where(whole >= low, whole < high)
+    rows = rows.order_by(*(one.desc() for one in columns)).limit(most)
+    return sa.select(rows.subquery().c[len(columns) - 1])
+
+
+def _leader(connection: sa.Connection, filters: Sequence[_Filter], span: Span, few: int) -> tuple[_Filter, str | None]:
     """The filter with the fewest rows, and the earliest of its latest `few`; None if it has no more than those."""
     best, leader = (few, FIRST_PAGE), filters[0]
     for one in filters:
@@ -247,12 +275,19 @@ class _Column:
     column: sa.Column[Any]
     value: str
 
-    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
-        ids = sa.select(instance.c.id).where(self.column == self.value, *span)
-        return ids.order_by(instance.c.id.desc()).limit(most)
+    def latest(self, span: Span, most: int) -> sa.Select[Any]:
+        return _along((self.column, instance.c.id), (self.value,), span, most)
 
     def holds(self) -> sa.ColumnElement[bool]:
         return sa.func.coalesce(self.column, "") == self.value  # so that no planner takes the column's index
+
+
+@dataclass(frozen=True, slots=True)
+class _Name(_Column):
+    """Instances with one value that hardly any others have; not every row is in the column's index."""
+
+    def latest(self, span: Span, most: int) -> sa.Select[Any]:
+        return sa.select(instance.c.id).where(self.column == self.value, *span.holds(instance.c.id)).limit(most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,15 +296,17 @@ class _InState:
 
     state: str
 
-    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
-        work = sa.select(instance.c.id).where(instance.c.state == self.state, *span).order_by(instance.c.id.desc())
-        return _together([work.where(ready).limit(most) for ready in (_READY == 0, _READY > 0, _READY < 0)], most)
+    def latest(self, span: Span, most: int) -> sa.Select[Any]:
+        columns = (instance.c.state, instance.c.ready_at, instance.c.id)
+        asked_about = sa.select(instance.c.id).where(
+            sa.tuple_(*columns) > sa.tuple_(sa.literal(self.state), sa.literal(0.0), sa.literal(FIRST_PAGE)),
+            sa.tuple_(*columns) < sa.tuple_(sa.literal(self.state), sa.literal(FOR_EVER), sa.literal("")),
+            *span.holds(instance.c.id),
+        )
+        return _together([_along(columns, (self.state, 0.0), span, most), asked_about], most)
 
     def holds(self) -> sa.ColumnElement[bool]:
         return sa.func.coalesce(instance.c.state, "") == self.state
-
-
-_READY = instance.c.ready_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +315,7 @@ class _AnyOf:
 
     filters: tuple[_Filter, ...]
 
-    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
+    def latest(self, span: Span, most: int) -> sa.Select[Any]:
         if not self.filters:
             return sa.select(instance.c.id).where(sa.false())
         return _together([one.latest(span, most) for one in self.filters], most)
@@ -290,8 +327,7 @@ class _AnyOf:
 def _together(parts: Sequence[sa.Select[Any]], most: int) -> sa.Select[Any]:
     """The latest ids of several selections, each of which is at its limit or complete."""
     below = [part.subquery() for part in parts]  # SQLite wants no bare LIMIT in a UNION
-    together = sa.union(*(sa.select(one.c[0].label("id")) for one in below)).subquery()
-    return sa.select(together.c.id).order_by(together.c.id.desc()).limit(most)
+    return _latest_first(sa.select(sa.union(*(sa.select(one.c[0].label("id")) for one in below)).subquery()), most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +336,9 @@ class _BeginsWith:
 
     digits: str
 
-    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
-        return sa.select(instance.c.id).where(self.holds(), *span).order_by(instance.c.id.desc()).limit(most)
+    def latest(self, span: Span, most: int) -> sa.Select[Any]:
+        own = Span(max(span.low, self.digits), min(span.high, self.digits + FIRST_PAGE))
+        return sa.select(instance.c.id).where(*own.holds(instance.c.id)).order_by(instance.c.id.desc()).limit(most)
 
     def holds(self) -> sa.ColumnElement[bool]:
         return sa.and_(instance.c.id >= self.digits, instance.c.id < self.digits + FIRST_PAGE)
@@ -314,19 +351,18 @@ class _HasDelivery:
     to: str
     state: str
 
-    def latest(self, span: Sequence[sa.ColumnElement[bool]], most: int) -> sa.Select[Any]:
+    def latest(self, span: Span, most: int) -> sa.Select[Any]:
         if not self.state:  # the index has the state before the instance
             return _together([_HasDelivery(self.to, one).latest(span, most) for one in DeliveryState], most)
-        of = delivery.c.instance_id
-        here = [_moved(condition, of) for condition in span]
-        asked = [column == value for column, value in self._asked()]
-        return sa.select(of).distinct().where(*asked, *here).order_by(of.desc()).limit(most)
+        columns, values = zip(*self._asked(), strict=True)
+        return _along((*columns, delivery.c.instance_id), values, span, most)
 
     def holds(self) -> sa.ColumnElement[bool]:
         asked = [sa.func.coalesce(column, "") == value for column, value in self._asked()]
         return sa.exists().where(delivery.c.instance_id == instance.c.id, *asked)
 
     def _asked(self) -> Iterator[tuple[sa.Column[Any], str]]:
+        """In the order of the index."""
         if self.to:
             yield delivery.c.destination, self.to
         if self.state:
@@ -334,12 +370,6 @@ class _HasDelivery:
 
 
 _Filter = _Column | _InState | _AnyOf | _BeginsWith | _HasDelivery
-
-
-def _moved(condition: sa.ColumnElement[bool], to: sa.Column[Any]) -> sa.ColumnElement[bool]:
-    """A condition on an instance's id as one on the same id in another table."""
-    assert isinstance(condition, sa.BinaryExpression)
-    return sa.BinaryExpression(to, condition.right, condition.operator)
 
 
 def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
@@ -384,7 +414,7 @@ def _named(names: Names) -> Iterator[_Filter]:
         (instance.c.accession, names.accession),
     ):  # fmt: skip
         if value:
-            yield _Column(column, value)
+            yield _Name(column, value)
 
 
 def _deliveries(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[FoundDelivery]]:

@@ -18,10 +18,11 @@ from router.config import load
 from router.config.kept_rules import table_of
 from router.decide import RuleTable, decide, header_tags
 from router.decide.explain import Answer, Outcome, explain
+from router.decide.header_facts import NOTHING_ASKED, Asked, HeaderFacts
 from router.decide.replay import replay
 from router.flow import Caller, Decision, Header, Prediction, Seen
 from router.spool import Spool, open_spool
-from router.spool.schema import instance
+from router.spool.schema import instance, rule_table
 from tests.unit.spooling import accept, settings_of, turned_by_hand
 
 DESTINATIONS = """
@@ -159,6 +160,15 @@ def test_what_a_rule_has_named_is_kept(spool: Spool, folder: Path) -> None:
     )
     found = replay(table(folder, other), spool.views.came(), ALL)
     assert (found.unsure, found.same) == (0, 7)
+
+
+def test_a_value_that_is_there_counts_though_its_rules_are_gone(spool: Spool, folder: Path) -> None:
+    facts = HeaderFacts({FILTER: ("NONE",)}, None)
+    assert facts.missing(frozenset({FILTER, FILTER + 1}), NOTHING_ASKED) == {FILTER + 1}
+    assert facts.missing(frozenset({FILTER + 1}), Asked(frozenset({FILTER + 1}), frozenset())) == set()
+    decide_all(spool, table(folder))
+    spool.database.run(lambda c: c.execute(rule_table.delete()))
+    assert replay(table(folder), spool.views.came(), ALL).same == 7
 
 
 def test_rows_of_an_older_version_are_counted(spool: Spool, folder: Path) -> None:
@@ -349,6 +359,8 @@ def test_the_command_lists_and_shows_what_decided(node: tuple[Path, list[str]]) 
     code, out, _ = run(folder, "show", one["digest"][:8])
     assert code == 0
     assert "name: not X-ray" in out
+    (folder / "again.yaml").write_text(DESTINATIONS + out)
+    assert load(folder / "again.yaml").rules.digest == one["digest"]
     assert json.loads(run(folder, "show", one["digest"], "--json")[1])["written"]["otherwise"] == {"send": "rest"}
     assert run(folder, "show", "ffffffffff")[0] == run(folder, "show", "%")[0] == run(folder, "show", "")[0] == 1
 

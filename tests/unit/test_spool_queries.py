@@ -17,6 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from router.config.settings import SpoolSettings
 from router.flow import PictureFacts, Prediction, Seen
 from router.spool import INSTANCES, DeliveryRow, DeliveryState, EventRow, InstanceRow, InstanceState, Spool, open_spool
+from router.spool.find import Filter, State
 from router.spool.schema import delivery, event, instance, metadata
 from tests.unit.spooling import SEEN, accept, decide, decision, files, settings_of, turned_by_hand
 
@@ -194,6 +195,63 @@ def test_on_postgresql_neither(postgresql: Callable[[], str], tmp_path: Path) ->
         text: rows for text, rows in read.items() if rows > 700 and not any(sums in text for sums in SUMS)
     } == {}  # a page has at most 500
     spool.close()
+
+
+TOGETHER_NONE = (
+    Filter(class_name="spine", rule="chest"),
+    Filter(class_name="spine", to="ai", state=State.DONE, calling_ae="X", peer="10.0.0.9"),
+    Filter(rule="chest", to="down", state=State.WAITING),
+    Filter(rule="chest", state=State.WAITING),
+    Filter(class_name="spine", state=State.DONE),
+)
+
+
+@pytest.mark.slow
+def test_a_look_of_find_is_bounded(settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each filter matches many rows and all together none; the planner knows how many rows there are."""
+    monkeypatch.setattr("router.spool.find.FEW", 50)
+    spool = open_spool(settings)
+    filled(spool, 4000)
+    for state, values in ((InstanceState.DECIDED, {"class": "spine"}), (InstanceState.GONE, {"rule": "chest"})):
+        change = instance.update().where(instance.c.state == state).values(values)
+        spool.database.run(partial(sa.Connection.execute, statement=change))
+    spool.database.run(lambda c: c.execute(sa.text("ANALYZE")))
+    asked: dict[str, Any] = {}
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked[statement] = parameters
+
+    for wanted in TOGETHER_NONE:
+        asked.clear()
+        sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+        try:
+            page = spool.views.find_page(wanted)
+        finally:
+            sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+        assert not page.found
+        assert page.go_on, wanted
+        for text, parameters in asked.items():
+            if spool.database.is_sqlite:
+                effort = spool.database.ask(partial(steps_of, statement=text, parameters=parameters)) / 40
+            else:
+                effort = spool.database.run(partial(rows_read, statement=text, parameters=parameters))
+            assert effort < 800, (wanted, text, effort)
+    spool.close()
+
+
+def steps_of(connection: sa.Connection, statement: str, parameters: Any) -> int:
+    """Steps of SQLite's machine; a row takes some tens."""
+    steps = [0]
+
+    def count() -> int:
+        steps[0] += 10
+        return 0
+
+    driver: Any = connection.connection.driver_connection
+    driver.set_progress_handler(count, 10)
+    connection.exec_driver_sql(statement, parameters).all()
+    driver.set_progress_handler(None, 0)
+    return steps[0]
 
 
 def rows_read(connection: sa.Connection, statement: str, parameters: Any) -> int:
