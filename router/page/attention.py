@@ -17,7 +17,7 @@ from router.web.access import Role, needs
 
 AT_ONCE = 1000
 """Deliveries of an order."""
-MOST = 20_000
+MOST = 5_000
 """Deliveries that one press of a button changes; beyond, it is pressed again."""
 MOST_DECISIONS = 500
 """The same for new decisions: each instance is an order of its own."""
