@@ -8,7 +8,6 @@ of `node.orders`, carried out as the command's is.
 from __future__ import annotations
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 
 from router.page import (
     attention,
@@ -23,7 +22,6 @@ from router.page import (
     rules,
     story,
 )
-from router.page.headers import StrictHeaders
 from router.page.site import Running, Site
 from router.page.static_files import route as static_files
 
@@ -36,7 +34,8 @@ class Page:
     def __init__(self, node: Running) -> None:
         self._site = Site(node)
         routes = [static_files(), *(route for page in PAGES for route in page.routes(self._site))]
-        self.app = Starlette(routes=routes, middleware=[Middleware(StrictHeaders)])
+        self.app = Starlette(routes=routes)
+        self.app.state.lacking = self._site.lacking
 
     def start(self) -> None:
         """It works when it is asked for something."""

@@ -24,9 +24,10 @@ from router.page import words
 from router.page.forms import back_of
 from router.page.pictures import Pictures
 from router.page.static_files import VERSIONS
-from router.spool import Spool, SpoolError, patience, read_spool
+from router.spool import LOCAL, Spool, SpoolError, patience, read_spool
 from router.templates import fill
 from router.web.access import Person, Role, csrf_of
+from router.web.access.people import lack_in_words
 
 READERS = 3
 """Threads that read the spool for pages."""
@@ -170,6 +171,10 @@ class Site:
             log.error("page failed", error=where(error))
             return self._trouble(request, "The page failed. The log of the node says where.", 500)
 
+    def lacking(self, request: Request, role: Role) -> Response:
+        """The page for a person who has not the role."""
+        return HTMLResponse(self._filled(request, "lacking.html.j2", {"role": role}), 403)
+
     def _trouble(self, request: Request, line: str, status: int) -> Response:
         return HTMLResponse(self._filled(request, "trouble.html.j2", {"line": line}), status)
 
@@ -178,8 +183,10 @@ class Site:
         here = request.url.path
         shared = {
             "menu": [(name, href, _is_here(href, here)) for name, href, role in MENU if role in person.roles],
-            "person": person, "may": {role.name: role in person.roles for role in Role}, "csrf": csrf_of(request),
-            "back": here + (f"?{request.url.query}" if request.url.query else ""), "words": words, "v": VERSIONS,
+            "person": person, "may": {role.name: role in person.roles for role in Role},
+            "is_local": person.name == LOCAL, "lack": {role.name: lack_in_words(person, role) for role in Role},
+            "csrf": csrf_of(request), "back": here + (f"?{request.url.query}" if request.url.query else ""),
+            "words": words, "v": VERSIONS,
             "node_name": self.node.settings().node.ae_title,
             "done": DONE.get(request.query_params.get("done", ""), ""),
             "is_part": "hx-request" in request.headers,

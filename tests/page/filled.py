@@ -17,11 +17,13 @@ from router.config.settings import SpoolSettings
 from router.demo import run
 from router.demo.network import send
 from router.demo.phantoms import PARTS, radiograph
-from router.flow import CLASSES
+from router.flow import CLASSES, Role
 from router.pixels.wrap import wrap_image
 from router.spool import open_spool
+from router.web.access.passwords import hashed
 from tests.unit.peer import wait_for
 
+USER, PASSWORD = "mueller", "several good words"
 SENDERS = ("XR_ROOM_1", "XR_ROOM_2", "MOBILE_7", "PAEDIATRIC_DX")
 FULL, PAUSED = "abdominal-ai", "spine-ai"
 RULES = {
@@ -42,7 +44,8 @@ def filled(folder: Path) -> Iterator[run.Stage]:
     open_spool(SpoolSettings(path=folder / "spool", reserve=0)).close()
     an_hour(folder / "spool" / "node.db", settings.rules.digest)
     with run.stage(settings, folder) as on:
-        on.spool.orders.pause(PAUSED, "mueller")
+        on.spool.users.add(USER, hashed(PASSWORD), tuple(Role), "a test")
+        on.spool.orders.pause(PAUSED, USER)
         for place, part in enumerate(PARTS):
             picture = radiograph(part)
             for number in range(2):

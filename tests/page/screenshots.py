@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.page.filled import filled
+from tests.page.filled import PASSWORD, USER, filled
 
 CHROMIUM = "/usr/bin/chromium"
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
@@ -30,6 +30,19 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+def logged_in(opened: Any, base: str, **more: Any) -> Any:
+    """A browser's context in which a user with every role is logged in."""
+    context = opened.new_context(base_url=base, **more)
+    page = context.new_page()
+    page.goto("/login")
+    page.get_by_label("Name").fill(USER)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url("**/")
+    page.close()
+    return context
+
+
 def addresses(first: Any) -> dict[str, str]:
     """Each page, and the stories of instances with something to see."""
     found = dict(PAGES)
@@ -45,12 +58,11 @@ def main(folder: Path, only: set[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, filled(Path(scratch)) as on, browser() as opened:
         base = f"http://127.0.0.1:{on.web_port}"
-        where = addresses(opened.new_page(base_url=base))
+        where = addresses(logged_in(opened, base).new_page())
         for scheme in ("light", "dark"):
             for size, (width, height) in SIZES.items():
-                context = opened.new_context(
-                    base_url=base, color_scheme=scheme, viewport={"width": width, "height": height}
-                )
+                size_of = {"width": width, "height": height}
+                context = logged_in(opened, base, color_scheme=scheme, viewport=size_of)
                 page = context.new_page()
                 for name, href in where.items():
                     if not only or name in only:

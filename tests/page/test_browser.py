@@ -9,7 +9,7 @@ import pytest
 
 from router.demo.run import Stage
 from tests.page.filled import FULL, PAUSED, filled
-from tests.page.screenshots import addresses, browser
+from tests.page.screenshots import addresses, browser, logged_in
 from tests.unit.peer import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium]
@@ -31,7 +31,7 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture
 def page(stage: Stage, chromium: Any) -> Iterator[Any]:
     """A page that fails the test for an error of a script, a refused resource, or a server's error."""
-    context = chromium.new_context(base_url=f"http://127.0.0.1:{stage.web_port}")
+    context = logged_in(chromium, f"http://127.0.0.1:{stage.web_port}")
     opened, trouble = context.new_page(), []
     opened.on("pageerror", lambda error: trouble.append(str(error)))
     opened.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
@@ -102,7 +102,7 @@ def test_now_refreshes_itself_without_a_reload(stage: Stage, page: Any) -> None:
 
 
 def test_pages_work_without_scripts(stage: Stage, chromium: Any) -> None:
-    context = chromium.new_context(base_url=f"http://127.0.0.1:{stage.web_port}", java_script_enabled=False)
+    context = logged_in(chromium, f"http://127.0.0.1:{stage.web_port}", java_script_enabled=False)
     page = context.new_page()
     page.goto("/destinations")
     page.get_by_role("button", name="Ask (C-ECHO)").first.click()

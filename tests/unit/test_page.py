@@ -2,193 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, ClassVar
 
-import httpx
 import pytest
 
-from router.config import Settings, load
-from router.config.settings import WebSettings
-from router.flow import CLASSES, Caller, Decision, Prediction, Seen
-from router.node.orders import Order, Reload, carry_out
-from router.page import Page
-from router.page.headers import HEADERS
+from router.flow import CLASSES, Caller
 from router.page.site import MENU
 from router.page.static_files import CONTENTS
-from router.spool import DeliveryState, InstanceState, Spool, open_spool
+from router.spool import InstanceState
 from router.training.data import read_manifest
-from router.web.access import Access, protected
-from tests.unit.spooling import CALLERS, accept, settings_of, stored
-
-UNUSED: Any = None
-HOSTILE = "<script>alert(1)</script>'\"&{{7*7}}"
-CONFIG = """
-spool: {path: spool}
-destinations:
-  pacs: {ae_title: PACS, host: 127.0.0.1, port: 104}
-  ai: {ae_title: AI, host: 127.0.0.1, port: 105}
-rules:
-- {name: "<b>'spine'", when: {class: spine, confidence: ">= 0.5"}, send: ai}
-- {name: apart, when: {header_agrees: false}, send: pacs}
-otherwise: {send: pacs}
-"""
-SPINE = Prediction((0.01, 0.02, 0.01, 0.95, 0.01), "spine", 0.95, 0.1, False, "spine", "m", view="lateral")
-DOUBT = Prediction((0.01, 0.5, 0.44, 0.04, 0.01), "adult_chest", 0.5, 0.1, False, "uncertain", "m")
-
-
-class View:
-    """What a node says of itself."""
-
-    def status(self) -> dict[str, Any]:
-        return {"inference": True, "database": True, "open": True, "room": True,
-                "runs_on": {"model": "a" * 64, "engine": HOSTILE}}  # fmt: skip
-
-    def model_report(self) -> dict[str, Any]:
-        return {"configured": "", "serving": None, "previous": {"name": "x", "since": 1.0, "who": "a"}, "shadow": None,
-                "inference": {"model": "a" * 64, "engine": "torch"}, "busy": False, "error": HOSTILE}  # fmt: skip
-
-
-@dataclass
-class Node:
-    """A spool with orders, as the node has it."""
-
-    spool: Spool
-    loaded: Settings
-    view: View = field(default_factory=View)
-    ordered: list[tuple[Order, str]] = field(default_factory=list)
-
-    def settings(self) -> Settings:
-        return self.loaded
-
-    def carry_out(self, order: Order, who: str) -> dict[str, Any]:
-        self.ordered.append((order, who))
-        if isinstance(order, Reload):
-            return {"done": True}
-        return carry_out(order, who, self.spool, self.loaded.destinations)  # type: ignore[arg-type]
+from router.web.access.pages import HEADERS
+from tests.unit.paging import (
+    ALL,
+    DOUBT,
+    EVERYTHING,
+    HOSTILE,
+    Client,
+    Elements,
+    Node,
+    bury,
+    client_of,
+    decided,
+    node_in,
+    posted,
+    sure,
+    token,
+)
+from tests.unit.spooling import CALLERS
 
 
 @pytest.fixture
 def node(tmp_path: Path, database: str) -> Iterator[Node]:
-    text = (
-        CONFIG if database == "sqlite" else CONFIG.replace("{path: spool}", f"{{path: spool, database: '{database}'}}")
-    )
-    (tmp_path / "routing.yaml").write_text(text)
-    spool = open_spool(settings_of(tmp_path / "spool", database))
-    yield Node(spool, load(tmp_path / "routing.yaml", {}))
-    spool.close()
-
-
-class Client:
-    """A browser without scripts, that follows no redirect."""
-
-    def __init__(self, page: Page, address: str = "127.0.0.1", host: str = "http://127.0.0.1") -> None:
-        app = protected(page.app, Access(WebSettings(), UNUSED))
-        transport = httpx.ASGITransport(app, client=(address, 5000))
-        self._client = httpx.AsyncClient(transport=transport, base_url=host)
-        self._runner = asyncio.Runner()
-
-    def get(self, path: str, **more: Any) -> httpx.Response:
-        return self._runner.run(self._client.get(path, **more))
-
-    def post(self, path: str, **more: Any) -> httpx.Response:
-        return self._runner.run(self._client.post(path, **more))
-
-    def close(self) -> None:
-        self._runner.run(self._client.aclose())
-        self._runner.close()
-
-
-@contextmanager
-def client_of(page: Page, address: str = "127.0.0.1", host: str = "http://127.0.0.1") -> Iterator[Client]:
-    client = Client(page, address, host)
-    yield client
-    client.close()
+    with node_in(tmp_path, database) as node:
+        yield node
 
 
 @pytest.fixture
 def client(node: Node) -> Iterator[Client]:
-    page = Page(node)
-    with client_of(page) as client:
+    with client_of(node, *EVERYTHING) as client:
         yield client
-    page.stop()
-
-
-def decided(
-    spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0], prediction: Prediction | None = SPINE,
-    rule: str = "spine", to: tuple[str, ...] = ("ai",), reason: str = "because", whole: bool = False,
-) -> str:  # fmt: skip
-    if whole:
-        stored(spool, uid, caller)
-    else:
-        accept(spool, uid.encode(), uid, caller)
-    (claim,) = spool.decisions.claim(1)
-    seen = Seen("decoded" if prediction else "none", {}, prediction, reason="" if prediction else "no pixel data")
-    assert spool.decisions.record(claim, seen, Decision(rule, to, reason, table="d" * 32), {}).result()
-    return claim.instance.id
-
-
-def bury(spool: Spool, to: str = "ai", reason: str = "no such patient here") -> None:
-    (owed,) = spool.deliveries.claim(to, 1)
-    spool.deliveries.close(owed, DeliveryState.BURIED, reason=reason).result()
-
-
-class Elements(HTMLParser):
-    """Collects what a page loads, its forms, and anything that a strict policy would refuse."""
-
-    VOID: ClassVar[set[str]] = {"meta", "link", "input", "img", "br"}
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.loaded: list[str] = []
-        self.inline: list[str] = []
-        self.forms: list[dict[str, str]] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attributes}
-        self.inline += [name for name in found if name.startswith("on") or name in ("style", "hx-on")]
-        if tag == "style" or (tag == "script" and "src" not in found):
-            self.inline.append(tag)
-        self.loaded += [found[name] for name in ("src",) if name in found]
-        self.loaded += [found["href"]] if tag == "link" else []
-        self.links += [found["href"]] if tag == "a" else []
-        self.ids += [found["id"]] if "id" in found else []
-        if tag == "form":
-            self.forms.append({"action": found.get("action", ""), "method": found.get("method", "get")})
-        if tag == "input" and self.forms:
-            self.forms[-1][found.get("name", "")] = found.get("value", "")
-
-
-def posted(client: Client, page: str, action: str, **changes: str) -> Any:
-    """Press the button of a form on a page."""
-    forms = Elements(client.get(page).text).forms
-    (form, *_) = [one for one in forms if one["action"] == action]
-    values = {name: value for name, value in form.items() if name not in ("action", "method")}
-    return client.post(action, data=values | changes)
-
-
-def token(client: Client) -> str:
-    forms = Elements(client.get("/destinations").text).forms
-    return next(form["csrf"] for form in forms if "csrf" in form)
-
-
-def sure(client: Client, answer: Any) -> Any:
-    """Press the button of the page that asks first."""
-    assert answer.status_code == 200
-    (form,) = [one for one in Elements(answer.text).forms if one["method"] == "post"]
-    assert form["sure"] == "yes"
-    return client.post(form["action"], data={n: v for n, v in form.items() if n not in ("action", "method")})
 
 
 PAGES = [href for _, href, _ in MENU]
@@ -304,7 +160,7 @@ def test_what_is_dropped_asks_first(node: Node, client: Client) -> None:
     assert instance is not None
     assert instance.state is InstanceState.FINISHED
     (_, who), *_ = node.ordered
-    assert who == "local"
+    assert who == ALL
 
 
 def test_a_cause_is_one_line_with_one_button(node: Node, client: Client) -> None:
@@ -342,7 +198,7 @@ def test_a_label_is_what_adapt_reads(node: Node, client: Client, tmp_path: Path)
     posted(client, f"/instances/{second}", "/review/label", label="adult_chest")
     text = client.get("/review/labels.csv").text
     assert [(row["file"], row["label"], row["who"]) for row in csv.DictReader(io.StringIO(text))] == [
-        (second, "adult_chest", "local")
+        (second, "adult_chest", ALL)
     ]
     (tmp_path / "labels.csv").write_text(text)
     (item,) = read_manifest(tmp_path / "labels.csv", Path(), any_split=True)
@@ -371,14 +227,12 @@ def test_a_picture_is_made_in_a_process_of_its_own(node: Node, client: Client) -
 
 
 def test_other_machines_and_other_names_are_refused(node: Node) -> None:
-    page = Page(node)
     for address, host, status in (
         ("10.0.0.9", "http://127.0.0.1", 403), ("127.0.0.1", "http://evil.example", 403),
         ("127.0.0.1", "http://localhost:8080", 200), ("::1", "http://[::1]:8080", 200),
     ):  # fmt: skip
-        with client_of(page, address, host) as client:
+        with client_of(node, address=address, host=host) as client:
             assert client.get("/").status_code == status, (address, host)
-    page.stop()
 
 
 def test_orders_from_elsewhere_are_refused(node: Node, client: Client) -> None:
@@ -393,14 +247,14 @@ def test_orders_from_elsewhere_are_refused(node: Node, client: Client) -> None:
     assert client.get("/destinations/pause").status_code == 405
     back = client.post("/destinations/pause", data=data | {"back": "/\\evil.example/"})
     assert back.headers["location"] == "/?done=paused"
-    assert client.post("/destinations/pause", content=b"a=" + b"x" * 300_000).status_code == 413
+    assert client.post("/destinations/pause", content=b"a=" + b"x" * 1_100_000).status_code == 413
 
 
 def test_paths_lead_nowhere_else(client: Client) -> None:
     for path in ("/static/../page.py", "/static/%2e%2e/site.py", "/static//etc/passwd", "/static/page.py"):
-        assert client.get(path).status_code == 404, path
+        assert client.get(path).status_code in (400, 404), path
     for path in ("/instances/..%2f..", "/instances/%00", "/instances/" + "f" * 4000, "/instances/" + "é" * 32):
-        assert client.get(path).status_code == 404, path
+        assert client.get(path).status_code in (400, 404), path
     for name in CONTENTS:
         assert client.get(f"/static/{name}").status_code == 200
 

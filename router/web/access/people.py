@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router.flow import Role
+from router.spool import LOCAL
 from router.web.access.pages import refused
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -57,13 +58,24 @@ def needed_by(endpoint: object) -> Role | None:
 
 
 def _refusal(request: Request, role: Role) -> Response | None:
+    """An application that has pages of its own for this sets `state.lacking`, a function of request and role."""
     person: Person = request.state.person
-    return None if role in person.roles else lacking(person, role)
+    if role in person.roles:
+        return None
+    own = getattr(request.app.state, "lacking", None) if "app" in request.scope else None
+    return own(request, role) if own else lacking(person, role)
 
 
 def lacking(person: Person, role: Role) -> Response:
     """The page for a person who has not the role."""
-    return refused(403, f"{person.name} needs the role '{role}' {MAY[role]}. An administrator can give it.")
+    return refused(403, lack_in_words(person, role))
+
+
+def lack_in_words(person: Person, role: Role) -> str:
+    """What a person lacks, and how to get it."""
+    if person.name == LOCAL:
+        return f"An account of this machine needs a user {MAY[role]}: dicom-router user add NAME --role all"
+    return f"{person.name} needs the role '{role}' {MAY[role]}. An administrator can give it."
 
 
 def csrf_of(request: Request) -> str:
