@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +20,29 @@ CLASSES: tuple[str, ...] = ("abdominal", "adult_chest", "pediatric_chest", "spin
 PREPROCESSING = "1"
 """Version of what the network sees of an image: all of `pixels.render`, with `grey`, `samples.thinned` and `prepare`.
 
-It stands here because a model's card is compared with it."""
+It is here because a model's card is compared with it."""
 
 VIEWS: tuple[str, ...] = ("frontal", "lateral", "other")
-"""How a body part was projected: from front or back, from the side, or in any other way."""
+"""The projection of a body part: from front or back, from the side, or any other."""
 
 UNCERTAIN = "uncertain"
 """The class of a prediction that the model card does not trust: low confidence, or novel."""
+
+
+class Role(StrEnum):
+    """What a person may do on the page. None contains another; each user has some of them."""
+
+    VIEW = "view"
+    """See everything but pictures."""
+    IMAGES = "images"
+    """See pictures."""
+    OPERATE = "operate"
+    """Retry, discard, reroute, pause, resume."""
+    RULES = "rules"
+    """Change rules and models."""
+    ADMIN = "admin"
+    """Administer users, and see the record."""
+
 
 PixelState = Literal["decoded", "none", "undecodable", "unparseable", "failed"]
 """decoded: there is a prediction. none: no pixel data (SR, PR, KO, PDF). undecodable: pixels that no
@@ -34,8 +51,8 @@ failed: the model could not answer after bounded tries."""
 
 Header = Mapping[int, tuple[str, ...] | None]
 """Tag (0xggggeeee) to its values as trimmed text. Absent: the tag is not a key. `()`: present and empty.
-`None`: present but unreadable, as is a private element whose VR is not known (implicit VR, UN). A sequence or binary
-element that has content is `("",)`: it exists, and has no text to compare."""
+`None`: present but unreadable, for example a private element whose VR is not known (implicit VR, UN). A sequence or
+binary element with content is `("",)`: it exists, and has no text to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +133,14 @@ class PictureFacts:
     """(top, left, bottom, right) of the exposed field, in pixels of the decoded image."""
     decoder: str = ""
     notes: tuple[str, ...] = ()
-    """What header or codestream left out or contradicted, and what was assumed; fixed texts, nothing received."""
+    """What header or codestream left out or contradicted, and what was assumed. Fixed texts, nothing received."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """Everything that inference found out about one instance: pixels or their absence, header, prediction.
 
-    `reason` says in a few words of our own why `pixels` is not `decoded`; it never holds received text.
+    `reason` says in our own words why `pixels` is not `decoded`. It never has received text.
     """
 
     pixels: PixelState
@@ -169,4 +186,4 @@ class Delivery:
     tries: int
     buriable_tries: int
     owed_for: float
-    """Seconds since it has been owed, without those in which nothing could have been tried."""
+    """Seconds for which it has been owed, without the time in which nothing could be tried."""

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import pydicom
 
@@ -28,6 +29,8 @@ CLASS_TO_DESTINATION = {
 }
 
 
+STUB = Path(__file__).with_name("chaos") / "stub"
+"""On the PYTHONPATH of a node it takes the place of the model: a start costs a second of processor time, not three."""
 PORTS = range(10_000, 32_000)
 """Below those that the kernel gives away by itself: nobody gets such a port between our look and its use."""
 _given: set[int] = set()
@@ -58,13 +61,26 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def without_model() -> dict[str, str]:
+    """Environment variables of a node whose model costs nothing and is sure of nothing."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(STUB), os.environ.get("PYTHONPATH", "")]))}
+
+
 @contextmanager
 def process(
-    command: Sequence[object], port: int, log: Path, *, cwd: Path | None = None, seconds: float = 60
+    command: Sequence[object],
+    port: int,
+    log: Path,
+    *,
+    cwd: Path | None = None,
+    seconds: float = 60,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the block ends; it counts as started when its port answers."""
+    """Run a server until the block ends; it counts as started when its port answers. `environment` adds to this one."""
     with log.open("ab") as out:
-        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=subprocess.STDOUT, cwd=cwd)
+        child = subprocess.Popen(
+            [str(c) for c in command], stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env=os.environ | environment
+        )
     try:
         wait_for(lambda: listening(port) or child.poll() is not None, seconds, f"{command[0]} to listen")
         assert child.poll() is None, log.read_text(errors="replace")[-3000:]
@@ -144,10 +160,14 @@ def received(folder: Path) -> dict[str, bytes]:
 
 
 class NodeUnderTest:
-    """The node as a user runs it: `dicom-router serve`, one process to signal."""
+    """The node as a user runs it: `dicom-router serve`, one process to signal.
+
+    `environment` adds to the variables of the tests.
+    """
 
     def __init__(self, folder: Path, destinations: dict[str, int], *, rules: str = "", extra: str = "") -> None:
         self.folder = folder
+        self.environment: dict[str, str] = {}
         self.port, self.web_port = free_port(), free_port()
         self.config = folder / "routing.yaml"
         self.log = folder / "node.log"
@@ -166,7 +186,7 @@ class NodeUnderTest:
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", "router", "serve", "--config", self.config]
-        with process(command, self.port, self.log, cwd=self.folder, seconds=120) as child:
+        with process(command, self.port, self.log, cwd=self.folder, seconds=120, environment=self.environment) as child:
             yield child
 
     def kill(self, child: subprocess.Popen[bytes]) -> None:

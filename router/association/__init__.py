@@ -1,5 +1,6 @@
 """Associations, both ways (PS3.7, PS3.8): the server that peers connect to, and associations that this node opens.
 
-In come bytes of strangers, out go messages, each bounded and within its time. This room knows no spool, no rules and
-no pixels. What becomes of an instance is the `StoreHandler`'s, and what a further SOP class means is its `Service`'s.
+This room turns bytes from strangers into messages. Each message has a size limit and a time limit. The room knows no
+spool, no rules and no pixels. The `StoreHandler` decides what becomes of an instance. The `Service` of a further SOP
+class decides what its messages mean.
 """

@@ -1,7 +1,7 @@
 """One association that a peer opens: PS3.8 §9.2 as one blocking loop, in the order of its state table.
 
-Sta2 waits for the request, Sta3 answers it, Sta6 takes messages, Sta13 waits for the peer to close. What a message
-says (PS3.7) is in `messages`; what becomes of an instance is the `StoreHandler`'s. Nothing here knows where data go.
+Sta2 waits for the request, Sta3 answers it, Sta6 takes messages, Sta13 waits for the peer to close. `messages` knows
+what a message says (PS3.7). The `StoreHandler` decides what becomes of an instance. Nothing here knows where data go.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class End(StrEnum):
 class Acceptor:
     """One association on one connection; `run` returns when the connection may be closed.
 
-    `admit` says whether limits allow one more association; it is asked once, after the request was found good.
+    `admit` says whether the limits allow one more association. It is called once, when the request has been checked.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Acceptor:
             last, how = pdu.abort(error.reason), End.PROTOCOL_ERROR
             log.warning("protocol error", peer=self._peer, error=str(error))
         except PeerClosedError:
-            # `stop` wakes a rest by the same error. An abort to a peer that has gone as well does no harm.
+            # `stop` wakes a waiting read by the same error. If the peer has gone too, an abort does no harm.
             stopped = self._stopping and self._messages is not None
             last, how = (pdu.abort(None), End.STOPPED) if stopped else (b"", End.CLOSED)
         except TimeoutError:
-            # Before the association stands, ARTIM only closes (AA-2).
+            # Before the association is accepted, the end of ARTIM only closes the connection (AA-2).
             last, how = pdu.abort(AbortReason.NOT_SPECIFIED) if self._messages else b"", End.TIMED_OUT
         finally:
             if self._messages is not None:
@@ -90,13 +90,13 @@ class Acceptor:
         return how
 
     def stop(self) -> None:
-        """From another thread: end at once where no message is under way, else after it."""
+        """Called from another thread. Ends at once if no message is under way, else after that message."""
         self._stopping = True
         if self._resting or self._messages is None:
             self._stream.wake()
 
     def _serve(self, deadline: float) -> tuple[bytes, End]:
-        """Sta2 to Sta6. Returns the last PDU to send (none where the peer aborted) and how the association ended."""
+        """Sta2 to Sta6. Returns the last PDU to send (none if the peer aborted) and how the association ended."""
         proposal = self._await_request(deadline)
         if proposal is None:
             return b"", End.ABORTED
@@ -125,7 +125,7 @@ class Acceptor:
     def _transient_refusal(self) -> Refusal | None:
         try:
             full = self._handler.refuse_association()
-        except Exception as error:  # a disk that does not answer has no room, and the peer shall come back
+        except Exception as error:  # a disk that does not answer counts as full: the peer must try again later
             log.error("storing failed", peer=self._peer, error=where(error), errno=getattr(error, "errno", None))
             full = True
         if full:
@@ -139,7 +139,7 @@ class Acceptor:
         contexts: Mapping[int, AgreedContext],
         services: Mapping[str, Service],
     ) -> tuple[bytes, End]:
-        """Sta6: messages until the peer releases, aborts, goes, or we stop."""
+        """Sta6: take messages until the peer releases, aborts or closes, or until we stop."""
         self._max_pdu = proposal.max_pdu or pdu.MAX_PDU
         if any(context.abstract_syntax in services for context in contexts.values()):
             self._outbox = Outbox()
@@ -171,7 +171,7 @@ class Acceptor:
                     raise ProtocolError(f"{kind.name} in an association", AbortReason.UNEXPECTED_PDU)
 
     def _next_pdu(self, pace: Pace | None) -> tuple[Kind | None, memoryview, Pace]:
-        """The next PDU within the pace of the message under way, or `idle` between messages; None when stopping."""
+        """The next PDU; None when stopping. Its limit: the pace of the message under way, or `idle` between two."""
         resting = pace is None
         pace = pace or Pace(self._node.artim, self._node.least_rate)
         begin = time.monotonic()
@@ -191,7 +191,7 @@ class Acceptor:
         return kind, body, pace
 
     def _rest(self) -> float:
-        """Between messages: send the reports that are due until the peer speaks; the seconds that it has left."""
+        """Between messages: send the reports that are due until the peer speaks. Returns the seconds it has left."""
         deadline = time.monotonic() + self._node.idle
         while self._outbox is not None:
             report = self._outbox.next(self._stream, max(0.0, deadline - time.monotonic()))
@@ -205,14 +205,14 @@ class Acceptor:
         return deadline - time.monotonic()
 
     def _send(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
-        """A message, within ARTIM."""
+        """Send a message within the time of ARTIM."""
         message = pdu.command_pdus(context_id, command, self._max_pdu)
         if data_set:
             message += pdu.data_set_pdus(context_id, data_set, self._max_pdu)
         self._stream.send(message, self._node.artim)
 
     def _say_goodbye(self, last: bytes) -> None:
-        """Sta13: the last PDU, if any, then wait for the peer to close; a peer that aborted or went is not awaited."""
+        """Sta13: send the last PDU, if any, and wait for the peer to close. Do not wait for a peer that has gone."""
         if not last:
             return
         try:

@@ -1,4 +1,4 @@
-"""Opens an association: connect, TLS, A-ASSOCIATE-RQ and its answer. Says in words for people why it failed."""
+"""Opens an association: connect, TLS, A-ASSOCIATE-RQ and its answer. If it fails, says why in words for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from router.config.settings import DestinationSettings
 from router.errors import RouterError
 
 ALERT = 0.5
-"""Seconds to wait for the TLS alert that ended the connection; it was sent before the end that was seen."""
+"""Seconds to wait for the TLS alert that says why the peer closed. The peer sent it before it closed."""
 NO_DICOM = "it answers, but not in DICOM: check host and port, and whether tls is wanted there"
 
 
@@ -35,9 +35,9 @@ class ConnectKind(StrEnum):
     REJECTED_FOR_GOOD = "rejected for good"
     """A-ASSOCIATE-RJ, permanent: only a person can help."""
     REFUSED = "refused"
-    """The peer accepted the association, but not the presentation context that it was for."""
+    """The peer accepted the association, but refused the presentation context that we need."""
     SILENT = "silent"
-    """Connected, and no answer to the request in time."""
+    """The peer took the connection, but did not answer the request in time."""
     ABORTED = "aborted"
     """The peer aborted or closed before it answered."""
     PROTOCOL = "protocol"
@@ -57,7 +57,7 @@ class ConnectError(RouterError):
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """An association as it was agreed; `accepted` is context ID to transfer syntax, `peer_max_pdu` 0 for any."""
+    """An agreed association. `accepted` maps context IDs to transfer syntaxes. `peer_max_pdu` 0 means no limit."""
 
     stream: pdu.Stream
     proposed: Sequence[ProposedContext]
@@ -66,7 +66,7 @@ class Established:
 
     @property
     def contexts(self) -> dict[tuple[str, str], int]:
-        """(SOP class, transfer syntax) to the first context that was accepted for it as it was proposed."""
+        """Maps (SOP class, transfer syntax) to the first context that was accepted with that proposed syntax."""
         return {
             (c.abstract_syntax, self.accepted[c.id]): c.id
             for c in reversed(self.proposed)
@@ -142,8 +142,8 @@ def _requested(stream: pdu.Stream, request: bytes, limit: float) -> tuple[dict[i
 
 
 def _tls_failure(stream: pdu.Stream) -> ssl.SSLError | None:
-    """How TLS ended right after the handshake: with TLS 1.3 a certificate is only refused then. Where sending saw no
-    more than an end, the alert that says why can still be read."""
+    """Why TLS ended right after the handshake. With TLS 1.3 the peer refuses a certificate only then. If sending saw
+    only that the connection ended, the alert that says why can still be read."""
     failure = stream.failure if isinstance(stream.failure, ssl.SSLError) else None
     if isinstance(stream.sock, ssl.SSLSocket) and (failure is None or not failure.reason):
         try:
@@ -157,7 +157,7 @@ def _tls_failure(stream: pdu.Stream) -> ssl.SSLError | None:
 
 
 def _not_connected(kind: ConnectKind, words: str, error: BaseException) -> ConnectError:
-    """An error of this kind, unless this machine is at fault."""
+    """An error of this kind, or OURS if this machine is at fault."""
     lacking = own_limit(error)
     return ConnectError(ConnectKind.OURS, lacking) if lacking else ConnectError(kind, words)
 

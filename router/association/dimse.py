@@ -1,8 +1,7 @@
 """The command set of DIMSE messages (PS3.7 §6.3, §9.3, annex E): always Implicit VR Little Endian, and small.
 
-Both sides of an association use it. It knows US, UI and AE values, which is all that C-ECHO, C-STORE, N-ACTION and
-N-EVENT-REPORT need, and it never believes a length: a command set of more than 64 KiB, or one whose elements do not
-fit, is an error.
+Both sides of an association use it. It knows US, UI and AE values: C-ECHO, C-STORE, N-ACTION and N-EVENT-REPORT need
+no others. It trusts no length: a command set of more than 64 KiB, or one whose elements do not fit, is an error.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ _US = Struct("<H")
 
 
 class CommandError(ProtocolError):
-    """The bytes are no command set, or it lacks an element that its kind requires."""
+    """The bytes are not a command set, or a required element is missing."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, None)
@@ -134,9 +133,9 @@ def encode_command(elements: Mapping[int, int | str]) -> bytes:
 
 
 def decode_command(data: bytes | bytearray | memoryview) -> Command:
-    """Read a command set. Order, group length and odd lengths are not insisted on; the first of a tag counts.
+    """Read a command set. Any order, a wrong group length and odd lengths are allowed. The first of equal tags counts.
 
-    Raises CommandError where it is longer than 64 KiB, an element leaves it, or an element is not of group 0000.
+    Raises CommandError if it is longer than 64 KiB, an element ends beyond it, or an element is not of group 0000.
     """
     if len(data) > MAX_COMMAND:
         raise CommandError("the command set is longer than 64 KiB")
@@ -157,7 +156,7 @@ def decode_command(data: bytes | bytearray | memoryview) -> Command:
 
 
 def response(request: Command, status: int) -> bytes:
-    """The response to a request (PS3.7 §9.3): UIDs are given back where they are UIDs, else left out."""
+    """The response to a request (PS3.7 §9.3). It repeats the request's UIDs if they are valid, else leaves them out."""
     elements: dict[int, int | str] = {
         COMMAND_FIELD: request.field | RESPONSE,
         MESSAGE_ID_RESPONDED_TO: request.message_id,

@@ -1,6 +1,6 @@
-"""DIMSE messages on an association that this node has opened: one is sent, and what comes is read whole and bounded.
+"""DIMSE messages on an association that this node has opened: send one, and read whole messages of limited size.
 
-What a message asks for is its caller's: storing and C-ECHO are in `requestor`, Storage Commitment in its own room.
+The callers know what the messages are for: `requestor` stores and sends C-ECHO, `commitment` asks for commitment.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from router.association.services import MOST_BYTES
 from router.errors import RouterError
 
 DRAIN, RELEASE = 2.0, 5.0
-"""Seconds that an end may take: for a peer to close after our A-ABORT, and to answer our A-RELEASE."""
+"""Seconds for a peer to close after our A-ABORT, or to answer our A-RELEASE."""
 NETWORK_ERRORS = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
-"""What a socket can raise that Python calls no ConnectionError; any other OSError while sending is the file's."""
+"""Errors of a socket that are no ConnectionError in Python. Any other OSError while sending comes from the file."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with which a close resets the connection."""
 
@@ -38,11 +38,11 @@ class Loss(StrEnum):
     SILENT = "silent"
     """The peer let a time limit pass."""
     ENDED = "ended"
-    """The peer closed, aborted or broke the protocol, or the network did."""
+    """The peer closed, aborted or broke the protocol, or the network broke."""
 
 
 class AssociationLostError(RouterError):
-    """No answer, and the association is of no more use: what became of the request is not known."""
+    """There is no answer, and the association cannot be used any more. What became of the request is not known."""
 
     def __init__(self, reason: str, kind: Loss = Loss.ENDED) -> None:
         super().__init__(reason)
@@ -51,7 +51,7 @@ class AssociationLostError(RouterError):
 
 @contextlib.contextmanager
 def losing() -> Iterator[None]:
-    """Every way in which an association can end becomes an AssociationLostError; any other OSError goes through."""
+    """Turns every failure of an association into an AssociationLostError. Any other OSError goes through."""
     try:
         yield
     except TimeoutError as error:
@@ -69,19 +69,19 @@ def losing() -> Iterator[None]:
 
 
 class Exchange:
-    """Sends messages and reads answers. Not for several threads. After a loss only `abort` makes sense.
+    """Sends messages and reads answers. For one thread. After a loss only `abort` may be called.
 
     Its methods raise TimeoutError, PeerClosedError, ProtocolError and OSError; `losing` makes one error of them.
     """
 
     def __init__(self, established: Established, limit: float) -> None:
-        """`limit`: the seconds that the peer may take to answer, and to take what is sent."""
+        """`limit`: the seconds that the peer may take to answer, and to accept what we send."""
         self.stream = established.stream
         self.limit = limit
         self.max_pdu = established.peer_max_pdu or pdu.MAX_PDU
         """Bytes that the body of a P-DATA-TF to the peer may have."""
         self.inside_pdu = False
-        """Whether part of a PDU was sent: the peer would take what follows for the rest of it."""
+        """Whether only part of a PDU was sent. The peer would read the next bytes as the rest of it."""
         self._accepted = frozenset(established.accepted)
         self._message_id = 0
         self._fragments: deque[pdu.Pdv] = deque()
@@ -95,13 +95,13 @@ class Exchange:
         return self._message_id
 
     def send(self, data: bytes | bytearray, seconds: float | None = None) -> None:
-        """Whole PDUs, within so many seconds (else within the limit)."""
+        """Send whole PDUs within so many seconds (default: the limit)."""
         self.inside_pdu = True
         self.stream.send(data, self.limit if seconds is None else seconds)
         self.inside_pdu = False
 
     def send_message(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
-        """A command set, and the data set that it announces, where that is small and in memory; sent as it is."""
+        """Send a command set, and the small data set that it announces, as they are."""
         self.send(pdu.command_pdus(context_id, command, self.max_pdu))
         if data_set:
             self.send(pdu.data_set_pdus(context_id, data_set, self.max_pdu))
@@ -128,7 +128,7 @@ class Exchange:
         return status
 
     def lost(self) -> bool:
-        """Whether the peer has closed or spoken while nothing was asked of it: then the association is of no use."""
+        """Whether the peer has closed or spoken unasked. Such an association cannot be used."""
         sock = self.stream.sock
         if self._fragments or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
             return True
@@ -137,7 +137,7 @@ class Exchange:
         return bool(poll.poll(0))
 
     def release(self) -> None:
-        """A-RELEASE, politely and not for long; then close."""
+        """Send an A-RELEASE-RQ, wait a short time for the answer, then close."""
         deadline = time.monotonic() + RELEASE
         with contextlib.suppress(OSError, ProtocolError, pdu.PeerClosedError):
             self.stream.send(pdu.release_rq(), DRAIN)
@@ -150,7 +150,7 @@ class Exchange:
         self.stream.sock.close()
 
     def abort(self) -> None:
-        """A-ABORT, then close; in the middle of a PDU without a word, for its bytes would become data there."""
+        """Send an A-ABORT, then close. In the middle of a PDU only close: the peer would read the A-ABORT as data."""
         with contextlib.suppress(OSError, pdu.PeerClosedError):
             if self.inside_pdu:
                 self.stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -179,7 +179,7 @@ class Exchange:
                 return bytes(part)
 
     def _fill(self, deadline: float) -> None:
-        """Read at least one more fragment. All fragments of a PDU are kept: the next message may begin in it."""
+        """Read at least one more fragment. Keep all fragments of a PDU: the next message may begin in the same PDU."""
         while not self._fragments:
             kind, body = self._read(deadline)
             if kind is Kind.ABORT:

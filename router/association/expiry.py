@@ -1,7 +1,7 @@
 """When the certificates that the settings name expire.
 
-The standard library gives the dates of a certificate only in a verified handshake. So the PEM files are read here, by
-a short walk through their DER.
+The standard library gives the dates of a certificate only in a verified handshake. So this module reads the PEM files
+and walks through their DER.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x17, 0x18, 0xA0
 def expiries(settings: Settings) -> dict[str, list[float]]:
     """For each setting that names a certificate file: when its certificates expire, the soonest first (Unix seconds).
 
-    An empty list where the file cannot be read.
+    The list is empty if the file cannot be read.
     """
     found: dict[str, list[float]] = {}
     for where, path in certificate_files(settings):
@@ -37,12 +37,14 @@ def expiries(settings: Settings) -> dict[str, list[float]]:
 
 
 def certificate_files(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """(setting, file) of every certificate: the server's, those shown to destinations, and the authorities."""
+    """(setting, file) of every certificate: the ports', those shown to destinations, and the authorities."""
     server = settings.node.tls
     if server is not None:
         yield "node.tls.certificate", server.certificate
         if server.ca is not None:
             yield "node.tls.ca", server.ca
+    if settings.web.tls is not None:
+        yield "web.tls.certificate", settings.web.tls.certificate
     for name, destination in settings.destinations.items():
         yield from _client(f"destinations.{name}.tls", destination.tls)
     for line in settings.node.accept or ():
@@ -84,7 +86,7 @@ def _inside(der: bytes) -> bytes:
 
 
 def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """(tag, content) of the elements that follow one another. Raises ValueError where one does not fit."""
+    """(tag, content) of successive elements. Raises ValueError if one is longer than its container."""
     at = 0
     while at < len(der):
         tag, length, at = der[at], der[at + 1] if at + 1 < len(der) else 0x80, at + 2

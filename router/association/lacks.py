@@ -18,7 +18,7 @@ THREADS = "out of threads (raise TasksMax= of the service, or the container's pi
 
 
 class OwnLimitError(RouterError):
-    """This machine lacks a resource, so something was not tried. One line with the fix."""
+    """This machine lacks a resource, so nothing was tried. The text is one line with the fix."""
 
 
 def own_limit(error: BaseException) -> str:
@@ -31,7 +31,7 @@ def own_limit(error: BaseException) -> str:
 
 
 def lacks_descriptors() -> str:
-    """The same for an error that hides the cause, such as the resolver's: looks whether a file can be opened now."""
+    """The same for an error that hides its cause, such as the resolver's. It tests whether a file can be opened now."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:

@@ -1,8 +1,8 @@
 """The messages of an association in which we are the SCP (PS3.7 §9): fragments in, answers out.
 
 C-ECHO is answered here. The data set of a C-STORE goes fragment by fragment to a sink. N-ACTION and N-EVENT-REPORT go
-whole to the service whose context they come on. Everything else gets 0x0211.
-One message at a time, as no asynchronous window is negotiated; what is sent ahead is answered in order all the same.
+whole to the service of their presentation context. Every other message gets 0x0211.
+No asynchronous window is negotiated, so there is one message at a time. If a peer sends ahead, it is answered in order.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from router.observe import log, safe, where
 from router.observe.metrics import RECEIVED
 
 MOST_UNANSWERED = 64
-"""Messages in a row that need no answer. Their sender does not wait, so the number is bounded."""
+"""The most messages in a row that need no answer. Their sender does not wait for us, so the number is limited."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
-    """A C-STORE-RQ: UIDs as the command set has them, without padding and unchecked."""
+    """A C-STORE-RQ. The UIDs are those of the command set, without padding and unchecked."""
 
     caller: Caller
     sop_class: str
@@ -39,34 +39,34 @@ class StoreRequest:
 
 
 class Sink(Protocol):
-    """Where the data set of one C-STORE goes. `finish` or `abandon` is called once, and nothing after it."""
+    """Takes the data set of one C-STORE. `finish` or `abandon` is called once, as the last call."""
 
     def write(self, fragment: memoryview) -> None:
-        """Take the next bytes; the view is gone after the call."""
+        """Take the next bytes. The view is valid only during the call."""
 
     def finish(self) -> int:
-        """The data set is complete: make it durable and say the status of the C-STORE-RSP."""
+        """The data set is complete: make it durable, and return the status of the C-STORE-RSP."""
 
     def abandon(self) -> None:
-        """Nothing more will come: keep nothing."""
+        """The rest will not come: keep nothing."""
 
 
 class StoreHandler(Protocol):
     """What the SCP asks of the room that stores. Called from many threads at once."""
 
     def refuse_association(self) -> bool:
-        """True where new associations must come back later (disk full, draining)."""
+        """True if new associations must be refused for now (disk full, draining)."""
 
     def refused(self, peer: str, why: str, **about: str) -> None:
         """A connection or association was refused. The log has it already."""
 
     def begin(self, request: StoreRequest) -> Sink | int:
-        """A sink for the data set that follows, or the status to answer once it has been swallowed."""
+        """A sink for the data set that follows; or the status of the answer, and the data set is dropped."""
 
 
 @dataclass(slots=True)
 class _Message:
-    """A message that is under way: first its command set, then the data set if the command announces one."""
+    """The message under way: first its command set, then its data set if the command announces one."""
 
     context: AgreedContext
     command: bytearray = field(default_factory=bytearray)
@@ -79,9 +79,9 @@ class _Message:
 class Messages:
     """Takes the PDVs of an association in order and answers each message with `send(context_id, command)`.
 
-    `services` are those that this caller may use, by SOP class; with any there is an outbox. An exception of a sink
-    never ends the association: it becomes the status of that instance. A ProtocolError is the peer's fault, and the
-    association must be aborted.
+    `services` are those that this caller may use, by SOP class. If there are any, there is an outbox. An exception of a
+    sink never ends the association: it becomes the status of that instance. A ProtocolError is the peer's fault. The
+    association must then be aborted.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Messages:
         self._outbox = outbox
         self._message: _Message | None = None
         self._begun = self._fragments = self._size = 0
-        """Messages, fragments and bytes since the association began. Many messages do not make tiny fragments free."""
+        """Messages, fragments and bytes since the association began. They limit tiny fragments over all messages."""
         self._unanswered = 0
 
     @property
@@ -111,7 +111,7 @@ class Messages:
         return self._message is not None
 
     def take(self, pdv: Pdv) -> None:
-        """One fragment: PS3.8 annex E. Commands and data set of a message share a context and never interleave."""
+        """Take one fragment (PS3.8 annex E). All fragments of a message have one context and never interleave."""
         context = self._contexts.get(pdv.context_id)
         if context is None:
             raise ProtocolError("a PDV names a presentation context that was not accepted")
@@ -127,7 +127,7 @@ class Messages:
             self._take_data(message, message.request, pdv)
 
     def abandon(self) -> None:
-        """The association is over: what is under way is dropped."""
+        """The association is over: drop the message under way."""
         if self._message is not None:
             self._drop_sink(self._message, self._message.status)
             self._message = None
@@ -148,7 +148,7 @@ class Messages:
                 self._end(message, request)
 
     def _begin(self, message: _Message, request: Command) -> None:
-        """Decide what becomes of the message before its data set comes: a sink, or only a status."""
+        """Decide before the data set comes what becomes of the message: a sink, or only a status."""
         match request.field:
             case dimse.C_CANCEL_RQ:
                 return
@@ -166,7 +166,7 @@ class Messages:
                 raise ProtocolError("a response that was not asked for", None)
             case _:
                 message.status = Status.UNRECOGNIZED_OPERATION
-        _ = request.message_id  # without it there is nothing to answer: CommandError
+        _ = request.message_id  # raises CommandError: without a message ID there can be no answer
 
     def _begin_store(self, message: _Message, request: Command) -> None:
         sop_class = request.text(dimse.AFFECTED_SOP_CLASS)
@@ -220,7 +220,7 @@ class Messages:
             self._end(message, request)
 
     def _end(self, message: _Message, request: Command) -> None:
-        """The message is complete: the sink's word, then the answer."""
+        """The message is complete: ask the sink for the status, then answer."""
         sink, message.sink, self._message = message.sink, None, None
         if sink is not None:
             try:
@@ -258,7 +258,7 @@ class Messages:
         log.error("storing failed", error=where(error), errno=errno, reason=lacking, **self._who())
 
     def _failed(self, error: Exception) -> int:
-        """Log it, and answer with this status: the same data set may be stored later."""
+        """Log the error, and answer with this status. The peer may store the same data set later."""
         self._say(error)
         return Status.OUT_OF_RESOURCES
 

@@ -1,7 +1,7 @@
 """What an association may carry: A-ASSOCIATE-RQ to `Proposal`, `Proposal` to `AgreedContext`s and A-ASSOCIATE-AC.
 
-The request is the first thing that a stranger sends, so no library's codec comes before this one. Each length is
-compared with the item that contains it, unknown items are skipped (PS3.8 §9.3.1), and titles are echoed as they came.
+The request is the first thing that a stranger sends. So this module reads it itself, without a library. It compares
+each length with the item that contains it, and skips unknown items (PS3.8 §9.3.1). It returns the titles as they came.
 """
 
 from __future__ import annotations
@@ -54,15 +54,16 @@ class Item(IntEnum):
 FIXED = 68
 """Bytes of an A-ASSOCIATE body before its items: version, titles, reserved (PS3.8 table 9-11)."""
 MOST_CONTEXTS = 128
-"""Presentation contexts of an association: their IDs are the odd numbers of a byte (PS3.8 §9.3.2.2)."""
+"""The most presentation contexts of an association: their IDs are the odd numbers of a byte (PS3.8 §9.3.2.2)."""
 MOST_ITEMS = 1024
-"""In what contains them: contexts of a request, transfer syntaxes of a context, sub-items of user information."""
+"""The most items of one kind in one container: contexts of a request, transfer syntaxes of a context, sub-items of user
+information."""
 MOST_SYNTAXES = 16384
 """The most transfer syntaxes of all contexts together; PS3.5 has about sixty for each."""
 MAX_PDU_LENGTH = 4
-"""Bytes of the value of the items that say the maximum PDU length and the asynchronous window."""
+"""Bytes of the value in the items for the maximum PDU length and for the asynchronous window."""
 LEAST_MAX_PDU = 7
-"""A P-DATA-TF body below this holds no byte of a message."""
+"""Bytes. A shorter P-DATA-TF body has no room for a byte of a message."""
 
 _ITEM = Struct(">BxH")
 
@@ -85,9 +86,9 @@ class Proposal:
     application_context: str
     contexts: tuple[ProposedContext, ...]
     max_pdu: int = DEFAULT_MAX_PDU
-    """What the peer can take in one P-DATA-TF; 0: anything."""
+    """Bytes that the peer takes in one P-DATA-TF; 0: no limit."""
     roles: Mapping[str, bytes] = field(default_factory=dict)
-    """SOP class to the value of its role selection item (PS3.7 §D.3.3.4)."""
+    """Maps a SOP class to the value of its role selection item (PS3.7 §D.3.3.4)."""
 
     @property
     def called_ae(self) -> str:
@@ -109,7 +110,7 @@ class AgreedContext:
 
 
 def parse_request(body: memoryview) -> Proposal:
-    """Read the body of an A-ASSOCIATE-RQ (PS3.8 §9.3.2). Raises ProtocolError where its structure is broken."""
+    """Read the body of an A-ASSOCIATE-RQ (PS3.8 §9.3.2). Raises ProtocolError if its structure is broken."""
     if len(body) < FIXED:
         raise ProtocolError("an A-ASSOCIATE-RQ is cut")
     application_context = ""
@@ -145,7 +146,7 @@ def parse_request(body: memoryview) -> Proposal:
 
 
 def _read_user_information(value: memoryview, user: dict[int, bytes], roles: dict[str, bytes]) -> None:
-    """Of each sub-item the first."""
+    """Read the first sub-item of each kind."""
     for kind, content in items(value):
         if kind in (Item.MAX_PDU, Item.ASYNCHRONOUS_WINDOW):
             user.setdefault(kind, bytes(content))
@@ -156,26 +157,26 @@ def _read_user_information(value: memoryview, user: dict[int, bytes], roles: dic
 def answer(
     proposal: Proposal, unknown_sop_classes: bool = False, services: Collection[str] = ()
 ) -> tuple[AgreedContext, ...]:
-    """Decide each proposed presentation context, in the order proposed; `services` are the SOP classes of services."""
+    """Decide each proposed presentation context, in the proposed order. `services` are SOP classes of services."""
     return tuple(_agree(context, unknown_sop_classes, services) for context in proposal.contexts)
 
 
 def choose_syntax(proposed: tuple[str, ...]) -> str | None:
-    """The first that we know, but a lossy one only where nothing native or lossless is offered beside it."""
+    """The first syntax that we know. A lossy one only if the peer offers no native or lossless syntax beside it."""
     known = [uid for uid in proposed if uid in KNOWN_SYNTAXES]
     return next((uid for uid in known if uid not in LOSSY), known[0] if known else None)
 
 
 def is_storage(sop_class: str, unknown_too: bool = False) -> bool:
-    """Whether a SOP class is stored here: the standard's, and with `unknown_too` those that the standard does not know.
+    """Whether a SOP class is stored here: storage classes of the standard, and with `unknown_too` classes outside it.
 
-    What the standard knows as something other than storage is never accepted.
+    A class that the standard defines for another service is never stored.
     """
     return sop_class in STORAGE or (unknown_too and is_uid(sop_class) and not is_standard(sop_class))
 
 
 def associate_ac(proposal: Proposal, agreed: tuple[AgreedContext, ...], services: Collection[str] = ()) -> bytes:
-    """A-ASSOCIATE-AC (PS3.8 §9.3.3): no asynchronous window, so (1,1); roles for services as proposed."""
+    """A-ASSOCIATE-AC (PS3.8 §9.3.3). It has no asynchronous window, that is (1,1). Services get the proposed roles."""
     contexts = b"".join(
         item(
             Item.ANSWERED_CONTEXT,
@@ -257,7 +258,7 @@ def text(value: bytes | memoryview) -> str:
 
 
 def title(value: bytes) -> str:
-    """An AE title without its padding. A NUL ends it: some peers send leftovers of a buffer behind one."""
+    """An AE title without its padding. It ends at a NUL: some peers send old bytes of a buffer behind one."""
     return text(value.lstrip(b"\0 ").partition(b"\0")[0])
 
 
@@ -267,4 +268,4 @@ USER_ITEMS = (
     + item(Item.IMPLEMENTATION_UID, IMPLEMENTATION_UID.encode())
     + item(Item.IMPLEMENTATION_VERSION, IMPLEMENTATION_VERSION.encode())
 )
-"""What both sides say of themselves."""
+"""The items of user information that both sides always send."""

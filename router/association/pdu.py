@@ -1,7 +1,7 @@
 """PDUs of PS3.8 §9.3 on a socket: read one with a deadline and a bound, take its PDVs, build the short ones.
 
-Nothing received is copied here: a PDU lies in the stream's one buffer, and its PDVs are views of that buffer which
-hold until the next PDU is read. What a PDU means is its reader's affair.
+Received bytes are not copied here. A PDU lies in the stream's one buffer, and its PDVs are views of that buffer. The
+views are valid until the next PDU is read. The reader decides what a PDU means.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from enum import IntEnum
 from struct import Struct
 
 MAX_PDU = 131072
-"""What we announce, and the most that the body of a P-DATA-TF may have (PS3.8 annex D.1)."""
+"""Bytes. The maximum length that we announce, and the most that the body of a P-DATA-TF may have (PS3.8 annex D.1)."""
 MAX_ASSOCIATE = 512 * 1024
-"""Bytes of an A-ASSOCIATE body: 128 contexts that each offer every transfer syntax of PS3.5 need half of that."""
+"""The most bytes of an A-ASSOCIATE body. 128 contexts that each offer every transfer syntax of PS3.5 need half."""
 DEFAULT_MAX_PDU = 16384
-"""What a peer can take that announced nothing."""
+"""Bytes of a P-DATA-TF body for a peer that announced no maximum."""
 
 LONG = 4096
-"""A body of so many bytes is part of a data set, and the next header is read with it: one system call less."""
+"""Bytes. A body of this length or more belongs to a data set. The next header is read with it: one system call less."""
 
 FREE_FRAGMENTS, FREE_BY_MESSAGE, LEAST_FRAGMENT = 2560, 8, 128
 """An association may have FREE_FRAGMENTS fragments, FREE_BY_MESSAGE more for each message, and one more for each
@@ -32,7 +32,7 @@ work as their bytes would."""
 HEADER = Struct(">BxI")
 PDV_HEADER = Struct(">IBB")
 COMMAND_BIT, LAST_BIT = 1, 2
-"""Of the control header of a PDV: it belongs to a command set, and is the last of its command set or data set."""
+"""Bits of the control header of a PDV: it belongs to a command set; it is the last of its command set or data set."""
 
 
 class Kind(IntEnum):
@@ -59,7 +59,7 @@ KINDS = {int(kind): kind for kind in Kind}
 
 
 PROVIDER = 2
-"""Source of an A-ABORT by the service provider; 0 is the service user, who gives no reason."""
+"""The source in an A-ABORT by the service provider. 0 is the service user, who gives no reason."""
 
 
 class AbortReason(IntEnum):
@@ -74,7 +74,7 @@ class AbortReason(IntEnum):
 
 
 class ProtocolError(Exception):
-    """The peer broke PS3.7 or PS3.8. `reason` is None where it is the service user (DIMSE) that aborts."""
+    """The peer broke PS3.7 or PS3.8. `reason` is None if the service user (DIMSE) aborts."""
 
     def __init__(self, message: str, reason: AbortReason | None = AbortReason.INVALID_PARAMETER) -> None:
         super().__init__(message)
@@ -97,10 +97,10 @@ class Pdv:
 
 @dataclass(slots=True)
 class Pace:
-    """A least average rate: how long a transfer may still make us wait.
+    """How long a transfer may still make us wait, if it must keep a least average rate.
 
-    `grace` seconds, plus the time that the bytes received so far may take at `least_rate` (bytes a second). Only time
-    spent waiting for the peer counts, so that a slow disk here is never the peer's fault.
+    That is `grace` seconds, plus the time that the bytes received so far take at `least_rate` (bytes a second). Only
+    time spent waiting for the peer counts. So a slow disk here is not counted against the peer.
     """
 
     grace: float
@@ -115,8 +115,8 @@ class Pace:
 class Stream:
     """The PDUs of one connection, read into one buffer that holds the longest body and the next header.
 
-    Every wait has a limit. TimeoutError: the peer took longer. PeerClosedError: it went. ProtocolError: it sent a PDU
-    of an unknown kind or beyond the bound of its kind, before anything of its body was read.
+    Every wait has a limit. TimeoutError: the peer took longer. PeerClosedError: it closed. ProtocolError: it sent a PDU
+    of an unknown kind, or one longer than its kind may be. This is raised before the body is read.
     """
 
     def __init__(self, sock: socket.socket, max_pdu: int = MAX_PDU) -> None:
@@ -125,7 +125,7 @@ class Stream:
         self._buffer = memoryview(bytearray(max_pdu + HEADER.size))
         self._header = memoryview(bytearray(HEADER.size))
         self.failure: OSError | None = None
-        """The error that broke the connection; None where it just ended."""
+        """The error that broke the connection; None if the peer closed it."""
         self._ahead = 0
         """Bytes of the next PDU's header that came along with a long body."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -151,7 +151,7 @@ class Stream:
         return kind, length
 
     def read_body(self, length: int, seconds: float) -> memoryview:
-        """The body of the PDU whose header was just read; the view holds until the next PDU."""
+        """The body of the PDU whose header was just read. The view is valid until the next PDU."""
         deadline = time.monotonic() + seconds
         if LONG <= length <= self._max_pdu:
             came = self._fill(self._buffer[: length + HEADER.size], deadline, least=length)
@@ -163,7 +163,7 @@ class Stream:
         return body
 
     def send(self, data: bytes | bytearray | memoryview, seconds: float) -> None:
-        """Send all of `data` within `seconds`. Raises TimeoutError, or PeerClosedError where the connection is gone."""
+        """Send all of `data` within `seconds`. Raises TimeoutError, or PeerClosedError if the connection is gone."""
         self.sock.settimeout(seconds)
         try:
             self.sock.sendall(data)
@@ -174,20 +174,20 @@ class Stream:
             raise PeerClosedError from error
 
     def wake(self) -> None:
-        """From another thread: let a read that waits end as if the peer had closed; sending still works."""
+        """Called from another thread. A waiting read ends as if the peer had closed. Sending still works."""
         try:
             socket.socket.shutdown(self.sock, socket.SHUT_RD)
         except OSError:
             pass
 
     def drain(self, seconds: float, most: int = 16 * 1024 * 1024) -> None:
-        """Say that nothing more will be sent, and swallow what still comes, so that no reset overtakes our last PDU.
+        """Shut down sending, and read and drop what still comes, so that no reset overtakes our last PDU.
 
-        Waits for the peer to close, `seconds` or `most` bytes at the longest (Sta13 of PS3.8 table 9-10).
+        Waits until the peer closes, at most for `seconds` or `most` bytes (Sta13 of PS3.8 table 9-10).
         """
         deadline = time.monotonic() + seconds
         try:
-            # Of the socket itself: SSLSocket.shutdown would drop the TLS session, and reads would see ciphertext.
+            # Not SSLSocket.shutdown: it would drop the TLS session, and reads would see ciphertext.
             socket.socket.shutdown(self.sock, socket.SHUT_WR)
             while most > 0 and (count := self._receive(self._buffer, deadline)):
                 most -= count
@@ -195,7 +195,7 @@ class Stream:
             pass
 
     def _fill(self, view: memoryview, deadline: float, least: int | None = None) -> int:
-        """Receive all of a view, or what there is once `least` bytes are there; how many came."""
+        """Fill a view, or stop when at least `least` bytes are there. Returns how many came."""
         at, enough = 0, len(view) if least is None else least
         while at < enough:
             count = self._receive(view[at:], deadline)
@@ -211,7 +211,7 @@ class Stream:
         self.sock.settimeout(left)
         try:
             count = self.sock.recv_into(view)
-            # Linux forgets it by itself; without it a sender with Nagle's algorithm waits 40 ms for our ACK.
+            # Linux resets it by itself. Without it a sender with Nagle's algorithm waits 40 ms for our ACK.
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         except (TimeoutError, ssl.SSLWantReadError):
             raise TimeoutError from None
@@ -222,7 +222,7 @@ class Stream:
 
 
 def check_fragments(count: int, size: int, messages: int = 1) -> None:
-    """Raise ProtocolError where so many messages of `size` bytes in all came in more fragments than they may."""
+    """Raise ProtocolError if `messages` of `size` bytes in all came in more fragments than allowed."""
     if count > FREE_FRAGMENTS + FREE_BY_MESSAGE * messages + size // LEAST_FRAGMENT:
         raise ProtocolError("a message in countless tiny fragments", None)
 
@@ -247,7 +247,7 @@ def p_data_header(context_id: int, length: int, *, command: bool, last: bool) ->
 
 
 def command_pdus(context_id: int, command: bytes, max_pdu: int) -> bytes:
-    """A whole command set in as many P-DATA-TF as the peer's `max_pdu` (at least 7) makes necessary."""
+    """A whole command set as P-DATA-TF PDUs that the peer takes. Its `max_pdu` is at least 7."""
     return _p_data(context_id, command, max_pdu, command=True)
 
 
@@ -288,6 +288,6 @@ def abort_words(body: bytes | memoryview) -> str:
 
 
 def abort(reason: AbortReason | None) -> bytes:
-    """A-ABORT by the service provider for `reason`, or by the service user where that is None."""
+    """A-ABORT by the service provider for `reason`, or by the service user if `reason` is None."""
     source_and_reason = bytes((0, 0)) if reason is None else bytes((PROVIDER, reason))
     return HEADER.pack(Kind.ABORT, 4) + bytes(2) + source_and_reason

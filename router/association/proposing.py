@@ -22,13 +22,13 @@ from router.association.pdu import DEFAULT_MAX_PDU, HEADER, Kind, ProtocolError
 from router.dicom.uids import EXPLICIT, IMPLICIT, VERIFICATION
 
 NATIVE = (EXPLICIT, IMPLICIT)
-"""Explicit and Implicit VR Little Endian: what every node must speak (PS3.5 §10.1), and what we fall back to."""
+"""Explicit and Implicit VR Little Endian: every node must know Implicit (PS3.5 §10.1). We fall back to these two."""
 
 
 def proposals(
     wanted: Sequence[tuple[str, str]], syntaxes: tuple[str, ...] | None, *, echo: bool
 ) -> list[ProposedContext]:
-    """For each pair its own syntax, for each SOP class native ones as fallback; at most 128 contexts, never none."""
+    """One context for each pair, and for each SOP class the native syntaxes as fallback: 1 to 128 contexts."""
     allowed = None if syntaxes is None else frozenset(syntaxes)
     asked: list[tuple[str, tuple[str, ...]]] = []
     if echo:
@@ -47,7 +47,7 @@ def proposals(
 def associate_rq(
     calling_ae: str, called_ae: str, contexts: Sequence[ProposedContext], roles: Sequence[bytes] = ()
 ) -> bytes:
-    """The whole PDU; we announce MAX_PDU, no asynchronous window, and these values of role selection items."""
+    """The whole PDU. It announces MAX_PDU, no asynchronous window, and `roles`: values of role selection items."""
     titles = called_ae.encode("ascii").ljust(16) + calling_ae.encode("ascii").ljust(16) + bytes(32)
     items = b"".join(
         item(
@@ -78,7 +78,7 @@ def parse_accept(body: memoryview) -> tuple[dict[int, str], int]:
                 raise ProtocolError("a presentation context is cut")
             if value[2] == Result.ACCEPTED:
                 syntaxes = [text(uid[:65]) for sub, uid in items(value[4:]) if sub == Item.TRANSFER_SYNTAX]
-                if len(syntaxes) == 1:  # else it is not known what was accepted, and the others are still of use
+                if len(syntaxes) == 1:  # else we do not know what was accepted; the other contexts can still be used
                     accepted[value[0]] = syntaxes[0]
         elif kind == Item.USER_INFORMATION:
             for sub, length in items(value):

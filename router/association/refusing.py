@@ -1,4 +1,4 @@
-"""Why an association, or a context of one, is refused: pure, from the proposal, the settings and the peer's address."""
+"""Why an association or a context is refused. Pure: from the proposal, the settings and the peer's address."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ MOST_NAMED = 8
 
 
 def refused_contexts(proposal: Proposal, accepted: Mapping[int, AgreedContext]) -> list[str]:
-    """What was refused, by class and syntax; a long list is cut."""
+    """The refused contexts for a log line, by class and syntax. A long list is cut."""
     words: list[str] = []
     for context in proposal.contexts:
         if context.id in accepted:

@@ -1,4 +1,4 @@
-"""The requesting side of an association (PS3.8 §7) that stores: connect, C-STORE files, C-ECHO, release."""
+"""The requestor of an association (PS3.8 §7) for storing: connect, C-STORE files, C-ECHO, release."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from router.dicom.uids import VERIFICATION
 from router.flow import StoredFile
 
 MOST_REQUESTS = 16
-"""Requests that a peer may send before it answers."""
+"""The most requests that a peer may send before it answers ours."""
 
 __all__ = ["AssociationLostError", "ConnectError", "ConnectKind", "Loss", "Requestor", "connect", "proposals"]
 
 
 class Requestor:
-    """An established association. Not for several threads. After an AssociationLostError only `abort` makes sense."""
+    """An established association. For one thread. After an AssociationLostError only `abort` may be called."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class Requestor:
             (c.abstract_syntax, c.transfer_syntaxes[0]) for c in established.proposed if len(c.transfer_syntaxes) == 1
         }
         self.proposed = excluded | alone | self._contexts.keys()
-        """(SOP class, transfer syntax) pairs for which a new association would bring nothing: they were proposed in a
+        """(SOP class, transfer syntax) pairs for which a new association would not help. They were proposed in a
         context of their own, were accepted, or are excluded by the settings."""
         self._declined = 0
-        """Requests of the peer that were answered here."""
+        """How many requests of the peer were answered here."""
 
     @property
     def closed(self) -> bool:
@@ -99,7 +99,7 @@ class Requestor:
             return self._answer(dimse.C_ECHO_RSP)
 
     def lost(self) -> bool:
-        """Whether the peer has closed or spoken while nothing was asked of it: then the association is of no use."""
+        """Whether the peer has closed or spoken unasked. Such an association cannot be used."""
         return self._exchange.lost()
 
     def release(self) -> None:
@@ -111,16 +111,16 @@ class Requestor:
         self._exchange.abort()
 
     def _answer(self, expected: int) -> int:
-        """The status of the answer to the one message that is outstanding, on any accepted context.
+        """The status of the answer to the one outstanding message, on any accepted context.
 
-        Some peers answer on another context of the same SOP class: the message ID says what is answered (PS3.7 §6.3).
+        Some peers answer on another context of the same SOP class. The message ID says what they answer (PS3.7 §6.3).
         """
         deadline = time.monotonic() + self._exchange.limit
         for _ in range(MOST_REQUESTS + 1):
             command, _, context_id = self._exchange.message(deadline)
             if command.field & dimse.RESPONSE:
                 return self._exchange.status(command, expected)
-            # A request, while the peer owes an answer: success for C-ECHO, a refusal for all else.
+            # The peer sends a request before its answer: success for C-ECHO, a refusal for anything else.
             self._declined += 1
             if command.field != dimse.C_CANCEL_RQ:
                 status = Status.SUCCESS if command.field == dimse.C_ECHO_RQ else Status.UNRECOGNIZED_OPERATION
@@ -131,7 +131,7 @@ class Requestor:
 def connect(
     destination: DestinationSettings, calling_ae: str, wanted: Sequence[tuple[str, str]], *, echo: bool = False
 ) -> Requestor:
-    """An association with a destination for the (SOP class, transfer syntax) pairs wanted. Raises ConnectError."""
+    """Open an association with a destination for these (SOP class, transfer syntax) pairs. Raises ConnectError."""
     contexts = proposals(wanted, destination.syntaxes, echo=echo)
     allowed = destination.syntaxes
     excluded = frozenset(pair for pair in wanted if allowed is not None and pair[1] not in allowed)
@@ -139,5 +139,5 @@ def connect(
 
 
 def _claims_to_have_it(status: int) -> bool:
-    """What is known to say so, and any other success or warning, since all of them claim it (PS3.7 annex C)."""
+    """Whether the status says that the peer has the instance: any success or warning does (PS3.7 annex C)."""
     return status in STORED or status == OPTIONAL_ATTRIBUTES or status >> 12 == 0xB

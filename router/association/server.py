@@ -1,7 +1,7 @@
-"""Listens, and gives each connection a thread and an `Acceptor`; limits how many, in all and from one peer.
+"""Listens, and gives each connection a thread and an `Acceptor`. Limits how many there are, in all and from one peer.
 
-A connection first counts as unspoken, then, once its request is accepted, as an association, and holds its place
-until its socket is closed. So the number of threads is bounded, however many connect.
+A connection counts as unspoken until its request is accepted. Then it counts as an association. It holds its place
+until its socket is closed. So the number of threads is limited, however many peers connect.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from router.observe.metrics import ASSOCIATIONS
 
 PORT, TLS_PORT = "node.port", "node.tls.port"
 BACKLOG = 1024
-"""Connections that wait for the accept loop. Beyond, Linux drops the request, and the caller tries after a second."""
+"""The most connections that wait for the accept loop. Linux drops further ones; the callers try after a second."""
 TOO_MANY_UNSPOKEN = beyond_a_limit("node.unspoken_connections are open that asked for no association yet")
 LAST_WORD = 0.2
-"""Seconds that the accept loop gives, without a descriptor to spare, to a caller that it turns away."""
+"""Seconds that the accept loop spends on refusing a caller when descriptors have run out."""
 TURNED_AWAY = 64
-"""Sockets kept open for a moment after a refusal without a word, so that no reset overtakes it."""
+"""The most sockets kept open after a refusal, so that no reset overtakes it."""
 LATE_SECONDS = 0.5
-"""For the threads of all connections that were cut at the deadline together; they are daemons."""
+"""Seconds to wait, in all, for the threads of connections that were cut at the deadline. They are daemons."""
 
 
 class Places:
@@ -48,7 +48,7 @@ class Places:
         self._associations: Counter[str] = Counter()
 
     def enter(self, peer: str, node: NodeSettings) -> bool:
-        """Take a place among the unspoken; one peer gets at most half, so that it cannot shut out the others."""
+        """Take a place among the unspoken. One peer gets at most half of them, so it cannot shut out the others."""
         with self._lock:
             full = self._unspoken.total() >= node.unspoken_connections
             if full or self._unspoken[peer] >= max(1, node.unspoken_connections // 2):
@@ -57,7 +57,7 @@ class Places:
             return True
 
     def admit(self, peer: str, node: NodeSettings) -> bool:
-        """Turn an unspoken place into an association's, if there is one."""
+        """Change an unspoken place into the place of an association, if one is free."""
         with self._lock:
             full = self._associations.total() >= node.associations
             if full or self._associations[peer] >= node.associations_per_peer:
@@ -77,7 +77,7 @@ class Places:
 
 
 class AssociationServer:
-    """The node's listening sockets. `settings` is asked for each connection, so that a reload counts from the next."""
+    """The node's listening sockets. Each connection reads `settings` anew, so a reload counts from the next one."""
 
     def __init__(
         self, settings: Callable[[], Settings], handler: StoreHandler, services: Sequence[Service] = ()
@@ -108,7 +108,7 @@ class AssociationServer:
         return listening and not self._stopping.is_set() and all(thread.is_alive() for thread in self._accepting)
 
     def bind(self) -> None:
-        """Take the addresses; no caller is answered yet. Raises OSError (certificate), AddressError."""
+        """Take the addresses, and answer no caller yet. Raises OSError (certificate), AddressError."""
         node = self._settings().node
         if node.tls:
             self._certificates.context(node.tls)
@@ -118,7 +118,7 @@ class AssociationServer:
             self.tls_port = self._listeners[1][0].getsockname()[1]
 
     def start(self) -> int:
-        """Listen; connections are taken from now on. Returns the plain port. Raises as `bind`."""
+        """Listen, and take connections from now on. Returns the port without TLS. Raises as `bind`."""
         if not self._listeners:
             self.bind()
         for listener, tls in self._listeners:
@@ -130,7 +130,7 @@ class AssociationServer:
         return port
 
     def stop(self, deadline: float) -> None:
-        """Stop listening, end what rests, and let messages under way finish until `deadline` (time.monotonic)."""
+        """Stop listening and end idle associations. Messages under way may finish until `deadline` (time.monotonic)."""
         self._stopping.set()
         for listener, _ in self._listeners:
             _shutdown(listener)
@@ -159,7 +159,7 @@ class AssociationServer:
             thread.join(max(0.0, end - time.monotonic()))
 
     def _accept(self, listener: socket.socket, tls: ServerTls | None) -> None:
-        """`tls`: how the listener was opened. A reload may change it, and never takes it away: that needs a restart."""
+        """`tls`: how the listener was opened. A reload may change its files. Only a restart can turn TLS off."""
         while not self._stopping.is_set():
             try:
                 sock, address = listener.accept()
@@ -222,11 +222,11 @@ class AssociationServer:
             self._places.leave(peer, admitted)
 
     def _handshake(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
-        """Within the socket's time limit; known to `stop` before it begins."""
+        """TLS handshake within the socket's time limit. `stop` knows the socket before the handshake begins."""
         secure = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         with self._lock:
             self._connections[threading.current_thread()] = (secure, None)
-        if self._stopping.is_set():  # `stop` may have looked a moment ago, when only the plain socket was known
+        if self._stopping.is_set():  # `stop` may have run just before, and then it knew only the plain socket
             _shutdown(secure)
         try:
             secure.do_handshake()
@@ -248,14 +248,14 @@ class AssociationServer:
                 with sock:
                     self._turn_away(sock, _peer(address[0]), _for_want(lacking), is_tls=is_tls, at_once=True)
         except OSError:
-            self._stopping.wait(LAST_WORD)  # associations that end will free some
+            self._stopping.wait(LAST_WORD)  # meanwhile associations end and free some
         finally:
             listener.settimeout(None)
 
     def _turn_away(
         self, sock: socket.socket, peer: str, refusal: Refusal, *, is_tls: bool, at_once: bool = False
     ) -> None:
-        """Refuse for now without reading, without waiting (but `at_once`), and without a thread."""
+        """Refuse for now. This reads nothing, needs no thread, and waits only with `at_once`."""
         log.warning("association refused", peer=peer, why=refusal.why)
         self._handler.refused(peer, refusal.why)
         ASSOCIATIONS.labels(End.REFUSED).inc()
@@ -276,7 +276,7 @@ class AssociationServer:
 
 
 class _Reserve:
-    """A descriptor that is kept for the moment in which there is no other."""
+    """A spare descriptor, for the moment when there is no other."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -310,7 +310,7 @@ def _for_want(lacking: str) -> Refusal:
 
 
 def _last_word(sock: socket.socket, last: bytes) -> None:
-    """Send the refusal, and let the other side close. What it sent is read, so that no reset overtakes the refusal."""
+    """Send the refusal, and wait for the peer to close. Read what it sent, so that no reset overtakes the refusal."""
     with suppress(OSError):
         sock.settimeout(LAST_WORD)
         sock.sendall(last)
@@ -321,7 +321,7 @@ def _last_word(sock: socket.socket, last: bytes) -> None:
 
 
 def _peer(address: str) -> str:
-    """An address without the scope of IPv6, and IPv4 as such where a dual socket shows it mapped."""
+    """An address without the IPv6 scope. An IPv4 address that a dual socket shows as IPv6 becomes IPv4 again."""
     return address.partition("%")[0].removeprefix("::ffff:")
 
 

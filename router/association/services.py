@@ -1,8 +1,8 @@
 """Services that an association offers beside storing and C-ECHO: a SOP class with N-ACTION and N-EVENT-REPORT.
 
-The acceptor knows a service only by what `Service` says. It agrees to the context, takes a request whole, and passes it
-on (PS3.7 §10.1). What stands in a data set is the service's own affair. A report that goes back on the association on
-which it was asked waits in the association's `Outbox` until the association's own thread sends it.
+The acceptor knows a service only through `Service`. It accepts the context, reads a whole request, and passes it on
+(PS3.7 §10.1). The service alone reads the data set. A report that goes back on the association of its request waits in
+the `Outbox` of that association. The association's own thread sends it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from router.association.pdu import Stream
 from router.flow import Caller
 
 MOST_BYTES = 4 * 1024 * 1024
-"""Bytes of the data set of an N-ACTION or N-EVENT-REPORT that is taken."""
+"""The most bytes in the data set of an N-ACTION or N-EVENT-REPORT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An N-EVENT-REPORT to be sent; `status` will be that of its answer, or None where none came."""
+    """An N-EVENT-REPORT to be sent. `status` becomes the status of its answer, or None if no answer came."""
 
     context: AgreedContext
     sop_instance: str
@@ -38,7 +38,7 @@ class Report:
 
 
 class Outbox:
-    """Reports that other threads want sent on an association; all but `send` is for the association's thread."""
+    """Reports that other threads want to send on an association. Only `send` is for those other threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class Outbox:
         self._closed = False
 
     def send(self, report: Report, seconds: float) -> int | None:
-        """From another thread: the status of the answer; None where the association ends or time is up before."""
+        """Called from another thread. The status of the answer; None if the association or the time ends first."""
         with self._lock:
             if self._closed:
                 return None
@@ -60,8 +60,8 @@ class Outbox:
             return None
 
     def next(self, stream: Stream, seconds: float) -> Report | None:
-        """Wait for the peer or for a report, whichever comes first; a report is only given out after the last one's
-        answer. None: read from the stream, whose limits then hold."""
+        """Wait for the peer or for a report. A report is given out only when the one before has its answer.
+        None: read from the stream, whose limits then hold."""
         if self._sent is not None or (isinstance(stream.sock, ssl.SSLSocket) and stream.sock.pending()):
             return None
         poll = select.poll()
@@ -90,7 +90,7 @@ class Outbox:
             sent.status.set_result(status)
 
     def close(self) -> None:
-        """The association is over: nothing that waits will be answered."""
+        """The association is over: waiting reports get no answer."""
         with self._lock:
             self._closed = True
             os.close(self._ready)
@@ -101,7 +101,7 @@ class Outbox:
 
 @dataclass(frozen=True, slots=True)
 class NormalizedRequest:
-    """An N-ACTION-RQ or N-EVENT-REPORT-RQ; UIDs unchecked. `type_id`: action or event type."""
+    """An N-ACTION-RQ or N-EVENT-REPORT-RQ. The UIDs are unchecked. `type_id` is the action type or event type."""
 
     caller: Caller
     context: AgreedContext
@@ -112,11 +112,11 @@ class NormalizedRequest:
 
     @property
     def transfer_syntax(self) -> str:
-        """Of its data set, and of a report on it."""
+        """Of its data set, and of a report about it."""
         return self.context.transfer_syntax
 
     def report(self, event_type: int, data_set: bytes, seconds: float) -> int | None:
-        """From another thread, an N-EVENT-REPORT on the association on which the request came: as `Outbox.send`."""
+        """Called from another thread: sends an N-EVENT-REPORT on the association of the request, as `Outbox.send`."""
         return self.outbox.send(Report(self.context, self.sop_instance, event_type, data_set), seconds)
 
 
@@ -125,17 +125,17 @@ class Service(Protocol):
 
     @property
     def sop_class(self) -> str:
-        """Its UID. A context for it is accepted in Implicit or Explicit VR Little Endian, with roles as proposed."""
+        """Its UID. A context for it is accepted in Implicit or Explicit VR Little Endian, with the proposed roles."""
 
     def allows(self, caller: Caller) -> bool:
         """Whether this caller may have a presentation context for it."""
 
     def take(self, request: NormalizedRequest, data_set: bytes) -> int:
-        """Do it, durably; the status of the answer (PS3.7 §10.1)."""
+        """Carry out the request durably, and return the status of the answer (PS3.7 §10.1)."""
 
 
 class Collected:
-    """A sink for the data set of an N-ACTION or N-EVENT-REPORT: in memory, bounded, and then the service's."""
+    """A sink for the data set of an N-ACTION or N-EVENT-REPORT: limited in size, in memory, for the service."""
 
     def __init__(self, service: Service, request: NormalizedRequest) -> None:
         self._service = service

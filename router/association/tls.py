@@ -1,4 +1,4 @@
-"""TLS contexts for both sides (PS3.15 annex B, BCP 195): TLS 1.2 at least, forward secrecy and AEAD only."""
+"""TLS contexts for both sides (PS3.15 annex B, BCP 195): TLS 1.2 or newer, with forward secrecy and AEAD."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from router.config.settings import ClientTls, ServerTls
 from router.observe import log
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK"
-"""For TLS 1.2; every cipher of TLS 1.3 is fine as it is."""
+"""For TLS 1.2. Every cipher of TLS 1.3 is allowed."""
 
 
 def server_context(settings: ServerTls) -> ssl.SSLContext:
-    """For receiving; with `ca`, a caller without a certificate of it is turned away. Raises OSError (ssl.SSLError)."""
+    """For receiving. With `ca`, callers need a certificate of that authority. Raises OSError (ssl.SSLError)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context)
     context.load_cert_chain(settings.certificate, settings.key)
@@ -23,10 +23,10 @@ def server_context(settings: ServerTls) -> ssl.SSLContext:
 
 
 class Certificates:
-    """The server's TLS context, read again when its files have changed; for one thread for each listener.
+    """The server's TLS context. It is read again when its files have changed. For one thread for each listener.
 
-    A certificate is renewed every few months and by a robot: that must need no restart, and a renewal that went wrong
-    must not close the port. What was good last stays in force, and the log says so.
+    Programs renew certificates every few months. That must not need a restart, and a failed renewal must not close
+    the port. So the last good context stays in use, and the log says so.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Certificates:
         self._context: ssl.SSLContext | None = None
 
     def context(self, settings: ServerTls) -> ssl.SSLContext:
-        """Raises OSError (ssl.SSLError) only where there has never been a good one."""
+        """Raises OSError (ssl.SSLError) only if there has never been a good one."""
         files = (settings.certificate, settings.key, settings.ca)
         try:
             now = (settings, tuple(file.stat().st_mtime_ns for file in files if file is not None))
@@ -50,7 +50,7 @@ class Certificates:
 
 
 def client_context(settings: ClientTls) -> ssl.SSLContext:
-    """Towards a destination; `verify_host: false` still demands a certificate of the authority."""
+    """For connections to a destination. `verify_host: false` still demands a certificate of the authority."""
     context = ssl.create_default_context(cafile=str(settings.ca) if settings.ca else None)
     _harden(context)
     context.check_hostname = settings.verify_host
@@ -60,7 +60,7 @@ def client_context(settings: ClientTls) -> ssl.SSLContext:
 
 
 def unusable(error: Exception) -> str:
-    """Why no TLS context can be made of the files in the settings."""
+    """Why the files in the settings cannot be used for TLS."""
     if isinstance(error, ssl.SSLError):
         return f"certificate, key or ca cannot be used ({error.reason or 'not in PEM'})"
     return f"certificate, key or ca cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
@@ -76,7 +76,7 @@ ALERTS = {
     "HANDSHAKE_FAILURE": "the other side found no common cipher, or demands a client certificate",
     "PROTOCOL_VERSION": "no common version of TLS: 1.2 or newer is spoken here",
 }
-"""Ends of OpenSSL's reasons for an alert that the other side sent."""
+"""How OpenSSL's reasons end when the other side sent an alert."""
 REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate, and one is demanded",
     "WRONG_VERSION_NUMBER": "it does not speak TLS: plain DICOM, or another port",

@@ -1,9 +1,9 @@
 """The data set of a C-STORE on its way from a file to the peer.
 
-It goes by sendfile, each fragment's header before it with MSG_MORE, so that no byte of it passes through this program
-(with TLS: through one buffer). Behind one of odd length goes a NUL: fragments must be even (PS3.8 annex E), and DCMTK
-and Orthanc refuse one that is not. A peer is silent if it takes nothing for as long as it may take to answer, or falls
-below its least rate.
+Sendfile sends it, and MSG_MORE puts each fragment's header before it. So its bytes do not pass through this program;
+with TLS they pass through one buffer. A data set of odd length gets a NUL at its end: fragments must be even (PS3.8
+annex E), and DCMTK and Orthanc refuse odd ones. A peer counts as silent if it takes no byte within its time to answer,
+or falls below its least rate.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from router.association.pdu import Pace
 from router.flow import StoredFile
 
 PAD = b"\0"
-"""Goes behind a data set of odd length."""
+"""Is added to a data set of odd length."""
 
 
 class Transfer:
-    """One data set to one peer. Raises as `Exchange`, and OSError where the file ends before its data set does."""
+    """Sends one data set to one peer. Raises as `Exchange`, and OSError if the file is shorter than its data set."""
 
     def __init__(self, exchange: Exchange, context_id: int, least_rate: int) -> None:
         self._exchange = exchange
@@ -35,7 +35,7 @@ class Transfer:
         self._fragment = max(1, room - room % 2)
 
     def send(self, fd: int, file: StoredFile) -> bool:
-        """All fragments; whether the peer had spoken before it could have the last one."""
+        """Send all fragments. Returns whether the peer spoke before it could have the last one."""
         send = self._copy_fragment if isinstance(self._sock, ssl.SSLSocket) else self._send_fragment
         offset, end, early = file.offset, file.offset + file.size, False
         while True:
@@ -93,7 +93,7 @@ class Transfer:
         self._pace.waited += time.monotonic() - started
 
     def _patience(self) -> float:
-        """Seconds that the peer may let us wait now. Raises TimeoutError when there are none."""
+        """Seconds that the peer may let us wait now. Raises TimeoutError if none are left."""
         seconds = min(self._pace.left(), self._exchange.limit)
         if seconds <= 0:
             raise TimeoutError

@@ -1,4 +1,4 @@
-"""Stage 2: from an instance to its decision and deliveries. Knows the spool and inference, no network."""
+"""Stage 2: from an instance to its decision and deliveries. It knows the spool and inference, and no network."""
 
 from router.classify.classifier import Classifier
 

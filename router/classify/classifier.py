@@ -1,10 +1,10 @@
 """Stage 2: claim what waits, ask inference, decide by the rules, write decision and deliveries in one transaction.
 
-Callers take turns here as in inference: each has a limited number of instances under way. Those that are decoded slowly
-do not count, so that one caller's slow or hostile images do not hold up another's.
+Callers take turns here as in inference: each has a limited number of instances under way. Slowly decoded instances are
+not counted, so one caller's slow or hostile images do not delay another caller.
 
-One thread. Answers come back in any order; everything that they change goes through the spool's writer, so a crash at
-any point leaves either an instance without a decision or a decision with all its deliveries.
+There is one thread. Answers come back in any order. All changes go through the spool's writer. So a crash leaves either
+an instance without a decision, or a decision with all its deliveries.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from functools import partial
 from pathlib import Path
 
 from router.config.settings import Settings
-from router.decide import decide, header_tags
+from router.decide import agreement, decide, header_tags
 from router.decide.age import TAGS as AGE_TAGS
 from router.decide.header_facts import FIXED_TAGS, VERSION
 from router.flow import Decision, Instance, Seen
 from router.inference import Inference, InferenceError
 from router.observe import log, where
-from router.observe.metrics import DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
+from router.observe.metrics import AGREEMENT, DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
 from router.spool import INSTANCES, Claim, Spool, SpoolError
 from router.spool.keyed import TAGS as FOUND_BY
 
@@ -33,17 +33,17 @@ FACTS = FIXED_TAGS[VERSION] | AGE_TAGS
 """What each decision keeps of a header, and what an age is understood from."""
 
 IN_FLIGHT, OF_ONE_CALLER = 64, 32
-"""The most instances that are asked about at once."""
+"""The most instances for which inference is asked at once."""
 SLOW, SLOW_OF_ONE_CALLER = 256, 32
 """The most slow ones beside them. A caller with this many waits until one is done."""
 TRIES = 3
-"""So often may inference die over an instance before it goes on without a prediction."""
+"""If inference has died so often over an instance, the instance goes on without a prediction."""
 AGAIN_AFTER = 1.0
-"""Seconds between two looks at the spool when no signal is to be expected."""
+"""Seconds between two looks at the spool if no signal is expected."""
 
 
 class Classifier:
-    """Asks about everything that the spool holds without a decision."""
+    """Gets a decision for every instance in the spool that has none."""
 
     def __init__(
         self,
@@ -52,18 +52,18 @@ class Classifier:
         settings: Callable[[], Settings],
         then: Callable[[Instance, Path, Seen, Decision], None] = lambda *_: None,
     ) -> None:
-        """`then` gets instance, blob, what was seen and the decision once they are written; it must not wait."""
+        """`then` is called with instance, blob, what was seen, and the written decision. It must not block."""
         self._spool = spool
         self._inference = inference
         self._settings = settings
         self._then = then
         self._answers: queue.SimpleQueue[tuple[Claim, Future[Seen] | None]] = queue.SimpleQueue()
-        """None: the pixels are decoded slowly, and the answer is yet to come."""
+        """None: the pixels are decoded slowly, and the answer will come later."""
         self._asked: dict[str, Claim] = {}
         self._slow: set[str] = set()
         self._one_by_one = False
-        """Whether something waits that was asked about before and not answered. It may be what killed inference, so it
-        is asked about alone, that no other die with it; and before what came later, or it would wait for ever."""
+        """Whether an instance waits for which inference was asked before without an answer. It may have killed
+        inference. So it is asked for alone, and no other is lost with it. It goes first, or it would wait for ever."""
         self._signal = spool.signals.of(INSTANCES)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="classify", daemon=True)
@@ -72,10 +72,10 @@ class Classifier:
         self._thread.start()
 
     def stop(self, deadline: float) -> None:
-        """Take nothing more, and record what comes back until `deadline` (monotonic seconds)."""
+        """Claim no more, and record the answers that come until `deadline` (monotonic seconds)."""
         self._stopping.set()
         self._signal.set()
-        if self._thread.is_alive():  # a node that could not start stops what it has
+        if self._thread.is_alive():  # a node that fails to start stops what it has
             self._thread.join(max(0.0, deadline - time.monotonic()))
 
     @property
@@ -83,7 +83,7 @@ class Classifier:
         return self._thread.is_alive()
 
     def wake(self) -> None:
-        """Inference is there (again)."""
+        """Inference is ready (again)."""
         self._signal.set()
 
     def _run(self) -> None:
@@ -100,14 +100,14 @@ class Classifier:
             except SpoolError as error:
                 log.error("spool", stage="classify", reason=str(error))
                 answered, wait = 0, AGAIN_AFTER
-            except Exception as error:  # else it would go unnoticed that nothing is decided any more
+            except Exception as error:  # without this, nobody would notice that decisions have stopped
                 log.error("classify failed", error=where(error))
                 answered, wait = 0, AGAIN_AFTER
             if not answered:
                 self._signal.wait(version, wait)
 
     def _ask(self) -> float | None:
-        """Claim and ask as much as may be under way; seconds until there may be more (None: until a signal)."""
+        """Claim and ask as much as the limits allow. Returns the seconds until the next look (None: until a signal)."""
         if not self._inference.is_ready:
             return AGAIN_AFTER
         in_flight = len(self._asked) - len(self._slow)
@@ -131,7 +131,7 @@ class Classifier:
         due = self._spool.decisions.next_due()
         if due is None:
             return None
-        # What is due but was not claimed belongs to callers with enough under way: the next answer is the signal.
+        # Due instances that were not claimed belong to callers with enough under way. The next answer is the signal.
         return max(AGAIN_AFTER if self._asked else 0.05, min(due, 3600.0))
 
     def _taken(self) -> Counter[tuple[str, str]]:
@@ -160,7 +160,7 @@ class Classifier:
                 seen = future.result()
             except InferenceError as error:
                 log.warning("no prediction yet", instance=claim.instance.id, reason=str(error), tries=claim.tries + 1)
-                # The node was asked to stop: that says nothing against the instances under way.
+                # The node must stop. The instances under way are not at fault.
                 ends = self._stopping.is_set()
                 self._spool.decisions.release(claim, after=0.0 if ends else AGAIN_AFTER, forget_try=ends)
                 continue
@@ -172,22 +172,27 @@ class Classifier:
         decision = decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
         limits = {name: settings.destinations[name].limit for name in decision.destinations}
 
+        words = None if claim.is_new_decision else settings.header_words
+        agrees = agreement(words, instance, seen) if words else None
+
         def tell(written: Future[bool]) -> None:
             if written.exception() is None and written.result():
                 _tell(claim, seen, decision)
+                if agrees is not None:
+                    AGREEMENT.add(agrees)
                 self._then(instance, claim.path, seen, decision)
 
         self._spool.decisions.record(claim, seen, decision, limits, settings.rules).add_done_callback(tell)
 
     def _came(self, claim: Claim, answer: Future[Seen] | None = None) -> None:
-        """An answer has come; without one: the claim has gone to the slow lane."""
+        """An answer has come. None: the claim has gone to the slow lane."""
         self._answers.put((claim, answer))
         self._signal.set()
 
 
 def _tell(claim: Claim, seen: Seen, decision: Decision) -> None:
     prediction = seen.prediction
-    # When the new decision was ordered is not known, and since the instance came would be hours.
+    # The time of the order is not known here, and the time since the instance came would be hours.
     seconds = None if claim.is_new_decision else max(0.0, time.time() - claim.instance.received_at)
     DECISIONS.labels(prediction.class_name if prediction else seen.pixels, decision.rule).inc()
     if seconds is not None:

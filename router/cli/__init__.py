@@ -1,8 +1,8 @@
 """The command line: it parses, calls, prints; no logic of its own.
 
-A module holds one command, its function `command`. `queue`, `rules` and `model` hold a group of commands,
-their `app`. `backup`
-and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `options` and `csv_file` hold none.
+A module holds one command, its function `command`. `queue`, `rules`, `model`, `notify` and `user` hold a group of
+commands, their `app`. `backup` and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `bulk` holds
+commands of `queue`. `options`, `filters` and `csv_file` hold none.
 
 Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. Heavy things are imported inside the commands.
 """
@@ -29,12 +29,14 @@ from router.cli import (
     health,
     init,
     model,
+    notify,
     queue,
     rules,
     send,
     serve,
     status,
     train,
+    user,
 )
 from router.cli.options import asked_for_json, tell_failure
 
@@ -57,6 +59,8 @@ app.command("wipe")(control.wipe)
 app.add_typer(queue.app, name="queue")
 app.add_typer(rules.app, name="rules")
 app.add_typer(model.app, name="model")
+app.add_typer(notify.app, name="notify")
+app.add_typer(user.app, name="user")
 
 
 def _version(wanted: bool) -> None:

@@ -31,7 +31,7 @@ def command(
     settings = load(config_file(file, config))
     results = [("configuration", "ok", f"{len(settings.rules.rules)} rules, {len(settings.destinations)} destinations")]
     results += [("configuration", "warning", warning) for warning in settings.warnings]
-    results += [*_model(settings), *_spool(settings), *_ports(settings), *_certificates(settings)]
+    results += [*_model(settings), *_spool(settings), *_ports(settings), *_certificates(settings), *_notify(settings)]
     results += [] if offline else _destinations(settings)
     for what, state, text in results:
         if as_json:
@@ -134,27 +134,29 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
             yield setting, state, f"expired {soonest}{of}: renew it"
 
 
+def _notify(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Whether something could be sent to each address; nothing is sent."""
+    from router.notify import masked, why_not
+
+    for address in settings.notify.to:
+        reason = why_not(address)
+        yield "notify", "failed" if reason else "ok", f"{masked(address)} {reason or 'can be told: notify test'}"
+
+
 def _destinations(settings: Settings) -> Iterator[tuple[str, str, str]]:
     from concurrent.futures import ThreadPoolExecutor
 
-    from router.association.requestor import AssociationLostError, ConnectError, connect
+    from router.commands.echo import echo
 
-    def echo(name: str) -> tuple[str, str, str]:
+    def asked(name: str) -> tuple[str, str, str]:
         destination = settings.destinations[name]
         about = f"destination {name}"
         if not destination.enabled:
             return about, "ok", "disabled"
-        try:
-            association = connect(destination, settings.calling_ae(destination), (), echo=True)
-            status = association.echo()
-            association.release()
-        except ConnectError as error:
-            return about, "failed", f"{destination.host}:{destination.port}: {error.reason}"
-        except AssociationLostError as error:
-            return about, "failed", f"{destination.host}:{destination.port}: no C-ECHO ({error})"
-        if status:
-            return about, "failed", f"{destination.host}:{destination.port}: C-ECHO answered 0x{status:04X}"
-        return about, "ok", f"{destination.host}:{destination.port} answers"
+        place, trouble = f"{destination.host}:{destination.port}", echo(settings, destination)
+        if trouble:
+            return about, "failed", f"{place}: {trouble}"
+        return about, "ok", f"{place} answers"
 
     with ThreadPoolExecutor(16) as pool:
-        yield from pool.map(echo, settings.destinations)
+        yield from pool.map(asked, settings.destinations)

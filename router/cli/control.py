@@ -20,7 +20,7 @@ from router.cli.options import (
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.node.orders import QueueOrder
+    from router.node.orders import SpoolOrder
 
 
 def reload(config: Config = None, as_json: Json = False) -> None:
@@ -69,7 +69,7 @@ def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None
               f"{left['open']} open and {left['buried']} buried deliveries with their blobs")  # fmt: skip
 
 
-def change(settings: Settings, order: QueueOrder) -> dict[str, Any]:
+def change(settings: Settings, order: SpoolOrder) -> dict[str, Any]:
     """Have a change made by the node on this spool, which alone writes; or make it here when none is running."""
     from router.node.client import NoNodeError, give
     from router.node.orders import OrderError, carry_out

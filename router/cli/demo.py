@@ -76,8 +76,8 @@ def command(
             if not paths:
                 console.print(PHANTOMS, style="dim", highlight=False)
             if stay:
-                place = f"127.0.0.1:{on.port}; http://127.0.0.1:{on.web_port}/metrics"
-                print(f"The node is {on.ae_title} at {place}. Ctrl-C ends it.")
+                print(f"The node is {on.ae_title} at 127.0.0.1:{on.port}. Its page: http://127.0.0.1:{on.web_port}/")
+                print("Ctrl-C ends it.")
                 signal.sigwait({signal.SIGINT, signal.SIGTERM})
     if right < len(outcomes) or refused:
         raise typer.Exit(1)

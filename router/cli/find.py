@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import sys
-import time
 from contextlib import closing
-from datetime import datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Config, Json, choose, fail, local_time, printable, settings_of, wrong
+from router.cli.filters import Caller, ClassName, Rule, Since, StateIs, Until, filter_of
+from router.cli.options import Config, Json, fail, local_time, printable, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from router.spool.find import Filter, Found
 
-STATES = ("waiting", "done", "buried", "discarded", "skipped")
 MOST = 1_000_000
 PAGE = 200
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_AGO = re.compile(r"([0-9]{1,6})([smhdw])")
 COLUMNS = (
     "id", "received_at", "calling_ae", "peer", "sop_class", "top", "class", "confidence", "view", "rule", "table",
     "destinations", "deliveries",
@@ -37,13 +31,13 @@ def command(
     text: Annotated[
         str, typer.Argument(help="The node's id or its beginning, a SOP or Study Instance UID, or an accession number.")
     ] = "",
-    since: Annotated[str, typer.Option(help="Received since then: 2h, 3d, 2026-11-01, 2026-11-01T08:30.")] = "",
-    until: Annotated[str, typer.Option(help="Received before then.")] = "",
-    class_name: Annotated[str, typer.Option("--class", help="What the pixels show: a class, or uncertain.")] = "",
-    rule: Annotated[str, typer.Option(help="The rule that decided.")] = "",
+    since: Since = "",
+    until: Until = "",
+    class_name: ClassName = "",
+    rule: Rule = "",
     to: Annotated[str, typer.Option(help="A destination of the decision.")] = "",
-    caller: Annotated[str, typer.Option("--from", help="The caller: AE title or address.")] = "",
-    state: Annotated[str, typer.Option(help="State of a delivery: waiting, done, buried, discarded or skipped.")] = "",
+    caller: Caller = "",
+    state: StateIs = "",
     limit: Annotated[int, typer.Option(min=1, max=MOST, help="Show at most this many.")] = 20,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the instances to this CSV file.")] = None,
     config: Config = None,
@@ -53,17 +47,7 @@ def command(
 
     Exit code 1 if there is none.
     """
-    from router.flow import CLASSES, UNCERTAIN
-
-    if class_name:
-        choose("--class", class_name, (*CLASSES, UNCERTAIN))
-    if state:
-        choose("--state", state, STATES)
-    now = time.time()
-    begin, end = moment("--since", since, now), moment("--until", until, now)
-    if begin is not None and end is not None and begin >= end:
-        wrong(f"--since {since} is not before --until {until}")
-    found = _found(config, _filter(text, begin, end, class_name, rule, to, caller, state), limit)
+    found = _found(config, filter_of(text, since, until, class_name, rule, to, caller, state), limit)
     if csv_file is not None:
         _write_csv(csv_file, found, as_json=as_json)
         return
@@ -77,27 +61,6 @@ def command(
         fail("no instance matches")
 
 
-def _filter(
-    text: str, since: float | None, until: float | None, class_name: str, rule: str, to: str, caller: str, state: str
-) -> Filter:
-    from router.spool.find import Filter, State
-
-    is_address = _is_address(caller)
-    return Filter(
-        text=text, since=since, until=until, class_name=class_name, rule=rule, to=to,
-        calling_ae="" if is_address else caller, peer=caller if is_address else "",
-        state=State(state) if state else None,
-    )  # fmt: skip
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:
     from router.spool import read_spool
     from router.spool.find import FIRST_PAGE
@@ -108,18 +71,6 @@ def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:
             page = spool.views.find_page(wanted, before=go_on, limit=min(limit, PAGE))
             yield from page.found
             go_on, limit = page.go_on, limit - len(page.found)
-
-
-def moment(option: str, text: str, now: float) -> float | None:
-    """Unix time of an ISO date or time (this machine's zone where it names none), or of a span before now."""
-    if not text:
-        return None
-    if ago := _AGO.fullmatch(text.strip()):
-        return now - int(ago[1]) * UNITS[ago[2]]
-    try:
-        return datetime.fromisoformat(text.strip()).timestamp()
-    except (ValueError, OverflowError, OSError):
-        wrong(f"{option} {text}: write a span (90s, 30m, 2h, 3d, 1w) or a date (2026-11-01, 2026-11-01T08:30)")
 
 
 def _as_json(one: Found) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def _keep(store: ModelStore, folder: Path) -> str:
 
 
 def _serving(store: ModelStore, settings: Settings) -> str:
-    from router.model.load import shipped_model
+    from router.model.files import shipped_model
 
     serving = store.state().serving
     return serving.name if serving else _keep(store, settings.model.path or shipped_model())
@@ -203,7 +203,7 @@ def _digest(settings: Settings, store: ModelStore, name: str | None) -> str:
     """Of the weights, as the card says; empty where it cannot be read."""
     folder = store.folder / name if name else settings.model.path
     if folder is None:
-        from router.model.load import shipped_model
+        from router.model.files import shipped_model
 
         folder = shipped_model()
     try:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.cli import bulk
+from router.cli.bulk import DryRun, NoWait, Reason, do_many, summary
 from router.cli.control import change
+from router.cli.filters import Caller, ClassName, Rule, Since, StateIs, Until, filter_of
 from router.cli.options import (
     PAGE,
     Config,
@@ -33,14 +36,24 @@ if TYPE_CHECKING:
     from router.node.orders import Discard, QueueOrder, Retry
     from router.spool import DestinationState, Spool
 
-app = typer.Typer(no_args_is_help=True, help="Deliveries that wait or are buried: list, show, retry, discard, pause.")
+app = typer.Typer(no_args_is_help=True, help="Deliveries: list, show, retry, discard, move, send again, pause.")
+app.command()(bulk.move)
+app.command()(bulk.resend)
+app.add_typer(bulk.jobs, name="jobs")
 
 STATES = ("open", "buried", "done", "skipped", "discarded")
 ID_DIGITS = 19
 """A number this long is not a delivery's: it is an instance's id without a letter in it."""
 
 To = Annotated[str | None, typer.Option("--to", help="Only this destination.")]
-Ids = Annotated[list[int] | None, typer.Argument(help="Deliveries by number, as `queue list` shows them.")]
+IdsOrText = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NUMBER...|TEXT]", help="Deliveries by number, as `queue list` shows them; or a text as find takes it."
+    ),
+]
+Owed = Annotated[str, typer.Option("--state", help="Only what is waiting, or only what is buried.")]
+DROPS = "drop for good"
 Which = Annotated[str, typer.Argument(metavar="INSTANCE", help="The id of an instance, or the number of a delivery.")]
 
 
@@ -142,12 +155,9 @@ def show(
 
 def _why_uncertain(settings: Settings, row: dict[str, Any]) -> str:
     """Why, by the card of the model that answered; empty if that model is gone."""
-    from router.model.doubt import limits_of
-    from router.model.files import shipped_model
+    from router.commands.limits import limits_for
 
-    kept = sorted((settings.spool.path / "models").glob("*/"))
-    folders = [settings.model.path or shipped_model(), shipped_model(), *kept]
-    limits = limits_of(row["model"] or "", folders)
+    limits = limits_for(settings, row["model"])
     return limits.why(row["top"], row["confidence"], novel=bool(row["novel"])) if limits else ""
 
 
@@ -190,68 +200,114 @@ def _words(name: str, value: Any) -> str:
 
 @app.command()
 def retry(
-    ids: Ids = None,
-    config: Config = None,
+    ids: IdsOrText = None,
     to: To = None,
     every: Annotated[bool, typer.Option("--all", help="All buried deliveries.")] = False,
+    since: Since = "",
+    until: Until = "",
+    class_name: ClassName = "",
+    rule: Rule = "",
+    caller: Caller = "",
+    state: Owed = "",
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Try buried deliveries again at once; with --to, also waiting ones. Their `give_up_after` begins again."""
+    """Try buried deliveries again at once; with --to, also waiting ones. Their `give_up_after` begins again.
+
+    Name them by number, or by the filters of `find`.
+    """
     from router.node.orders import Retry
 
-    _must_choose(ids, to, every=every)
-    # --to takes what waits and what is buried there; --all only what is buried.
-    states = ("buried",) if every and to is None else ("open", "buried")
+    numbers, text = _numbers_or_text(ids)
+    filters = (text, since, until, class_name, rule, caller, state)
+    if state:
+        choose("--state", state, ("waiting", "buried"))
+    _must_choose(numbers, to, *filters, every=every)
     settings, spool = _open(config, to)
-    chosen = _chosen(spool, ids, to, states)
-    _change(settings, Retry, chosen, as_json)
+    if numbers:
+        _change(settings, Retry, {number: _delivery(spool, number) for number in numbers}, as_json, dry_run=dry_run)
+        return
+    # --to takes what waits and what is buried there; without it, only what is buried.
+    wanted = filter_of(text, since, until, class_name, rule, to or "", caller, state or ("" if to else "buried"))
+    do_many(settings, "retry", wanted, reason=reason, dry_run=dry_run, wait=not no_wait, as_json=as_json)
     if to is not None and spool.destinations.state(to).paused:
         typer.echo(f"{to} is paused, and nothing is sent to it: dicom-router queue resume {to}", err=True)
-    if states == ("buried",) and not ids:
+    if to is None and not any(filters):
         _tell_waiting(spool, "use --to DESTINATION to retry these too")
 
 
 @app.command()
 def discard(
-    ids: Ids = None,
-    config: Config = None,
+    ids: IdsOrText = None,
     to: To = None,
     every: Annotated[bool, typer.Option("--all", help="All buried deliveries; with --to, also waiting ones.")] = False,
     waiting: Annotated[bool, typer.Option("--waiting", help="With --to: only waiting deliveries.")] = False,
+    since: Since = "",
+    until: Until = "",
+    class_name: ClassName = "",
+    rule: Rule = "",
+    caller: Caller = "",
+    state: Owed = "",
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
     yes: Yes = False,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Drop buried deliveries for good. With --to: --waiting drops waiting ones instead, --all drops both.
 
-    It asks first, and records who did it.
+    Name them by number, or by the filters of `find`. It asks first, and records who did it.
     """
     from router.node.orders import Discard
 
     if waiting and (to is None or every):
         wrong("--waiting needs --to DESTINATION, and excludes --all")
-    _must_choose(ids, to, every=every)
-    states = ("open",) if waiting else ("open", "buried") if every and to is not None else ("buried",)
+    if state and (waiting or (every and to)):
+        wrong("--state excludes --waiting and --all")
+    numbers, text = _numbers_or_text(ids)
+    filters = (text, since, until, class_name, rule, caller, state)
+    if state:
+        choose("--state", state, ("waiting", "buried"))
+    _must_choose(numbers, to, *filters, every=every)
     settings, spool = _open(config, to)
-    chosen = _chosen(spool, ids, to, states)
-    if any(row is not None for row in chosen.values()):
-        confirm("drop for good", list(_summary(chosen.values())), yes=yes, as_json=as_json)
-    _change(settings, Discard, chosen, as_json)
-    if "open" not in states and not ids:
+    if numbers:
+        chosen = {number: _delivery(spool, number) for number in numbers}
+        if not dry_run and any(row is not None for row in chosen.values()):
+            confirm(DROPS, list(_summary(chosen.values())), yes=yes, as_json=as_json)
+        _change(settings, Discard, chosen, as_json, dry_run=dry_run)
+        return
+    both = every and to is not None
+    which = state or ("waiting" if waiting else "" if both else "buried")
+    wanted = filter_of(text, since, until, class_name, rule, to or "", caller, which)
+    do_many(
+        settings, "discard", wanted, reason=reason, dry_run=dry_run, wait=not no_wait, as_json=as_json, destroys=DROPS,
+        yes=yes,
+    )  # fmt: skip
+    if which == "buried" and not any(filters):
         _tell_waiting(
             spool, "use --waiting or --all to drop these" if to else "use --to DESTINATION --all to drop these too", to
         )
 
 
+def _numbers_or_text(words: list[str] | None) -> tuple[list[int], str]:
+    """Numbers of deliveries, or else one text to look for."""
+    words = words or []
+    if all(word.isdecimal() and len(word) < ID_DIGITS for word in words):
+        return [int(word) for word in words], ""
+    if len(words) > 1:
+        wrong("name deliveries by their numbers, or give one text to look for")
+    return [], words[0]
+
+
 def _summary(rows: Iterable[dict[str, Any] | None]) -> Iterator[str]:
     """For each destination the number of deliveries, and since when the oldest is owed."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row is not None:
-            found.setdefault(row["destination"], []).append(row)
-    for name, owed in sorted(found.items()):
-        buried = sum(row["state"] == "buried" for row in owed)
-        oldest = local_time(min(row["owed_since"] for row in owed))
-        yield f"{name}: {len(owed)} deliveries ({buried} buried, {len(owed) - buried} waiting), oldest since {oldest}"
+    from router.spool.bulk import Planned
+
+    return summary(Planned(row["destination"], row["state"], 1, 0, row["owed_since"]) for row in rows if row)
 
 
 def _tell_waiting(spool: Spool, hint: str, to: str | None = None) -> None:
@@ -278,12 +334,61 @@ def resume(destination: str, config: Config = None, as_json: Json = False) -> No
 
 
 @app.command("decide-again")
-def decide_again(instance: Which, config: Config = None, as_json: Json = False) -> None:
-    """Order a new decision for an instance, by the rules in force now."""
+def decide_again(
+    instance: Annotated[
+        str, typer.Argument(metavar="[INSTANCE|TEXT]", help="An instance, or a text as find takes it.")
+    ] = "",
+    since: Since = "",
+    until: Until = "",
+    class_name: ClassName = "",
+    rule: Rule = "",
+    to: Annotated[str, typer.Option(help="A destination of the decision.")] = "",
+    caller: Caller = "",
+    state: StateIs = "",
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Order a new decision for an instance, or for all that the filters of `find` match, by the rules in force now.
+
+    What arrives goes before many of them.
+    """
     from router.node.orders import DecideAgain
 
+    filters = (since, until, class_name, rule, to, caller, state)
+    if not instance and not any(filters):
+        wrong("name an instance, or use a filter of find, for example --since 2h")
+    settings = settings_of(config)
+    if instance and not any(filters) and not dry_run:
+        spool = spool_of(config)
+        which = _instance(spool, instance)
+        if spool.views.instance(which) is not None or not _is_found(spool, instance):
+            _order(config, "a new decision is ordered", as_json, DecideAgain(which))
+            return
+    wanted = filter_of(instance, since, until, class_name, rule, to, caller, state)
+    do_many(settings, "decide-again", wanted, reason=reason, dry_run=dry_run, wait=not no_wait, as_json=as_json)
+
+
+def _is_found(spool: Spool, text: str) -> bool:
+    from router.spool.find import Filter
+
+    return bool(spool.views.find(Filter(text=text), limit=1))
+
+
+@app.command()
+def send(
+    instance: Which,
+    to: Annotated[str, typer.Option("--to", help="The destination, by its name in routing.yaml.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Send an instance to one more destination. Its decision stays as it is."""
+    from router.node.orders import SendAlso
+
     which = _instance(spool_of(config), instance)
-    _order(config, "a new decision is ordered", as_json, DecideAgain(which))
+    _order(config, f"it is owed to {to} too", as_json, SendAlso(which, to))
 
 
 def _order(config: Path | None, told: str, as_json: bool, order: QueueOrder) -> None:
@@ -291,27 +396,23 @@ def _order(config: Path | None, told: str, as_json: bool, order: QueueOrder) -> 
     print(json.dumps(answer) if as_json else told)
 
 
-def _must_choose(ids: list[int] | None, to: str | None, *, every: bool) -> None:
-    if ids and (to is not None or every):
-        wrong("name deliveries either by number, or by --to and --all")
-    if not ids and not every and to is None:
-        wrong("name deliveries by number, or use --to DESTINATION or --all")
-
-
-def _chosen(
-    spool: Spool, ids: list[int] | None, to: str | None, states: tuple[str, ...]
-) -> dict[int, dict[str, Any] | None]:
-    """The deliveries that the options name, by number; None for an unknown number."""
-    if ids:
-        return {number: _delivery(spool, number) for number in ids}
-    return {row["id"]: row for row in _deliveries(spool, to, states)}
+def _must_choose(ids: list[int], to: str | None, *filters: str, every: bool) -> None:
+    if ids and (to is not None or every or any(filters)):
+        wrong("name deliveries either by number, or by --to, --all and the filters of find")
+    if not ids and not every and to is None and not any(filters):
+        wrong("name deliveries by number, or use --to DESTINATION, --all or a filter of find")
 
 
 def _change(
-    settings: Settings, order: type[Retry | Discard], chosen: Mapping[int, dict[str, Any] | None], as_json: bool
-) -> None:
+    settings: Settings, order: type[Retry | Discard], chosen: Mapping[int, dict[str, Any] | None], as_json: bool,
+    *, dry_run: bool,
+) -> None:  # fmt: skip
     """Make the change. Exit code 1, with the reasons, if not all could be changed."""
     numbers, changed = list(chosen), 0
+    if dry_run:
+        n = len(numbers) - len(list(_hindered(chosen)))
+        print(json.dumps({"dry_run": True, "total": n}) if as_json else f"{n} would be changed")
+        return
     hindered = list(_hindered(chosen))
     for start in range(0, len(numbers), PAGE):
         changed += int(change(settings, order(tuple(numbers[start : start + PAGE])))["changed"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.find import moment
+from router.cli.filters import moment
 from router.cli.options import Config, Json, fail, local_time, must_be_file, printable, settings_of, spool_of, wrong
 
 if TYPE_CHECKING:

@@ -22,8 +22,10 @@ def command(
     from router.config import ConfigError
     from router.forward import NoWorkerError
     from router.node.node import Node
+    from router.node.systemd import Systemd
     from router.observe import log, where
     from router.observe.logging import set_up
+    from router.page import Page
     from router.spool import SpoolError
 
     gc.freeze()
@@ -32,8 +34,10 @@ def command(
     settings = settings_of(config)
     set_up(settings.node.log, log_level)
     signals = signal_pipe()
-    node = Node(settings)
+    systemd = Systemd()
+    node = Node(settings, Page)
     node.start()
+    systemd.ready(node.health)
     try:
         while next_signal(signals) == signal.SIGHUP:
             try:
@@ -45,6 +49,7 @@ def command(
             except Exception as error:  # a reload that fails must not end the node
                 log.error("not reloaded", error=where(error))
     finally:
+        systemd.stopping()
         end_anyway(ENDS_WITHIN)
         node.stop()
 

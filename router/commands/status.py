@@ -49,6 +49,10 @@ class Problem:
 
     what: str
     do: str
+    destination: str = ""
+    """The destination that it is about, if it is about one."""
+    kind: str = ""
+    """Of a destination's: `paused`, `circuit`, `behind` or `buried`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +90,14 @@ class Status:
 def status(settings: Settings) -> Status:
     """Raises SpoolError where there is no spool."""
     with closing(read_spool(settings.spool)) as spool:
-        counts, lately = spool.views.counts(), spool.views.activity(HOUR)
-        states, room = spool.destinations.states(), _room(settings, spool, lately)
-        failures = tuple(_failures(spool, lately.now))
-    node = _node(settings)
+        return status_of(settings, spool, _node(settings), spool.views.bytes_held())
+
+
+def status_of(settings: Settings, spool: Spool, node: dict[str, Any] | None, used: int) -> Status:
+    """`node` is what the node says of itself, `used` the bytes of its blobs. Raises SpoolError."""
+    counts, lately = spool.views.counts(), spool.views.activity(HOUR)
+    states, room = spool.destinations.states(), _room(settings, used, lately)
+    failures = tuple(_failures(spool, lately.now))
     destinations = tuple(_destinations(settings, counts, states, lately))
     problems = tuple(_problems(node, counts, destinations, room))
     return Status(not problems, problems, node, counts.undecided, destinations, lately, room, failures)
@@ -122,8 +130,8 @@ def _destinations(
         )  # fmt: skip
 
 
-def _room(settings: Settings, spool: Spool, lately: Activity) -> Room:
-    used, space = spool.views.bytes_held(), os.statvfs(settings.spool.path)
+def _room(settings: Settings, used: int, lately: Activity) -> Room:
+    space = os.statvfs(settings.spool.path)
     free = space.f_bavail * space.f_frsize
     left = max(0, min(settings.spool.limit - used, free - settings.spool.reserve))
     hours = left / lately.received_bytes * lately.seconds / HOUR if lately.received_bytes else None
@@ -154,14 +162,21 @@ def _problems(
 def _troubles(one: Destination) -> Iterator[Problem]:
     waiting = f"dicom-router queue list --to {one.name}"
     if one.state == "paused" and one.owed:
-        yield Problem(f"{one.name} is paused, {one.owed} wait", f"dicom-router queue resume {one.name}")
+        yield Problem(
+            f"{one.name} is paused, {one.owed} wait", f"dicom-router queue resume {one.name}", one.name, "paused"
+        )
     elif one.state == "circuit open" and one.owed:
-        yield Problem(f"{one.name} takes nothing, {one.owed} wait: {one.reason}", waiting)
+        yield Problem(f"{one.name} takes nothing, {one.owed} wait: {one.reason}", waiting, one.name, "circuit")
     elif one.oldest_s is not None and one.oldest_s > LONG_OWED:
-        yield Problem(f"{one.name} is behind: the oldest of {one.owed} has waited {span(one.oldest_s)}", waiting)
+        yield Problem(
+            f"{one.name} is behind: the oldest of {one.owed} has waited {span(one.oldest_s)}",
+            waiting,
+            one.name,
+            "behind",
+        )
     if one.buried:
         find = f"dicom-router find --to {one.name} --state buried"
-        yield Problem(f"{one.buried} given up on for {one.name}", find)
+        yield Problem(f"{one.buried} given up on for {one.name}", find, one.name, "buried")
 
 
 def _failures(spool: Spool, now: float) -> Iterator[EventRow]:

@@ -1,7 +1,7 @@
-"""Storage Commitment (PS3.4 annex J): an archive's own word for what it keeps, asked for and passed on to the caller.
+"""Storage Commitment (PS3.4 annex J): asks an archive whether it keeps an instance, and passes the answer on.
 
-This node is no archive, so it never commits by itself. It plugs into the associations as a `Service`, and opens its
-own. This room may import the spool and the associations, and no other stage.
+This node is no archive, so it never commits by itself. The room is a `Service` of the node's associations, and opens
+associations itself. It may import the spool and the associations, and no other stage.
 """
 
 from router.commitment.committer import Committer

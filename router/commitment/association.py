@@ -1,8 +1,7 @@
 """An association that this node opens for Storage Commitment: it asks an archive by N-ACTION, or reports to a caller by
 N-EVENT-REPORT.
 
-A peer may send its own report on the association on which it was asked, before or after it answers the request; both
-are taken as they come.
+A peer may send its own report on the association of the request, before or after its answer. Both orders are accepted.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ REQUEST = 1
 """The action type: Request Storage Commitment (PS3.4 table J.3-1)."""
 
 TakeReport = Callable[[int | None, bytes, str], int]
-"""Event type, data set and transfer syntax of an N-EVENT-REPORT to the status of its answer."""
+"""Takes event type, data set and transfer syntax of an N-EVENT-REPORT. Returns the status of the answer."""
 
 
 class CommitmentAssociation:
-    """An association for Storage Commitment alone; `take_report` is given what the peer reports on it."""
+    """An association only for Storage Commitment. `take_report` is called with what the peer reports on it."""
 
     def __init__(
         self,
@@ -41,8 +40,8 @@ class CommitmentAssociation:
         *,
         take_report: TakeReport | None = None,
     ) -> None:
-        """Raises ConnectError. Without `take_report` we are the SCP, that reports (PS3.7 §D.3.3.4)."""
-        # A context for each, since some peers take the first syntax and can only read the other.
+        """Raises ConnectError. Without `take_report` we are the SCP, which reports (PS3.7 §D.3.3.4)."""
+        # A context for each syntax: some peers accept the first one and can read only the other.
         contexts = [ProposedContext(1, COMMITMENT, (EXPLICIT,)), ProposedContext(3, COMMITMENT, (IMPLICIT,))]
         roles = [role(COMMITMENT, scu=False, scp=True)] if take_report is None else []
         established = associate(destination, calling_ae, contexts, roles)
@@ -58,16 +57,16 @@ class CommitmentAssociation:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Release, or abort where something went wrong."""
+        """Release, or abort after an error."""
         self._exchange.release() if kind is None else self._exchange.abort()
 
     def ask(self, data_set: bytes) -> int:
-        """N-ACTION; the status of the answer. Raises AssociationLostError."""
+        """Send an N-ACTION. Returns the status of the answer. Raises AssociationLostError."""
         command = action_command(self._exchange.next_message_id(), COMMITMENT, COMMITMENT_INSTANCE, REQUEST)
         return self._request(command, data_set, dimse.N_ACTION_RSP)
 
     def report(self, event_type: int, data_set: bytes) -> int:
-        """N-EVENT-REPORT; the status of the answer. Raises AssociationLostError."""
+        """Send an N-EVENT-REPORT. Returns the status of the answer. Raises AssociationLostError."""
         command = report_command(self._exchange.next_message_id(), COMMITMENT, COMMITMENT_INSTANCE, event_type)
         return self._request(command, data_set, dimse.N_EVENT_REPORT_RSP)
 

@@ -17,7 +17,7 @@ from router.spool.commitments import Commitments
 
 
 def report_to(settings: Settings, caller: Caller) -> ReportTo | None:
-    """Where a caller's reports go; None where it may not ask."""
+    """Where a caller's reports go. None if it may not ask."""
     lines = settings.node.accept or ()
     mine = (line for line in lines if line.commitment and matches(line, caller.calling_ae, caller.peer))
     return next((line.commitment for line in mine), None)
@@ -32,7 +32,7 @@ class Callers:
         self._settings = settings
         self._commitments = commitments
         self._asked_on: dict[tuple[str, str], NormalizedRequest] = {}
-        """Calling AE title and transaction UID to the request whose report goes back on its own association."""
+        """The requests whose report goes back on their own association, by calling AE title and transaction UID."""
 
     def allows(self, caller: Caller) -> bool:
         settings = self._settings()
@@ -63,7 +63,7 @@ class Callers:
         deadline = settings.node.commitment_deadline
         key = (caller.calling_ae, asked.transaction)
         if to.host is None:
-            self._asked_on[key] = request  # before another thread can see the request, and so report on it
+            self._asked_on[key] = request  # before another thread can see the request and report on it
         number = self._commitments.add(caller, asked.transaction, asked.referenced, deadline)
         if number is None:
             self.forget(*key)
@@ -73,7 +73,7 @@ class Callers:
         return Status.SUCCESS
 
     def asked_on(self, calling_ae: str, transaction: str) -> NormalizedRequest | None:
-        """The request for a commitment whose report goes back on its association, as long as that is open."""
+        """The request of a commitment, if its report goes back on its association and that is still open."""
         request = self._asked_on.get((calling_ae, transaction))
         return None if request is None or request.outbox.is_closed else request
 
@@ -81,7 +81,7 @@ class Callers:
         self._asked_on.pop((calling_ae, transaction), None)
 
     def reported(self, archive_ae: str, event_type: int | None, data_set: bytes, transfer_syntax: str) -> int:
-        """An archive's answer. Raises SpoolError."""
+        """Take an archive's answer. Raises SpoolError."""
         ours = [name for name, to in self._settings().archives.items() if to.ae_title == archive_ae]
         if not ours:
             return Status.NOT_AUTHORIZED

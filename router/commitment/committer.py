@@ -1,7 +1,7 @@
-"""The stage: asks archives for what callers asked of this node, and owes each caller one report. It commits nothing.
+"""The stage: asks archives on behalf of callers, and owes each caller one report. It commits nothing itself.
 
-Each commitment in hand has a thread, and each caller one commitment in hand, so that neither a silent archive nor a
-caller that takes no report delays another's.
+Each commitment under way has a thread, and each caller has at most one under way. So a silent archive, or a caller that
+takes no report, does not delay the commitments of others.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from router.spool import COMMITMENTS, CommitmentState, Spool, SpoolError
 from router.spool.commitment_rows import Due, Pending
 
 AT_ONCE = 16
-"""Commitments in hand, each with a thread."""
+"""The most commitments under way, each with a thread."""
 FIRST, LONGEST = 2.0, 300.0
-"""Seconds until a commitment is looked at again: doubling."""
+"""Seconds until the next look at a commitment: the first and the longest. They double."""
 ASK_AGAIN = 3600.0
-"""Seconds after which an archive that has said nothing is asked again, under another transaction UID."""
+"""Seconds after which a silent archive is asked again, under another transaction UID."""
 AWAIT_REPORT = 10.0
-"""Seconds that an association stays open for the archive's answer, which may come on one of its own as well."""
+"""Seconds that an association stays open for the archive's answer. The archive may also open its own for it."""
 REPORT_TIMEOUT = 60.0
 """Seconds that a caller may take to answer a report on its own association."""
 PASSING = frozenset({PROCESSING_FAILURE, 0x0213})
@@ -38,7 +38,7 @@ PASSING = frozenset({PROCESSING_FAILURE, 0x0213})
 
 
 class Committer:
-    """Starts and stops the stage. `callers` is the service that the associations are given."""
+    """Starts and stops the stage. `callers` is the `Service` for the node's associations."""
 
     def __init__(self, spool: Spool, settings: Callable[[], Settings]) -> None:
         self._spool = spool
@@ -54,7 +54,7 @@ class Committer:
         self._thread.start()
 
     def stop(self, deadline: float) -> None:
-        """Take up nothing more; wait until `deadline` (monotonic seconds) for what is in hand."""
+        """Begin nothing more. Wait until `deadline` (monotonic seconds) for what is under way."""
         self._stopping.set()
         self._signal.set()
         for thread in (self._thread, *self._busy.copy().values()):
@@ -79,7 +79,7 @@ class Committer:
             except SpoolError as error:
                 log.error("spool", stage="commitment", reason=str(error))
                 wait = 1.0
-            except Exception as error:  # nothing else would notice that no report is sent any more
+            except Exception as error:  # without this, nobody would notice that reports have stopped
                 log.error("commitment failed", error=where(error))
                 wait = 5.0
             self._signal.wait(version, wait)
@@ -101,7 +101,7 @@ class Committer:
     # -- archives --------------------------------------------------------------------------------------------------
 
     def _find_answers(self, due: Due) -> None:
-        """Judge and ask what has no outcome; then wait for more, or owe the report."""
+        """Judge references without an outcome and ask archives about them. Then wait for more, or owe the report."""
         pending = self._commitments.pending(due)
         now = self._commitments.now()
         if pending and now >= due.deadline:
@@ -117,7 +117,7 @@ class Committer:
             self._commitments.release(due, 0.0, state=CommitmentState.ANSWERED, tries=0)
 
     def _judge(self, due: Due, pending: list[Pending], now: float) -> dict[str, list[Pending]]:
-        """Note what is known without asking; which archive to ask for which references."""
+        """Note what is known without asking. Returns which archive to ask about which references."""
         rows = [row for row in pending if row.asked_at is None or now - row.asked_at > ASK_AGAIN]
         places = self._commitments.places([row.sop_instance for row in rows])
         known: dict[int, int] = {}
@@ -134,7 +134,7 @@ class Committer:
         return to_ask
 
     def _ask(self, archive: DestinationSettings, rows: list[Pending]) -> None:
-        """One N-ACTION, written down before it is sent, and a while for the answer on the same association."""
+        """Send one N-ACTION, written down before, and wait a while for the answer on the same association."""
         uid = f"2.25.{uuid.uuid4().int}"
         ids = [row.id for row in rows]
         self._commitments.asked(ids, archive.name, uid)
@@ -153,7 +153,7 @@ class Committer:
                         AWAIT_REPORT, lambda: self._stopping.is_set() or self._commitments.is_answered(uid)
                     )
         except (AssociationLostError, ConnectError) as error:
-            if status == 0:  # asked it is; the answer may still come on another association
+            if status == 0:  # the archive was asked; its answer may still come on another association
                 return
             reason = str(error)
         else:
@@ -169,7 +169,7 @@ class Committer:
     # -- callers ---------------------------------------------------------------------------------------------------
 
     def _report(self, due: Due) -> None:
-        """One N-EVENT-REPORT; done, owed again, or given up."""
+        """Send one N-EVENT-REPORT. Then the commitment is done, owed again, or given up."""
         settings, caller = self._settings(), due.caller
         about = {"commitment": due.id, "peer": caller.peer, "calling_ae": safe(caller.calling_ae)}
         report = report_of(due.transaction, ((one.reference, one.reason) for one in self._commitments.outcomes(due)))
@@ -190,7 +190,7 @@ class Committer:
         self._commitments.release(due, after, state=CommitmentState.ANSWERED, tries=due.tries + 1)
 
     def _send(self, due: Due, report: Commitment) -> str:
-        """Why the caller has not taken the report; empty where it has."""
+        """Send the report. Returns why the caller has not taken it, or an empty text."""
         settings, event_type = self._settings(), 2 if report.failed else 1
         to = report_to(settings, due.caller)
         if to is None:

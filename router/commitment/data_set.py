@@ -1,4 +1,4 @@
-"""The data sets of Storage Commitment (PS3.4 tables J.3-1 and J.3-2): references and failures to bytes and back."""
+"""The data sets of Storage Commitment (PS3.4 tables J.3-1, J.3-2): from references and failures to bytes and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.dicom.uids import EXPLICIT, LONG_VRS, LONGEST_UID, is_uid
 SOP_CLASS, SOP_INSTANCE = 0x00081150, 0x00081155
 TRANSACTION, FAILED, FAILURE_REASON, REFERENCED = 0x00081195, 0x00081198, 0x00081197, 0x00081199
 MOST_REFERENCES = 10_000
-"""References that one request or report may have, and so may a sequence of it."""
+"""The most references in one request or report, and in one sequence of it."""
 
 _TAG = Struct("<HH")
 _SHORT = Struct("<H")
@@ -29,7 +29,7 @@ class DataSetError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """A request (no failures) or a report: each reference with its failure reason in `failed`."""
+    """A request (without failures) or a report. `failed` maps references to failure reasons."""
 
     transaction: str
     referenced: tuple[Reference, ...] = ()
@@ -121,7 +121,7 @@ def _element(tag: int, vr: bytes, value: bytes, explicit: bool) -> bytes:
 
 
 def report_of(transaction: str, outcomes: Iterable[tuple[Reference, int]]) -> Commitment:
-    """A report from each reference's outcome: 0 where the archive has committed, else its failure reason."""
+    """Make a report from the outcome of each reference: 0 if the archive has committed, else its failure reason."""
     answers = list(outcomes)
     good = tuple(reference for reference, outcome in answers if not outcome)
     return Commitment(transaction, good, {reference: outcome for reference, outcome in answers if outcome})

@@ -1,4 +1,4 @@
-"""What can be said of one reference before any archive is asked. Pure."""
+"""What is known of one reference before any archive is asked. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PROCESSING_FAILURE, NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0110, 0x0112, 0x0119
 
 
 def judge(places: Sequence[Place], sop_class: str, calling_ae: str, archives: Collection[str]) -> int | str | None:
-    """A failure reason, the archive to be asked, or None: it is still on its way.
+    """A failure reason, or the archive to ask. None: the instance is still on its way.
 
-    `places` are the instances with the UID, newest first. Only the latest counts, of the caller's own where there are
-    any; and since an archive answers for a UID and not for bytes, one that was given others under it is not asked.
+    `places` are the instances with the UID, newest first. The caller's own latest one counts, or else the latest of
+    all. An archive answers for a UID and not for bytes. So it is not asked if it got other bytes under the UID.
     """
     latest = next((place for place in places if place.calling_ae == calling_ae), next(iter(places), None))
     if latest is None:

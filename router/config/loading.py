@@ -15,6 +15,7 @@ from router.config import values
 from router.config.document import Node, Scalar, Table, as_written, read
 from router.config.fields import Context, Skip, unknown
 from router.config.header_words import HEADER_WORDS, vocabulary
+from router.config.notify import notify_section
 from router.config.overrides import overridden
 from router.config.problems import Problems
 from router.config.rules import otherwise, rules
@@ -22,7 +23,9 @@ from router.config.sections import destination, model_section, node_section, spo
 from router.config.settings import DestinationSettings, NodeSettings, Settings, WebSettings
 from router.decide import Rule, RuleTable
 
-_SECTIONS = {"node": node_section, "spool": spool_section, "model": model_section, "web": web_section}
+_SECTIONS = {
+    "node": node_section, "spool": spool_section, "model": model_section, "web": web_section, "notify": notify_section,
+}  # fmt: skip
 _KEYS = (*_SECTIONS, "destinations", HEADER_WORDS, "rules", "otherwise")
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 

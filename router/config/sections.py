@@ -30,8 +30,10 @@ from router.config.settings import (
     NodeSettings,
     ReportTo,
     ServerTls,
+    SignOn,
     SpoolSettings,
     WebSettings,
+    WebTls,
 )
 from router.config.uids import transfer_syntax
 
@@ -104,6 +106,19 @@ def client_tls(where: str, node: Node, context: Context) -> ClientTls:
     return ClientTls(**found)
 
 
+def web_tls(where: str, node: Node, context: Context) -> WebTls:
+    found = fields(where, node, {"certificate": existing_file, "key": existing_file}, context)
+    required(where, node, found, {"certificate": "node.crt", "key": "node.key"}, context)
+    return WebTls(**found)
+
+
+def sign_on(where: str, node: Node, context: Context) -> SignOn:
+    header = scalar(values.header_name)
+    found = fields(where, node, {"header": header, "roles_header": header, "from": several(values.proxy)}, context)
+    required(where, node, found, {"header": "X-Remote-User", "from": "[10.0.0.5]"}, context)
+    return SignOn(found["header"], found["from"], found.get("roles_header"))
+
+
 NODE: dict[str, Parser] = {
     "ae_title": _AE_TITLE,
     "address": scalar(values.address),
@@ -140,7 +155,14 @@ MODEL: dict[str, Parser] = {
     "pixel_timeout": _DURATION,
     "pixel_memory": _SIZE,
 }
-WEB: dict[str, Parser] = {"address": scalar(values.address), "port": _PORT}
+WEB: dict[str, Parser] = {
+    "address": scalar(values.address),
+    "port": _PORT,
+    "page": _BOOLEAN,
+    "tls": web_tls,
+    "behind_proxy": several(values.proxy),
+    "sign_on": sign_on,
+}
 DESTINATION: dict[str, Parser] = {
     "ae_title": _AE_TITLE,
     "host": scalar(values.host),
@@ -175,7 +197,13 @@ def model_section(where: str, node: Node, context: Context) -> ModelSettings:
 
 
 def web_section(where: str, node: Node, context: Context) -> WebSettings:
-    return WebSettings(**fields(where, node, WEB, context))
+    settings = WebSettings(**fields(where, node, WEB, context))
+    if settings.page and settings.why_no_page:
+        place = as_table(where, node, context).entries["page"]
+        fix = "set web.tls (certificate and key), or web.behind_proxy (the proxy's address), or web.address: 127.0.0.1"
+        context.wrong(place, f"{where}.page: {settings.address} is open to others, who could read along", fix)
+        raise Skip
+    return settings
 
 
 def destination(name: str, node: Node, context: Context) -> DestinationSettings:

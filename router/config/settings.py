@@ -8,7 +8,7 @@ the folder of the file. Nothing here reads a file or knows YAML. A new key: its 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -111,10 +111,99 @@ class ModelSettings:
     pixel_memory: int = 2 * GB
 
 
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WebTls:
+    """TLS for the whole web port."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SignOn:
+    """A proxy has authenticated the person, and names them in a header; believed only if it comes from `addresses`.
+
+    `roles_header` names a header with their roles; without it a user of that name must exist, and has its own roles.
+    """
+
+    header: str
+    addresses: Networks
+    roles_header: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class WebSettings:
+    """`page` None: the page is there where it is safe, which `why_no_page` says."""
+
     address: str = "127.0.0.1"
     port: int = 8080
+    page: bool | None = None
+    tls: WebTls | None = None
+    behind_proxy: Networks = ()
+    sign_on: SignOn | None = None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.address == "localhost" or ip_address(self.address).is_loopback
+
+    @property
+    def proxies(self) -> Networks:
+        """The addresses of proxies that encrypt, and say who asks."""
+        return self.behind_proxy + (self.sign_on.addresses if self.sign_on else ())
+
+    @property
+    def why_no_page(self) -> str | None:
+        """Why the page is off; None: it is on."""
+        if self.page is False:
+            return "web.page is false"
+        if self.is_loopback or self.tls or self.proxies:
+            return None
+        return f"web.address {self.address} is open to others; the page needs web.tls, web.behind_proxy or 127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Hours of the day in which nothing is told; minutes since midnight, and `begin` may be later than `end`."""
+
+    begin: int
+    end: int
+    zone: str | None = None
+    """An IANA time zone; None: this machine's."""
+    but: tuple[str, ...] = ()
+    """Conditions that are told all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotifySettings:
+    """What people are told of, and where. A condition that is None is not looked at."""
+
+    to: tuple[str, ...] = field(default=(), repr=False)
+    """Addresses. They hold secrets, so `repr` leaves them out."""
+    remind: float = 12 * HOUR
+    quiet: Quiet | None = None
+    buried: int | None = 1
+    """So many buried deliveries of one destination."""
+    circuit: float | None = 30 * MINUTE
+    """A circuit has been open for so long."""
+    silent: dict[str, float] = field(default_factory=dict)
+    """By calling AE title: nothing was received from it for so long."""
+    disk: float | None = 24 * HOUR
+    """The spool is full in less than this, at the rate of the last hour."""
+    room: int | None = 5 * GB
+    """The spool has less room than this."""
+    certificate: float | None = 30 * DAY
+    inference: float | None = 5 * MINUTE
+    """The model has not been ready for so long."""
+    disagreement: float | None = None
+    """Header and pixels contradict each other in more than this share of a day's images."""
+
+
+CONDITIONS = ("buried", "circuit", "silent", "disk", "certificate", "inference", "disagreement")
+"""What a notification may be about; `room` is part of `disk`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +245,7 @@ class Settings:
     warnings: tuple[str, ...] = field(default=())
     header_words: Vocabulary | None = None
     """The words that headers are read by."""
+    notify: NotifySettings = field(default_factory=NotifySettings)
 
     @property
     def enabled(self) -> frozenset[str]:

@@ -156,6 +156,23 @@ def network(value: str) -> IPv4Network | IPv6Network:
     raise WrongError(f"'{value}' is not a network", meant)
 
 
+def proxy(value: str) -> IPv4Network | IPv6Network:
+    """A network that does not contain everybody."""
+    found = network(value)
+    if found.prefixlen == 0:
+        raise WrongError(f"'{value}' is every address", "write only the proxy's own address")
+    return found
+
+
+def header_name(value: str) -> str:
+    """The name of an HTTP header (RFC 9110) that no browser sends by itself."""
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", value):
+        raise WrongError(f"'{value}' is not the name of a header", "write for instance X-Remote-User")
+    if value.lower() in ("host", "cookie", "origin", "referer", "user-agent", "accept", "authorization"):
+        raise WrongError(f"a browser itself sends the header {value}", "write for instance X-Remote-User")
+    return value.lower()
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """One word of a few."""
 

@@ -1,9 +1,8 @@
 """How old a patient was at the study, as far as the header can be believed.
 
-The standard lets PatientAge (0010,1010), PatientBirthDate (0010,0030) and the study's dates contradict each
-other, and equipment fills them with defaults. An age here is therefore a span. A value that is a default, or that no
-patient can have, says nothing: the other one counts. Two that are both sound and contradict each other leave the age
-unknown.
+PatientAge (0010,1010), PatientBirthDate (0010,0030) and the study's dates may contradict each other. Equipment also
+fills them with defaults. So an age here is a span. A default, or a value that no patient can have, is ignored: the
+other value counts. If two sound values contradict each other, the age is unknown.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
 
 OLDEST = 120.0
 NOT_ENTERED = frozenset({date(1900, 1, 1), date(1970, 1, 1)})
-"""Birth dates that software writes where none was entered. A patient really born then has an age by PatientAge alone.
+"""Birth dates that software writes if none was entered. A patient really born then has an age by PatientAge alone.
 Earlier defaults (0001-01-01, 1753-01-01, 1899-12-30) are beyond OLDEST anyway."""
 _AS = re.compile(r"[0-9]{3}[DWMY]")
 """An age as VR AS wants it (PS3.5 §6.2)."""
@@ -54,11 +53,11 @@ class Age:
 
 
 def age_at_study(header: Header) -> Age | None:
-    """The age that PatientAge and birth date agree on, or None: absent, unreadable or implausible.
+    """The age that PatientAge and birth date agree on. None: they are absent, unreadable or implausible.
 
-    Where the two agree the narrower span counts; within a year of each other, the span that covers both;
-    farther apart, neither is believed. A PatientAge that is not written as the standard wants counts only where the
-    birth date says nothing.
+    If the two agree, the narrower span counts. If they differ by a year at most, the span that covers both counts.
+    If they differ by more, neither counts. A PatientAge that is not written as the standard wants counts only if the
+    birth date is absent or ignored.
     """
     text = (_single(header, PATIENT_AGE) or "").upper()
     stated, born = _stated(text), _since_birth(header)
@@ -79,7 +78,7 @@ def _agreed(readings: list[Age]) -> Age | None:
 
 
 def _stated(text: str) -> Age | None:
-    """The age that PatientAge says; None for zero, which consoles write where nothing was entered."""
+    """The age that PatientAge says. None for zero: consoles write it if nothing was entered."""
     match = _LOOSE_AGE.fullmatch(text)
     if match is None or int(match[1]) == 0:
         return None
@@ -88,7 +87,7 @@ def _stated(text: str) -> Age | None:
 
 
 def _since_birth(header: Header) -> Age | None:
-    """The age from birth date and study; None for a default, a birth after the study, and one too long before it."""
+    """The age from birth date and study. None for a default, for a birth after the study, or too long before it."""
     born = _date(_single(header, BIRTH_DATE))
     dates = (_date(_single(header, tag)) for tag in (STUDY_DATE, ACQUISITION_DATE, CONTENT_DATE))
     studied = next((found for found in dates if found is not None), None)
@@ -99,7 +98,7 @@ def _since_birth(header: Header) -> Age | None:
 
 
 def _between(born: date, studied: date) -> Age:
-    """Whole years by the calendar, so that a limit falls on the birthday and not near it."""
+    """Whole years by the calendar, so that a limit falls exactly on the birthday."""
     years = studied.year - born.year - ((studied.month, studied.day) < (born.month, born.day))
     months = (studied.month - born.month - (studied.day < born.day)) % 12
     days = (studied - _plus_months(born, 12 * years + months)).days

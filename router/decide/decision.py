@@ -14,12 +14,12 @@ def decide(
     table: RuleTable, instance: Instance, seen: Seen, *, enabled: frozenset[str], dry_run: bool = False,
     kept: Kept | None = None,
 ) -> Decision:  # fmt: skip
-    """Where `instance` must go; total and deterministic, and never raises.
+    """Where `instance` must go. Total and deterministic; never raises.
 
-    Rules whose destinations are all disabled are passed over, and disabled destinations of the rule that fires
-    are left out. `otherwise` keeps its destinations when all of them are disabled: the instance then waits
-    visibly instead of vanishing. Shadow rules are recorded until a rule fires, even if their destinations are
-    disabled. `kept`: the header of `seen` is what an earlier decision kept of it.
+    A rule is skipped if all its destinations are disabled. Disabled destinations of the rule that fires are left out.
+    `otherwise` keeps its destinations if all of them are disabled: the instance then waits visibly and does not
+    vanish. Shadow rules are recorded until a rule fires, even if their destinations are disabled. With `kept`, the
+    header of `seen` is what an earlier decision kept of it.
     """
     facts = Facts(instance, seen, kept)
     shadow: list[tuple[str, tuple[str, ...]]] = []
@@ -53,7 +53,7 @@ def _by_otherwise(
 
 
 def _fired(rule: Rule, send: tuple[str, ...]) -> str:
-    """The rule that fired, what it asked, and what came of it."""
+    """The reason of a decision: the rule that fired, and what its condition said."""
     said = f"rule '{rule.name}' ({rule.when.subject}): "
     if rule.discard:
         return f"{said}discarded: {rule.reason}"

@@ -1,7 +1,7 @@
 """The body part and the view that the header names, in the words of vendors and languages.
 
-Bounded: a few values of a few elements, each cut at a fixed length, matched in linear time. No value that was found
-leaves this module: the answer is one of a few fixed words.
+The work is limited: a few values of a few elements, each cut at a fixed length, matched in linear time. No value of the
+header leaves this module. The answer is one of a few fixed words.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from router.flow import VIEWS, Header
 
 CHEST = "chest"
 PARTS = ("abdominal", CHEST, "spine", "others")
-"""The body parts that a header can name. It does not tell a child's chest from an adult's; the age does."""
+"""The body parts that a header can name. A child's chest and an adult's have one name; the age tells them apart."""
 UNKNOWN, CONTRADICTORY = "unknown", "contradictory"
 
 VIEW_POSITION = 0x00185101
@@ -29,12 +29,12 @@ VIEW_TAGS = frozenset({VIEW_POSITION, *OF_THE_IMAGE})
 
 MOST_VALUES, MOST_CHARACTERS = 4, 128
 _REMEMBERED = 4096
-"""Texts whose meaning is cached; a hospital uses a few hundred."""
+"""The most texts whose meaning is cached. A hospital uses a few hundred."""
 _UNDECOMPOSED = str.maketrans({"ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "ı": "i", "æ": "ae"})
 
 
 class Words:
-    """Entries of some groups (`spine`, `chest`, …), found in received text."""
+    """The entries of some groups (`spine`, `chest`, …), to be found in received text."""
 
     def __init__(self, groups: Mapping[str, Iterable[str]]) -> None:
         """Raises ValueError for an entry without a letter."""
@@ -51,7 +51,7 @@ class Words:
         return f"Words({self._names}, {self._pattern.pattern!r})"
 
     def named(self, values: tuple[str, ...] | None) -> frozenset[str]:
-        """The groups of which the values of an element hold an entry."""
+        """The groups that have an entry in the values of an element."""
         found: frozenset[str] = frozenset()
         for value in (values or ())[:MOST_VALUES]:
             found |= self._remembered(value[:MOST_CHARACTERS])
@@ -73,14 +73,14 @@ class Vocabulary:
         return self._said
 
     def __eq__(self, other: object) -> bool:
-        """Two with the same words are equal, so that a reload sees whether anything has changed."""
+        """Two with the same words are equal. So a reload sees whether anything has changed."""
         return isinstance(other, Vocabulary) and other._said == self._said
 
     def __hash__(self) -> int:
         return hash(self._said)
 
     def part(self, header: Header) -> str:
-        """One of PARTS; `unknown`: nothing or several named; `contradictory`: elements that exclude each other."""
+        """One of PARTS. `unknown`: no part is named, or several. `contradictory`: elements exclude each other."""
         of_image = _common(self.parts.named(header.get(tag)) for tag in OF_THE_IMAGE)
         of_study = _common(self.parts.named(header.get(tag)) for tag in OF_THE_STUDY)
         if frozenset() in (of_image, of_study):
@@ -89,7 +89,7 @@ class Vocabulary:
         return _one(both)
 
     def view(self, header: Header) -> str:
-        """One of VIEWS, as ViewPosition says; else as the image's descriptions say; `unknown`, `contradictory`."""
+        """One of VIEWS, `unknown` or `contradictory`. ViewPosition counts first, then the image's descriptions."""
         stated = self.views.named(header.get(VIEW_POSITION))
         if stated:
             return next(iter(stated)) if len(stated) == 1 else CONTRADICTORY
@@ -112,7 +112,7 @@ def _one(found: frozenset[str] | None) -> str:
 
 
 def spaced(text: str, kept: str = "") -> str:
-    """Text as plain small words with a space on either side of each; of other signs, only `kept` stays."""
+    """Text as plain lower-case words, each with a space on either side. Of other signs only `kept` stays."""
     words: list[str] = []
     before = ""
     decomposed = unicodedata.normalize("NFKD", text.translate(_UNDECOMPOSED))
@@ -142,7 +142,7 @@ def _kind(character: str) -> str:
 
 
 def _pattern(entry: str) -> str:
-    """An entry as an expression over `spaced` text."""
+    """An entry as a regular expression over `spaced` text."""
     plain = spaced(entry, kept="*")
     if not any(character.isalnum() for character in plain):
         raise ValueError(entry)

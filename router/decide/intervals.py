@@ -9,16 +9,16 @@ from ipaddress import IPv4Network, IPv6Network
 Cut = tuple[float, int]
 """Just before a number (0), or just behind it (1)."""
 Intervals = tuple[tuple[Cut, Cut], ...]
-"""In rising order, none empty, none touching another."""
+"""In rising order. None is empty, and none touches another."""
 
 LEAST, MOST = (-math.inf, 0), (math.inf, 1)
 ALL: Intervals = ((LEAST, MOST),)
 IPV6_AT = 1 << 33
-"""Where the addresses of IPv6 begin, behind those of IPv4."""
+"""The number of the first IPv6 address. They come after those of IPv4."""
 
 
 def where(operator: str, limit: float) -> Intervals:
-    """The numbers for which the comparison holds; none for NaN."""
+    """The numbers for which the comparison holds. None for NaN."""
     if math.isnan(limit):
         return ALL if operator == "!=" else ()
     at, behind = (limit, 0), (limit, 1)
@@ -55,7 +55,7 @@ def within(one: Intervals, other: Intervals) -> bool:
 
 
 def whole(intervals: Intervals) -> Intervals:
-    """The whole numbers in them, each interval from its first to its last."""
+    """The intervals cut to whole numbers: each from its first to its last."""
     found: list[tuple[Cut, Cut]] = []
     for (low, behind), (high, up_to) in intervals:
         first = low if math.isinf(low) else math.floor(low) + 1 if behind else math.ceil(low)
@@ -75,7 +75,7 @@ def networks(given: Iterable[IPv4Network | IPv6Network]) -> Intervals:
 
 
 def _joined(spans: Iterable[tuple[Cut, Cut]]) -> Intervals:
-    """Whole numbers in rising order, with those made one that follow each other."""
+    """Intervals of whole numbers in rising order. Adjacent ones become one."""
     found: list[tuple[Cut, Cut]] = []
     for low, high in spans:
         if found and low[0] <= found[-1][1][0] + 1:

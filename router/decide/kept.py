@@ -1,4 +1,4 @@
-"""Which images of an AI's class a rule has kept from that AI, so that an operator sees it before the clinic does."""
+"""Whether a rule keeps an image from the AI of its class. An operator must see that before the clinic does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from router.flow import Decision, Seen
 
 
 def kept_from(table: RuleTable, seen: Seen, decision: Decision) -> tuple[str, ...]:
-    """The AIs of the image's class, in order, if the decision misses all of them; otherwise nothing.
+    """The AIs of the image's class, in order, if the decision names none of them. Else empty.
 
-    An AI of a class is a destination that some rule sends this class to and that `otherwise` does not name. An image
-    of an uncertain class belongs to no AI.
+    An AI of a class is a destination to which some rule sends this class, and which `otherwise` does not name. An image
+    of uncertain class has no AI.
     """
     if seen.prediction is None or decision.discard:
         return ()
@@ -23,7 +23,7 @@ def kept_from(table: RuleTable, seen: Seen, decision: Decision) -> tuple[str, ..
 
 
 def _ais(table: RuleTable, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The destinations of a class by rules that ask for `class`, and by those that ask for `top`."""
+    """The destinations of each class by rules that ask for `class`, and by rules that ask for `top`."""
     found: dict[type, dict[str, None]] = {ClassIs: {}, TopIs: {}}
     for rule in table.rules:
         for condition in _asked(rule.when):
@@ -34,7 +34,7 @@ def _ais(table: RuleTable, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def _asked(condition: Condition) -> Iterator[ClassIs | TopIs]:
-    """The conditions on the class that must, or may, hold; nothing below a `not`."""
+    """The conditions on the class that must or may hold. Those below a `not` are left out."""
     if isinstance(condition, ClassIs | TopIs):
         yield condition
     elif isinstance(condition, AllOf | AnyOf):

@@ -21,7 +21,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Otherwise:
-    """Where an instance goes that no rule fired for."""
+    """Where an instance goes if no rule fires."""
 
     send: tuple[str, ...]
 

@@ -1,10 +1,10 @@
 """Which rules can never fire: those that contradict themselves, and those whose instances earlier rules take first.
 
-A rule that is named can certainly never fire; one that cannot be settled within the bounds counts as one that may. An
-instance reaches a rule if each earlier rule is false *or unknown* for it. So each way in which a rule can be true is
-assumed in turn, as a `World` of what is then possible, and each earlier rule is denied in that world.
+A named rule can certainly never fire. A rule that cannot be settled within the limits counts as one that may. An
+instance reaches a rule if each earlier rule is false *or unknown* for it. So this module takes each way in which a rule
+can be true, as a `World` of what is then possible. In that world it denies each earlier rule.
 
-`implies` tells at a glance, of two conditions alone. A rule below one with the weaker condition is a plain mistake.
+`implies` compares only two conditions, and is quick. A rule below one with the weaker condition is a plain mistake.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from router.decide.table import Rule
 from router.decide.world import Impossible, Key, World, key_of, words_asked
 
 MOST_CASES = 128
-"""The most ways in which one rule can be true that are followed; further alternatives count as true."""
+"""The most ways of being true that are followed for one rule. Further alternatives count as true."""
 MOST_STEPS = 60_000
 """The most pairs of a way and an earlier rule that are tried: a few seconds. It is enough for 300 rules that all ask
 about the same value, and for thousands that each name another machine."""
 PASSES = 3
-"""How often the earlier rules are gone through: what one excludes can decide another."""
+"""How often all earlier rules are tried: what one excludes can decide another."""
 
 Case = list[tuple[Condition, bool]]
 
@@ -58,10 +58,10 @@ class _Budget:
 
 
 def never_fire(rules: Sequence[Rule], hides: Sequence[bool]) -> dict[int, tuple[int, ...]]:
-    """The places of the rules that can never fire, each with the places of the earlier ones that are the reason.
+    """The places of the rules that can never fire, each with the places of the earlier rules that are the reason.
 
-    No earlier ones: the rule contradicts itself. `hides` says which rules end the search when they are true; a shadow
-    rule, or one that is passed over, does not. After MOST_STEPS nothing more is looked for.
+    Without earlier rules, the rule contradicts itself. `hides` says which rules end the search when they are true; a
+    shadow rule or a skipped rule does not. The search stops after MOST_STEPS.
     """
     budget, earlier, found = _Budget(MOST_STEPS), _Earlier(rules), {}
     for place, rule in enumerate(rules):
@@ -81,7 +81,7 @@ def never_fire(rules: Sequence[Rule], hides: Sequence[bool]) -> dict[int, tuple[
 
 
 class _Earlier:
-    """The earlier rules; `of` gives the few that a world can decide, even in a long table."""
+    """The earlier rules. `of` gives the few that a world can decide, even in a long table."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
@@ -94,7 +94,7 @@ class _Earlier:
         self._by_keys: dict[frozenset[Key], list[int]] = defaultdict(list)
 
     def add(self, place: int) -> None:
-        """A rule that asks for words is indexed by those of the element with the most words in the table."""
+        """Add a rule. If it asks for words, its index is the element with the most words in the table."""
         when = self._rules[place].when
         asked = max(_words(when), key=lambda pair: self._telling[pair[0]], default=None)
         if asked is None:
@@ -113,7 +113,7 @@ class _Earlier:
 
 
 def _shut_out(case: Case, earlier: _Earlier, budget: _Budget) -> set[int] | None:
-    """The earlier rules that exclude a case; empty if it contradicts itself; None if the case is possible."""
+    """The earlier rules that exclude a case. Empty if it contradicts itself. None if it is possible."""
     world, reasons = World(), set[int]()
     try:
         for condition, answer in case:
@@ -139,7 +139,7 @@ def _shut_out(case: Case, earlier: _Earlier, budget: _Budget) -> set[int] | None
 
 
 def _parts(condition: Condition, answer: bool) -> tuple[tuple[Condition, ...], bool] | None:
-    """The parts of `all` and `any`, and whether each must have the same answer for it; None for a single question."""
+    """The parts of `all` and `any`, and whether every part must have this answer. None for a single question."""
     if isinstance(condition, AllOf):
         return condition.conditions, answer
     if isinstance(condition, AnyOf):
@@ -148,7 +148,7 @@ def _parts(condition: Condition, answer: bool) -> tuple[tuple[Condition, ...], b
 
 
 def _cases(condition: Condition, answer: bool) -> list[Case]:
-    """The ways in which a condition has this answer. Beyond MOST_CASES it is left out, and narrows nothing."""
+    """The ways in which a condition has this answer. Beyond MOST_CASES it is left out and narrows nothing."""
     if isinstance(condition, Not):
         return _cases(condition.condition, not answer)
     parts = _parts(condition, answer)
@@ -166,7 +166,7 @@ def _cases(condition: Condition, answer: bool) -> list[Case]:
 
 
 def _deny(world: World, condition: Condition, answer: bool) -> None:
-    """The condition has another answer, or is unknown. Raises Impossible if it surely has this one."""
+    """Assume that the condition has another answer or is unknown. Raises Impossible if it surely has this answer."""
     if isinstance(condition, Not):
         _deny(world, condition.condition, not answer)
         return
@@ -194,14 +194,14 @@ def _sure(world: World, condition: Condition, answer: bool) -> bool:
 
 
 def _words(when: Condition) -> list[tuple[Key, frozenset[str]]]:
-    """The words that a rule lists for texts, if every way to fire needs them."""
+    """The words that a rule lists for texts, if the rule cannot fire without them."""
     parts = when.conditions if isinstance(when, AllOf) else (when,)
     asked = [words_asked(part) for part in parts]
     return [(key, matcher.words) for key, matcher in filter(None, asked) if isinstance(matcher, Equal)]
 
 
 def _needed(condition: Condition, answer: bool = True) -> frozenset[Key]:
-    """What must be known of an instance for the condition to have surely this answer."""
+    """What must be known of an instance so that the condition surely has this answer."""
     if isinstance(condition, Not):
         return _needed(condition.condition, not answer)
     parts = _parts(condition, answer)
@@ -217,7 +217,7 @@ def _needed(condition: Condition, answer: bool = True) -> frozenset[Key]:
 
 
 def implies(stronger: Condition, weaker: Condition) -> bool:
-    """Whether `weaker` is certainly true wherever `stronger` is; False where this cannot be told at a glance."""
+    """Whether `weaker` is certainly true whenever `stronger` is. False if that is not plain."""
     if stronger == weaker:
         return True
     if isinstance(weaker, AllOf):

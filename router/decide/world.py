@@ -1,6 +1,6 @@
-"""What is still possible for an instance, once some conditions are assumed and others denied: for `unreachable`.
+"""For `unreachable`: what is still possible for an instance if some conditions are assumed and others denied.
 
-In doubt something counts as possible. A condition of an unfamiliar kind narrows nothing.
+What is in doubt counts as possible. A condition of an unknown kind narrows nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Impossible(Exception):  # noqa: N818 - not an error: an answer
 
 @dataclass(slots=True)
 class _Words:
-    """A text, or several: of each of `musts` there is a value among them, of `banned` none."""
+    """One text or several. They have a value from each set of `musts`, and none from `banned`."""
 
     known: bool = False
     single: bool = False
@@ -80,7 +80,7 @@ class _Words:
         return (must - self.banned for must in self.musts)
 
     def want(self, matcher: Matcher, answer: bool) -> bool:
-        """Whether this added anything. Raises Impossible."""
+        """Assume that the matcher has this answer. Returns whether that is news. Raises Impossible."""
         before = len(self.musts), len(self.banned), len(self.wanted), len(self.unwanted), *map(len, self.musts)
         if not isinstance(matcher, Equal):
             (self.wanted if answer else self.unwanted).add(matcher)
@@ -128,7 +128,7 @@ class _Age:
 
 
 def _years(sign: str, limit: int, unit: str, wider: float) -> Intervals:
-    """The years in which completed units compare so, wider by a margin, or narrower."""
+    """The years for which a comparison of completed units holds, made wider or narrower by a margin."""
     least, below = limit / PER_YEAR[unit], (limit + 1) / PER_YEAR[unit]
     low, high = (least - wider, 0), (below + wider, 0)
     spans = {
@@ -143,7 +143,7 @@ def _years(sign: str, limit: int, unit: str, wider: float) -> Intervals:
 
 
 class World:
-    """The cases that are left. `changes` counts what was learnt; `keys` are the values that something is known of."""
+    """The cases that are left. `changes` counts what was learnt. `keys` are the values of which something is known."""
 
     def __init__(self) -> None:
         self.changes = 0
@@ -157,13 +157,13 @@ class World:
         self._age = _Age()
 
     def certain_words(self) -> Iterator[tuple[Key, str]]:
-        """For each text one word of those that it must have one of."""
+        """For each text that must have one of some words: one of these words."""
         for key, text in self._words.items():
             for must in text.left():
                 yield key, min(must)
 
     def assume(self, condition: Condition, answer: bool) -> None:
-        """The condition has this answer. Raises Impossible."""
+        """Assume that the condition has this answer. Raises Impossible."""
         self.keys.update(key_of(condition))
         if isinstance(condition, _Chance):
             self._narrow_states(frozenset(self._states - {None}))
@@ -184,7 +184,7 @@ class World:
             self._narrow(condition, answer, unknown=False)
 
     def deny(self, condition: Condition, answer: bool) -> None:
-        """The condition has another answer, or none. Raises Impossible."""
+        """Assume that the condition has another answer, or none. Raises Impossible."""
         if isinstance(condition, AgeIs):
             if self._age.sure(*_compared(condition, answer)):
                 raise Impossible
@@ -221,7 +221,7 @@ class World:
         return False
 
     def _narrow(self, condition: Condition, answer: bool, *, unknown: bool) -> None:
-        """The condition has this answer, or, with `unknown`, none."""
+        """Assume that the condition has this answer, or with `unknown` perhaps none."""
         if isinstance(condition, ClassIs | TopIs | Novel):
             fits = (answer, None) if unknown else (answer,)
             self._narrow_states(frozenset(s for s in self._states if _of_state(condition, s) in fits))
@@ -254,7 +254,7 @@ class World:
             raise Impossible
 
     def _deny_there(self, condition: Exists | PrivateExists, answer: bool) -> None:
-        """The answer is another one, or none; and it is none where the data set is unparseable."""
+        """Assume another answer, or none. There is none if the data set is unparseable."""
         there = self._there.get(_place(condition))
         if there is not None and (there is condition.expected) is answer:
             self._narrow_pixels(self._pixels & {UNPARSEABLE})
@@ -271,7 +271,7 @@ class World:
 
 
 def key_of(condition: Condition) -> tuple[Key, ...]:
-    """What a condition asks about; nothing for one that anything meets."""
+    """What a condition asks about. Empty for a condition that every instance meets."""
     asked = words_asked(condition)
     if asked is not None:
         return () if isinstance(condition, FromAe | SopClass) and asked[1] == ANYTHING else (asked[0],)
@@ -283,7 +283,7 @@ def key_of(condition: Condition) -> tuple[Key, ...]:
 
 
 def words_asked(condition: Condition) -> tuple[Key, Matcher] | None:
-    """The text that a condition asks about and how; None for any other condition."""
+    """The text that a condition asks about, and how. None for any other condition."""
     if isinstance(condition, Text):
         return ("text", condition.tag, condition.single), condition.matcher
     if isinstance(condition, PrivateText):
@@ -296,7 +296,7 @@ def words_asked(condition: Condition) -> tuple[Key, Matcher] | None:
 
 
 def _needs_a_word(condition: Condition) -> bool:
-    """Whether the condition is unknown, and not false, where the header names nothing."""
+    """Whether the condition is unknown, and not false, if the header names no part or view."""
     return isinstance(condition, HeaderPart | HeaderView) and UNKNOWN not in condition.names
 
 
@@ -318,7 +318,7 @@ def _compared(condition: AgeIs, answer: bool) -> tuple[str, int, str]:
 
 
 def _number(condition: _Number) -> tuple[Key, Intervals, Intervals]:
-    """The number that a condition asks about, where it holds, and where the number can lie at all."""
+    """The number that a condition asks about, where the condition holds, and where the number can lie at all."""
     (key,) = key_of(condition)
     if isinstance(condition, PeerIn):
         return key, networks(condition.networks), whole(ALL)

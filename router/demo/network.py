@@ -16,9 +16,12 @@ from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, build_context, evt
 from xxhash import xxh3_128_hexdigest
 
+from router.demo import reactor
 from router.dicom.uids import VERIFICATION
 
 LOOPBACK = "127.0.0.1"
+
+reactor.mend()
 
 
 @dataclass

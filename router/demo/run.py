@@ -22,6 +22,7 @@ from router.config import Settings
 from router.config.settings import NodeSettings, SpoolSettings, WebSettings
 from router.demo.network import LOOPBACK, Downstream, send
 from router.node.node import Node
+from router.page import Page
 from router.spool import InstanceRow, InstanceState, Spool
 
 SECONDS_FOR_EACH = 30.0
@@ -78,7 +79,7 @@ def stage(settings: Settings, folder: Path) -> Iterator[Stage]:
         for one in downstream:
             one.start()
         local = _on_loopback(settings, folder, {one.name: one.port for one in downstream})
-        node = Node(local)
+        node = Node(local, Page)
         port, web_port = node.start()
         yield Stage(node.spool, downstream, local.node.ae_title, port, web_port)
     finally:

@@ -1,4 +1,4 @@
-"""An opened data set: a Part 10 file or a bare one, deflated or not, with the place of each of its elements."""
+"""An opened data set, and the place of each of its elements. It may be a Part 10 file or bare, and deflated."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ ROWS = 0x00280010
 class DataSet:
     """An opened data set: its elements up to and including the pixels, and the stream that holds the values.
 
-    `broken` says why the elements end early; those before it can be used. `size` is the stream's length. Of an element
-    that is `repeated` (PS3.5 §7.1 forbids it) the last is kept, and others may take the first.
+    `broken` says why the elements end early. Those before can be used. `size` is the stream's length. `repeated` are
+    elements that occur twice (PS3.5 §7.1 forbids it). Here the last one is kept. Other readers may take the first.
     """
 
     stream: BinaryIO
@@ -55,14 +55,14 @@ class DataSet:
         return stream.read(min(element.length, most))
 
     def view(self, offset: int, length: int) -> memoryview:
-        """Bytes of the stream without a copy where it is a file: mapped, so that only what is looked at is read."""
+        """Bytes of the stream. A file is mapped and not copied, so only the parts that are looked at are read."""
         if isinstance(self.stream, io.BytesIO):
             return self.stream.getbuffer()[offset : offset + length]
-        # The map lives as long as the view. A file that is cut meanwhile kills the process: this is for workers only.
+        # The map lives as long as the view. If the file is cut meanwhile, the process dies: only workers may do this.
         return memoryview(mmap.mmap(self.stream.fileno(), 0, prot=mmap.PROT_READ))[offset : offset + length]
 
     def first_item(self, tag: int) -> dict[int, Element]:
-        """The elements of the first item of a sequence; none where there is no such item or it is broken."""
+        """The elements of the first item of a sequence. None if there is no such item, or if it is broken."""
         sequence, found = self.elements.get(tag), dict[int, Element]()
         with suppress(UnparseableError):
             if sequence is not None:
@@ -74,7 +74,7 @@ class DataSet:
         return found
 
     def close(self) -> None:
-        # An exception on its way out may still hold a view of what was inflated; it goes with the last of them.
+        # An exception may still hold a view of the inflated bytes. They are freed with the last view.
         with suppress(BufferError):
             self.stream.close()
         if self.meta_stream is not None:
@@ -84,8 +84,8 @@ class DataSet:
 def open_data_set(path: Path, last: int = PIXEL_DATA) -> DataSet:
     """The data set of a Part 10 file (or a bare one), walked up to the pixels, or to `last` if that is higher.
 
-    Raises UnparseableError when there is nothing that could be a data set, OSError when the file cannot be read.
-    The caller closes it.
+    Raises UnparseableError if nothing there can be a data set, and OSError if the file cannot be read. The caller must
+    close it.
     """
     stream: BinaryIO = path.open("rb")
     try:
@@ -124,7 +124,7 @@ def _open(stream: BinaryIO, last: int) -> DataSet:
 
 
 def _coding(stream: BinaryIO, begin: int, size: int, syntax: str, *, bare: bool) -> Coding:
-    """What the transfer syntax says, compared with the first element: files with the wrong one exist."""
+    """The coding by the transfer syntax, compared with the first element: some files name a wrong syntax."""
     stream.seek(begin)
     head = stream.read(6)
     if len(head) < 6:

@@ -1,4 +1,4 @@
-"""Deflated data sets (PS3.5 §A.5): inflated within limits, with or without a zlib header."""
+"""Inflates deflated data sets (PS3.5 §A.5) within limits, with or without a zlib header."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import BinaryIO
 from router.dicom.elements import UnparseableError
 
 MOST_INFLATED = 512 * 1024**2
-"""Bytes that a deflated data set may become at the most."""
+"""The most bytes that a data set may have when inflated."""
 SURELY_INFLATED, MOST_RATIO = 64 * 1024**2, 100
-"""A deflated data set may become so many bytes, or so many times its size; pictures do not deflate better."""
+"""An inflated data set may always have so many bytes. A longer one may have so many times its deflated size: no picture
+deflates better."""
 
 
 def inflater_for(head: bytes) -> zlib._Decompress:
-    """For what begins with these bytes: deflated as PS3.5 A.5 wants it, or, as some write it, with a zlib header."""
+    """An inflater for a stream with these first bytes. It may have a zlib header, though PS3.5 A.5 wants none."""
     zlib_header = len(head) >= 2 and head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0
     return zlib.decompressobj(zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS)
 
 
 def inflate(stream: BinaryIO) -> io.BytesIO:
-    """A deflated data set (PS3.5 A.5) from here on; with a zlib header, too. Raises UnparseableError for a bomb."""
+    """Inflate a data set (PS3.5 A.5) from here on, also with a zlib header. Raises UnparseableError for a bomb."""
     start = stream.tell()
     most = min(MOST_INFLATED, max(SURELY_INFLATED, MOST_RATIO * (stream.seek(0, io.SEEK_END) - start)))
     stream.seek(start)

@@ -1,9 +1,9 @@
-"""The one walk over the elements of a data set: tag, VR, place and length of each, found without reading a value.
+"""The one walk over the elements of a data set. It finds tag, VR, place and length of each, and reads no value.
 
-One loop without recursion, bounded in steps: what nests a thousand levels deep or claims gigabytes costs only the few
-bytes of its headers. Bytes in memory are walked as an `io.BytesIO`. A file is read and not mapped, since the node's own
-process walks files as well, and a bad sector must be an error there and no SIGBUS. Values are read by the caller.
-Source: PS3.5 §7.1, §7.5, Annex A.
+It is one loop without recursion, with a limit of steps. So a data set that nests a thousand levels deep, or claims
+gigabytes, costs only the few bytes of its headers. Bytes in memory are walked as an `io.BytesIO`. A file is read and
+not mapped, because the node's own process walks files too: there a bad sector must be an error and no SIGBUS. The
+caller reads the values. Source: PS3.5 §7.1, §7.5, Annex A.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO
 from router.dicom.uids import LONG_VRS
 
 UNDEFINED = 0xFFFFFFFF
-"""The length of what ends with a delimiter."""
+"""The undefined length: the value ends with a delimiter."""
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 DELIMITERS = 0xFFFE
 """The group of items and delimiters, which have no VR in any transfer syntax."""
@@ -28,9 +28,9 @@ SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI
 """Value representations with a length of two bytes (table 7.1-2)."""
 VRS = SHORT_VRS | LONG_VRS
 MOST_NESTED = 256
-"""Levels of sequences within sequences. Real data sets have six, and readers that recurse fail at a thousand."""
+"""The most levels of sequences within sequences. Real data sets have six. Recursive readers fail at a thousand."""
 MOST_STEPS = 1_000_000
-"""Element and item headers that one data set may have."""
+"""The most headers of elements and items in one data set."""
 
 _TAG = {order: Struct(order + "HH") for order in "<>"}
 _SHORT = {order: Struct(order + "H") for order in "<>"}
@@ -69,9 +69,8 @@ class Coding:
 def walk(
     stream: BinaryIO, start: int, end: int, coding: Coding, group: int | None = None, *, item: bool = False
 ) -> Iterator[Element]:
-    """The elements between two places, in order; with `item`, up to an item delimiter. Raises UnparseableError.
-
-    With `group`, only elements of that group, and the end is where another one begins.
+    """The elements between two places, in order. With `item`, the walk ends at an item delimiter. With `group`, it ends
+    before the first element of another group. Raises UnparseableError.
     """
     position = start
     for _ in range(MOST_STEPS):
@@ -102,21 +101,21 @@ def walk(
 
 
 def items(stream: BinaryIO, start: int, end: int, coding: Coding) -> Iterator[Element]:
-    """The items of a sequence between two places, in order; `coding` is that of what they hold.
+    """The items of a sequence between two places, in order. `coding` is that of their elements.
 
-    The elements of one are had by `walk(..., item=True)`. An item of undefined length is given out with all that may
-    still be its own: its delimiter is only looked for when the next item is asked for. Raises UnparseableError.
+    `walk(..., item=True)` gives the elements of one. An item of undefined length is given out with everything that may
+    belong to it: its delimiter is searched only for the next item. Raises UnparseableError.
     """
     position = start
     while end - position >= 8:
         head = _read(stream, position, 8)
-        if len(head) < 8:  # what is called a sequence may be pixels that are cut
+        if len(head) < 8:  # the sequence may really be pixels that are cut
             raise UnparseableError("the data set ends within an element")
         group, number, length = _HEADER[coding.order].unpack(head)
         tag, position = group << 16 | number, position + 8
         if tag == SEQUENCE_END:
             return
-        if tag == ITEM_END:  # of the item before, which had no length
+        if tag == ITEM_END:  # it ends the item before, which had no length
             continue
         undefined = length == UNDEFINED
         if tag != ITEM or (not undefined and position + length > end):
@@ -158,22 +157,23 @@ def _element(stream: BinaryIO, position: int, end: int, coding: Coding) -> Eleme
 
 
 def vr_of_second(stream: BinaryIO, position: int, end: int, order: str) -> bytes:
-    """What stands in the place of a VR in the element that follows the one at a place, read as explicit VR."""
+    """The two bytes in the place of the VR in the next element, if this one is read as explicit VR."""
     return _read(stream, _element(stream, position, end, Coding(True, order)).end + 4, 2)
 
 
 def _is_long(vr: bytes, head: bytes, position: int, end: int, coding: Coding) -> bool:
-    """Whether an unknown VR has four bytes of length, as PS3.5 §7.1.2 wants of all that are to come."""
+    """Whether an unknown VR has a length of four bytes. PS3.5 §7.1.2 wants that of all future VRs."""
     if vr in SHORT_VRS or head[6:8] != b"\0\0" or len(head) < 12:
         return False
     return int(_LONG[coding.order].unpack_from(head, 8)[0]) <= end - position - 12
 
 
 def _length_without_vr(stream: BinaryIO, tag: int, head: bytes, offset: int, end: int, coding: Coding) -> int:
-    """The length of an element in explicit VR with an invalid VR: `??`, spaces or NULs, or a length as in implicit VR.
+    """The length of an element in explicit VR whose VR is invalid. Its bytes are a placeholder (`??`, spaces, NULs), or
+    part of a length as in implicit VR.
 
-    Two bytes of length follow a placeholder, as DCMTK reads it. The element that follows shows which of the two it is;
-    if it does not, the bytes in the place of the VR do.
+    DCMTK reads two bytes of length behind a placeholder, and so do we. The next element shows which of the two it is.
+    If it does not, the bytes in the place of the VR decide.
     """
     short, long = _SHORT[coding.order].unpack_from(head, 6)[0], _LONG[coding.order].unpack_from(head, 4)[0]
     for length in (short, long):
@@ -183,12 +183,12 @@ def _length_without_vr(stream: BinaryIO, tag: int, head: bytes, offset: int, end
 
 
 def is_placeholder(vr: bytes) -> bool:
-    """Whether bytes in the place of a VR stand for one: NULs or printable, and not the length of implicit VR."""
+    """Whether bytes in the place of a VR are a placeholder: NULs or printable. Else they belong to a length."""
     return vr == b"\0\0" or all(0x20 <= byte < 0x7F for byte in vr)
 
 
 def _follows(stream: BinaryIO, tag: int, position: int, end: int, coding: Coding) -> bool:
-    """Whether an element in explicit VR, a delimiter or the end comes at this place."""
+    """Whether an element in explicit VR, a delimiter, or the end is at this place."""
     if position == end:
         return True
     head = _read(stream, position, 6) if position + 8 <= end else b""
@@ -200,7 +200,7 @@ def _follows(stream: BinaryIO, tag: int, position: int, end: int, coding: Coding
 
 
 def inner_coding(stream: BinaryIO, sequence: Element, coding: Coding) -> Coding:
-    """How the elements in a sequence are written. In UN that is implicit VR (PS3.5 §6.2.2), but not by all writers."""
+    """The coding of the elements in a sequence. In UN it is implicit VR (PS3.5 §6.2.2), but some writers differ."""
     if sequence.vr != "UN":
         return coding
     head = _read(stream, sequence.offset, 16)
@@ -210,7 +210,7 @@ def inner_coding(stream: BinaryIO, sequence: Element, coding: Coding) -> Coding:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """What is open: an item (elements follow) or a sequence (items follow). `stop` bounds it in any case."""
+    """An open item (elements follow) or sequence (items follow). It ends at `stop` in any case."""
 
     item: bool
     undefined: bool
@@ -218,10 +218,10 @@ class _Level:
 
 
 def _skip(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
-    """The place behind a sequence, or behind anything of undefined length; nothing of it is kept.
+    """The place behind a sequence, or behind any value of undefined length. Nothing of it is kept.
 
-    Raises UnparseableError where items and their elements do not fit into each other, or are nested too deeply for
-    readers that recurse. What is UN may be in any coding, so its items of known length are not looked into.
+    Raises UnparseableError if items and their elements do not fit into each other, or if they are nested too deeply for
+    recursive readers. UN may have any coding, so this does not look into its items of known length.
     """
     if element.tag in PIXELS or element.vr in ("OB", "OW"):
         return _skip_fragments(stream, element, end, coding)
@@ -254,10 +254,10 @@ def _skip(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
 
 
 def _leave(levels: list[_Level], delimiter: int) -> None:
-    """Close what a delimiter ends; where a length says the end as well, the length does."""
+    """Close what a delimiter ends. If there is a length too, the length decides."""
     level = levels[-1]
     if not level.item and delimiter == ITEM_END:
-        return  # of an item whose length has ended it already
+        return  # its item has ended already, by its length
     if level.item and delimiter == SEQUENCE_END and level.undefined and len(levels) > 1:
         levels.pop()  # the item's own delimiter was left out
         level = levels[-1]
@@ -268,7 +268,7 @@ def _leave(levels: list[_Level], delimiter: int) -> None:
 
 
 def _entered(found: Element, level: _Level, *, closed: bool) -> _Level | None:
-    """The level that an element or item opens, or None where its value is passed over."""
+    """The level that an element or item opens. None if its value is skipped."""
     undefined = found.length == UNDEFINED
     if (found.tag == ITEM) == level.item or (found.tag >> 16 == DELIMITERS) != (found.tag == ITEM):
         raise UnparseableError("a sequence holds something that is not an item")
@@ -280,7 +280,7 @@ def _entered(found: Element, level: _Level, *, closed: bool) -> _Level | None:
 
 
 def _skip_fragments(stream: BinaryIO, element: Element, end: int, coding: Coding) -> int:
-    """The place behind encapsulated pixel data; a missing or broken end is the decoder's to judge."""
+    """The place behind encapsulated pixel data. The decoder judges a missing or broken end."""
     position = element.offset
     for _ in range(MOST_STEPS):
         if end - position < 8:

@@ -1,8 +1,8 @@
 """The first elements of a data set: SOP Class UID and SOP Instance UID, and a few by which people look for it.
 
-This is all that is read of an instance while its sender waits. The UIDs are enough to see that the data set is one, is
-in the transfer syntax that was negotiated, and is the instance that the command announced. Elements are walked as for
-the pixels, so that nothing is refused here that could be read there.
+Nothing else of an instance is read while its sender waits. The UIDs show that it is a data set, that it has the
+negotiated transfer syntax, and that it is the announced instance. The walk is the same as for the pixels. So nothing is
+refused here that could be read there.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from router.dicom.elements import Coding, UnparseableError, is_placeholder, walk
 from router.dicom.uids import BIG_ENDIAN, DEFLATED, IMPLICIT
 
 MOST = 64 * 1024
-"""Bytes of the data set, deflated or not, within which both UIDs must stand."""
+"""Both UIDs must be within so many first bytes of the data set, deflated or not."""
 
 SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
 COMMAND = 0x0000
-"""The group of commands (PS3.7). A data set that holds it would be taken for a command; a file's preamble also
-begins so."""
+"""The group of commands (PS3.7). A data set with it would look like a command. A file's preamble may begin so too."""
 
 
 class UnreadableError(ValueError):
-    """The bytes do not begin like a data set of their transfer syntax, or a UID is absent."""
+    """The bytes do not begin like a data set in their transfer syntax, or a UID is absent."""
 
 
 @dataclass(frozen=True, slots=True)
 class SopUids:
-    """As they stand in the data set, without padding."""
+    """The UIDs in the data set, without padding."""
 
     sop_class: str
     sop_instance: str
@@ -85,7 +84,7 @@ def plain_texts(head: bytes | bytearray, transfer_syntax: str, tags: frozenset[i
 
 
 def _inflate(head: bytes | bytearray) -> bytes:
-    """At most `MOST` bytes, however many the deflated ones promise (PS3.5 annex A.5)."""
+    """Inflate at most `MOST` bytes, however many there are (PS3.5 annex A.5)."""
     try:
         return inflater_for(bytes(head[:2])).decompress(head, MOST)
     except zlib.error:

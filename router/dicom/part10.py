@@ -1,5 +1,5 @@
-"""The head of a Part 10 file (PS3.10 §7.1), preamble and file meta information: read from any file, and written for a
-blob from what was negotiated."""
+"""The head of a Part 10 file (PS3.10 §7.1): preamble and file meta information. It is read from any file. For a blob it
+is written from what was negotiated."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FILE_META = 0x0002
 GROUP_LENGTH, TRANSFER_SYNTAX = 0x00020000, 0x00020010
 MEDIA_SOP_CLASS, MEDIA_SOP_INSTANCE = 0x00020002, 0x00020003
 MOST_TEXT = 64
-"""Bytes of a value of the file meta information that are read."""
+"""The most bytes that are read of a value of the file meta information."""
 CREATOR_UID = "2.25.214750816791657535726158664562455049671"
 """(0002,0100) of files whose Private Information (0002,0102) is the spool's note."""
 NOTE_ROOM = 512
 """Bytes of a note. An even number, as PS3.5 §7.1.1 wants."""
 TITLE = re.compile(r"[ -\[\]-~]{1,16}")
-"""What may stand as an AE title in a file (PS3.5 §6.2): printable ASCII without the backslash."""
+"""An AE title that a file may have (PS3.5 §6.2): printable ASCII without the backslash."""
 
 
 def file_meta(sop_class: str, sop_instance: str, transfer_syntax: str, caller: Caller) -> bytes:
     """Everything before the data set of a Part 10 file, with room for the spool's note at its end.
 
-    The three UIDs must be ASCII and were checked before. A title that no file may hold is left out; the note has it.
+    The three UIDs must be ASCII and checked already. An AE title that is not allowed in a file is only in the note.
     """
     group = b"".join(
         (
@@ -61,15 +61,15 @@ def _title(element: int, text: str) -> bytes:
 
 
 def has_preamble(head: bytes) -> bool:
-    """Whether a file that begins with these `PREAMBLE` bytes is one of Part 10."""
+    """Whether a file that begins with these `PREAMBLE` bytes is a Part 10 file."""
     return head[128:PREAMBLE] == b"DICM"
 
 
 def file_meta_elements(stream: BinaryIO, start: int, size: int) -> dict[int, Element]:
-    """The elements of group 0002. The group length alone does not end them: real files have it wrong.
+    """The elements of group 0002. Some real files have a wrong group length, so it alone does not end them.
 
-    Some data sets begin with elements of that group as well. They begin where the group length says so, if the transfer
-    syntax lies before, and where an element comes again.
+    Some data sets begin with elements of that group too. Such a data set begins at the end by the group length if the
+    transfer syntax is before it, and at an element that comes again.
     """
     meta: dict[int, Element] = {}
     stream.seek(start)
@@ -88,7 +88,7 @@ def file_meta_elements(stream: BinaryIO, start: int, size: int) -> dict[int, Ele
 
 
 def meta_text(stream: BinaryIO, meta: dict[int, Element], tag: int) -> str:
-    """A UID or title of the file meta information without its padding; empty where it is absent."""
+    """A UID or AE title of the file meta information without its padding. Empty if it is absent."""
     element = meta.get(tag)
     if element is None:
         return ""
@@ -97,7 +97,7 @@ def meta_text(stream: BinaryIO, meta: dict[int, Element], tag: int) -> str:
 
 
 def data_set_offset(path: Path, start: int = PREAMBLE) -> int:
-    """Where the data set of a file begins whose file meta information begins at `start`; its end where that is cut."""
+    """Where the data set begins, if the file meta information begins at `start`. The end of the file if that is cut."""
     with path.open("rb") as stream:
         size = stream.seek(0, io.SEEK_END)
         try:

@@ -1,8 +1,8 @@
-"""The one table of UIDs (PS3.6): transfer syntaxes, SOP classes, well-known instances, this node's own; and what a UID
-is.
+"""The one table of UIDs (PS3.6): transfer syntaxes, SOP classes, well-known instances, this node's own. And checks of
+UIDs.
 
-Three tables say what is done with a transfer syntax. Accepted from callers: `KNOWN_SYNTAXES` here. Decoded for the
-network: `pixels.decoders.DECODERS`. What a decoder costs: `pixels.cost`.
+Three tables say what happens with a transfer syntax. `KNOWN_SYNTAXES` here: we accept it from callers.
+`pixels.decoders.DECODERS`: we decode it for the network. `pixels.cost`: what its decoder costs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from router.observe import safe
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 """Implicit and Explicit VR Little Endian."""
 OWN_SYNTAX = ""
-"""In place of a transfer syntax: the copy keeps the instance's own, and only pads odd values."""
+"""Stands for a transfer syntax: the copy keeps the instance's own syntax, and only pads odd values."""
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 
 JPEG_BASELINE, JPEG_EXTENDED = f"{IMPLICIT}.4.50", f"{IMPLICIT}.4.51"
@@ -31,7 +31,7 @@ HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K = (f"{IMPLICIT}.4.{number}" for number in (201
 JPEG_XL_LOSSLESS, JPEG_XL_RECOMPRESSION, JPEG_XL = (f"{IMPLICIT}.4.{number}" for number in (110, 111, 112))
 RLE = f"{IMPLICIT}.5"
 JPIP, JPIP_DEFLATED = (f"{IMPLICIT}.4.94", f"{IMPLICIT}.4.204"), (f"{IMPLICIT}.4.95", f"{IMPLICIT}.4.205")
-"""A reference to a server in place of the pixels."""
+"""JPIP: a reference to a server in place of the pixels."""
 INFLATED = (DEFLATED, *JPIP_DEFLATED)
 """The data set is deflated (PS3.5 §A.5)."""
 
@@ -47,7 +47,7 @@ LOSSY = frozenset(
         91, 93,  # JPEG 2000
         100, 101, 102, 103, 104, 105, 106, 107, 108,  # MPEG-2, MPEG-4, HEVC
         "100.1", "101.1", "102.1", "103.1", "104.1", "105.1", "106.1",  # the same, fragmentable
-        111, 112,  # JPEG XL: a JPEG packed anew has lost what that JPEG had lost
+        111, 112,  # JPEG XL: a recompressed JPEG has the losses of that JPEG
         203,  # HTJ2K
     )
 )  # fmt: skip
@@ -59,12 +59,12 @@ NEWER_SYNTAXES = {
     JPEG_XL: "JPEG XL",
     f"{IMPLICIT}.8.1": "Deflated Image Frame Compression",
 }
-"""Transfer syntaxes of PS3.5 that are younger than the dictionary."""
+"""Transfer syntaxes of PS3.5 that are newer than the dictionary."""
 KNOWN_SYNTAXES = frozenset(NEWER_SYNTAXES) | frozenset(
     uid
     for uid, entry in UID_dictionary.items()
-    # JPIP names a server that has the pixels, so storing the data set would store nothing; ST 2110 is a live stream,
-    # and MIME and XML are no data sets. Retired JPEG processes are passed on as they come, like all others.
+    # JPIP names a server that has the pixels, so storing the data set would store nothing. ST 2110 is a live stream.
+    # MIME and XML are no data sets. Retired JPEG processes are passed on as they come, like all others.
     if entry[1] == "Transfer Syntax"
     and (uid == IMPLICIT or uid.startswith(f"{IMPLICIT}."))
     and uid not in (*JPIP, *JPIP_DEFLATED)
@@ -73,7 +73,7 @@ KNOWN_SYNTAXES = frozenset(NEWER_SYNTAXES) | frozenset(
 STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts) | frozenset(
     uid for uid, entry in UID_dictionary.items() if uid.startswith("1.2.840.10008.5.1.4.1.1.") and "Storage" in entry[0]
 )
-"""All storage SOP classes of composite instances, with the retired ones that old modalities still send."""
+"""All storage SOP classes of composite instances, also the retired ones that old modalities still send."""
 
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -83,38 +83,38 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 """The DICOM application context name (PS3.7 annex A.2.1)."""
 IMPLEMENTATION_UID = "2.25.90898961037784402061711344873745656256"
 IMPLEMENTATION_VERSION = "DICOM_ROUTER_0_1"
-"""At most 16 characters (PS3.7 annex D.3.3.2)."""
+"""It has at most 16 characters (PS3.7 annex D.3.3.2)."""
 
 
 def name_of(uid: str) -> str:
-    """The name that PS3.6 gives to a UID, for people; the UID itself, made printable, where it gives none."""
+    """The name of a UID by PS3.6, for people. Without one, the UID itself, made printable."""
     entry = UID_dictionary.get(uid)
     return NEWER_SYNTAXES.get(uid) or (entry[0] if entry else safe(uid))
 
 
 @cache
 def by_keyword(kind: str) -> dict[str, str]:
-    """Keyword to UID, of all of a kind as PS3.6 calls it: "SOP Class" or "Transfer Syntax"."""
+    """Maps keyword to UID, for all UIDs of a kind, in the words of PS3.6: "SOP Class" or "Transfer Syntax"."""
     return {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[1] == kind and entry[4]}
 
 
 def is_standard(uid: str) -> bool:
-    """Whether PS3.6 lists a UID, of any kind."""
+    """Whether PS3.6 lists a UID of any kind."""
     return uid in UID_dictionary
 
 
 def is_uid(text: str) -> bool:
-    """At most 64 of digits and dots, no two dots together (PS3.5 §9.1); leading zeros are common and let through."""
+    """Whether a value has 1 to 64 digits and dots, and no two dots together (PS3.5 §9.1). Leading zeros are allowed."""
     return has_only_uid_characters(text) and all(text.split("."))
 
 
 def has_only_uid_characters(text: str) -> bool:
-    """At most 64 of digits and dots. It may be empty, or have two dots together: real files have both."""
+    """Whether a value has at most 64 digits and dots. It may be empty or have two dots together: real files do."""
     return len(text) <= LONGEST_UID and not set(text) - UID_CHARACTERS
 
 
 def is_strict_uid(text: str) -> bool:
-    """A UID as PS3.5 §9.1 wants it, of two components at least: for what people write, where a slip must be seen."""
+    """Whether PS3.5 §9.1 allows this UID, with two components or more. For UIDs that people type, to show a slip."""
     return len(text) <= LONGEST_UID and _STRICT.fullmatch(text) is not None
 
 

@@ -1,7 +1,7 @@
-"""Stage 3: each delivery to its destination, again and again, until it is done or buried.
+"""Stage 3: try each delivery until it is done or buried.
 
-It knows the spool and the ways to a destination (`Sender`; DIMSE only in `dimse`). It decodes no pixels and knows no
-rules. No destination may delay another one here.
+This room knows the spool and the ways to a destination (`Sender`; DIMSE only in `dimse`). It decodes no pixels and
+knows no rules. No destination may delay another one.
 """
 
 from router.forward.forwarder import Forwarder, NoWorkerError

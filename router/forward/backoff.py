@@ -6,22 +6,22 @@ from router.config.settings import HOUR, MINUTE
 
 FIRST, LONGEST = 5.0, HOUR
 FEW_TRIES = (1 * MINUTE, 10 * MINUTE, 1 * HOUR, 4 * HOUR)
-"""Waits before the second to fifth try of what a peer will probably refuse again; then it is buried."""
+"""Waits before the second to fifth try, if the peer will probably refuse again. Then the delivery is buried."""
 FEW_WHILE_OPEN = 20
-"""As the circuit's probe, such an instance has more tries, because it is not known whose fault it is; but not for ever.
-Without a last one, three instances that a destination will never take could probe until the end of time."""
+"""The most tries of such an instance while it is the circuit's probe. There are more, because the fault may be the
+destination's. Without a limit, three instances that a destination never takes would probe for ever."""
 CIRCUIT_FIRST, CIRCUIT_LONGEST = 2.0, 10 * MINUTE
 CIRCUIT_FOR_GOOD = 5 * MINUTE
-"""Where a peer says that it will never accept us, only a person can help: no hot loop."""
+"""The least wait if a peer says that it will never accept us. Only a person can help then, so tries are rare."""
 
 
 def retry_after(tries: int, chance: float) -> float:
-    """Seconds until the next try after `tries` that failed: doubling, up to an hour, with a quarter of jitter."""
+    """Seconds until the next try after `tries` failures. They double, up to an hour, with a quarter of jitter."""
     return _jitter(min(FIRST * 2.0 ** min(tries, 30), LONGEST), chance)
 
 
 def few_retry_after(buriable_tries: int, chance: float) -> float | None:
-    """The same for what will probably be refused again; None when it is time to bury."""
+    """The same for a delivery that will probably be refused again. None: bury it."""
     if buriable_tries >= len(FEW_TRIES):
         return None
     return _jitter(FEW_TRIES[buriable_tries], chance)

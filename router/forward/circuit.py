@@ -1,11 +1,13 @@
 """A destination's circuit: closed while it answers, open while it does not, half-open for one probe at a time.
 
-A dead destination must cost nothing and bury nothing: while its circuit is open nothing but one probe at a time is
-tried, and the time does not count towards giving up (a probe refused for itself `FEW_WHILE_OPEN` times is buried). The
-state lives in the spool, so that a restart does not hammer what is down; within a process the monotonic clock counts.
+A dead destination must cost nothing and bury nothing. While its circuit is open, only one probe at a time is tried, and
+the time does not count towards giving up. (A probe that is itself refused `FEW_WHILE_OPEN` times is buried.) The state
+is in the spool, so that the node does not flood a dead destination after a restart. Within a process the monotonic
+clock counts.
 
-Where instances opened it they may be at fault and not the destination. Then only those that were tried wait out its
-growing time. One that was not tried yet may be the probe after the first, short time, however often others failed.
+If failing instances opened the circuit, they may be at fault and not the destination. Then only the tried instances
+wait for the whole growing time. An untried one may be the probe after the first, short time, however often others
+failed.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from router.observe import log
 from router.spool import Spool
 
 SAME_ERROR = 3
-"""So many different instances in a row with the same error mean the destination, not the instances."""
+"""If so many different instances in a row meet the same error, the destination is at fault, not the instances."""
 BY_INSTANCES = "instances failed: "
-"""How the reason begins where C-STORE failed, not the connection: then only a delivery can show that it works again."""
+"""How the reason begins if C-STORE failed and not the connection. Then only a delivery can show that it works again."""
 WORDS = {Sign.SILENT: "no answer in time", Sign.ENDED: "the association ended"}
 
 
@@ -36,7 +38,7 @@ class Circuit:
         self._chance = chance
         self._lock = threading.RLock()
         self._until = 0.0
-        if state.circuit_left is not None:  # beyond that the clock was set: a circuit is never open for so long
+        if state.circuit_left is not None:  # a longer time means that the clock was set: no circuit is open for so long
             self._until = time.monotonic() + min(state.circuit_left, 1.25 * CIRCUIT_LONGEST)
         self._untried_from = 0.0
         self._failures = state.circuit_failures
@@ -51,12 +53,12 @@ class Circuit:
 
     @property
     def by_instances(self) -> bool:
-        """Whether a C-ECHO would prove nothing: instances failed while the destination answered."""
+        """Whether instances failed while the destination answered. Then a C-ECHO proves nothing."""
         return self.is_open and self._reason.startswith(BY_INSTANCES)
 
     def wait(self, *, untried: bool = False) -> float:
-        """Seconds until something may be tried (`untried`: what was not tried yet): 0 when closed, or for the one
-        thread that must probe."""
+        """Seconds until something may be tried (`untried`: an instance without a try). 0 if the circuit is closed, and
+        for the one thread that must probe."""
         with self._lock:
             if not self._until:
                 return 0.0
@@ -70,25 +72,25 @@ class Circuit:
             return 0.0
 
     def end_probe(self) -> None:
-        """This thread's turn is over: if it was to probe and could not, the next thread may."""
+        """This thread's turn is over. If it had to probe and could not, another thread may."""
         with self._lock:
             if self._prober == threading.get_ident():
                 self._prober = None
 
     def hurry(self) -> None:
-        """The destination's settings have changed, or a person says so: what was wrong may be right now."""
+        """Try soon: the settings of the destination have changed, or a person has ordered it."""
         with self._lock:
             if self._until:
                 self._until, self._failures = time.monotonic(), 0
 
     def heed(self) -> None:
-        """What a person has ordered. It stands in the spool, as another process may have taken the order."""
+        """Follow a person's order. It is read from the spool, because another process may have taken it."""
         with self._lock:
             if self._until and self._spool.destinations.state(self._name).try_ordered:
                 self.hurry()
 
     def hold(self, change: int) -> None:
-        """One association more, or less."""
+        """Count one association more (1) or less (-1)."""
         with self._lock:
             self._associations += change
 
@@ -98,18 +100,18 @@ class Circuit:
         return self._associations
 
     def succeeded(self) -> None:
-        """The destination did as it should."""
+        """The destination took something: close the circuit."""
         with self._lock:
             self._same = ("", frozenset())
             if self._until:
                 self._close()
 
     def failed(self, reason: str, *, for_good: bool = False) -> None:
-        """The destination itself failed: nothing is tried for a while."""
+        """The destination itself failed: open the circuit for a while."""
         with self._lock:
             if self._until > time.monotonic() and self._prober != threading.get_ident():
                 return  # another worker has noted the same failure just now
-            self.heed()  # ordered while this probe was under way: the next one is soon
+            self.heed()  # an order came while this probe was under way: the next one is soon
             was_open = self.is_open
             seconds = circuit_after(self._failures, self._chance(), for_good=for_good)
             self._until, self._reason = time.monotonic() + seconds, reason
@@ -122,10 +124,10 @@ class Circuit:
                 self._spool.event("circuit opened", destination=self._name, reason=reason)
 
     def attempt_failed(self, instance_id: str, outcome: Outcome) -> bool:
-        """One instance failed; whether that is the destination's failure, so that the circuit is open now.
+        """Note that one instance failed. Returns whether the destination is at fault, so that the circuit is open now.
 
-        Silence is; an end of the association or the same answer is when several instances in a row met it. While the
-        circuit is open, another answer than the one that opened it shows that the destination is back.
+        It is at fault if it was silent. It is also at fault if several instances in a row met the same answer or the
+        same end of the association. While the circuit is open, a new kind of answer shows that the destination is back.
         """
         if outcome.sign is Sign.OURS:
             return False

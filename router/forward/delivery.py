@@ -1,4 +1,4 @@
-"""One attempt at one delivery: check the blob, choose the presentation context, send, and say what came of it."""
+"""One attempt at one delivery: check the blob, choose the presentation context, send, and return the outcome."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from router.forward.sender import Sender
 from router.spool import agrees
 
 CHUNK = 128 * 1024
-"""Bytes read at a time: a buffer that the processor's cache holds, and that the C library has at hand."""
+"""Bytes read at a time. The buffer fits into the processor's cache, and the C library maps no new memory for it."""
 Transcode = Callable[[Instance, Path, str], StoredFile]
-"""Instance, its blob and a native transfer syntax (or OWN_SYNTAX: padded) to a lossless copy.
-Raises ValueError, and OSError where there is no room for one."""
+"""Makes a lossless copy from an instance, its blob and a native transfer syntax (OWN_SYNTAX: only padded).
+Raises ValueError, and OSError if there is no room for a copy."""
 
 
 def came_from(delivery: Delivery, destination: DestinationSettings) -> bool:
-    """Whether a delivery would go back to where its instance came from (same AE title, same address)."""
+    """Whether a delivery would go back to the sender of its instance (same AE title, same address)."""
     caller = delivery.instance.caller
     if caller.calling_ae != destination.ae_title:
         return False
@@ -44,12 +44,12 @@ def _addresses(host: str, minute: int) -> frozenset[str]:
 
 
 def fault(path: Path, instance: Instance) -> str:
-    """Why the data set on disk is not the one that came, byte for byte; empty where it is. Raises OSError.
+    """Why the data set on disk differs from the one that came. Empty if it is the same. Raises OSError.
 
-    Read, not mapped: a bad sector is then an error of this instance, and not a SIGBUS for the node.
+    The file is read and not mapped. So a bad sector is an error of this instance, and no SIGBUS for the node.
     """
     digest, buffer = xxh3_128(), memoryview(bytearray(CHUNK))
-    # Not waited for: what stands in a blob's place may be a pipe.
+    # Without waiting: a pipe may stand in the place of the blob.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
         header = file.read(instance.offset)
         while count := file.readinto(buffer):
@@ -87,7 +87,7 @@ def attempt(
     try:
         outcome = sender.store(file)
     except OSError as error:
-        # Part of a data set is on the wire; only an end of the association makes the peer forget it.
+        # Part of a data set has been sent. The peer forgets it only if the association ends.
         sender.abort()
         _raise_own_limit(error)
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror or error})", sign=Sign.OURS)
@@ -99,14 +99,15 @@ def attempt(
 
 
 def _raise_own_limit(error: OSError) -> None:
-    """Raise OwnLimitError if this machine lacks a resource: then this was no try."""
+    """Raise OwnLimitError if this machine lacks a resource. Then this does not count as a try."""
     if lacking := own_limit(error):
         raise OwnLimitError(lacking) from error
 
 
 def _sendable(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple[StoredFile, tuple[str, ...]] | Outcome:
-    """The data set that is sent and what was done to it: as it came; a native copy where the peer refuses its syntax; a
-    padded one where its length is odd, for no fragment may be odd (PS3.8 annex E). Without any of these the outcome."""
+    """The data set to send, and what was done to it; or the outcome, if nothing can be sent. It goes as it came if the
+    peer takes that. Else a native copy goes if the peer refuses its syntax, and a padded copy if its length is odd:
+    no fragment may be odd (PS3.8 annex E)."""
     instance, syntax = delivery.instance, delivery.instance.transfer_syntax
     file = StoredFile(delivery.path, instance.offset, instance.size, instance.sop_class, instance.sop_instance, syntax)
     notes: tuple[str, ...] = ()
@@ -123,11 +124,11 @@ def _sendable(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple
             _raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a native copy cannot be made", sign=Sign.OURS)
         notes = (f"transcoded without loss to {taken}",)
-    elif file.size % 2 and syntax != DEFLATED:  # a deflated stream is padded behind its end (PS3.5 §A.5)
+    elif file.size % 2 and syntax != DEFLATED:  # a deflated stream gets its padding behind its end (PS3.5 §A.5)
         try:
             file, notes = transcode(instance, delivery.path, OWN_SYNTAX), ("values of odd length padded",)
         except ValueError:
-            pass  # its odd values cannot be found
+            pass  # we cannot find its odd values
         except OSError as error:
             _raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a padded copy cannot be made", sign=Sign.OURS)

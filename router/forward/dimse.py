@@ -1,4 +1,4 @@
-"""A destination that is reached by C-STORE: an association as a `Sender`, and C-ECHO as its probe."""
+"""A destination for C-STORE: an association as a `Sender`, and C-ECHO as its probe."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class DimseSender:
 
 
 def open_sender(destination: DestinationSettings, calling_ae: str, wanted: Sequence[tuple[str, str]]) -> DimseSender:
-    """A way on which all of `wanted` was proposed. Raises ConnectError."""
+    """A `Sender` on which all of `wanted` was proposed. Raises ConnectError."""
     return DimseSender(connect(destination, calling_ae, wanted))
 
 
 def answers_echo(destination: DestinationSettings, calling_ae: str) -> bool:
-    """Whether a destination answers C-ECHO with success. False where it answers otherwise, or refuses C-ECHO alone.
+    """Whether a destination answers C-ECHO with success. False if it answers otherwise, or refuses only C-ECHO.
 
     Raises ConnectError, AssociationLostError.
     """

@@ -1,4 +1,4 @@
-"""The forwarding stage: for each destination its workers, and nothing that one destination could do to another."""
+"""The forwarding stage: each destination has its own workers, so that none can disturb another."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from router.spool import Spool
 
 
 class NoWorkerError(RouterError):
-    """The system has no thread for a destination; one line with the fix."""
+    """The system has no thread left for a destination. The text is one line with the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Workers that new settings need and the forwarder does not have yet."""
+    """Workers that new settings need and that the forwarder does not have yet."""
 
     destinations: dict[str, DestinationSettings]
     circuits: dict[str, Circuit] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Prepared:
 
 
 class Forwarder:
-    """Starts, matches to new settings, and stops the workers of every destination."""
+    """Starts and stops the workers of every destination, and fits them to new settings."""
 
     def __init__(self, spool: Spool, settings: Callable[[], Settings], transcode: Transcode) -> None:
         self._spool = spool
@@ -50,7 +50,7 @@ class Forwarder:
         self.take(self.prepare(self._settings().destinations))
 
     def prepare(self, wanted: Mapping[str, DestinationSettings]) -> Prepared:
-        """The workers that these destinations need more, started; they rest until the settings know their destination.
+        """Start the further workers that these destinations need. They rest until the settings know their destination.
 
         Raises SpoolError, NoWorkerError; then nothing has changed.
         """
@@ -73,15 +73,15 @@ class Forwarder:
         return prepared
 
     def discard(self, prepared: Prepared) -> None:
-        """Stop what was prepared: it is not wanted after all."""
+        """Stop the prepared workers: they are not needed after all."""
         self._leave(prepared.workers)
 
     def take(self, prepared: Prepared) -> None:
-        """Once the settings say the same: workers for new destinations, none for those that went. Cannot fail."""
+        """Called when the settings are in force. Keeps the prepared workers, stops those not needed. Cannot fail."""
         wanted = prepared.destinations
         for name, workers in self._workers.items():
             keep = wanted[name].associations if name in wanted else 0
-            self._leave(workers[keep:])  # they finish what they have in hand
+            self._leave(workers[keep:])  # they finish their present delivery
             del workers[keep:]
         for name, destination in wanted.items():
             if name in self._circuits and destination != self._known[name]:
@@ -102,7 +102,7 @@ class Forwarder:
         return {name: circuit.is_open for name, circuit in self._circuits.items()}
 
     def stop(self, deadline: float) -> None:
-        """Let every worker finish the delivery in its hands, until `deadline` (monotonic seconds)."""
+        """Let every worker finish its present delivery, until `deadline` (monotonic seconds)."""
         workers = [*self._leaving, *(worker for group in self._workers.values() for worker in group)]
         for worker in workers:
             worker.ask_to_stop()

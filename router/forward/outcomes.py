@@ -22,7 +22,7 @@ class Fate(Enum):
 
 
 class Sign(StrEnum):
-    """What an attempt shows of the destination."""
+    """What an attempt shows about the destination."""
 
     ANSWERED = "answered"
     """It answered, with a status or with the contexts that it accepts."""
@@ -31,12 +31,12 @@ class Sign(StrEnum):
     ENDED = "ended"
     """It ended the association."""
     OURS = "ours"
-    """Nothing: the failure was here."""
+    """Nothing: this node failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The fate of one attempt, its DIMSE status where there was one, and a reason in this node's own words."""
+    """The fate of one attempt, its DIMSE status if there was one, and a reason in this node's own words."""
 
     fate: Fate
     reason: str = ""
@@ -48,8 +48,9 @@ DUPLICATE = 0x0111
 """The destination has an instance with this UID already (PS3.7 annex C)."""
 
 DONE = STORED | {DUPLICATE: "was there already"}
-"""Fewer than what claims to have it (`association.requestor`): a warning without a known meaning is tried a few times.
-And one more: a duplicate claims nothing of the data set that was sent."""
+"""These are fewer statuses than those that claim to have the instance (`association.requestor`): after a warning of
+unknown meaning, a delivery is tried a few times. And there is one more: after "duplicate" the peer has an instance with
+this UID, but it does not claim to have this data set."""
 LATER = {
     0x0110: "processing failure",
     0x0213: "resource limitation",
@@ -77,11 +78,11 @@ RANGES = {
     "A9xx": (Fate.FEW, "the data set does not match its SOP class"),
     "Cxxx": (Fate.FEW, "cannot understand the data set"),
 }
-"""Statuses of which only the first hexadecimal digits count."""
+"""Statuses by their first hexadecimal digits; the others do not count."""
 
 
 def outcome_of(status: int) -> Outcome:
-    """The outcome of a C-STORE that was answered with a status. An unknown status is tried a few times."""
+    """The outcome of a C-STORE by the status of its answer. After an unknown status there are a few more tries."""
     if status in DONE:
         return Outcome(Fate.DONE, DONE[status], status)
     if status in LATER:

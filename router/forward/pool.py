@@ -1,4 +1,4 @@
-"""The one open way to its destination that a worker keeps while there is work for it."""
+"""The one `Sender` that a worker keeps open while there is work for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router.forward.sender import Sender
 
 
 class Pool:
-    """For one thread. `hold` is told of each way that is opened (1) or ended (-1)."""
+    """For one thread. `hold` is called for each `Sender` that is opened (1) or ended (-1)."""
 
     def __init__(self, hold: Callable[[int], None]) -> None:
         self._sender: Sender | None = None
@@ -26,7 +26,7 @@ class Pool:
         return self._sender.idle_since if self._sender else 0.0
 
     def get(self, destination: DestinationSettings, calling_ae: str, wanted: Sequence[tuple[str, str]]) -> Sender:
-        """A way as the settings are now, on which all of `wanted` was proposed. Raises ConnectError."""
+        """A `Sender` by the present settings, on which all of `wanted` was proposed. Raises ConnectError."""
         current = self._sender
         if current is not None and (self._made_for != (destination, calling_ae) or not current.serves(wanted)):
             self.release()

@@ -1,4 +1,4 @@
-"""What forward asks of a way to a destination, in any protocol. `dimse` is the one that exists."""
+"""What forward needs from a way to a destination, in any protocol. Today there is one: `dimse`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ class Sender(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended; then only `abort` makes sense."""
+        """Whether it has ended. Then only `abort` may be called."""
 
     @property
     def idle_since(self) -> float:
         """When it last stored, or was opened (monotonic seconds)."""
 
     def serves(self, wanted: Collection[tuple[str, str]]) -> bool:
-        """Whether it can still be used, and a new one would take no more of these SOP classes and transfer syntaxes."""
+        """Whether it can be used, and a new one would not take more of these SOP classes and transfer syntaxes."""
 
     def syntax_for(self, sop_class: str, transfer_syntax: str) -> str | None:
-        """The syntax in which an instance can be sent: its own if that is taken, else a native one, else None."""
+        """The syntax in which an instance can be sent: its own if that is accepted, else a native one, else None."""
 
     def store(self, file: StoredFile) -> Outcome:
-        """Send one instance, in a syntax that is taken; what came of it, and be it that the way was lost.
+        """Send one instance in an accepted syntax, and return the outcome. A lost association is an outcome too.
 
-        Raises OSError where the file cannot be read: then part of it may be on the wire, and the way must be aborted.
+        Raises OSError if the file cannot be read. Part of it may have been sent, so `abort` must be called then.
         """
 
     def release(self) -> None:
         """End it politely."""
 
     def abort(self) -> None:
-        """End it at once, so that the destination forgets what it has of an instance."""
+        """End it at once, so that the destination forgets an incomplete instance."""

@@ -1,6 +1,6 @@
-"""Lossless copies for what cannot be sent as it came: made once, kept with the blob.
+"""Lossless copies of instances that cannot be sent as they came. A copy is made once and kept with the blob.
 
-Native ones are for destinations that refuse an instance's transfer syntax, padded ones for a data set of odd length.
+A native copy is for a destination that refuses the transfer syntax. A padded copy is for a data set of odd length.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from router.flow import Caller, Instance, StoredFile
 from router.spool import NO_SPACE
 
 LIMIT_SECONDS = 120.0
-"""Seconds that a copy may take to be made."""
+"""The most seconds for making a copy."""
 
 
 class Transcoder(Protocol):
-    """What is asked of inference: its pixel workers transcode, within their limits."""
+    """What is needed from inference: its pixel workers transcode, within their limits."""
 
     def transcode(self, path: Path, target: Path, syntax: str, caller: Caller) -> Future[str]: ...
 
 
 Room = Callable[[Instance, Path], AbstractContextManager[None]]
-"""Is entered while a copy of an instance is made at a path. Raises OSError where there is no room for it."""
+"""A context for making a copy of an instance at a path. Raises OSError if there is no room for it."""
 
 
 class Copies:
-    """Hands out native copies. For several threads."""
+    """Hands out copies. Thread-safe."""
 
     def __init__(self, transcoder: Transcoder, room: Room) -> None:
         self._transcoder = transcoder
@@ -43,8 +43,8 @@ class Copies:
         self._making: dict[Path, threading.Lock] = {}
 
     def get(self, instance: Instance, blob: Path, syntax: str) -> StoredFile:
-        """The copy of a blob in a native syntax, or with `OWN_SYNTAX` a padded one. Raises ValueError when it cannot be
-        made without loss, and OSError where there is no room for it."""
+        """The copy of a blob in a native syntax, or a padded one for `OWN_SYNTAX`. Raises ValueError if it cannot be
+        made without loss, and OSError if there is no room for it."""
         target = blob.with_suffix(f".{'even' if syntax == OWN_SYNTAX else syntax[-1]}.native")
         with self._lock:
             making = self._making.setdefault(target, threading.Lock())
@@ -62,7 +62,7 @@ class Copies:
         return StoredFile(target, offset, size, instance.sop_class, instance.sop_instance, written)
 
     def _make(self, blob: Path, target: Path, syntax: str, caller: Caller) -> None:
-        part = target.with_suffix(f".{secrets.token_hex(8)}.part")  # one that took too long may still be writing
+        part = target.with_suffix(f".{secrets.token_hex(8)}.part")  # a try that took too long may still write
         try:
             problem = self._transcoder.transcode(blob, part, syntax, caller).result(LIMIT_SECONDS)
             if problem:
@@ -75,7 +75,7 @@ class Copies:
             if error.errno in NO_SPACE or own_limit(error):
                 raise
             raise ValueError(f"no copy was made ({error.strerror or type(error).__name__})") from error
-        except Exception as error:  # inference is not there, or took too long
+        except Exception as error:  # inference does not run, or took too long
             raise ValueError(f"no copy was made ({type(error).__name__})") from error
         finally:
             part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One worker of one destination: claim what is due, send it on a pooled association, write down what came of it."""
+"""One worker of one destination: claim due deliveries, send them on a pooled association, note the outcomes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from router.spool import DeliveryState, Spool, SpoolError
 BATCH = 8
 """Deliveries that are claimed together."""
 OWN_LIMIT = 5.0
-"""Seconds that a worker rests when this machine lacks a descriptor or memory. That is no try, no fault of the peer."""
+"""Seconds that a worker rests if this machine lacks a descriptor or memory. That counts as no try."""
 TOO_MANY = 30.0
-"""Seconds that a worker rests whose association a peer refused for now while other workers have theirs."""
+"""Seconds that a worker rests if the peer refuses its association for now and other workers have associations."""
 
 
 class Worker(threading.Thread):
-    """Works until it is told to stop; its settings may change under it at every turn."""
+    """Works until it is told to stop. The settings may change at every turn."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Worker(threading.Thread):
             except SpoolError as error:
                 log.error("spool", destination=self._to, reason=str(error))
                 wait = 1.0
-            except Exception as error:  # nothing else would notice that this destination is no longer served
+            except Exception as error:  # without this, nobody would notice that this destination is served no longer
                 log.error("forward failed", destination=self._to, error=where(error))
                 self._pool.abort()
                 wait = 5.0
@@ -80,7 +80,7 @@ class Worker(threading.Thread):
         self._pool.release()
 
     def _turn(self) -> float | None:
-        """Do what can be done; seconds to wait before the next turn (None: until something happens)."""
+        """Do what can be done now. Returns the seconds until the next turn (None: until something happens)."""
         destination = self._settings().destinations.get(self._to)
         if destination is None or not destination.enabled or self._spool.destinations.state(self._to).paused:
             self._pool.release()
@@ -107,7 +107,7 @@ class Worker(threading.Thread):
         return self._rest(destination)
 
     def _rest(self, destination: DestinationSettings) -> float | None:
-        """Nothing is due: how long to keep the association, and when the next try is."""
+        """Nothing is due. Decide how long to keep the association. Returns the seconds until the next try."""
         waits = []
         if self._pool.is_open:
             left = self._pool.idle_since + destination.idle - time.monotonic()
@@ -121,7 +121,7 @@ class Worker(threading.Thread):
         return min(min(waits), 3600.0) if waits else None
 
     def _probe(self, destination: DestinationSettings) -> None:
-        """A C-ECHO at the end of an open circuit's time. A peer that answers, but not so, is tried with a delivery."""
+        """Send a C-ECHO when an open circuit's time has ended. If the peer answers without success, try a delivery."""
         try:
             if answers_echo(destination, self._settings().calling_ae(destination)):
                 self._circuit.succeeded()
@@ -134,27 +134,27 @@ class Worker(threading.Thread):
             self._circuit.failed("no answer to C-ECHO")
 
     def _deliver_all(self, destination: DestinationSettings, deliveries: list[Delivery]) -> None:
-        """Try one after the other; what was not tried is given back in any case."""
+        """Try one after the other. Give back those that were not tried, also after an error."""
         wanted = [(d.instance.sop_class, d.instance.transfer_syntax) for d in deliveries]
         noted: list[Future[bool]] = []
         back: list[Future[bool]] = []
         try:
             for delivery in deliveries:
                 if noted:
-                    noted[-1].result()  # so that a crash makes one duplicate here, and not as many as were claimed
+                    noted[-1].result()  # so that a crash makes one duplicate, and not one for each claimed delivery
                 if self._stopping.is_set() or (note := self._deliver(destination, delivery, wanted)) is None:
                     break
                 noted.append(note)
                 if self._circuit.is_open or self._has_changed(destination):
                     break
         finally:
-            # One that has failed before gets a time, so that it comes after those that were never tried (`ready_at` 0).
+            # A failed one gets a time. So it comes after the untried ones, whose `ready_at` is 0.
             left = deliveries[len(noted) :]
             back += [self._spool.deliveries.retry(d, min(d.tries, 1), "", tried=False) for d in left]
         for future in noted + back:
             future.result()
         if back:
-            self._signal.set()  # another worker of this destination may rest, and this one may be about to stop
+            self._signal.set()  # another worker of this destination may be resting, and this one may be about to stop
 
     def _has_changed(self, destination: DestinationSettings) -> bool:
         """Whether a person has paused the destination or changed its settings."""
@@ -164,7 +164,7 @@ class Worker(threading.Thread):
     def _deliver(
         self, destination: DestinationSettings, delivery: Delivery, wanted: list[tuple[str, str]]
     ) -> Future[bool] | None:
-        """Try one delivery; the note of what came of it, or None when it could not be tried."""
+        """Try one delivery. Returns the note of its outcome, or None if it could not be tried."""
         if came_from(delivery, destination):
             return self._spool.deliveries.close(delivery, DeliveryState.SKIPPED, "came from there")
         try:
@@ -188,7 +188,7 @@ class Worker(threading.Thread):
             return None
         except SpoolError:
             raise
-        except Exception as error:  # it was not foreseen, so it must not come back for ever
+        except Exception as error:  # nobody foresaw it, so it must not be tried for ever
             log.error("forward failed", destination=self._to, error=where(error))
             self._pool.abort()
             outcome = Outcome(Fate.FEW, f"failed here ({type(error).__name__})", sign=Sign.OURS)
@@ -197,7 +197,7 @@ class Worker(threading.Thread):
         return self._note(destination, delivery, outcome, time.monotonic() - started)
 
     def _rest_for_want(self, lacking: str) -> None:
-        """This machine lacks a resource: deliveries wait. It says nothing about the destination."""
+        """This machine lacks a resource, so deliveries wait. That says nothing about the destination."""
         log.error("out of resources", destination=self._to, reason=lacking)
         self._pool.abort()
         self._rests_until = time.monotonic() + OWN_LIMIT

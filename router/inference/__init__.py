@@ -1,4 +1,4 @@
-"""Looks at pixels: the path of a file in, what was seen out. Neither database nor network nor rules belong here.
+"""Looks at pixels: it takes the path of a file and returns what was seen. It knows no database, network or rules.
 
 In the node's process:
 

@@ -12,7 +12,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def live_and_die_with(parent: int) -> None:
-    """SIGKILL when the parent goes (Linux prctl), also when it went before this was said."""
+    """Get SIGKILL when the parent ends (Linux prctl), also if it has ended already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -12,7 +12,7 @@ Calling = tuple[str, str]
 
 
 class FairQueue(Generic[T]):
-    """Items that wait, by caller; within one in order of arrival. Not thread-safe."""
+    """Items that wait, by caller. Those of one caller stay in order of arrival. Not thread-safe."""
 
     def __init__(self) -> None:
         self._peers: dict[str, dict[str, deque[T]]] = {}
@@ -23,7 +23,7 @@ class FairQueue(Generic[T]):
         self._peers.setdefault(peer, {}).setdefault(calling_ae, deque()).append(item)
 
     def take(self, may: Callable[[T], bool] = lambda _: True) -> T | None:
-        """The next item whose turn it is; a caller whose first item may not be taken now is passed over."""
+        """Take the next item. A caller whose first item may not be taken now is skipped."""
         for peer, titles in self._peers.items():
             for calling_ae, items in titles.items():
                 if may(items[0]):
@@ -38,5 +38,5 @@ class FairQueue(Generic[T]):
         return None
 
     def has(self, wanted: Callable[[T], bool]) -> bool:
-        """Whether this holds for the first item of any caller."""
+        """Whether the condition holds for the first item of any caller."""
         return any(wanted(items[0]) for titles in self._peers.values() for items in titles.values())

@@ -1,4 +1,4 @@
-"""What node, inference and pixel workers say to each other: one JSON object a line, pictures as raw bytes behind it."""
+"""The messages between node, inference and pixel workers: one JSON object a line. A picture follows as raw bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from router.flow import PictureFacts, Prediction, Seen
 
 LONGEST = 4 << 20
-"""No line is longer than this; header values are bounded before they get here."""
+"""The most bytes of a line. Header values are cut before they get here."""
 
 
 def send(stream: BinaryIO, message: dict[str, Any], picture: bytes = b"") -> None:

@@ -1,7 +1,7 @@
 """The inference process: owns the model and the pixel workers. Paths in, predictions out; no database, no network.
 
-Pixel workers make pictures (`lanes`); the main thread takes all pictures that wait as one batch. The socket to
-the node is its life line: when it ends, so does this process, and with it the workers.
+Pixel workers make pictures (`lanes`). The main thread takes all waiting pictures as one batch. The socket to the node
+is the life line: when it closes, this process ends, and with it the workers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
     options = receive(requests)
     if options is None:
         return
-    os.nice(options["nice"])  # before there are threads and workers, so that it holds for them
+    os.nice(options["nice"])  # before threads and workers start, so that they inherit it
     try:
         model = load(
             Path(options["path"]) if options["path"] else None,

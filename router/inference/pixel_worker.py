@@ -1,6 +1,6 @@
 """A pixel worker: paths in, pictures and header facts out. It may crash, hang or be killed without harm to others.
 
-Started by `inference.worker_handle`; reads requests from standard input and answers on standard output, in order.
+`inference.worker_handle` starts it. It reads requests from standard input and answers on standard output, in order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
     parent, memory, size = (int(argument) for argument in sys.argv[1:4])
     live_and_die_with(parent)
     answers = os.fdopen(os.dup(1), "wb")
-    # A decoder that prints must not speak in our answers, and what it prints may hold patients.
+    # A decoder that prints must not disturb our answers. What it prints may have patient data.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

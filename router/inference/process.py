@@ -19,11 +19,11 @@ from router.inference.framing import receive, send, unpack
 
 START_SECONDS = 180.0
 _STARTER = ThreadPoolExecutor(1, "inference-starter")
-"""Linux kills a child with the *thread* that started it (PR_SET_PDEATHSIG): this one starts them all, and stays."""
+"""Linux kills a child when the *thread* that started it ends (PR_SET_PDEATHSIG). So this lasting thread starts all."""
 
 
 class InferenceError(RouterError):
-    """No answer: the process is not there, died, or could not."""
+    """There is no answer: the process does not run, died, or could not answer."""
 
 
 class Child:
@@ -54,9 +54,9 @@ class Child:
         self._requests, self._answers = self._line.makefile("wb"), self._line.makefile("rb")
 
     def warm(self, on_end: Callable[[Child, int], None]) -> None:
-        """Wait until it may be asked; `on_end` gets it and its exit code when it has ended, in a thread of its own.
+        """Wait until it may be asked. When it has ended, `on_end` gets it and its exit code, in another thread.
 
-        Raises InferenceError: one line with the fix; the process is then gone.
+        Raises InferenceError, one line with the fix. The process has ended then.
         """
         timer = threading.Timer(START_SECONDS, self.kill)
         timer.start()
@@ -91,9 +91,9 @@ class Child:
         return self._open
 
     def ask(self, request: dict[str, Any], slowed: Callable[[], None] = lambda: None) -> Future[Any] | None:
-        """The answer to come; None where it may not be asked (any more). A future fails with InferenceError.
+        """The future answer. None if it may not be asked (any more). The future may fail with InferenceError.
 
-        `slowed` is called, once at most, where the answer will take long; it must not wait.
+        `slowed` is called at most once, if the answer will take long. It must not block.
         """
         future: Future[Any] = Future()
         number = next(self._ids)
@@ -114,19 +114,19 @@ class Child:
         return self._working
 
     def ping(self) -> int:
-        """Ask for a sign of life; how many of these have had no answer before this one, nor anything else since."""
+        """Ask for a sign of life. Returns how many were asked for before without any message since."""
         with self._lock:
             if not (self._open or self._retired):
                 return 0
             unanswered, self._unanswered = self._unanswered, self._unanswered + 1
             try:
                 send(self._requests, {"op": "ping"})
-            except (OSError, ValueError):  # it has just gone, which others see
+            except (OSError, ValueError):  # it has just ended; others will notice
                 return 0
         return unanswered
 
     def retire(self) -> None:
-        """Take no more questions, and end when the last answer is in."""
+        """Take no more questions, and end after the last answer."""
         with self._lock:
             self._open, self._retired = False, True
             done = not self._asked
@@ -134,7 +134,7 @@ class Child:
             self.hang_up()
 
     def hang_up(self) -> None:
-        """End the life line. The process sees it and ends, and each open question gets an InferenceError."""
+        """Close the life line. The process sees that and ends, and each open question gets an InferenceError."""
         with self._lock:
             self._open = False
         try:
@@ -146,7 +146,7 @@ class Child:
         self._process.kill()
 
     def wait(self, seconds: float) -> None:
-        """Until it has ended; it is killed when that takes longer."""
+        """Wait until it has ended. If that takes too long, kill it."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -175,7 +175,7 @@ class Child:
         on_end(self, self._bury())
 
     def _bury(self) -> int:
-        """The process is gone, or its life line is. Each open question gets an InferenceError."""
+        """The process has ended, or its life line is closed. Each open question gets an InferenceError."""
         self.hang_up()
         self.kill()
         code = self._process.wait()

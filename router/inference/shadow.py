@@ -1,7 +1,7 @@
-"""A second model in shadow: it looks at what was decided already, its predictions are recorded and change nothing.
+"""A second model in shadow. It looks at decided instances. Its predictions are recorded and change nothing.
 
-It has processes of its own with a low priority. At most `MOST` questions wait for it; what comes meanwhile is dropped
-and counted, so that a slow, broken or dead shadow costs the way of an instance nothing.
+It has its own processes with a low priority. At most `MOST` questions wait for it. Further ones are dropped and
+counted, so a slow, broken or dead shadow delays no instance.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Shadow:
         return str(self._inference.info().get("model", ""))
 
     def look(self, path: Path, tags: frozenset[int], served: Prediction, then: Callable[[Seen], None]) -> None:
-        """Ask about an instance for which `served` counts; `then` gets what was seen where there is a prediction."""
+        """Ask about an instance for which `served` counts. If there is a prediction, `then` gets what was seen."""
         if not self._inference.is_ready or not self._free.acquire(blocking=False):
             SHADOW_PREDICTIONS.labels("dropped").inc()
             return

@@ -1,4 +1,4 @@
-"""The node's handle on inference: ask it, restart it when it dies or hangs, swap its model, and never wait for it."""
+"""The node's handle on inference: asks it without waiting, restarts it when it dies or hangs, and swaps its model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 15.0
 HUNG_AFTER = 60.0
 """Seconds beyond the pixel time limit. If work is under way for longer, the process hangs."""
 PING_EVERY, MOST_UNANSWERED = 4.0, 3
-"""Seconds, and how many signs of life may be missing: then it is stopped or starved, and another is better."""
+"""Seconds between two signs of life, and how many may be missing. Then the process is stuck or starved: replace it."""
 
 
 NO_CALLER = Caller("", "", "")
@@ -68,9 +68,9 @@ class Inference:
             self._thread.join(5.0)
 
     def swap(self, path: Path | None, commit: Callable[[], object]) -> None:
-        """Start a process with another model; when it is warm, `commit`, and from then on it alone is asked.
+        """Start a process with another model. When it is warm, call `commit`. From then on only the new one is asked.
 
-        The old process answers what it was asked, and ends. Raises InferenceError, or what `commit` raises: then
+        The old process answers its open questions, and ends. Raises InferenceError, or what `commit` raises. Then
         nothing has changed.
         """
         with self._swapping:
@@ -97,18 +97,18 @@ class Inference:
     def look(
         self, path: Path, tags: frozenset[int], caller: Caller = NO_CALLER, slowed: Callable[[], None] = lambda: None
     ) -> Future[Seen]:
-        """What is seen in a Part 10 file. The future fails with InferenceError when the process cannot answer.
+        """What is seen in a Part 10 file. The future fails with InferenceError if the process cannot answer.
 
-        Callers take turns. `slowed` is called, once at most, where the pixels are decoded slowly, beside those of
-        others; it must not wait.
+        Callers take turns. `slowed` is called at most once, if the pixels are decoded slowly beside other work. It must
+        not block.
         """
         request = {"op": "look", "path": str(path.absolute()), "tags": sorted(tags)}
         return self._ask(request | _turn(caller), slowed)
 
     def transcode(self, path: Path, target: Path, syntax: str, caller: Caller = NO_CALLER) -> Future[str]:
-        """Write a lossless native copy; the result is empty, or why it is not possible. Callers take turns.
+        """Write a lossless native copy. The result is empty, or says why it is not possible. Callers take turns.
 
-        The future fails with OSError where a file cannot be read or written, and with InferenceError as in `look`.
+        The future fails with OSError if a file cannot be read or written, and with InferenceError as in `look`.
         """
         paths = {"path": str(path.absolute()), "target": str(target.absolute())}
         return self._ask({"op": "transcode", "syntax": syntax} | paths | _turn(caller))
@@ -118,7 +118,7 @@ class Inference:
             future = current.ask(request, slowed)
             if future is not None:
                 return future
-            if current is self._current:  # not swapped in this moment, but gone
+            if current is self._current:  # it was not swapped just now, so it has ended
                 break
         failed: Future[Any] = Future()
         failed.set_exception(InferenceError("inference is not running"))
@@ -147,7 +147,7 @@ class Inference:
             self._settings, self._info = settings, child.info
         if old is not None:
             old.retire()
-        if not child.is_open:  # it died before it was the one that is missed
+        if not child.is_open:  # it died before it became the current one
             self._ended.put(child)
         self._on_ready()
 
@@ -163,7 +163,7 @@ class Inference:
         while (ended := self._ended.get()) is not None:
             if time.monotonic() - began > 60:
                 backoff = FIRST_BACKOFF
-            while ended is self._current:  # until it is replaced, here or by a swap
+            while ended is self._current:  # until this or a swap has replaced it
                 if self._stopping.wait(backoff):
                     return
                 backoff = min(2 * backoff, LONGEST_BACKOFF)

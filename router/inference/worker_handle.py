@@ -19,8 +19,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }  # fmt: skip
-"""One core each; and glibc keeps the memory of one image for the next, since a page that it gave back costs a fault:
-a third of what a DX costs here."""
+"""One core each. And glibc keeps the memory of one image for the next. Else each page costs a fault again: a third of
+the time of a DX."""
 
 Answer = tuple[dict[str, Any], bytes]
 """The worker's message and picture."""
@@ -37,7 +37,7 @@ class PixelWorker:
         self._size, self._memory = size, memory
         self._process: subprocess.Popen[bytes] | None = None
         self.is_lowered = False
-        """Whether the process has a low priority; that cannot be undone."""
+        """Whether the process has a low priority. That cannot be undone."""
 
     @property
     def is_warm(self) -> bool:
@@ -56,7 +56,7 @@ class PixelWorker:
         self.answer(START_SECONDS)
 
     def ask(self, request: Mapping[str, Any]) -> None:
-        """Ask the process that `start` started; the answer is `answer`'s."""
+        """Ask the process that `start` started. `answer` returns its answer."""
         stream: Any = self._running().stdin
         try:
             send(stream, dict(request))
@@ -64,7 +64,7 @@ class PixelWorker:
             raise WorkerDiedError from None
 
     def answer(self, seconds: float) -> Answer:
-        """Wait for the answer. Raises TimeoutError: it still works, and may be waited for again; or WorkerDiedError."""
+        """Wait for the answer. Raises WorkerDiedError, or TimeoutError: then it still works, and one may wait again."""
         stream: Any = self._running().stdout
         # An answer is written whole and at once, so waiting for its first byte is waiting for all of it.
         if not select.select([stream], [], [], max(0.0, seconds))[0]:

@@ -36,7 +36,7 @@ class Calibration:
     view_threshold: float = 0.9
     """The least confidence with which a view is named."""
     inverted_threshold: float = 0.9
-    """A picture at least this likely to be inverted is turned and classified again."""
+    """A picture at least this likely to be inverted is turned and looked at again; then both looks decide."""
 
     def probabilities(self, logits: Floats) -> NDArray[np.float64]:
         """Outputs (n, all heads) to calibrated probabilities of the classes (n, classes) that sum to 1."""

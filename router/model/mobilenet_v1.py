@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
+from router.flow import CLASSES
 from router.model import weights
 
 WIDTH = 1024
@@ -61,6 +62,14 @@ class Novelty(nn.Module):
         return distances.amin(dim=1)
 
 
+class Head(nn.Linear):
+    """All outputs, those for the class first. These have the same bits, whatever other heads stand behind them."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        parts = zip(self.weight.tensor_split([len(CLASSES)]), self.bias.tensor_split([len(CLASSES)]), strict=True)
+        return torch.cat([F.linear(features, weight, bias) for weight, bias in parts if len(bias)], dim=1)
+
+
 class MobileNetV1(nn.Module):
     """Input (n, 1, height, width) in −1…1, bone white; output logits (n, classes) and novelty (n,)."""
 
@@ -76,7 +85,7 @@ class MobileNetV1(nn.Module):
             setattr(self, f"conv_pw_{number}_bn", _norm(outputs))
             channels = outputs
         self.dropout = nn.Dropout(0.2)
-        self.head = nn.Linear(WIDTH, classes)
+        self.head = Head(WIDTH, classes)
         self.novelty = Novelty()
 
     def features(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The node's HTTP interface: `POST /orders/<name>` carries out an order, `GET /<state>` says how the node is.
 
-The body of an order is a JSON object: `who` gives it, and the fields of the order (`router/node/orders.py`). An answer
-with `error` also has the `exit_code` of the command. The application authenticates no one: the local socket's file
-permissions do, and what else mounts it must say who asks.
+The body of an order is a JSON object: `who` gives the order, and the fields of the order (`router/node/orders.py`). An
+answer with `error` also has the `exit_code` of the command. The application authenticates no one. The file permissions
+of the local socket do that. Another server that mounts the application must say who asks.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from router.node.orders import LONGEST_WHO, Order, OrderError, parse
 from router.observe import log, where
 
 LONGEST_BODY = 1 << 20
-"""Bytes of a request's body."""
+"""The most bytes of a request's body."""
 MOST_WAITING = 64
-"""The most requests that wait for their turn. One more is refused for now."""
+"""The most requests that wait for their turn. Further ones are refused for now."""
 WRONG, FAILED = 400, 409
 
 CarryOut = Callable[[Order, str], dict[str, Any]]
@@ -36,7 +36,7 @@ Who = Callable[[Request, dict[str, Any]], str]
 
 
 def named_in_body(_: Request, about: dict[str, Any]) -> str:
-    """Who gives an order, in the words of the client: good where only the node's own account can be the client."""
+    """Who gives an order, as the client says. Only for a server that no other account than the node's can reach."""
     who = about.pop("who", "")
     if not isinstance(who, str):
         raise OrderError("who must be a text", 2)
@@ -46,7 +46,7 @@ def named_in_body(_: Request, about: dict[str, Any]) -> str:
 def application(
     carry_out: CarryOut, states: Mapping[str, Callable[[], dict[str, Any]]], who: Who = named_in_body
 ) -> Starlette:
-    """`states` are what GET may ask for, by path."""
+    """`states` are the answers to GET, by path."""
     turns = _Turns()
 
     async def order(request: Request) -> Response:
@@ -74,20 +74,20 @@ def application(
 
 
 class _Turns:
-    """Requests are answered one after another, each in a thread: the spool's answers block."""
+    """Answers requests one after another, each in a thread, because the spool's answers block."""
 
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
         self._places = threading.BoundedSemaphore(MOST_WAITING)
 
     async def take(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of `work` in its turn. Raises OrderError where too many wait."""
+        """Do `work` in its turn and return the result. Raises OrderError if too many wait."""
         if not self._places.acquire(blocking=False):
             raise OrderError(BUSY)
         future: Future[dict[str, Any]] = Future()
         try:
             threading.Thread(target=self._run, args=(work, future), name="order", daemon=True).start()
-        except RuntimeError as error:  # no more threads now
+        except RuntimeError as error:  # no thread is left
             self._places.release()
             raise OrderError(BUSY) from error
         return await asyncio.wrap_future(future)
@@ -105,7 +105,7 @@ class _Turns:
 
 
 async def _object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object; `OneRequest` bounds the time that it takes to come."""
+    """The body as a JSON object. `OneRequest` limits the time in which it must come."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -121,7 +121,7 @@ async def _object(request: Request) -> dict[str, Any]:
 
 
 async def _answered(answer: Awaitable[dict[str, Any]]) -> Response:
-    """The answer, or what a person must know of a failure."""
+    """The answer, or what a person must know about a failure."""
     try:
         return JSONResponse(await answer)
     except (RouterError, OSError) as error:

@@ -1,7 +1,7 @@
 """Asks the node that works on a spool, over the Unix socket in the spool's folder.
 
-Needs nothing of the web server, so that commands start quickly. The path of a Unix socket must be short; it is reached
-through the folder's descriptor, which makes any spool path good.
+This module needs nothing of the web server, so that commands start quickly. The path of a Unix socket must be short. So
+the socket is reached through the folder's descriptor, whatever the path of the spool.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from router.node.orders import NAMES, Order, OrderError
 
 SOCKET = "control"
 SECONDS = 60.0
-"""The longest that a client waits for the whole answer."""
+"""The most seconds that a client waits for the whole answer."""
 LONGEST_ANSWER = 1 << 20
-"""Bytes of an answer."""
+"""The most bytes of an answer."""
 BUSY = "the node is busy with other requests; try again"
 
 
@@ -33,24 +33,24 @@ class NoNodeError(RouterError):
 
 
 class NoAnswerError(RouterError):
-    """A node is running, but did not say whether it did the work. No other process may do it instead."""
+    """A node is running, but did not say whether it has done the work. No other process may do it instead."""
 
 
 def give(folder: Path, order: Order, who: str) -> dict[str, Any]:
-    """Have an order carried out by the node on a spool. Raises what `ask` raises."""
+    """Let the node on a spool carry out an order. Raises what `ask` raises."""
     return ask(folder, "POST", f"/orders/{NAMES[type(order)]}", asdict(order) | {"who": who})
 
 
 def state(folder: Path, what: str) -> dict[str, Any]:
-    """What the node on a spool says of itself: `health`, `status` or `models`. Raises what `ask` raises."""
+    """What the node on a spool says about itself: `health`, `status` or `models`. Raises what `ask` raises."""
     return ask(folder, "GET", f"/{what}")
 
 
 def ask(folder: Path, method: str, path: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
-    """One request to the node that works on a spool.
+    """Send one request to the node that works on a spool, and return the answer.
 
-    Raises OrderError with what the node says; NoNodeError; and NoAnswerError, also where this account may not use the
-    socket.
+    Raises OrderError with the node's words, NoNodeError, and NoAnswerError. The last also if this account may not use
+    the socket.
     """
     connection = _Connection(folder)
     try:
@@ -58,14 +58,14 @@ def ask(folder: Path, method: str, path: str, about: dict[str, Any] | None = Non
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise NoNodeError(f"no node is running on {folder}") from error
     except PermissionError as error:
-        from router.spool.account import as_owner  # the spool takes long to import
+        from router.spool.account import as_owner  # importing the spool takes long
 
         raise NoAnswerError(f"{folder}: {error.strerror}{as_owner(folder)}") from error
     except BlockingIOError as error:
         raise NoAnswerError(BUSY) from error
     try:
         body = None if about is None else json.dumps(about).encode()
-        with suppress(BrokenPipeError, ConnectionResetError):  # refused at once: the answer is there
+        with suppress(BrokenPipeError, ConnectionResetError):  # the node refused at once, and the answer is there
             connection.request(method, path, body, {"content-type": "application/json"} if body else {})
         with connection.getresponse() as response:
             answer = json.loads(_whole(response))
@@ -105,7 +105,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _whole(response: http.client.HTTPResponse) -> bytes:
-    """The body, of bounded length and in bounded time however it trickles."""
+    """The body. Its length and its time are limited, even if it comes byte by byte."""
     deadline, body = time.monotonic() + SECONDS, bytearray()
     while piece := response.read1(1 << 16):
         body += piece
@@ -118,7 +118,7 @@ def _whole(response: http.client.HTTPResponse) -> bytes:
 
 @contextmanager
 def short_path(folder: Path) -> Iterator[str]:
-    """A path of the socket that is short enough, however deep the folder lies."""
+    """A path of the socket that is short enough for any folder."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{SOCKET}"

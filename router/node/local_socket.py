@@ -1,7 +1,7 @@
 """The local socket of a running node: its HTTP interface (`router/node/api.py`) over a Unix socket.
 
-It lies in the spool's folder (0700) and has mode 0600, so a process that may use it may read the spool as well: the
-file's permissions are the credential.
+The socket is in the spool's folder (0700) and has mode 0600. So a process that may use it may read the spool as well:
+the permissions of the file are the credential.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from router.node.client import SECONDS, SOCKET, short_path
 from router.web.server import OneAnswer, Server, config_of
 
 REQUEST_SECONDS = 5.0
-"""Seconds for a whole request. A client that is silent or trickles then loses its connection."""
+"""Seconds for a whole request. Then a silent or slow client loses its connection."""
 ANSWER_SECONDS = SECONDS + 5.0
-"""Seconds after which a connection ends in any case: no client waits longer for its answer."""
+"""Seconds after which a connection ends in any case. No client waits longer for its answer."""
 PLACES = 64
-"""The most connections without a request. One more closes the oldest silent one, so that no client waits for them."""
+"""The most connections without a request. A further one closes the oldest silent one, so no client waits for them."""
 STOP_SECONDS = 0.5
-"""Seconds that requests under way have when the node stops."""
+"""Seconds for requests under way when the node stops."""
 
 
 class LocalRequest(OneAnswer):
-    """A connection to the local socket, which may not keep its place for longer than an honest one needs."""
+    """A connection to the local socket. It may keep its place no longer than an honest client needs."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,7 +51,7 @@ class LocalRequest(OneAnswer):
 
     @property
     def has_bytes(self) -> bool:
-        """Whether something has arrived that was not read yet."""
+        """Whether unread bytes have arrived."""
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(poll.poll(0))
@@ -71,7 +71,7 @@ class ControlServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Raises OSError. A socket that a killed node left is replaced (the spool's lock says that it is dead)."""
+        """Raises OSError. Replaces the socket of a killed node (the spool's lock says that it is dead)."""
         (self._folder / SOCKET).unlink(missing_ok=True)
         server = socket.socket(socket.AF_UNIX)
         with short_path(self._folder) as path:

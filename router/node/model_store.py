@@ -1,7 +1,7 @@
 """The copies of models in the spool's folder, and the choice of which one serves, served before, or shadows.
 
-`models/` in the spool's folder. Copies are whole or not there, and `state.json` is replaced as a whole, so that a
-crash leaves the choice before or the choice after. Nothing here loads a model (no torch): the node reads this too.
+They are in `models/` in the spool's folder. A copy is whole or absent. `state.json` is replaced as a whole, so a crash
+leaves the old choice or the new one. Nothing here loads a model or PyTorch, because the node imports this module too.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from router.model import files
 from router.node.orders import ModelOrder, Promote, RollBack, SetShadow
 
 FILES = ("model.safetensors", "card.json", "int8.safetensors", "MODEL_CARD.md", "LICENSE")
-"""What is copied of a model's folder; the first two must be there."""
+"""The files that are copied from a model's folder. The first two must exist."""
 NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 STATE = "state.json"
 FOLDER = "models"
 
 
 class StoreError(RouterError):
-    """The model cannot be kept or is not there; one line with the fix."""
+    """The model cannot be copied, or is not there. The text is one line with the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A model of the store: its name, since when (Unix seconds), and by whom."""
+    """A chosen model of the store: its name, since when (Unix seconds), and by whom."""
 
     name: str
     since: float
@@ -45,7 +45,7 @@ class Chosen:
 class State:
     """What a person chose. `serving` None: the model of routing.yaml.
 
-    `configured` is `model.path` at the time of the choice: once a person writes another one, the file holds again.
+    `configured` is the `model.path` at the time of the choice. If a person changes it later, routing.yaml decides.
     """
 
     configured: str = ""
@@ -55,7 +55,7 @@ class State:
 
 
 class ModelStore:
-    """The models of one spool, changed by the process that works on it: the node, or a command where none runs."""
+    """The models of one spool. Only the process that works on it changes them: the node, or else a command."""
 
     def __init__(self, spool: Path, configured: Path | None) -> None:
         self.folder = spool / FOLDER
@@ -63,12 +63,12 @@ class ModelStore:
         self.configured = str(configured.resolve()) if configured else ""
 
     def state(self) -> State:
-        """What is chosen. Raises StoreError when it cannot be read."""
+        """What is chosen. Raises StoreError if it cannot be read."""
         found = self._read()
         return found if found.configured == self.configured else replace(State(self.configured), shadow=found.shadow)
 
     def is_overruled(self) -> bool:
-        """Whether a model was promoted, but `model.path` has been changed since, and holds."""
+        """Whether `model.path` was changed after a model was promoted, so that routing.yaml decides."""
         found = self._read()
         return found.serving is not None and found.configured != self.configured
 
@@ -106,7 +106,7 @@ class ModelStore:
     # -- choices ---------------------------------------------------------------------------------------------------
 
     def plan(self, order: ModelOrder, who: str) -> State:
-        """What an order would make of the state; nothing is changed yet. Raises StoreError."""
+        """The state after an order. This changes nothing yet. Raises StoreError."""
         if order.configured != self.configured:
             raise StoreError("model.path in routing.yaml has changed since the node started; restart it first")
         old = self.state()
@@ -125,7 +125,7 @@ class ModelStore:
                 return replace(old, shadow=self._chosen(wanted, who) if wanted else None)
 
     def write(self, state: State) -> None:
-        """Make a plan the state, durably. Raises OSError: then the state is as it was."""
+        """Make a plan the state, durably. If it raises OSError, the state is as before."""
         files.replace(self.folder / STATE, json.dumps(asdict(state), indent=1).encode() + b"\n", 0o600)
         self.forget_unused()
 
@@ -169,13 +169,13 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _name(folder: Path) -> str:
-    """Weights and card make a model: the same weights with other thresholds answer otherwise."""
+    """The name is made of weights and card: the same weights with other thresholds give other answers."""
     weights, card = (files.digest(folder / name) for name in FILES[:2])
     return f"{weights[:16]}-{card[:8]}"
 
 
 def _give_to_owner(folder: Path, part: Path) -> None:
-    """What the superuser copies must be readable by the node's user, who owns the spool."""
+    """If the superuser copies a model, the node's user, who owns the spool, must be able to read it."""
     owner = folder.parent.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
         for path in (folder, part, *part.iterdir()):
@@ -184,7 +184,7 @@ def _give_to_owner(folder: Path, part: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Two commands at once copy one after the other."""
+    """Lets two commands copy one after the other."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

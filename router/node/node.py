@@ -1,15 +1,18 @@
-"""The node: builds its parts from the settings, starts, reloads, drains and stops them. No work of its own.
+"""The node: builds its parts from the settings, starts, reloads, drains and stops them. It does no other work.
 
-The DICOM port comes last, so that nothing is accepted before everything that it needs is there; its address is taken
-before inference starts, since that takes long and a used port is known at once.
+The DICOM port opens last, so that nothing is accepted before every part is ready. Its address is taken before inference
+starts: that takes long, and a used port must be known at once.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol, assert_never, cast
+
+from starlette.types import ASGIApp
 
 from router.classify import Classifier
 from router.commitment import Committer
@@ -18,37 +21,49 @@ from router.forward import Forwarder
 from router.forward.transcoding import Copies
 from router.node import orders
 from router.node.api import application
+from router.node.bulk_worker import BulkWorker
 from router.node.local_socket import ControlServer
 from router.node.orders import (
+    AddUser,
+    CancelJob,
     DecideAgain,
     Discard,
+    Label,
+    Many,
     Order,
     Pause,
     Promote,
     Reload,
+    RemoveUser,
     Resume,
     Retry,
     RollBack,
+    SendAlso,
+    SetPassword,
+    SetRoles,
     SetShadow,
+    Silence,
     Wipe,
 )
 from router.node.reloading import Reloaded, refuse_bad_certificates, refuse_orphaned_deliveries, reloaded
 from router.node.serving_models import ServingModels
 from router.node.sweeper import Sweeper
 from router.node.view import NodeView
+from router.notify import Notifier
 from router.observe import log
 from router.receive import Receiver
 from router.spool import Spool, SpoolError, open_spool
 from router.web import WebServer
+from router.web.access import Access, protected
 
 DRAIN_SECONDS = 6.5
-"""Docker kills ten seconds after SIGTERM; what hangs at the end of the drain has the rest."""
+"""Docker kills ten seconds after SIGTERM. The rest of that time is for parts that hang at the end of the drain."""
 LATE_AT_END = 2.0
 """Seconds after which the database counts as silent when the node stops."""
 DRAIN_IN_VAIN = 3.0
-"""Seconds to stop in if the spool's database does not answer: work under way cannot be finished then."""
+"""Seconds to stop in if the spool's database does not answer. Work under way cannot be finished then."""
 LAST_WRITES = 1.0
-"""Seconds for what still waits for the database, however late it is."""
+"""The least seconds for changes that still wait for the database."""
 
 
 class Role(Protocol):
@@ -61,10 +76,18 @@ class Role(Protocol):
         ...
 
 
+class WebPage(Role, Protocol):
+    """What people see of the node in a browser (`router.page`)."""
+
+    @property
+    def app(self) -> ASGIApp: ...
+
+
 class Node:
     """One running node. `start` raises AddressError, SpoolError, InferenceError or OSError: one line with the fix."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, page: Callable[[Node], WebPage] | None = None) -> None:
+        """`page` makes what the web port shows beside health and metrics."""
         self._settings = self._started_with = settings
         self._stopped = threading.Event()
         self._reloading = threading.Lock()
@@ -80,25 +103,33 @@ class Node:
             classifier=classifier, forwarder=self._forwarder, receiver=self._receiver,
             takes_orders=lambda: control.is_alive,
         )  # fmt: skip
-        self._web = WebServer(settings.web, view)
+        shown = page(self) if page else None
+        gate = protected(shown.app, Access(settings.web, self._spool)) if shown else None
+        self._web = WebServer(settings.web, view, gate)
         states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
         control = ControlServer(settings.spool.path, application(self.carry_out, states))
-        sweeper = Sweeper(self._spool, self.settings)
+        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool)
+        notifier = Notifier(view, self._spool.notices, self.settings)
         self._roles: tuple[Role, ...] = (
-            self._web, self._models, control, self._forwarder, classifier, committer, sweeper, self._receiver,
+            *((shown,) if shown else ()), self._web, self._models, control, self._forwarder, classifier, committer,
+            sweeper, bulk, notifier, self._receiver,
         )  # fmt: skip
-        """In the order of their start; they stop in the opposite one."""
+        """In the order in which they start. They stop in the opposite order."""
 
     def settings(self) -> Settings:
-        """The settings in force; a reload replaces them whole."""
+        """The settings in force. A reload replaces all of them at once."""
         return self._settings
 
     @property
     def spool(self) -> Spool:
         return self._spool
 
+    def health(self) -> dict[str, bool]:
+        """The parts of the node, and whether each works: what /healthz says. Never waits."""
+        return self._web.alive()
+
     def start(self) -> tuple[int, int]:
-        """Start everything; returns the DICOM and the web port."""
+        """Start everything. Returns the DICOM port and the web port."""
         ports: dict[Role, object] = {}
         try:
             with self._reloading:  # the local socket may ask for a reload before the stages are there
@@ -117,7 +148,7 @@ class Node:
         return port, web_port
 
     def stop(self, seconds: float = DRAIN_SECONDS) -> None:
-        """Close the port, finish what is under way within `seconds`, and let everything go."""
+        """Close the port, finish work under way within `seconds`, and stop every part."""
         if self._stopped.is_set():
             return
         self._stopped.set()
@@ -135,9 +166,9 @@ class Node:
             log.error("stopped, but the spool's database did not take the last changes; their work begins again")
 
     def reload(self, who: str = "") -> Reloaded:
-        """Read routing.yaml again: all of it is in force afterwards, or, where something fails, nothing of it.
+        """Read routing.yaml again. Afterwards all of it is in force, or if something fails, nothing of it.
 
-        Raises ConfigError, SpoolError, NoWorkerError: then the old settings go on, and the next reload starts anew.
+        Raises ConfigError, SpoolError, NoWorkerError. Then the old settings stay in force, and a person may try again.
         """
         with self._reloading:  # a signal and the local socket may ask at once
             new, old = load(self._settings.file), self._settings
@@ -152,7 +183,7 @@ class Node:
             log.info("reloaded", changed=done.changed, rules=len(new.rules.rules), destinations=len(new.destinations))
             try:
                 self._spool.event("reloaded", who=who, changed=done.changed)
-            except SpoolError as error:  # the record is poorer, and the settings are in force all the same
+            except SpoolError as error:  # the record of events lacks this one, but the settings are in force
                 log.error("spool", stage="reload", reason=str(error))
             return done
 
@@ -163,7 +194,9 @@ class Node:
                 return {"done": True} | asdict(self.reload(who))
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
-            case Retry() | Discard() | DecideAgain() | Pause() | Resume() | Wipe():
+            case Retry() | Discard() | DecideAgain() | SendAlso() | Label() | Pause() | Resume() | Wipe():
+                return orders.carry_out(order, who, self._spool, self._settings.destinations)
+            case Many() | CancelJob() | Silence() | AddUser() | RemoveUser() | SetPassword() | SetRoles():
                 return orders.carry_out(order, who, self._spool, self._settings.destinations)
             case _:
                 assert_never(order)

@@ -11,14 +11,14 @@ from router.config import ConfigError, Problem, Settings
 from router.node.sweeper import orphaned
 from router.spool import Spool
 
-PARTS = ("node", "spool", "model", "web", "destinations", "rules")
+PARTS = ("node", "spool", "model", "web", "notify", "destinations", "rules")
 """The parts of the settings that a reload compares."""
 TLS_FIX = "correct the file, or name another file"
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a reload did: the file, the parts of it that changed, and those of them that need a restart."""
+    """What a reload did: the file, its changed parts, and those of them that need a restart."""
 
     file: str
     changed: list[str]
@@ -26,7 +26,7 @@ class Reloaded:
 
 
 def refuse_orphaned_deliveries(spool: Spool, new: Settings) -> None:
-    """Raises ConfigError where deliveries wait for a destination that the new settings do not have."""
+    """Raises ConfigError if deliveries wait for a destination that the new settings do not have."""
     problems = [
         Problem(
             str(new.file), 0, f"destination {name} is gone, but {waiting} deliveries wait for it",
@@ -39,7 +39,7 @@ def refuse_orphaned_deliveries(spool: Spool, new: Settings) -> None:
 
 
 def refuse_bad_certificates(old: Settings, new: Settings) -> None:
-    """Raises ConfigError for a TLS file that cannot be used: it is a mistake in routing.yaml."""
+    """Raises ConfigError for a TLS file that cannot be used. It counts as a mistake in routing.yaml."""
     makers: dict[str, Callable[[], object]] = {}
     if new.node.tls is not None:
         makers["node"] = partial(server_context, new.node.tls)
@@ -57,7 +57,7 @@ def refuse_bad_certificates(old: Settings, new: Settings) -> None:
 
 
 def reloaded(started_with: Settings, old: Settings, new: Settings) -> Reloaded:
-    """What differs between the settings before and after, and from those that the node was started with."""
+    """Compares the settings before and after, and with those from the start of the node."""
     changed = [part for part in PARTS if getattr(old, part) != getattr(new, part)]
     restart = [part for part in ("spool", "model", "web") if getattr(started_with, part) != getattr(new, part)]
     ports = [(settings.node.address, settings.node.port, settings.node.tls) for settings in (started_with, new)]

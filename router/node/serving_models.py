@@ -1,7 +1,7 @@
-"""Which model serves and which shadows: started, swapped and remembered across restarts.
+"""Which model serves and which shadows: starts and swaps them, and remembers the choice across restarts.
 
-An order takes as long as a model needs to warm up, so it has a thread of its own; `report` says whether it is still
-under way. It is written down before it takes effect, and what does not start is not chosen.
+An order takes as long as a model needs to warm up, so it has its own thread. `report` says whether it is still under
+way. The choice is written down before it takes effect. A model that does not start is not chosen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from router.spool import SHADOW_PREDICTION, Spool, SpoolError
 
 STOP_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
-"""Seconds between two starts of a shadow that fails: doubling."""
+"""Seconds between two starts of a failing shadow: the first and the longest. They double."""
 
 
 class ServingModels:
@@ -33,7 +33,7 @@ class ServingModels:
     """
 
     def __init__(self, spool: Spool, settings: Callable[[], Settings], on_ready: Callable[[], None]) -> None:
-        """Raises StoreError where the choice of models cannot be read."""
+        """Raises StoreError if the choice of models cannot be read."""
         self._spool, self._settings = spool, settings
         self._model = settings().model
         self._store = ModelStore(settings().spool.path, self._model.path)
@@ -46,7 +46,7 @@ class ServingModels:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Start what serves, warm when this returns, and what shadows afterwards. Raises InferenceError."""
+        """Start the serving model; it is warm when this returns. The shadow starts later. Raises InferenceError."""
         if self._store.is_overruled():
             log.warning("configuration", about="model.path was changed after a promotion: the model of the file serves")
         self.inference.start()
@@ -54,7 +54,7 @@ class ServingModels:
             threading.Thread(target=self._resume_shadow, name="shadow", daemon=True).start()
 
     def stop(self, _deadline: float = 0.0) -> None:
-        """End both processes, within STOP_SECONDS: nothing asks them any more."""
+        """End both processes within STOP_SECONDS. Nobody may ask them any more."""
         with self._lock:
             self._stopping.set()
             shadows = [shadow for shadow in (self._shadow, self._coming) if shadow]
@@ -65,14 +65,14 @@ class ServingModels:
     # -- orders ----------------------------------------------------------------------------------------------------
 
     def begin(self, order: ModelOrder, who: str) -> dict[str, Any]:
-        """Begin what a person ordered. Raises StoreError; `report` says how it ended."""
+        """Begin an order of a person. Raises StoreError. `report` says how the order ended."""
         plan = None if self._is_busy() else self._store.plan(order, who)
         if plan is None or not self._in_background(lambda: self._carry_out(plan, order, who)):
             raise StoreError("another order is under way; see dicom-router model show")
         return {"begun": True}
 
     def report(self) -> dict[str, Any]:
-        """What is chosen and what runs; whether an order is under way, and why the last one failed (else empty)."""
+        """What is chosen and what runs, whether an order is under way, and why the last one failed (else empty)."""
         shadow = self._shadow
         return asdict(self._store.state()) | {
             "inference": self.inference.info(), "shadow_ready": shadow is not None and shadow.is_ready,
@@ -80,7 +80,7 @@ class ServingModels:
         }  # fmt: skip
 
     def digests(self) -> dict[str, str]:
-        """The digests of the weights that answer now, by role."""
+        """The digests of the weights in use, by role."""
         found, shadow = {"serving": str(self.inference.info().get("model", ""))}, self._shadow
         if shadow is not None and shadow.is_ready:
             found["shadow"] = shadow.digest
@@ -89,7 +89,7 @@ class ServingModels:
     # -- shadow ----------------------------------------------------------------------------------------------------
 
     def decided(self, instance: Instance, path: Path, seen: Seen, decision: Decision) -> None:
-        """An instance has its decision: record what the shadow would have said. Never waits."""
+        """Called when an instance has its decision: let the shadow predict, and record its answer. Never waits."""
         shadow, served = self._shadow, seen.prediction
         if shadow is None or served is None:
             return
@@ -101,7 +101,7 @@ class ServingModels:
             ours, theirs = _brief(served, decision), _brief(other.prediction, would) | {"model": shadow.name}
             try:
                 self._spool.event(SHADOW_PREDICTION, instance.id, served=ours, shadow=theirs)
-            except SpoolError:  # the node ends
+            except SpoolError:  # the node is stopping
                 pass
 
         shadow.look(path, header_tags(settings.rules), served, record)
@@ -112,14 +112,14 @@ class ServingModels:
         return self._order is not None and self._order.is_alive()
 
     def _in_background(self, work: Callable[[], None]) -> bool:
-        """False where other work is still under way."""
+        """Do work in a thread. Returns False if other work is still under way."""
 
         def run() -> None:
             try:
                 work()
             except (InferenceError, StoreError, OSError) as error:
                 self._error = str(error)
-            except Exception as error:  # who gave the order must learn that it failed
+            except Exception as error:  # the person who gave the order must learn that it failed
                 self._error = where(error)
             if self._error and not self._stopping.is_set():
                 log.error("model not changed", reason=self._error)
@@ -135,7 +135,7 @@ class ServingModels:
     def _carry_out(self, plan: State, order: ModelOrder, who: str) -> None:
         old = self._store.state()
         if plan == old:
-            return  # there was no shadow to end: nothing has changed
+            return  # there was no shadow to end, so nothing has changed
         if plan.serving != old.serving:
             self.inference.swap(self._store.path(plan.serving), lambda: self._store.write(plan))
         if plan.shadow != old.shadow:
@@ -143,9 +143,9 @@ class ServingModels:
         write_down(self._spool, plan, order, who)
 
     def _resume_shadow(self) -> None:
-        """Start the shadow that was chosen before, until it runs or a person has chosen otherwise.
+        """Try to start the chosen shadow until it runs, or until a person makes another choice.
 
-        What fails may be passing, as memory is. Between two tries a person can give an order.
+        The cause of a failure may pass, for example a lack of memory. Between two tries a person can give an order.
         """
         over, pause = threading.Event(), FIRST_PAUSE
 
@@ -185,7 +185,7 @@ EVENTS = {Promote: "model promoted", RollBack: "model rolled back", SetShadow: "
 
 
 def write_down(spool: Spool, plan: State, order: ModelOrder, who: str) -> None:
-    """Into log and record of events: what was ordered and what holds now."""
+    """Write to the log and the record of events what was ordered, and what is chosen now."""
     names = {role: chosen.name if chosen else None for role, chosen in
              (("serving", plan.serving), ("previous", plan.previous), ("shadow", plan.shadow))}  # fmt: skip
     tested = order.tested[:80] if isinstance(order, Promote) else ""

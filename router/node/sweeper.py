@@ -1,4 +1,4 @@
-"""Keeps the spool tidy: removes what retention says, makes room on a full disk, names deliveries that no one sends."""
+"""Keeps the spool tidy: removes what retention says, makes room on a full disk, reports what nobody sends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.spool import FULL, Signal, Spool, SpoolError
 SWEEP_EVERY = 60.0
 """Seconds between two sweeps of a disk that is not full."""
 PAUSE = 9.0
-"""After each step of retention the next waits this many times as long: arriving instances share disk and database."""
+"""After each step of retention the sweeper rests this many times as long: arriving instances need disk and database."""
 
 
 def orphaned(spool: Spool, settings: Settings) -> dict[str, int]:
@@ -36,7 +36,7 @@ class Sweeper:
         self._thread.start()
 
     def stop(self, _deadline: float = 0.0) -> None:
-        """Ends at the next step, and is not waited for: a disk may hang."""
+        """The thread ends at its next step. This does not wait for it, because a disk may hang."""
         self._stopped.set()
         self._spool.signals.set(FULL)
 
@@ -57,12 +57,12 @@ class Sweeper:
                 self._expire(full, wanted)
             except SpoolError as error:
                 log.error("spool", stage="sweep", reason=str(error))
-            except Exception as error:  # else no one would notice that nothing is removed any more
+            except Exception as error:  # without this, nobody would notice that removal has stopped
                 log.error("sweep failed", error=where(error), errno=getattr(error, "errno", None))
             full.wait(wanted, SWEEP_EVERY)
 
     def _expire(self, full: Signal, wanted: int) -> None:
-        """Remove what retention says, step by step, until all is gone or the node stops."""
+        """Remove step by step what retention says, until all is gone or the node stops."""
         while not self._stopped.is_set() and full.version == wanted:
             begin = time.monotonic()
             if not self._spool.retention.sweep():
@@ -70,7 +70,7 @@ class Sweeper:
             full.wait(wanted, PAUSE * (time.monotonic() - begin))
 
     def _tell_orphaned(self) -> None:
-        """Say once what is sent by no one: the file changed before a start, or a decision crossed a reload."""
+        """Report once the deliveries that nobody sends. Their destination went before a start or during a decision."""
         found = orphaned(self._spool, self._settings())
         for name, waiting in found.items():
             if self._told.get(name) != waiting:

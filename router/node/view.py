@@ -1,4 +1,4 @@
-"""What can be seen of a running node: by the web page, by metrics, and over the local socket."""
+"""What can be seen of a running node: on the web page, in metrics, and over the local socket."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from router.forward import Forwarder
 from router.listening import listeners
 from router.node.serving_models import ServingModels
 from router.receive import Receiver
-from router.spool import Counts, Spool
+from router.spool import Counts, DestinationState, Spool
 
 LATE = 4.0
-"""Seconds after which changes that the database has not taken are late, to `/healthz` and `/readyz`."""
+"""Seconds after which `/healthz` and `/readyz` call a change late that the database has not taken."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,30 @@ class NodeView:
         states = self.spool.destinations.states()
         return {name: name in states and states[name].paused for name in self.settings().destinations}
 
+    def destination_states(self) -> dict[str, DestinationState]:
+        return self.spool.destinations.states()
+
+    def last_from(self, callers: list[str]) -> dict[str, float]:
+        return self.spool.views.last_from(callers)
+
+    def received_bytes(self, seconds: float) -> int:
+        return self.spool.views.received_bytes(seconds)
+
+    def is_ready(self) -> bool:
+        return self.models_in_use.inference.is_ready
+
     def certificates(self) -> dict[str, float]:
         return {setting: times[0] for setting, times in expiries(self.settings()).items() if times}
 
     def models(self) -> dict[str, str]:
         return self.models_in_use.digests()
 
+    def model_report(self) -> dict[str, Any]:
+        """What serves and what shadows (`ServingModels.report`)."""
+        return self.models_in_use.report()
+
     def status(self) -> dict[str, Any]:
-        """Readiness, with what inference runs on, and the addresses that the node took when it started."""
+        """Readiness, the engine of inference, and the addresses that the node took when it started."""
         return {
             "runs_on": self.models_in_use.inference.info(), "circuits": self.circuits(),
             "listens": [list(one) for one in listeners(self.started_with)],

@@ -59,6 +59,36 @@ SHADOW_PREDICTIONS = Counter(
     registry=REGISTRY,
 )  # fmt: skip
 
+NOTIFICATIONS = Counter(
+    "dicom_router_notifications_total", "Tries to notify people: sent, failed; and dropped (given up, or too many)",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
+HEADER_AGREEMENT = Counter(
+    "dicom_router_header_agreement_total", "Images whose header names the body part that the pixels show, or another",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
+
+
+class Agreement:
+    """Counts whether headers agree with pixels, for metrics and for notifications."""
+
+    def __init__(self) -> None:
+        self._counts = [0, 0]
+        self._lock = threading.Lock()
+
+    def add(self, agrees: bool) -> None:
+        with self._lock:
+            self._counts[0 if agrees else 1] += 1
+        HEADER_AGREEMENT.labels("agrees" if agrees else "contradicts").inc()
+
+    def counts(self) -> tuple[int, int]:
+        """Images that agreed, and images that did not, since this process began."""
+        with self._lock:
+            return self._counts[0], self._counts[1]
+
+
+AGREEMENT = Agreement()
+
 MOST_CALLERS = 64
 OTHER_CALLERS = "other"
 AE_LENGTH = 16

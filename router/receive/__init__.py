@@ -1,7 +1,7 @@
 """Stage 1: associations in, data sets to blobs, status codes out.
 
-An instance is acknowledged here and nowhere else, once the spool has it durably. Nothing is decoded beyond the first
-elements, and nothing here waits for a rule, the model or a destination.
+Only this room acknowledges an instance, once the spool has it durably. It reads no more than the first elements. It
+never waits for a rule, the model or a destination.
 """
 
 from router.receive.receiver import Receiver

@@ -1,7 +1,7 @@
-"""Stage 1: the data set of a C-STORE becomes a blob and a row, and only then is its sender told so.
+"""Stage 1: the data set of a C-STORE becomes a blob and a row. Only then does its sender get the status.
 
-The order is the promise that acknowledged is durable: bytes, their digest, fsync of file and folder, row, status.
-Nothing is decoded: the first elements are compared with the command set, and what breaks later is stored as it came.
+What is acknowledged is durable. So the order is: bytes, digest, fsync of file and folder, row, status. Nothing is
+decoded. Only the first elements are compared with the command set. What is broken behind them is stored as it came.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Store(Protocol):
 
 @contextmanager
 def making_room(spool: Store) -> Iterator[None]:
-    """Where the disk is full this instance is refused; its sender will try again, and shall then find room."""
+    """If the disk is full, make room. This instance is refused all the same, but its sender will try again."""
     try:
         yield
     except OSError as error:
@@ -93,7 +93,7 @@ class Receiver:
                 self._spool.event("refused", peer=peer, why=why, as_often_before=unsaid, **about)
 
     def begin(self, request: StoreRequest) -> Sink | int:
-        """A sink into a new blob; 0xA900 for what is no UID, 0xA700 where the spool cannot take it."""
+        """A sink into a new blob; 0xA900 for an invalid UID; 0xA700 if the spool cannot take the instance."""
         if not (is_uid(request.sop_class) and is_uid(request.sop_instance)):
             return _refused(request, Status.NO_MATCH, "the command's SOP Class or Instance UID is not a UID")
         header = file_meta(request.sop_class, request.sop_instance, request.transfer_syntax, request.caller)
@@ -105,7 +105,7 @@ class Receiver:
 
 
 def _refused(request: StoreRequest, status: int, reason: str) -> int:
-    """Log why an instance is not stored; the reason is a fixed text."""
+    """Log why an instance is not stored. The reason is a fixed text."""
     caller = request.caller
     known = {"peer": caller.peer, "calling_ae": safe(caller.calling_ae)}
     log.warning("not stored", status=f"{status:04x}", reason=reason, syntax=request.transfer_syntax, **known)
@@ -113,7 +113,7 @@ def _refused(request: StoreRequest, status: int, reason: str) -> int:
 
 
 class BlobSink:
-    """One data set on its way to the spool. What proves to be another instance is dropped before it is complete."""
+    """One data set on its way to the spool. It is dropped at once if its first elements name another instance."""
 
     def __init__(self, spool: Store, blob: Blob, request: StoreRequest) -> None:
         self._spool = spool
@@ -134,7 +134,7 @@ class BlobSink:
                 self._blob.write(fragment)
 
     def finish(self) -> int:
-        """Seal the blob, commit the row, and say the status."""
+        """Seal the blob, commit the row, and return the status."""
         if self._head is not None:
             self._check(self._head)
         blob, self._blob = self._blob, None
@@ -146,7 +146,7 @@ class BlobSink:
             blob.discard()
 
     def _store(self, blob: Blob) -> int:
-        """Where `seal` or `accept` fails it has removed the blob; once accepted, nothing here may."""
+        """If `seal` or `accept` fails, it removes the blob itself. After `accept` nothing here may remove it."""
         request = self._request
         instance = Instance(
             id=blob.id,

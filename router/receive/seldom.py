@@ -8,7 +8,7 @@ import time
 EVERY = 600.0
 """Seconds between two records of the same kind from one peer."""
 MOST_KINDS = 256
-"""The most kinds in that time, of all peers together; the rest is in the log only."""
+"""The most kinds in that time, of all peers together. Further ones are only in the log."""
 
 
 class Seldom:
@@ -19,7 +19,7 @@ class Seldom:
         self._said: dict[tuple[str, str], tuple[float, int]] = {}
 
     def may(self, peer: str, kind: str) -> int | None:
-        """How often this was left out since it was last recorded; None if it may not be recorded now."""
+        """None if this must not be recorded now. Else how often it was left out since the last record."""
         now, key = time.monotonic(), (peer, kind)
         with self._lock:
             at, unsaid = self._said.get(key, (None, 0))

@@ -1,4 +1,4 @@
-"""Says which account owns a spool: its folder is closed to all others."""
+"""Says which account owns a spool. Its folder is closed to all others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROGRAM = "dicom-router"
 
 
 def as_owner(folder: Path) -> str:
-    """` (the spool belongs to user X; run: sudo -u X dicom-router …)`; empty where it is this account's, or unknown."""
+    """` (the spool belongs to user X; run: sudo -u X dicom-router …)`. Empty if it is this account's, or if unknown."""
     owner = _owner(folder)
     if owner in (None, os.geteuid()):
         return ""

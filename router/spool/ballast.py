@@ -1,7 +1,7 @@
 """A ballast: files that are removed when the disk is full.
 
-On a full disk a node must still start and record deliveries, since that is what makes room. Both need a few new blocks
-and files (SQLite's log and its index, the control socket), so some are kept in reserve.
+On a full disk a node must still start and record deliveries, because only that makes room. Both need a few new blocks
+and files (SQLite's log and its index, the control socket). So some are kept in reserve.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 LEAST_INODES = 64
-"""Files that the file system must still be able to take; with fewer there is no room."""
+"""If the file system can take fewer new files than this, there is no room."""
 BALLAST = "ballast"
 """The folder of the ballast, in the spool's folder."""
 PIECES, PIECE_BYTES = 8, 2 << 20
@@ -31,10 +31,10 @@ class Ballast:
         self._spool, self._reserve = spool, reserve
         self._folder = spool / BALLAST
         self.is_in_use = False
-        """Whether it was removed and is not laid again yet."""
+        """Whether it was removed and is not made again yet."""
 
     def lay(self) -> bool:
-        """Make its missing files, if there is room to spare. Returns whether it is complete."""
+        """Make the missing files, if there is enough room. Returns whether the ballast is complete."""
         with suppress(OSError):  # the next time
             missing = [path for path in self._pieces() if not path.exists()]
             space = os.statvfs(self._spool)
@@ -50,13 +50,13 @@ class Ballast:
         return False
 
     def throw_off(self) -> None:
-        """Give its blocks and inodes back."""
+        """Remove it, so that its blocks and inodes are free."""
         self.is_in_use = True
         for path in self._pieces():
             path.unlink(missing_ok=True)
 
     def throw_off_if_short(self) -> None:
-        """Remove it if a start may find no room otherwise."""
+        """Remove it if a start might find no room with it."""
         space = os.statvfs(self._spool)
         if is_short(self._spool) or (space.f_files and space.f_favail < LEAST_INODES):
             self.throw_off()

@@ -1,7 +1,7 @@
-"""Blobs: the stored data sets, one Part 10 file each, named by the spool's own id and never by anything received.
+"""Blobs: the stored data sets. Each is a Part 10 file whose name is the spool's own id, and nothing received.
 
-A blob is written as `<id>.part`; `seal` syncs it, gives it its name and syncs the folder, in this order, so that a name
-`<id>.dcm` always stands for a whole file. A failed fsync is final: Linux reports it once and forgets.
+A blob is written as `<id>.part`. `seal` syncs it, gives it its name, and syncs the folder, in this order. So a file
+`<id>.dcm` is always whole. A failed fsync is final: Linux reports it once and forgets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from xxhash import xxh3_128
 
 PART, WHOLE, DOUBTED = ".part", ".dcm", ".doubted"
-"""Endings of a blob that is being received, of a whole one, and of a refused one that may yet get a row."""
+"""Endings of a blob that is being received, of a whole blob, and of a refused one that may still get a row."""
 NATIVE, EVEN = ".native", ".even"
 COPIES = (".1" + NATIVE, ".2" + NATIVE, EVEN + NATIVE)
 """Copies that forwarding may have put beside a blob: native ones (Explicit and Implicit VR Little Endian), and a padded
@@ -28,9 +28,9 @@ one, for a data set of odd length."""
 PIECE = 1 << 20
 """Bytes that are compared at a time."""
 PLENTY = 1 << 40
-"""Files: more than any file system takes."""
+"""A number of files that no file system reaches."""
 WRITE_BEHIND = 2 << 20
-"""Bytes after which the disk is told to begin: it writes while more arrives, and the last sync finds little left."""
+"""Bytes after which the disk begins to write. So it writes while more arrives, and the last sync is short."""
 _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 if _sync_file_range is not None:
@@ -38,7 +38,7 @@ if _sync_file_range is not None:
 
 
 class Blob:
-    """One data set on its way to disk; `offset` bytes of header stand before it. Not for several threads."""
+    """One data set on its way to disk. `offset` is the length of the header before it. For one thread."""
 
     def __init__(self, folder: Path, blob_id: str, header: bytes) -> None:
         self.id = blob_id
@@ -69,7 +69,7 @@ class Blob:
             self._begun = self.size
 
     def digest(self) -> str:
-        """XXH3-128 of what was written so far, in hex."""
+        """XXH3-128 of the data set so far, in hex."""
         return self._digest.hexdigest()
 
     def read(self, count: int) -> bytes:
@@ -79,9 +79,9 @@ class Blob:
             return file.read(count)
 
     def seal(self, note: bytes = b"") -> None:
-        """Sync the file, name it, sync the folder: from here on it is durable. Raises OSError, after discarding it.
+        """Sync the file, name it, sync the folder: then it is durable. On failure discards it and raises OSError.
 
-        `note` takes the place of the end of the header.
+        `note` replaces the end of the header.
         """
         try:
             view, at = memoryview(note), self.offset - len(note)
@@ -98,12 +98,12 @@ class Blob:
             raise
 
     def mark_doubted(self) -> None:
-        """Give it the name of a refused blob. The next start looks whether it has a row all the same."""
+        """Give it the name of a refused blob. The next start looks whether it has a row after all."""
         with suppress(OSError):  # then the next start takes it in, and a destination may get it twice
             os.rename(self.path, self.path.with_suffix(DOUBTED))
 
     def unmark(self) -> None:
-        """Give it its name back: it has a row all the same. If that fails, the next start does it."""
+        """Give it its name back, because it has a row after all. If that fails, the next start does it."""
         with suppress(OSError):
             os.rename(self.path.with_suffix(DOUBTED), self.path)
 
@@ -137,7 +137,7 @@ class BlobStore:
         return self._folder(blob_id) / (blob_id + WHOLE)
 
     def remove(self, blob_id: str) -> None:
-        """Remove a blob and its native copies; nothing happens where they are gone already."""
+        """Remove a blob and its copies, if they are still there."""
         blob = self.path(blob_id)
         for path in (blob, *(blob.with_suffix(suffix) for suffix in COPIES)):
             path.unlink(missing_ok=True)
@@ -146,7 +146,7 @@ class BlobStore:
         return self.root / blob_id[-2:]
 
     def files(self) -> Iterator[Path]:
-        """What lies where blobs lie; folders that a person or a file system put beside them are left out."""
+        """The files in the folders of blobs. Other folders, made by a person or a file system, are left out."""
         for number in range(256):
             with os.scandir(self.root / f"{number:02x}") as entries:
                 yield from (Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False))
@@ -189,8 +189,8 @@ def same_bytes(one: Path, other: Path, skip_one: int, skip_other: int) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a private folder and what is missing above it, each name durable. One that is there is synced too: its
-    maker may not have come so far."""
+    """Make a private folder and the missing folders above it, and make each name durable. An existing folder is synced
+    too: whoever made it may have crashed before."""
     if not folder.parent.is_dir():
         make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)

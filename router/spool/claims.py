@@ -1,4 +1,4 @@
-"""How long a claim lasts, and from which start of a node it comes: the jobs of `database` and `leases`."""
+"""How long a claim lasts, and which start of a node made it: the jobs of `database` and `leases`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from router.spool.schema import FOR_GOOD, delivery, instance, owner
 from router.spool.states import DeliveryState, InstanceState
 
 LEASE = 60.0
-"""Seconds that a claim lasts on PostgreSQL without being renewed."""
+"""Seconds that a claim lasts on PostgreSQL if it is not renewed."""
 
 
 def number_start(connection: sa.Connection, *, alone: bool) -> int:
-    """Number a start of a node. One that is alone frees what earlier starts had claimed."""
+    """Number a start of a node. If the node is alone, free what earlier starts had claimed."""
     now = steady.look(connection).now
     if alone:
         for table, state, ready_at in ((instance, InstanceState.NEW, now), (delivery, DeliveryState.OPEN, 0)):
@@ -31,13 +31,13 @@ def claim_end(connection: sa.Connection) -> float:
 
 
 def renew(connection: sa.Connection, table: sa.Table, ids: Sequence[int | str], tokens: Sequence[int]) -> None:
-    """Claims that were not lost meanwhile last for another lease."""
+    """Renew claims for another lease, except those lost meanwhile."""
     claimed = table.c.id.in_(ids) & table.c.token.in_(tokens)
     connection.execute(table.update().where(claimed).values(ready_at=claim_end(connection)))
 
 
 def give_back(connection: sa.Connection, table: sa.Table, ids: Sequence[int | str], tokens: Sequence[int]) -> None:
-    """Claims that were not lost meanwhile are free again."""
+    """Free claims, except those lost meanwhile."""
     claimed = table.c.id.in_(ids) & table.c.token.in_(tokens)
     due = clock.now(connection) if table is instance else 0
     connection.execute(table.update().where(claimed).values(ready_at=due, token=0))

@@ -1,4 +1,4 @@
-"""The clock that claims, retries and retention go by: one for all who share a database."""
+"""The clock of claims, retries and retention: one for all nodes that share a database."""
 
 from __future__ import annotations
 

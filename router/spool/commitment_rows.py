@@ -1,6 +1,6 @@
 """Requests for storage commitment in the database: tables, and how their rows change.
 
-Work on a request is claimed for a bounded time, and no step of it takes longer.
+Work on a request is claimed for a limited time, and each step of it is shorter than that.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from router.spool.states import CommitmentState, DeliveryState, InstanceState
 WORKING = (CommitmentState.OPEN, CommitmentState.ANSWERED)
 """The states in which there is something to do."""
 CLAIM_LASTS = 300.0
-"""Seconds that a claim lasts; at a start of the one node on a spool it ends at once."""
+"""Seconds that a claim lasts. When a node starts alone on a spool, all claims end."""
 MOST_OPEN, MOST_OF_ONE = 1000, 250
-"""Requests that are open at once, of all callers and of one: one caller must not take the places of all others."""
+"""The most open requests, of all callers and of one. So one caller cannot take the places of all others."""
 SAME_UID = 16
-"""Instances with one UID that are looked at, on average: the newest."""
+"""How many instances of one UID are looked at, on average: the newest."""
 
 commitment = sa.Table(
     "commitment",
@@ -56,7 +56,7 @@ reference = sa.Table(
     sa.Index("commitment_reference_asked", "asked_uid"),
 )
 """`outcome`: none yet, 0 for committed by the archive, else a failure reason (PS3.3 §C.14). `asked_uid` is the
-node's own transaction UID with the archive `destination`; `asked_at` is none where it has to be asked (again)."""
+node's own transaction UID with the archive `destination`. `asked_at` is none if the archive must be asked (again)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Place:
 
 
 def free_claims(connection: sa.Connection) -> None:
-    """End all claims. And ask archives again: their answer may have come while no node ran."""
+    """End all claims, and let archives be asked again: their answer may have come while no node ran."""
     connection.execute(commitment.update().where(commitment.c.state.in_(WORKING)).values(ready_at=0, token=0))
     still_open = sa.select(commitment.c.id).where(commitment.c.state == CommitmentState.OPEN)
     unanswered = reference.c.commitment_id.in_(still_open) & reference.c.outcome.is_(None)
@@ -112,7 +112,7 @@ def free_claims(connection: sa.Connection) -> None:
 
 
 def clock_was_set(connection: sa.Connection, seconds: float) -> None:
-    """Move deadlines with the clock, and when an archive was asked."""
+    """Move deadlines, and the times at which archives were asked, with the clock."""
     now = clock.now(connection)
     works = commitment.c.state.in_(WORKING)
     connection.execute(commitment.update().where(works).values(deadline=commitment.c.deadline + seconds))
@@ -137,7 +137,7 @@ def forget(connection: sa.Connection, before: float, limit: int) -> int:
 def add(
     connection: sa.Connection, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float
 ) -> int | None:
-    """A new request, to be answered within so many seconds: its id; None if there are too many."""
+    """Add a request, to be answered within so many seconds. Returns its id, or None if there are too many."""
     is_open = commitment.c.state.in_(WORKING)
     same = sa.select(commitment.c.id).where(
         is_open, commitment.c.transaction_uid == transaction, commitment.c.calling_ae == caller.calling_ae
@@ -217,7 +217,7 @@ def answer(
 
 
 def still_claimed(due: Due) -> sa.Update:
-    """An update of the commitment, if its claim was not lost meanwhile."""
+    """An update of the commitment that does nothing if its claim was lost."""
     return commitment.update().where(commitment.c.id == due.id, commitment.c.token == due.token)
 
 

@@ -1,4 +1,4 @@
-"""Requests for storage commitment, as the stage of that name works on them; the rows are those of `commitment_rows`."""
+"""Requests for storage commitment, as the room `commitment` works on them. Their rows are in `commitment_rows`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _wakes(_: object) -> tuple[str]:
 
 
 class Commitments:
-    """What `commitment` asks of the spool. All of it raises SpoolError."""
+    """What `commitment` asks of the spool. All methods raise SpoolError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -29,7 +29,7 @@ class Commitments:
     def add(
         self, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float
     ) -> int | None:
-        """A request, durable when this returns: its id, or that of the open one that it repeats; None: too many."""
+        """Add a request durably. Returns its id, or that of the open request that it repeats. None: too many."""
         new = self._database.run(lambda c: commitment_rows.add(c, caller, transaction, references, seconds), _wakes)
         self._database.signals.set(COMMITMENTS)
         return new
@@ -40,7 +40,7 @@ class Commitments:
         return self._database.run(lambda c: commitment_rows.claim(c, but, token))
 
     def next_due(self, but: Collection[str]) -> float | None:
-        """When (by the database's clock) `claim` may find something; None: there is nothing."""
+        """The time by the database's clock when `claim` may find something. None: there is nothing."""
         query = sa.select(sa.func.min(commitment.c.ready_at)).where(
             commitment.c.state.in_(WORKING), commitment.c.calling_ae.not_in(but)
         )
@@ -57,7 +57,7 @@ class Commitments:
         return [Pending(row.id, row.sop_class, row.sop_instance, row.asked_uid, row.asked_at) for row in rows]
 
     def outcomes(self, due: Due) -> list[Outcome]:
-        """Of all references, once each has one."""
+        """The outcomes of all references. Only when each has one."""
         query = sa.select(reference).where(reference.c.commitment_id == due.id).order_by(reference.c.id)
         return self._database.ask(
             lambda c: [Outcome((r.sop_class, r.sop_instance), int(r.outcome)) for r in c.execute(query)]
@@ -72,14 +72,14 @@ class Commitments:
         return found
 
     def set_outcomes(self, outcomes: Mapping[int, int]) -> None:
-        """Reference id to outcome; what has one keeps it."""
+        """Set outcomes by reference id. A reference that has one keeps it."""
         rows = [{"which": number, "end": outcome} for number, outcome in outcomes.items()]
         query = reference.update().where(reference.c.id == sa.bindparam("which"), reference.c.outcome.is_(None))
         if rows:
             self._database.run(lambda c: c.execute(query.values(outcome=sa.bindparam("end")), rows) and None)
 
     def asked(self, ids: Sequence[int], destination: str, uid: str) -> None:
-        """An archive is about to be asked for these under a transaction UID of this node."""
+        """Note that an archive is about to be asked for these, under a transaction UID of this node."""
 
         def change(connection: sa.Connection) -> None:
             values = {"destination": destination, "asked_uid": uid, "asked_at": clock.now(connection)}
@@ -89,7 +89,7 @@ class Commitments:
         self._database.run(change)
 
     def not_asked(self, uid: str) -> None:
-        """The archive has not taken the request, as far as is known; an answer to it still counts."""
+        """Note that the archive has probably not taken the request. If it answers all the same, the answer counts."""
         query = reference.update().where(reference.c.asked_uid == uid).values(asked_at=None)
         self._database.run(lambda c: c.execute(query) and None)
 
@@ -97,7 +97,7 @@ class Commitments:
         self, destinations: Collection[str], uid: str, good: Collection[tuple[str, str]],
         failed: Mapping[tuple[str, str], int], otherwise: int,
     ) -> bool:  # fmt: skip
-        """What an archive said of all that it was asked under `uid`; False where it was not asked anything."""
+        """Note what an archive said about everything asked under `uid`. Returns False if it was asked nothing."""
         known = self._database.run(
             lambda c: commitment_rows.answer(c, destinations, uid, frozenset(good), failed, otherwise), _wakes
         )
@@ -105,12 +105,12 @@ class Commitments:
         return known
 
     def is_answered(self, uid: str) -> bool:
-        """Whether all that was asked under a transaction UID of this node has its outcome."""
+        """Whether everything asked under a transaction UID of this node has its outcome."""
         waits = sa.exists().where(reference.c.asked_uid == uid, reference.c.outcome.is_(None))
         return not self._database.ask(lambda c: c.execute(sa.select(waits)).scalar_one())
 
     def release(self, due: Due, after: float, *, state: CommitmentState = CommitmentState.OPEN, tries: int) -> None:
-        """Owed again after so many seconds, at once where the last answer came meanwhile."""
+        """Owe it again after so many seconds, or at once if the last answer came meanwhile."""
         self._database.run(lambda c: commitment_rows.release(c, due, after, state, tries))
 
     def close(self, due: Due, state: CommitmentState) -> None:

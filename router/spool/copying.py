@@ -1,7 +1,7 @@
 """Copies a spool's database and blobs, for `backup` and `restore`.
 
-The database is copied in one step of SQLite's online backup. A reader of its log sees one moment, even under
-load. In several steps the copy would start over at each commit of the node, and never end.
+SQLite's online backup copies the database in one step. So it reads one moment, even under load. In several steps the
+copy would start over at each commit of the node, and never end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from router.spool.states import InstanceState
 
 BLOBS = "blobs"
 OWN = frozenset((DATABASE, DATABASE + "-wal", DATABASE + "-shm", LOCK, BLOBS, BALLAST, "control"))
-"""Entries of a spool's folder that are copied separately, or belong to a running node."""
+"""Entries of a spool's folder that are copied separately, or that belong to a running node."""
 DAMAGED = "see 'A damaged database' in docs/operations.md"
 DELIVERED = "delivered while the backup was made"
 PIECE = 1 << 20
@@ -134,7 +134,7 @@ def note_delivered(database: Path, ids: set[str], now: float) -> None:
 
 
 def blobs_in(folder: Path) -> Iterator[Path]:
-    """The whole blobs of a spool or of a backup. A link or a FIFO in the place of one is none."""
+    """The whole blobs of a spool or of a backup. A link or a FIFO does not count."""
     store = BlobStore(folder / BLOBS)
     return filter(_is_whole, store.files()) if store.root.is_dir() else iter(())
 
@@ -201,7 +201,7 @@ def copy_rest(source: Path, target: Path) -> None:
 
 
 def _copied(source: str, target: str) -> Any:
-    if Path(source).is_file():  # a FIFO that was set aside has nothing to copy, and a read of it would wait for ever
+    if Path(source).is_file():  # a read of a FIFO would wait for ever, and it has nothing to copy
         copy_file(Path(source), Path(target))
     return target
 

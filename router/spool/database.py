@@ -1,4 +1,4 @@
-"""The database of one spool: questions to connections that only read, changes to the one writer, and the claims."""
+"""The database of one spool: reading connections for questions, the one writer for changes, and the claims."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Database:
-    """Each part of the spool has it; no room outside does. All that it is asked raises SpoolError."""
+    """Only the parts of the spool have it. All methods raise SpoolError."""
 
     def __init__(self, settings: SpoolSettings, read: sa.Engine) -> None:
         self.is_sqlite = settings.database == "sqlite"
@@ -40,7 +40,7 @@ class Database:
         self._tokens = itertools.count(1)
 
     def ask(self, question: Callable[[sa.Connection], T]) -> T:
-        """The answer to a question, which changes nothing."""
+        """Answer a question that changes nothing."""
         try:
             with patience.within(self._patience), self._read_engine.connect() as connection:
                 return question(connection)
@@ -50,12 +50,12 @@ class Database:
             raise engine.trouble(self._read_engine, error) from error
 
     def run(self, job: Callable[[sa.Connection], T], wakes: Callable[[T], Iterable[str]] = lambda _: ()) -> T:
-        """Have a change made, and wait for its commit. `wakes`: the topics with new work, for other processes."""
+        """Make a change, and wait for its commit. `wakes`: the topics with new work, for other processes."""
         return self.writer.run(job, wakes=wakes)
 
     @property
     def writer(self) -> Writer:
-        """The one that makes the changes."""
+        """The writer, which makes the changes."""
         if self._writer is None:
             raise SpoolError("this spool is open for reading only")
         return self._writer
@@ -75,7 +75,7 @@ class Database:
         self, table: sa.Table, which: int | str, token: int, job: Callable[[sa.Connection], T],
         wakes: Callable[[T], Iterable[str]] = lambda _: (),
     ) -> Future[T]:  # fmt: skip
-        """A job that ends a claim, and must happen; the claim is renewed until it has."""
+        """Do a job that ends a claim. It must happen, and the claim is renewed until then."""
         future = self.writer.submit(job, insist=True, wakes=wakes)
         leases = self._leases
         if leases:
@@ -83,7 +83,7 @@ class Database:
         return future
 
     def renew(self) -> None:
-        """Renew what is held, now (it happens by itself as well)."""
+        """Renew the held claims now. It also happens by itself."""
         if self._leases:
             self._leases.renew()
 
@@ -98,7 +98,7 @@ class Database:
         self._writer = Writer(write, None if self.is_sqlite else watch.before_commit(lambda: self._start))
 
     def number_start(self, *, alone: bool) -> None:
-        """Note that a node has started. One that is alone frees what earlier starts had claimed."""
+        """Note that a node has started. If it is alone, free what earlier starts had claimed."""
         self._start = self.run(partial(claims.number_start, alone=alone))
         self._tokens = itertools.count((self._start << 32) + 1)
 
@@ -128,7 +128,7 @@ class Database:
         return self._writer.answers(within) and (self._watch is None or self._watch.answers(within))
 
     def server_answers(self) -> bool:
-        """Whether PostgreSQL answered when it was last looked at. False for SQLite, which has no server."""
+        """Whether PostgreSQL answered the last check. False for SQLite, which has no server."""
         return self._watch is not None and self._watch.answers(watch.PULSE + 0.5)
 
     def close(self, seconds: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""Instances that wait for their decision: claimed, decided with all their deliveries, or given back."""
+"""Instances that wait for their decision. They are claimed, decided with all their deliveries, or given back."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from router.spool.states import DeliveryState, InstanceState
 from router.spool.turns import FIRST_CALLER, Calling, take_turn
 
 CIRCLING_COPIES, CIRCLING_WITHIN = 100, 86400.0
-"""So many earlier copies of a data set from one caller within so many seconds are a loop. Four times as many of one UID
-are looked at, so that loops through a few callers do not hide each other."""
+"""So many earlier copies of a data set from one caller within so many seconds are a loop. Four times as many instances
+of one UID are looked at, so that loops through a few callers do not hide each other."""
 CIRCLING = f"the same data set has come from the same caller {CIRCLING_COPIES} times within a day: a loop"
 LIMIT_REACHED = "the destination's own limit of open deliveries was reached"
 """Reasons for which a delivery is buried at once."""
@@ -43,14 +43,14 @@ class Decisions:
         self._database, self._blobs = database, blobs
         self._after = FIRST_CALLER
         self.key: Key | None = None
-        """With which study and accession number are hashed, so that people can look for them."""
+        """Hashes study and accession number, so that people can look for them."""
         self._rules = RulesInUse()
 
     def claim(self, limit: int, taken: Mapping[Calling, int] = NOTHING, most: int = UNLIMITED) -> list[Claim]:
         """Up to `limit` instances that wait for their decision, in order of arrival.
 
-        What was asked about before is among them first, then new work, evenly among callers (AE title and peer):
-        `taken` says how many each has under way already, of at most `most`.
+        Instances that were asked about before come first. Then comes new work, evenly among callers (AE title and
+        peer). `taken` is how many each caller has under way already, of at most `most`.
         """
         token = self._database.new_token()
         turn = self._database.run(lambda c: take_turn(c, limit, token, taken, most, self._after))
@@ -65,7 +65,7 @@ class Decisions:
         self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None],
         rules: RuleTable = NO_RULES,
     ) -> Future[bool]:  # fmt: skip
-        """Prediction, decision and deliveries in one transaction; False when the claim was lost.
+        """Record prediction, decision and deliveries in one transaction. The result is False if the claim was lost.
 
         `rules`: those that decided. They are kept, and so is what they asked of the header.
         """
@@ -97,7 +97,7 @@ class Decisions:
         return future
 
     def release(self, claim: Claim, *, after: float = 0.0, forget_try: bool = False) -> Future[None]:
-        """Give a claim back, to be claimed again after so many seconds."""
+        """Give a claim back. It can be claimed again after so many seconds."""
         which, token = claim.instance.id, claim.token
         future = self._database.end_claim(
             instance, which, token, lambda c: _release(c, which, token, after, forget_try=forget_try)
@@ -106,7 +106,7 @@ class Decisions:
         return future
 
     def next_due(self) -> float | None:
-        """Seconds until an instance may be claimed; None: there is none, or all are claimed."""
+        """Seconds until an instance may be claimed. None: there is none, or all are claimed."""
         return self._database.ask(lambda c: queries.seconds_until(c, c.execute(statements.NEXT_INSTANCE_DUE).scalar()))
 
 
@@ -125,7 +125,7 @@ def _record(
     connection: sa.Connection, decided: Instance, token: int, columns: Mapping[str, Any], decision: Decision,
     limits: Mapping[str, int | None], buried: dict[str, str],
 ) -> bool:  # fmt: skip
-    """A decision and the deliveries that it creates; False when the claim was lost.
+    """Write a decision and the deliveries that it creates. Returns False if the claim was lost.
 
     `columns` are those of the decision. `buried` gets the destinations whose delivery is buried at once, each with the
     reason.
@@ -165,9 +165,9 @@ def _record(
 
 
 def _is_circling(connection: sa.Connection, decided: Instance) -> bool:
-    """Whether the same data set has come from the same caller over and over: something sends it back to this node.
+    """Whether the same data set has come from the same caller again and again: something sends it back to this node.
 
-    What a person orders (`retry_now`) is sent all the same.
+    If a person orders it (`retry_now`), it is sent all the same.
     """
     asked = {"uid": decided.sop_instance, "which": decided.id, "most": 4 * CIRCLING_COPIES}
     since = decided.received_at - CIRCLING_WITHIN

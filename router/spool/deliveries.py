@@ -1,4 +1,4 @@
-"""What is owed to destinations: deliveries are claimed, then ended or owed again."""
+"""Deliveries to destinations. They are claimed, then closed or owed again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Deliveries:
         return self._claim(statements.CLAIM_DELIVERIES, destination, limit)
 
     def claim_untried(self, destination: str) -> list[Delivery]:
-        """The newest delivery that was not tried yet, if any: what came with those that failed is older."""
+        """The newest delivery without a try, if any. Older ones may have come together with those that failed."""
         return self._claim(statements.CLAIM_UNTRIED, destination, 1)
 
     def _claim(self, statement: sa.Executable, to: str, limit: int) -> list[Delivery]:
@@ -58,9 +58,9 @@ class Deliveries:
         return claimed
 
     def close(self, one: Delivery, state: DeliveryState, reason: str = "", status: int | None = None) -> Future[bool]:
-        """End a delivery as DONE, BURIED or SKIPPED; False when the claim was lost.
+        """End a delivery as DONE, BURIED or SKIPPED. The result is False if the claim was lost.
 
-        The instance is finished with its last open or buried delivery.
+        The instance is finished when none of its deliveries is open or buried.
         """
 
         def job(connection: sa.Connection) -> bool:
@@ -82,9 +82,9 @@ class Deliveries:
         self, one: Delivery, after: float, reason: str, status: int | None = None, *, tried: bool = True,
         buriable: bool = False,
     ) -> Future[bool]:  # fmt: skip
-        """Owe it again after so many seconds; False when the claim was lost.
+        """Owe it again after so many seconds. The result is False if the claim was lost.
 
-        `tried` and `buriable` say which counters grow. What was not tried keeps its reason.
+        `tried` and `buriable` say which counters grow. Without a try the old reason stays.
         """
 
         def job(connection: sa.Connection) -> bool:
@@ -99,12 +99,12 @@ class Deliveries:
         return self._database.end_claim(delivery, one.id, one.token, job)
 
     def next_due(self, destination: str) -> float | None:
-        """Seconds until an open delivery to a destination may be claimed; None: there is none, or all are claimed."""
+        """Seconds until an open delivery to a destination may be claimed. None: there is none, or all are claimed."""
         query = statements.NEXT_DUE, {"to": destination}
         return self._database.ask(lambda c: queries.seconds_until(c, c.execute(*query).scalar()))
 
     def known_digests(self, destination: str, sop_instance: str) -> frozenset[str]:
-        """Digests of what was delivered to a destination under a UID."""
+        """Digests of the data sets that a destination got under a UID."""
         query = sa.select(instance.c.digest).where(
             instance.c.sop_instance == sop_instance,
             delivery.c.instance_id == instance.c.id,

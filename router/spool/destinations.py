@@ -1,4 +1,4 @@
-"""Whether a destination is tried at all: a person can pause it, and its circuit opens when it fails."""
+"""Whether a destination is tried at all. A person can pause it, and its circuit opens when it fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from router.spool.schema import destination
 
 
 class Destinations:
-    """What survives a restart: pauses and circuits. A person's pause is an order (`orders`)."""
+    """Pauses and circuits, which survive a restart. People pause by an order (`orders`)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -27,7 +27,7 @@ class Destinations:
         return self._database.ask(ask)
 
     def states(self) -> dict[str, DestinationState]:
-        """Of every destination that has ever been paused or had an open circuit."""
+        """The state of every destination that was ever paused or had an open circuit."""
         query = sa.select(destination)
         return self._database.ask(lambda c: {row.name: _state_of(c, row) for row in c.execute(query).all()})
 
@@ -43,11 +43,13 @@ class Destinations:
 
 def _state_of(connection: sa.Connection, row: Any) -> DestinationState:
     left = queries.seconds_until(connection, row.circuit_until) if row.circuit_until > 0 else None
-    return DestinationState(bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left)
+    return DestinationState(
+        bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left, row.still_since
+    )
 
 
 def change(connection: sa.Connection, name: str, **changes: Any) -> None:
-    """Change pause or circuit, and keep account of the time during which nothing is tried."""
+    """Change pause or circuit, and add up the time during which nothing is tried."""
     now = steady.look(connection).now
     row = connection.execute(sa.select(destination).where(destination.c.name == name).with_for_update()).one_or_none()
     if row is None:
@@ -62,14 +64,14 @@ def change(connection: sa.Connection, name: str, **changes: Any) -> None:
 
 
 def order_try(connection: sa.Connection, names: Sequence[str]) -> None:
-    """A person who orders something of these destinations wants it tried now: an open circuit is probed at once."""
+    """Let open circuits of these destinations be probed at once: a person wants a try now."""
     is_open = destination.c.name.in_(names) & (destination.c.circuit_until > 0)
     at_once = {"circuit_until": clock.now(connection), "circuit_failures": 0}
     connection.execute(destination.update().where(is_open).values(at_once))
 
 
 def still_times(connection: sa.Connection, moment: steady.Moment) -> Callable[[str], float]:
-    """By destination: the seconds that do not count towards giving up on its deliveries."""
+    """For each destination: the seconds that do not count towards giving up on its deliveries."""
     stood = {
         row.name: row.stood_still + (moment.now - row.still_since if row.still_since else 0.0)
         for row in connection.execute(statements.STILL_TIMES)

@@ -1,7 +1,7 @@
 """Opening the database: SQLite or PostgreSQL, with the settings that make a commit durable; the schema's version.
 
-SQLite has known ways to lose rows when several connections write in WAL mode (before 3.51.3). So: one read-write
-connection, one node at a time (a lock on the folder), everybody else opens read-only.
+Before 3.51.3, SQLite can lose rows if several connections write in WAL mode. So there is one read-write connection, and
+one node at a time (a lock on the folder). Everybody else opens the database read-only.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ LOCK = "lock"
 PATIENCE = 60.0
 """Seconds that a second process waits for the first one's start (PostgreSQL)."""
 NO_FILES = "temp_store=MEMORY"
-"""What a statement sorts or may undo would else lie in the system's folder for temporary files, which may be full."""
+"""Keeps data for sorting and undoing in memory. Else they go to the system's temporary folder, which may be full."""
 LONGEST_PATH = 500
-"""SQLite takes 512 bytes, and adds endings of its own."""
+"""SQLite allows 512 bytes, and adds endings of its own."""
+LOOK_AT_CLOCK = 100_000
+"""Steps of SQLite's machine, a few milliseconds, after which a question looks whether its time is over."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
-    """Take the folder for this process, and say whether it is alone; the lock ends with the process.
+    """Take the folder for this process, and say whether it is alone. The lock ends with the process.
 
-    `shared`: others may work on it too (PostgreSQL); the first to come is alone until it calls `share`.
-    Raises SpoolError when another process has it.
+    `shared`: other processes may work on it too (PostgreSQL). The first one is alone until it calls `share`.
+    Raises SpoolError if another process has it.
     """
     try:
         file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
@@ -61,7 +63,7 @@ def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
 
 
 def share(file: IO[str]) -> None:
-    """Let others work in the folder as well."""
+    """Let other processes work in the folder as well."""
     fcntl.flock(file, fcntl.LOCK_SH)
 
 
@@ -83,7 +85,7 @@ def writing(folder: Path, database: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions of its own
+        connection.isolation_level = None  # the driver must not begin transactions itself
         for pragma in (
             "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000", "wal_autocheckpoint=2000",
             NO_FILES,
@@ -101,7 +103,7 @@ def writing(folder: Path, database: str) -> sa.Engine:
 
 
 def _unmoved(folder: Path) -> Callable[[], None]:
-    """A check that the open files are still those in the folder: what is committed to a removed one is lost."""
+    """A check that the open files are still those in the folder. A commit to a removed file would be lost."""
     paths = [str(folder / name) for name in (DATABASE, DATABASE + "-wal", LOCK)]
     known: dict[str, tuple[int, int]] = {}
 
@@ -130,6 +132,7 @@ def reading(folder: Path, database: str) -> sa.Engine:
     def _connect(connection: Any, _record: Any) -> None:
         for pragma in ("busy_timeout=5000", NO_FILES):
             connection.execute(f"PRAGMA {pragma}")
+        connection.set_progress_handler(lambda: time.monotonic() > patience.deadline(), LOOK_AT_CLOCK)
 
     return engine
 
@@ -142,8 +145,8 @@ def _opener(folder: Path, mode: str) -> Callable[[], sqlite3.Connection]:
 def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
     """Bring the schema to this program's version.
 
-    Raises SpoolError for a newer one, a damaged file, and an empty one where it cannot be new: a lost database is
-    not to be replaced by an empty one, since then every blob would look like an orphan.
+    Raises SpoolError for a newer version, for a damaged file, and for an empty database that cannot be new. A lost
+    database must not be replaced by an empty one: then every blob would look like an orphan.
     """
     from alembic import command
     from alembic.config import Config
@@ -184,6 +187,8 @@ def trouble(engine: sa.Engine, error: BaseException) -> DatabaseError:
     """What to do about a database that does not answer."""
     if engine.dialect.name == "postgresql":
         return DatabaseError(postgresql.trouble(engine.url.render_as_string(hide_password=False), error))
+    if getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+        return DatabaseError("the answer takes too long; ask for less, such as a shorter time")
     return DatabaseError(
         f"the spool's database cannot be read ({describe(error)}); nothing was changed. Keep a copy of the spool, "
         "then see 'A damaged database' in docs/operations.md"

@@ -12,15 +12,15 @@ from router.config.values import hidden_password
 from router.errors import RouterError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-"""What an OSError says of a full disk: what was tried waits for room, and no instance is at fault."""
+"""The errno of a full disk. Work must wait for room then, and no instance is at fault."""
 OWN_FAULTS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)
-"""Results for which one statement is refused though the database is well."""
+"""Results with which a sound database refuses one statement."""
 PRIMARY = 0xFF
 """The bits of SQLite's result codes that say the kind of failure."""
 
 
 class SpoolError(RouterError):
-    """The spool could not do what was asked; the message is one line for a person.
+    """The spool could not do something. The message is one line for a person.
 
     `may_come_back`: a crash can bring the change back, since SQLite's log may have all of it.
     """
@@ -39,7 +39,7 @@ class RefusedError(SpoolError):
 
 
 class UncertainCommitError(DatabaseError):
-    """PostgreSQL did not answer a COMMIT: the change has happened, may yet happen, or never will.
+    """PostgreSQL did not answer a COMMIT. The change has happened, may still happen, or never will.
 
     `transaction` is its number on the server, which can be asked later.
     """
@@ -81,6 +81,6 @@ def describe(error: BaseException) -> str:
 
 
 def first_sentence(found: str) -> str:
-    """The first line of SQLite's `quick_check` that says something: it puts a headline in stars above it."""
+    """The first telling line of SQLite's `quick_check`, without the headline in stars above it."""
     lines = [line for line in found.splitlines() if not line.startswith("***")] or [found]
     return lines[0][:200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,3 +22,11 @@ def add_event(
             detail=json.dumps(detail) if detail else "",
         )
     )  # fmt: skip
+
+
+def add_events(connection: sa.Connection, kind: str, of: Iterable[tuple[str, str | None]], **detail: Any) -> None:
+    """The same of many: (instance, destination) each."""
+    now, text = clock.now(connection), json.dumps(detail) if detail else ""
+    rows = [{"at": now, "kind": kind, "instance_id": one, "destination": to, "detail": text} for one, to in of]
+    if rows:
+        connection.execute(event.insert(), rows)

@@ -1,7 +1,7 @@
 """Blobs whose rows SQLite did not take: when they may be removed.
 
-Where the sync of SQLite's log fails the change is undone, and yet the log has all of it until another change is written
-over it. After a crash the log is believed, and the row comes back. It must then find its blob.
+If the sync of SQLite's log fails, the change is undone. But the log has all of it until another change overwrites it.
+After a crash SQLite reads the log, and the row comes back. Then it must find its blob.
 
 This is about commits that failed on a disk. `uncertain_commits` is about commits that a server did not answer.
 """
@@ -21,7 +21,7 @@ from router.spool.errors import SpoolError
 from router.spool.events import add_event
 
 REFUSED = "refused when the disk failed"
-"""The event, with the count of instances. It is the change that is written over what failed."""
+"""The event with the count of instances. Writing it overwrites the failed change in the log."""
 
 
 class FailedCommits:
@@ -34,10 +34,10 @@ class FailedCommits:
         self._lock = threading.Lock()
 
     def discard(self, blob: Blob, error: Exception) -> None:
-        """A commit that failed with `error` may have happened, or may yet. If the database cannot say, ask again later.
+        """Remove a blob whose commit failed with `error`, unless its row may exist or come. If unknown, ask later.
 
         If the node ends first, the next start takes the blob in. Its sender was refused and sends it again, so a
-        destination may get it twice. To delete an acknowledged one would be worse.
+        destination may get it twice. It would be worse to delete an acknowledged instance.
         """
         try:
             if self._has_row(blob):
@@ -64,7 +64,7 @@ class FailedCommits:
             self.discard(blob, error)
 
     def _discard_without_row(self, blob: Blob) -> None:
-        """A connection that opened the log anew may have believed it before the change was written over it."""
+        """Discard a blob without a row. It has one if a connection read the log before that was overwritten."""
         try:
             if self._has_row(blob):
                 blob.unmark()
@@ -78,7 +78,7 @@ class FailedCommits:
 
     def _write_over(self) -> None:
         def note(connection: sa.Connection) -> list[Blob]:
-            """Return the blobs that wait by now: they failed before this change is written."""
+            """Write the event. Returns the blobs that wait by now: their commits failed before this change."""
             with self._lock:
                 blobs = list(self._may_come_back)
             add_event(connection, REFUSED, count=len(blobs))

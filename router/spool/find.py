@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -46,6 +46,19 @@ class State(StrEnum):
     """A person dropped a delivery."""
     SKIPPED = "skipped"
     """A delivery would have gone back to the caller."""
+    OWED = "owed"
+    """A delivery is open or buried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a text may be the name of; study and accession number are keyed hashes. Empty: it is no such name."""
+
+    begins: str = ""
+    """The beginning of ids."""
+    sop_instance: str = ""
+    study: str = ""
+    accession: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,8 @@ class Filter:
     calling_ae: str = ""
     peer: str = ""
     state: State | None = None
+    names: Names | None = None
+    """In place of `text`, for a filter that is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +161,15 @@ def page_of_ids(
     return ids
 
 
-def look(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int) -> Looked:
-    """One look, at no more than FEW rows for each filter.
+def look(
+    connection: sa.Connection, wanted: Filter, key: Key | None, *, before: str, limit: int, few: int | None = None
+) -> Looked:
+    """One look, at no more than `few` rows for each filter (default: FEW).
 
-    Of several filters the one with the fewest rows leads. If each has many, the latest FEW of the leading one are
+    Of several filters the one with the fewest rows leads. If each has many, the latest `few` of the leading one are
     looked through, however few of them match the others.
     """
+    few = FEW if few is None else few
     if not all(_storable(text) for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer)):
         return Looked((), None)
     low = "" if wanted.since is None else id_at(wanted.since)
@@ -164,8 +182,8 @@ def look(connection: sa.Connection, wanted: Filter, key: Key | None, *, before: 
     elif len(filters) == 1:
         ids = filters[0].latest(span, limit)
     else:
-        leader, bound = _leader(connection, filters, span)
-        led = leader.latest(span, FEW).subquery()
+        leader, bound = _leader(connection, filters, span, few)
+        led = leader.latest(span, few).subquery()
         # A subquery with one value is asked for each row. A join may be begun at its other end, however many rows are
         # there; and that end is where a planner begins that takes each condition for one that few rows meet.
         others = [one.holds() for one in filters if one is not leader]
@@ -204,15 +222,15 @@ def _along(columns: Sequence[sa.Column[Any]], values: Sequence[Any], span: Span,
     return sa.select(rows.subquery().c[len(columns) - 1])
 
 
-def _leader(connection: sa.Connection, filters: Sequence[_Filter], span: Span) -> tuple[_Filter, str | None]:
-    """The filter with the fewest rows, and the earliest of its latest FEW; None if it has no more than those."""
-    best, leader = (FEW, FIRST_PAGE), filters[0]
+def _leader(connection: sa.Connection, filters: Sequence[_Filter], span: Span, few: int) -> tuple[_Filter, str | None]:
+    """The filter with the fewest rows, and the earliest of its latest `few`; None if it has no more than those."""
+    best, leader = (few, FIRST_PAGE), filters[0]
     for one in filters:
-        ids = one.latest(span, FEW).subquery()
+        ids = one.latest(span, few).subquery()
         count, earliest = connection.execute(sa.select(sa.func.count(), sa.func.min(ids.c[0]))).one()
         if (count, earliest or "") < best:
             best, leader = (count, earliest or ""), one
-    return leader, best[1] if best[0] == FEW else None
+    return leader, best[1] if best[0] == few else None
 
 
 def _shown(connection: sa.Connection, ids: Sequence[str]) -> tuple[Found, ...]:
@@ -223,6 +241,21 @@ def _shown(connection: sa.Connection, ids: Sequence[str]) -> tuple[Found, ...]:
         deliveries = _deliveries(connection, some)
         found += [_found(row, deliveries[row.id]) for row in rows]
     return tuple(found)
+
+
+def kept(connection: sa.Connection, wanted: Filter, key: Key | None) -> Filter:
+    """The same filter without its text, which may be of a patient or a study: what it names here, and keyed hashes."""
+    if not wanted.text:
+        return wanted
+    names = _names(wanted.text, key)
+    if not _storable(wanted.text):
+        return replace(wanted, text="", names=Names())
+    known = [
+        connection.execute(sa.select(instance.c.id).where(condition).limit(1)).first() is not None
+        for condition in (_BeginsWith(names.begins).holds(), instance.c.sop_instance == names.sop_instance)
+    ]
+    names = replace(names, begins=names.begins * known[0], sop_instance=names.sop_instance * known[1])
+    return replace(wanted, text="", names=names)
 
 
 def _storable(text: str) -> bool:
@@ -283,10 +316,12 @@ class _AnyOf:
     filters: tuple[_Filter, ...]
 
     def latest(self, span: Span, most: int) -> sa.Select[Any]:
+        if not self.filters:
+            return sa.select(instance.c.id).where(sa.false())
         return _together([one.latest(span, most) for one in self.filters], most)
 
     def holds(self) -> sa.ColumnElement[bool]:
-        return sa.or_(*(one.holds() for one in self.filters))
+        return sa.or_(sa.false(), *(one.holds() for one in self.filters))
 
 
 def _together(parts: Sequence[sa.Select[Any]], most: int) -> sa.Select[Any]:
@@ -338,8 +373,9 @@ _Filter = _Column | _InState | _AnyOf | _BeginsWith | _HasDelivery
 
 
 def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
-    if wanted.text:
-        yield _AnyOf(tuple(_named(wanted.text.strip(), key)))
+    names = _names(wanted.text, key) if wanted.text else wanted.names
+    if names is not None:
+        yield _AnyOf(tuple(_named(names)))
     for column, value in (
         (instance.c["class"], wanted.class_name), (instance.c.rule, wanted.rule),
         (instance.c.calling_ae, wanted.calling_ae), (instance.c.peer, wanted.peer),
@@ -356,19 +392,29 @@ def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
             yield _AnyOf(tuple(_InState(end) for end in (InstanceState.FINISHED, InstanceState.GONE)))
         case State.WAITING:
             yield _HasDelivery(wanted.to, DeliveryState.OPEN)
+        case State.OWED:
+            yield _AnyOf(tuple(_HasDelivery(wanted.to, one) for one in (DeliveryState.OPEN, DeliveryState.BURIED)))
         case state:
             yield _HasDelivery(wanted.to, str(state))
 
 
-def _named(text: str, key: Key | None) -> Iterator[_Filter]:
+def _names(text: str, key: Key | None) -> Names:
     """All that a text may be."""
-    digits = text.casefold()
-    if LEAST_ID <= len(digits) <= 32 and not set(digits) - set("0123456789abcdef"):
-        yield _BeginsWith(digits)
-    yield _Name(instance.c.sop_instance, text)
-    if key is not None:
-        yield _Name(instance.c.study, key.study(text))
-        yield _Name(instance.c.accession, key.accession(text))
+    digits, text = text.strip().casefold(), text.strip()
+    is_id = LEAST_ID <= len(digits) <= 32 and not set(digits) - set("0123456789abcdef")
+    study, accession = (key.study(text), key.accession(text)) if key is not None else ("", "")
+    return Names(digits if is_id else "", text, study, accession)
+
+
+def _named(names: Names) -> Iterator[_Filter]:
+    if names.begins:
+        yield _BeginsWith(names.begins)
+    for column, value in (
+        (instance.c.sop_instance, names.sop_instance), (instance.c.study, names.study),
+        (instance.c.accession, names.accession),
+    ):  # fmt: skip
+        if value:
+            yield _Name(column, value)
 
 
 def _deliveries(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[FoundDelivery]]:

@@ -1,4 +1,4 @@
-"""An instance is finished with the last of its deliveries. A job that may find this out must look alone."""
+"""An instance is finished when its last delivery is. Only one job at a time may look at that."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import sqlalchemy as sa
 
 from router.spool import statements
 from router.spool.schema import delivery, instance
+from router.spool.states import DeliveryState, InstanceState
+
+OWED = (DeliveryState.OPEN, DeliveryState.BURIED)
+"""An instance with a delivery in one of these states is not finished."""
 
 
 def look_alone(connection: sa.Connection, which: Callable[[], sa.ColumnElement[bool]]) -> None:
     """Lock the rows of these instances (PostgreSQL; SQLite has one writer).
 
-    `which` is built only where it is needed: building costs more than running.
+    `which` is built only if it is needed: building costs more than running.
     """
     if connection.dialect.name != "sqlite":
         connection.execute(sa.select(instance.c.id).where(which()).order_by(instance.c.id).with_for_update())
@@ -25,5 +29,12 @@ def instances_of(deliveries: Sequence[int]) -> sa.ColumnElement[bool]:
 
 
 def finish_if_last(connection: sa.Connection, instance_id: str, now: float) -> None:
-    """The instance is finished if no delivery of it is open or buried."""
+    """Mark the instance as finished if none of its deliveries is open or buried."""
     connection.execute(statements.FINISH_IF_LAST, {"which": instance_id, "now": now})
+
+
+def finish_those_that_end(connection: sa.Connection, ids: Sequence[str], now: float) -> None:
+    """The same for many."""
+    owed = sa.exists().where(delivery.c.instance_id == instance.c.id, delivery.c.state.in_(OWED))
+    last = instance.c.id.in_(ids) & (instance.c.state == InstanceState.DECIDED) & ~owed
+    connection.execute(instance.update().where(last).values(state=InstanceState.FINISHED, finished_at=now))

@@ -1,6 +1,6 @@
 """Keeps a PostgreSQL database and the folder with its blobs together, by an id that both have.
 
-A node with another folder would find no blob of the rows that others made, and give up on their deliveries.
+A node with another folder would not find the blobs of other nodes' rows, and would give up on their deliveries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def keep_together(write: sa.Engine, folder: Path) -> None:
     path = folder / FILE
     here = _read(path)
     with write.begin() as connection:
-        connection.exec_driver_sql("LOCK TABLE spool IN EXCLUSIVE MODE")  # two may make it at once
+        connection.exec_driver_sql("LOCK TABLE spool IN EXCLUSIVE MODE")  # two nodes may make it at once
         there = connection.execute(sa.select(identity.c.id)).scalar()
         if there is None:
             if here is None:
@@ -52,7 +52,7 @@ def _read(path: Path) -> str | None:
 
 
 def _write(path: Path, value: str) -> None:
-    """Write durably, whole or not at all. It comes before the row, so that a crash leaves no folder that is refused."""
+    """Write the id durably, whole or not at all. It comes before the row, so no folder is refused after a crash."""
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:

@@ -1,4 +1,4 @@
-"""Taking instances in: from a blob to a row, and what becomes of the blob where the row is refused."""
+"""Taking instances in: from a blob to a row, and what becomes of the blob if the row is refused."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Intake:
         return self._blobs.begin(header)
 
     def room(self) -> bool:
-        """Whether there is room for an instance, after finished blobs have made way."""
+        """Whether there is room for an instance. If not, finished blobs are removed first."""
         return self._space.has_room()
 
     def make_room(self) -> None:
-        """The disk was full after all: finished blobs go soon, and the sender's next try finds room."""
+        """The disk was full after all. Finished blobs are removed soon, so the sender's next try finds room."""
         self._space.make_room()
 
     def event(self, kind: str, **detail: Any) -> None:
@@ -58,7 +58,7 @@ class Intake:
         self._database.writer.submit(lambda c: add_event(c, kind, **detail))
 
     def accept(self, blob: Blob, new: Instance, named: Header = NOTHING_NAMED) -> Accepted:
-        """A sealed blob becomes an instance; returns after the commit. Raises SpoolError; the blob is then removed.
+        """Make a sealed blob an instance. Returns after the commit. If it raises SpoolError, the blob is removed.
 
         `named`: study and accession number, where they are known already. The decision will know them better.
         """
@@ -66,7 +66,7 @@ class Intake:
         try:
             known = self._database.ask(partial(_same_uid, sop_instance=new.sop_instance))
         except BaseException:
-            blob.discard()  # no row was asked for
+            blob.discard()  # nobody asked for a row
             raise
         equal = next((one.instance.id for one in known if self._is_equal(one, blob, new)), None)
         first = known[0].instance.id if known else None
@@ -85,7 +85,7 @@ class Intake:
         return Accepted(new.id, merged=False)
 
     def _drop_refused(self, blob: Blob, error: Exception) -> None:
-        """The row was refused. Remove the blob, unless the row may be there all the same, or may yet come."""
+        """The row was refused. Remove the blob, unless the row may exist after all or may still come."""
         if isinstance(error, UncertainCommitError):
             self.uncertain.add(blob, error.transaction)
             if self._database.server_answers():
@@ -102,12 +102,12 @@ class Intake:
             return False
         try:
             return same_bytes(self._blobs.path(old.id), blob.path, old.offset, new.offset)
-        except OSError:  # the blob went in the meantime, or cannot be read: then it cannot stand for the new one
+        except OSError:  # the old blob has gone or cannot be read: then it cannot replace the new one
             return False
 
 
 def _same_uid(connection: sa.Connection, sop_instance: str) -> Sequence[Known]:
-    """The latest instances with this UID, newest first (few: a UID is meant to be unique)."""
+    """The latest instances with this UID, newest first. There are few: a UID should be unique."""
     rows = connection.execute(statements.SAME_UID, {"uid": sop_instance})
     return [Known(instance_of(row), is_gone=row.state == InstanceState.GONE) for row in rows]
 
@@ -115,9 +115,9 @@ def _same_uid(connection: sa.Connection, sop_instance: str) -> Sequence[Known]:
 def _accept(
     connection: sa.Connection, new: Instance, columns: dict[str, Any], first: str | None, equal: str | None
 ) -> str | None:
-    """A row for a new instance, or a note that equal bytes came again where `equal` still has open work.
+    """Write a row for a new instance, or a note that equal bytes came again if `equal` still has open work.
 
-    `first` is the latest instance with the same UID. Returns the id of the one it was merged into, if any.
+    `first` is the latest instance with the same UID. Returns the id of the instance that took the new one in, if any.
     """
     if equal is not None and _has_open_work(connection, equal):
         add_event(connection, "same UID again", equal, merged=True, peer=new.caller.peer)
@@ -129,7 +129,7 @@ def _accept(
 
 
 def _has_open_work(connection: sa.Connection, instance_id: str) -> bool:
-    """Whether it waits for its decision or has an open delivery. What is only buried does not move by itself."""
+    """Whether it waits for its decision or has an open delivery. A buried one does not count: it waits for a person."""
     is_new = sa.exists().where(instance.c.id == instance_id, instance.c.state == InstanceState.NEW)
     is_owed = sa.exists().where(delivery.c.instance_id == instance_id, delivery.c.state == DeliveryState.OPEN)
     return bool(connection.execute(sa.select(is_new | is_owed)).scalar_one())

@@ -1,7 +1,7 @@
-"""Keyed hashes of what people look for and what the spool must not hold: study and accession number.
+"""Keyed hashes of study and accession number: people look for them, but the spool must not hold them.
 
-The key is a file in the spool's folder that only its owner may read. Without it a hash says nothing, however few
-accession numbers there are to try.
+The key is a file in the spool's folder that only its owner may read. Without the key a hash says nothing, even if
+somebody tries all accession numbers.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Key:
     secret: bytes
 
     def study(self, uid: str) -> str:
-        """The hash of a Study Instance UID, 32 hex digits; padding does not count."""
+        """The hash of a Study Instance UID without padding: 32 hex digits."""
         return self._hash(b"study", uid.strip("\0 "))
 
     def accession(self, number: str) -> str:
-        """The hash of an accession number, 32 hex digits; case and padding do not count."""
+        """The hash of an accession number without padding and case: 32 hex digits."""
         return self._hash(b"accession", number.strip("\0 ").casefold())
 
     def found_by(self, header: Header) -> dict[str, str | None]:
@@ -69,9 +69,9 @@ def key_of(folder: Path) -> Key | None:
 
 
 def make_key(folder: Path) -> Key:
-    """The key of a spool, made if there is none; nodes on one folder get the same one. Raises SpoolError, OSError.
+    """The key of a spool, made if there is none. Nodes on one folder get the same key. Raises SpoolError, OSError.
 
-    Its name appears with its bytes: a crash leaves no key or a whole one.
+    Its file appears with all its bytes, so a crash leaves no key or a whole one.
     """
     if (known := key_of(folder)) is not None:
         return known

@@ -1,7 +1,7 @@
 """Claims that end by themselves. On PostgreSQL several nodes share a database, and one that dies must free its claims.
 
-What this process claimed is renewed until the claim ends. A process that stalls for longer than a lease loses its
-claims: another has them by then, under another token.
+A process renews its claims until they end. If it stalls for longer than a lease, it loses its claims: another process
+has them by then, under another token.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ class Leases:
         self._thread = threading.Thread(target=self._go_on, name="spool-leases", daemon=True)
 
     def start(self) -> None:
-        """Renew from now on, in a thread, three times in each lease."""
+        """Renew from now on in a thread, three times in each lease."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more, and let the writer give back what is still held, as the end of a start does on SQLite.
+        """Renew no more, and let the writer give back the claims that are still held.
 
-        This does not wait: a database that does not answer must not delay the end. Then the claims end by
-        themselves.
+        This does not wait, because a silent database must not delay the end. Then the claims end by themselves.
         """
         self._stopped.set()
         self._for_each(claims.give_back)
@@ -54,7 +53,7 @@ class Leases:
                 del self._claims[table][which]
 
     def renew(self) -> None:
-        """Renew what is held. Raises SpoolError."""
+        """Renew the held claims. Raises SpoolError."""
         for done in self._for_each(claims.renew):
             done.result()
 

@@ -1,7 +1,7 @@
 """The note in a blob's header: it says what the blob's row knows, so that a blob without a row can get one.
 
-A note has a fixed length: its room is reserved before the data set comes, and it is written once the digest is known:
-a checksum of the whole header, then JSON, then spaces. It is the Private Information (0002,0102) of a Part 10 file.
+A note has a fixed length. Its room is reserved before the data set comes. It is written when the digest is known: a
+checksum of the whole header, then JSON, then spaces. It is the Private Information (0002,0102) of a Part 10 file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GROUP_LENGTH, SOP_CLASS, SOP_INSTANCE, SYNTAX, CREATOR = 0x0000, 0x0002, 0x0003,
 
 
 class UnverifiedError(ValueError):
-    """Why a blob cannot become an instance again; a fixed text, never received words."""
+    """A blob cannot become an instance again. The text is fixed, and has no received words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def read_note(header: bytes) -> Note | None:
 
 
 def agrees(header: bytes, instance: Instance) -> bool:
-    """Whether a row agrees with the note of its blob: a bit of a row can change as well. True if there is no note."""
+    """Whether a row agrees with the note of its blob. A bit of a row can change as well. True if there is no note."""
     try:
         meta, offset = read_header(header)
     except UnverifiedError:

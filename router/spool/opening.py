@@ -53,7 +53,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
 
 
 def read_spool(settings: SpoolSettings) -> Spool:
-    """Open a spool to look at it, also while a node works on it. Raises SpoolError when there is none."""
+    """Open a spool to look at it, also while a node works on it. Raises SpoolError if there is none."""
     try:
         if settings.database == "sqlite" and not (settings.path / engine.DATABASE).exists():
             raise SpoolError(f"{settings.path}: no spool here; start the node once, or name another routing.yaml")
@@ -63,7 +63,7 @@ def read_spool(settings: SpoolSettings) -> Spool:
 
 
 class SharedFolderError(SpoolError):
-    """Others may write into the folder, and have: it must not be closed to them."""
+    """Other accounts may write into the folder, and have done so. So it must not be closed to them."""
 
     exit_code = 2
 

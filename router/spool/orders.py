@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 
-from router.spool import clock, destinations, steady
+from router.spool import clock, destinations, statements, steady
 from router.spool.database import Database
-from router.spool.events import add_event
-from router.spool.finishing import finish_if_last, instances_of, look_alone
+from router.spool.destinations import still_times
+from router.spool.events import add_event, add_events
+from router.spool.finishing import finish_those_that_end, instances_of, look_alone
 from router.spool.retention import Retention
 from router.spool.schema import delivery, instance, parts
 from router.spool.signals import INSTANCES
 from router.spool.states import DeliveryState, InstanceState
+
+LABELLED = "labelled"
+"""The kind of the event that keeps a person's label."""
 
 
 class Orders:
@@ -27,7 +32,7 @@ class Orders:
         self._set_paused(destination, who, paused=True)
 
     def resume(self, destination: str, who: str) -> None:
-        """No longer paused; and an open circuit is probed at once."""
+        """End the pause of a destination. An open circuit is then probed at once."""
         self._set_paused(destination, who, paused=False)
 
     def _set_paused(self, destination: str, who: str, *, paused: bool) -> None:
@@ -41,7 +46,7 @@ class Orders:
         self._database.signals.set(destination)
 
     def retry_now(self, deliveries: Sequence[int], who: str) -> int:
-        """Buried or waiting deliveries are owed at once, and their destinations tried; returns how many."""
+        """Owe buried or waiting deliveries at once, and try their destinations. Returns how many."""
         changed = 0
         for part in parts(deliveries):
             owed_to = self._database.run(partial(_retry_now, deliveries=part, who=who), set)
@@ -50,24 +55,36 @@ class Orders:
         return changed
 
     def discard(self, deliveries: Sequence[int], who: str) -> int:
-        """Drop deliveries that are not being sent; returns how many."""
-        return sum(self._database.run(partial(_discard, deliveries=part, who=who)) for part in parts(deliveries))
+        """Drop deliveries that are not being sent. Returns how many."""
+        return sum(self._database.run(partial(discard, deliveries=part, who=who)) for part in parts(deliveries))
 
     def redecide(self, instance_id: str, who: str) -> bool:
-        """Have an instance decided anew; False where there is none, or its blob is gone."""
-        ordered = self._database.run(partial(_redecide, instance_id=instance_id, who=who), lambda _: (INSTANCES,))
+        """Let an instance be decided anew. Returns False if there is none, or if its blob is gone."""
+        ordered = self._database.run(partial(redecide, instance_id=instance_id, who=who), lambda _: (INSTANCES,))
         self._database.signals.set(INSTANCES)
         return ordered
 
+    def send_also(self, instance_id: str, destination: str, who: str) -> bool:
+        """Owe a decided instance to one more destination; False where there is none, its blob is gone, or it is owed
+        there already."""
+        job = partial(_send_also, instance_id=instance_id, to=destination, who=who)
+        ordered = self._database.run(job, lambda _: (destination,))
+        self._database.signals.set(destination)
+        return ordered
+
+    def label(self, instance_id: str, label: str, who: str) -> bool:
+        """Note what a person says that an instance shows; False where there is no such instance."""
+        return self._database.run(partial(_label, instance_id=instance_id, label=label, who=who))
+
     def wipe(self, who: str = "") -> int:
-        """Remove every blob that no open or buried delivery needs, even before `keep` is over; returns how many."""
+        """Remove every blob that no open or buried delivery needs, even before `keep` is over. Returns how many."""
         removed = self._retention.remove_all()
         self._database.writer.submit(lambda c: add_event(c, "wiped", removed=removed, who=who))
         return removed
 
 
-def _are_free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
-    """Those that are open or buried, and not claimed (any more)."""
+def are_free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
+    """The condition for deliveries that are open or buried, and not claimed (any more)."""
     is_free = (delivery.c.token == 0) | (delivery.c.ready_at <= now)
     return (
         delivery.c.id.in_(deliveries)
@@ -76,45 +93,67 @@ def _are_free(deliveries: Sequence[int], now: float) -> sa.ColumnElement[bool]:
     )  # fmt: skip
 
 
-def _retry_now(connection: sa.Connection, deliveries: Sequence[int], who: str) -> list[str]:
-    """Owe free deliveries at once, with their counters at zero. Returns the destination of each."""
+def retry_now(
+    connection: sa.Connection, deliveries: Sequence[int], who: str, *, after_new: bool = False, **why: Any
+) -> list[str]:
+    """Owe free deliveries at once, with their counters at zero. Returns the destination of each.
+
+    `after_new`: new deliveries go before them. `why` is kept in the record.
+    """
     moment = steady.look(connection)
     now = moment.now
     still = destinations.still_times(connection, moment)
-    afresh = {"ready_at": 0, "tries": 0, "buriable_tries": 0, "closed_at": None, "owed_since": now}
+    afresh = {
+        "ready_at": now if after_new else 0,
+        "tries": 0,
+        "buriable_tries": 0,
+        "closed_at": None,
+        "owed_since": now,
+    }
     rows = connection.execute(
         delivery.update()
-        .where(_are_free(deliveries, now))
+        .where(are_free(deliveries, now))
         .values(state=DeliveryState.OPEN, token=0, **afresh)
         .returning(delivery.c.id, delivery.c.instance_id, delivery.c.destination)
     ).all()
-    for row in rows:
-        connection.execute(delivery.update().where(delivery.c.id == row.id).values(stood_still=still(row.destination)))
-        add_event(connection, "retried by a person", row.instance_id, row.destination, who=who)
-    # Also for those that are claimed: the try that is under way began before the order.
-    is_owed = delivery.c.id.in_(deliveries) & (delivery.c.state == DeliveryState.OPEN)
-    concerned = sa.select(delivery.c.destination).where(is_owed).distinct()
-    destinations.order_try(connection, connection.execute(concerned).scalars().all())
+    for name in {row.destination for row in rows}:
+        numbers = [row.id for row in rows if row.destination == name]
+        connection.execute(delivery.update().where(delivery.c.id.in_(numbers)).values(stood_still=still(name)))
+    of = ((row.instance_id, row.destination) for row in rows)
+    add_events(connection, "retried by a person", of, who=who, **why)
     return [row.destination for row in rows]
 
 
-def _discard(connection: sa.Connection, deliveries: Sequence[int], who: str) -> int:
+def _retry_now(connection: sa.Connection, deliveries: Sequence[int], who: str) -> list[str]:
+    owed_to = retry_now(connection, deliveries, who)
+    order_try(connection, deliveries)
+    return owed_to
+
+
+def order_try(connection: sa.Connection, deliveries: Sequence[int]) -> None:
+    """Have the destinations of these tried, also of those that are claimed: their try began before the order."""
+    is_owed = delivery.c.id.in_(deliveries) & (delivery.c.state == DeliveryState.OPEN)
+    concerned = sa.select(delivery.c.destination).where(is_owed).distinct()
+    destinations.order_try(connection, connection.execute(concerned).scalars().all())
+
+
+def discard(connection: sa.Connection, deliveries: Sequence[int], who: str, **why: Any) -> int:
     """Drop free deliveries; returns how many."""
     look_alone(connection, lambda: instances_of(deliveries))
     now = clock.now(connection)
     rows = connection.execute(
         delivery.update()
-        .where(_are_free(deliveries, now))
+        .where(are_free(deliveries, now))
         .values(state=DeliveryState.DISCARDED, token=0, closed_at=now, reason="discarded by a person")
         .returning(delivery.c.instance_id, delivery.c.destination)
     ).all()
-    for row in rows:
-        finish_if_last(connection, row.instance_id, now)
-        add_event(connection, "discarded by a person", row.instance_id, row.destination, who=who)
+    finish_those_that_end(connection, [row.instance_id for row in rows], now)
+    of = ((row.instance_id, row.destination) for row in rows)
+    add_events(connection, "discarded by a person", of, who=who, **why)
     return len(rows)
 
 
-def _redecide(connection: sa.Connection, instance_id: str, who: str) -> bool:
+def redecide(connection: sa.Connection, instance_id: str, who: str, **why: Any) -> bool:
     changed = connection.execute(
         instance.update()
         .where(
@@ -123,5 +162,31 @@ def _redecide(connection: sa.Connection, instance_id: str, who: str) -> bool:
         .values(state=InstanceState.NEW, ready_at=0, token=0, tries=0, finished_at=None)
     ).rowcount  # fmt: skip
     if changed:
-        add_event(connection, "new decision ordered", instance_id, who=who)
+        add_event(connection, "new decision ordered", instance_id, who=who, **why)
     return bool(changed)
+
+
+def _send_also(connection: sa.Connection, instance_id: str, to: str, who: str) -> bool:
+    look_alone(connection, lambda: instance.c.id == instance_id)
+    if to in connection.execute(statements.OWED_ALREADY, {"which": instance_id}).scalars():
+        return False
+    changed = connection.execute(
+        instance.update()
+        .where(instance.c.id == instance_id, instance.c.state.in_((InstanceState.DECIDED, InstanceState.FINISHED)))
+        .values(state=InstanceState.DECIDED, finished_at=None)
+    ).rowcount
+    if changed:
+        moment = steady.look(connection)
+        owed = {"instance_id": instance_id, "destination": to, "state": DeliveryState.OPEN, "owed_since": moment.now}
+        connection.execute(statements.INSERT_DELIVERY, owed | {"stood_still": still_times(connection, moment)(to)})
+        add_event(connection, "sent also by a person", instance_id, to, who=who)
+    return bool(changed)
+
+
+def _label(connection: sa.Connection, instance_id: str, label: str, who: str) -> bool:
+    """A person may change the label: the latest event counts."""
+    query = sa.select(instance.c.top).where(instance.c.id == instance_id)
+    row = connection.execute(query).one_or_none()
+    if row is not None:
+        add_event(connection, LABELLED, instance_id, label=label, said=row.top, who=who)
+    return row is not None

@@ -1,8 +1,8 @@
 """Blobs without a row, at the start of a node. A crash leaves them, and so does a database older than its blobs.
 
-Nothing that may have been acknowledged is deleted. A whole blob becomes an instance again, by its note (`notes`). One
-that cannot be verified is set aside for a person. Blobs that were never whole, and copies that can be made again, are
-removed.
+Nothing is deleted that may have been acknowledged. A whole blob becomes an instance again, by its note (`notes`). A
+blob that cannot be verified is set aside for a person. Blobs that were never whole are removed, and so are copies that
+can be made again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Found:
 
     @property
     def may_go(self) -> bool:
-        """It was never whole, can be made again, was refused, or its row no longer needs it."""
+        """Whether it may be removed: never whole, or a copy, or refused, or its row no longer needs it."""
         if not ID.fullmatch(self.instance_id):
             return False
         if self.path.suffix in REPLACEABLE:
@@ -60,12 +60,12 @@ class Found:
 
     @property
     def came_back(self) -> bool:
-        """It was refused, but a crash has brought its row back."""
+        """Whether it was refused, but a crash has brought its row back."""
         return self.path.suffix == DOUBTED and not self.may_go
 
     @property
     def is_orphan(self) -> bool:
-        """It is whole, and has no row."""
+        """Whether it is whole and has no row."""
         return self.path.suffix == WHOLE and (self.state is None or not self._is_whole)
 
     @property
@@ -74,12 +74,12 @@ class Found:
 
 
 def read_back(path: Path) -> Instance:
-    """The instance that a blob was, verified. Raises UnverifiedError, and OSError where it cannot be read."""
+    """The verified instance of a blob. Raises UnverifiedError, and OSError if the blob cannot be read."""
     if not ID.fullmatch(path.stem):
         raise UnverifiedError("its name is not one that the spool gives")
     if path.parent.name != path.stem[-2:]:
         raise UnverifiedError("it lies in another folder than its name says")
-    # Without waiting: to open a FIFO to which nothing writes would wait for ever.
+    # Without waiting: opening a FIFO that nobody writes to would wait for ever.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -109,7 +109,7 @@ def _by_note(instance_id: str, file: BinaryIO, header: bytes, file_size: int, me
 
 
 def _by_data_set(path: Path, file: BinaryIO, offset: int, file_size: int, meta: dict[int, str]) -> Instance:
-    """A blob of an earlier version has no note. It counts if its data set reads to its end; its caller is unknown."""
+    """A blob of an earlier version has no note. It counts if its data set reads to its end. Its caller is lost."""
     if not all(UID.fullmatch(meta.get(element, "")) for element in (SOP_CLASS, SOP_INSTANCE, SYNTAX)):
         raise UnverifiedError("it is not a file of this spool")
     if meta[SYNTAX] == DEFLATED:
@@ -153,7 +153,7 @@ def _digest(file: BinaryIO, offset: int) -> str:
 
 
 def set_aside(path: Path, folder: Path) -> Path:
-    """Move a file out of the blobs, durably, and never over another one. Returns where it is now."""
+    """Move a file out of the blobs, durably, and never over another file. Returns its new place."""
     if not folder.is_dir():
         folder.mkdir(mode=0o700)
         sync_folder(folder.parent)

@@ -32,7 +32,7 @@ DANGEROUS = {
 
 
 def engine(database: str, *, statement: float = patience.STATEMENT, **options: Any) -> sa.Engine:
-    """An engine whose connections obey `patience`. Raises SpoolError where the driver is missing."""
+    """An engine whose connections obey `patience`. Raises SpoolError if the driver is missing."""
     try:
         import psycopg
     except ModuleNotFoundError as error:
@@ -60,7 +60,7 @@ def connect(chosen: dict[str, Any]) -> Any:
 
 
 def prepare(connection: Any, statement: float) -> None:
-    """How each session works."""
+    """Set up a session."""
     wanted = SESSION | {"lock_timeout": f"{patience.LOCK:.0f}s", "statement_timeout": f"{statement:.0f}s"}
     if connection.info.server_version >= CLIENT_CHECK:
         wanted["client_connection_check_interval"] = "5s"
@@ -73,13 +73,13 @@ _made: list[Any] = []
 
 
 def _bounded() -> Any:
-    """The class of connections, made once the driver is there."""
+    """The class of connections. It is made here, because the driver may be missing."""
     if _made:
         return _made[0]
     import psycopg
 
     class Bounded(psycopg.Connection[Any]):
-        """All waits of psycopg pass through `wait`, as a generator that hears every 0.1 s whether anything came."""
+        """All waits of psycopg pass through `wait`, as a generator that is told every 0.1 s whether anything came."""
 
         def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
             return super().wait(self._until_deadline(gen), *arguments, **named)
@@ -92,7 +92,7 @@ def _bounded() -> Any:
                     ready = yield wanted
                     if not ready and time.monotonic() > deadline:
                         gen.close()
-                        self.pgconn.finish()  # a late answer would be taken for that of the next query
+                        self.pgconn.finish()  # a late answer would look like that of the next query
                         raise psycopg.OperationalError("the server did not answer in time")
                     wanted = gen.send(ready)
             except StopIteration as end:
@@ -103,7 +103,7 @@ def _bounded() -> Any:
 
 
 def dangers(connection: sa.Connection) -> Iterator[str]:
-    """Settings of the server by which a power cut there loses what was acknowledged."""
+    """Settings of the server with which a power cut there loses acknowledged instances."""
     if connection.dialect.name == "postgresql":
         for setting, words in DANGEROUS.items():
             if connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == "off":
@@ -111,7 +111,7 @@ def dangers(connection: sa.Connection) -> Iterator[str]:
 
 
 def examine(database: str) -> Iterator[tuple[str, str]]:
-    """(state, text) for `check`: whether the server answers, and how it is set."""
+    """(state, text) for `check`: whether the server answers, and whether its settings are safe."""
     made = None
     try:
         made = engine(database, pool_size=1)

@@ -1,4 +1,4 @@
-"""Questions that more than one part of the spool asks; nothing here changes it."""
+"""Questions that more than one part of the spool asks. Nothing here changes it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from router.spool.states import DeliveryState, InstanceState
 
 
 def seconds_until(connection: sa.Connection, at: float | None) -> float | None:
-    """By the database's clock, which may differ from this machine's."""
+    """Seconds from now by the database's clock, which may differ from this machine's."""
     return None if at is None else float(at) - clock.now(connection)
 
 
 def counts(connection: sa.Connection) -> Counts:
-    """Open work. What blobs and copies take is not known here."""
+    """Open work. The bytes of blobs and copies are left at zero here."""
     undecided = connection.execute(
         sa.select(sa.func.count()).select_from(instance).where(instance.c.state == InstanceState.NEW)
     ).scalar_one()
@@ -39,7 +39,7 @@ def counts(connection: sa.Connection) -> Counts:
 
 
 def bytes_of_blobs(connection: sa.Connection) -> int:
-    """Of all that are there, as their rows say."""
+    """The bytes of all present blobs, as their rows say."""
     query = sa.select(sa.func.coalesce(sa.func.sum(instance.c.size), 0)).where(
         instance.c.state.in_((InstanceState.NEW, InstanceState.DECIDED, InstanceState.FINISHED))
     )
@@ -47,12 +47,12 @@ def bytes_of_blobs(connection: sa.Connection) -> int:
 
 
 def states(connection: sa.Connection, ids: Sequence[str]) -> dict[str, InstanceState]:
-    """The state of each of the ids that has a row."""
+    """The state of each of these ids that has a row."""
     query = sa.select(instance.c.id, instance.c.state).where(instance.c.id.in_(ids))
     return {row.id: InstanceState(row.state) for row in connection.execute(query)}
 
 
 def existing(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
-    """Those of the ids whose blob must be there."""
+    """Those of these ids whose blob must be there."""
     query = sa.select(instance.c.id).where(instance.c.id.in_(ids), instance.c.state != InstanceState.GONE)
     return set(connection.execute(query).scalars())

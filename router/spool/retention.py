@@ -7,7 +7,7 @@ import math
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.spool import commitment_rows, rule_tables, schema, steady
+from router.spool import bulk, commitment_rows, rule_tables, schema, steady
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
 from router.spool.errors import SpoolError
@@ -16,13 +16,13 @@ from router.spool.states import InstanceState
 from router.spool.usage import Usage
 
 EARLY = 64
-"""Finished blobs that are removed at a time when there is no room."""
+"""How many finished blobs are removed at a time if there is no room."""
 BITE = 50
-"""Records, and blobs, that one change of retention removes: what arrives shares its commit, and must not wait."""
+"""How many records or blobs one change of retention removes. Arriving instances share its commit and must not wait."""
 
 
 class Retention:
-    """Removes what no delivery needs any more. Raises SpoolError."""
+    """Removes what no delivery needs any more. Its methods raise SpoolError."""
 
     def __init__(self, settings: SpoolSettings, database: Database, blobs: BlobStore, usage: Usage) -> None:
         self._settings, self._database, self._blobs, self._usage = settings, database, blobs, usage
@@ -34,7 +34,7 @@ class Retention:
         return removed + self._database.run(lambda c: _forget_records(c, steady.cutoff(c, keep), BITE))
 
     def sweep_early(self) -> int:
-        """Remove some finished blobs, even before `keep` is over; returns how many."""
+        """Remove some finished blobs, even before `keep` is over. Returns how many."""
         try:
             return self.remove_finished(None, EARLY)
         except SpoolError:
@@ -42,7 +42,7 @@ class Retention:
             return self.remove_finished(None, EARLY)
 
     def remove_all(self) -> int:
-        """Remove every finished blob, even before `keep` is over; returns how many."""
+        """Remove every finished blob, even before `keep` is over. Returns how many."""
         removed = 0
         while count := self.remove_finished(None, BATCH):
             removed += count
@@ -56,7 +56,7 @@ class Retention:
             self._blobs.remove(instance_id)
 
     def remove_finished(self, keep: float | None, limit: int) -> int:
-        """Remove blobs of instances that were finished more than `keep` seconds ago (None: all); returns how many."""
+        """Remove blobs of instances that were finished more than `keep` seconds ago (None: all). Returns how many."""
         sizes = self._database.run(lambda c: _note_gone(c, math.inf if keep is None else steady.cutoff(c, keep), limit))
         for instance_id in sizes:
             self._blobs.remove(instance_id)
@@ -91,4 +91,5 @@ def _forget_records(connection: sa.Connection, before: float, limit: int) -> int
     events = connection.execute(event.delete().where(event.c.id.in_(old))).rowcount
     connection.execute(schema.jump.delete().where(schema.jump.c.at < before))
     rules = rule_tables.forget(connection, before, limit)
-    return len(ids) + events + rules + commitment_rows.forget(connection, before, limit)
+    jobs = bulk.forget(connection, before, limit)
+    return len(ids) + events + rules + jobs + commitment_rows.forget(connection, before, limit)

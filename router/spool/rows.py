@@ -1,4 +1,4 @@
-"""The values that the spool gives out; and rows to the values that flow, and back."""
+"""The values that the spool gives out. Also turns rows into values of `flow`, and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An instance that a classifier has claimed; `token` fences it, `tries` counts the claims before this one.
+    """An instance that a classifier has claimed. `token` fences it. `tries` counts the claims before this one.
 
     `is_new_decision`: it was decided before, and a person has ordered a new decision.
     """
@@ -39,7 +39,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An instance that came before, under the same UID as a new one; `is_gone`: its blob was removed."""
+    """An earlier instance with the same UID as a new one. `is_gone`: its blob was removed."""
 
     instance: Instance
     is_gone: bool
@@ -47,7 +47,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class DestinationState:
-    """What survives a restart: pause and circuit of a destination. Times are Unix seconds, 0 for none."""
+    """Pause and circuit of a destination, which survive a restart. Times are Unix seconds, 0 for none."""
 
     paused: bool = False
     circuit_until: float = 0.0
@@ -55,10 +55,12 @@ class DestinationState:
     circuit_reason: str = ""
     circuit_left: float | None = None
     """Seconds until the next try of an open circuit, by the database's clock."""
+    still_since: float = 0.0
+    """Since when nothing is tried, paused or with an open circuit."""
 
     @property
     def try_ordered(self) -> bool:
-        """Whether a person wants an open circuit to be probed at once: what opens one counts at least one failure."""
+        """Whether a person wants an open circuit to be probed at once. If failures opened it, their count is not 0."""
         return self.circuit_until > 0 and not self.circuit_failures
 
 
@@ -70,7 +72,7 @@ class Counts:
     open: Mapping[str, int] = field(default_factory=dict)
     buried: Mapping[str, int] = field(default_factory=dict)
     oldest: Mapping[str, float] = field(default_factory=dict)
-    """Unix time since when the oldest open delivery has been owed."""
+    """Unix time at which the oldest open delivery became owed."""
     bytes: int = 0
     set_aside: int = 0
     """Blobs that could not be verified and wait for a person."""
@@ -87,7 +89,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """A delivery as its row is; `schema` says what the columns mean. Times are Unix seconds."""
+    """A delivery as in its row. `schema` says what the columns mean. Times are Unix seconds."""
 
     id: int
     instance_id: str
@@ -106,7 +108,7 @@ class DeliveryRow:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
-    """An instance as its row is; `schema` says what the columns mean. Times are Unix seconds.
+    """An instance as in its row. `schema` says what the columns mean. Times are Unix seconds.
 
     The last fields are of its latest decision. Those that were stored as JSON are `{"damaged": True}` if they cannot be
     read.
@@ -202,12 +204,12 @@ def columns_of(instance: Instance) -> dict[str, Any]:
 
 
 def _storable(title: str) -> str:
-    """PostgreSQL takes no NUL in a text, but some callers pad their titles with it."""
+    """A text without NULs. PostgreSQL takes none, but some callers pad their titles with them."""
     return title.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _other_answers(prediction: Prediction | None) -> dict[str, Any]:
-    """What some models say beside the class; kept among the facts, so that it needs no column."""
+    """What some models say beside the class. It is kept among the facts and needs no column."""
     if prediction is None:
         return {}
     view = {"view": prediction.view, "view_confidence": round(prediction.view_confidence, 6)} if prediction.view else {}

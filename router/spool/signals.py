@@ -12,6 +12,8 @@ INSTANCES = "instances"
 """The topic that is signalled when an instance waits for its decision."""
 COMMITMENTS = "commitments"
 """The topic that is signalled when a request for storage commitment has come, or an archive's answer."""
+BULK = "bulk"
+"""The topic that is signalled when there is a bulk job to work on."""
 FULL = "the disk is full"
 """The topic that is signalled when finished blobs must go before their time."""
 

@@ -1,4 +1,4 @@
-"""Whether there is room for more, by `spool.limit`, the disk and its inodes. Where there is none, finished blobs go."""
+"""Whether there is room for more, by `spool.limit`, the disk and its inodes. If not, finished blobs are removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from router.spool.usage import Usage
 TELL_EVERY = 60.0
 """Seconds between lines of the log while there is no room."""
 SAMPLE_BYTES = 2
-"""Bytes of a native sample, at most; 32 bits are rare. A copy that is there counts with its true size."""
+"""The most bytes of a native sample; 32 bits are rare. A finished copy counts with its true size."""
 ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 """Photometric interpretations with one sample for each pixel; all others have three."""
 
@@ -44,7 +44,7 @@ class Space:
         self._told: float | None = None
 
     def has_room(self, more: int = 0) -> bool:
-        """Whether there is room for `more` bytes, after finished blobs have made way. Logs what is lacking."""
+        """Whether there is room for `more` bytes. If not, finished blobs are removed first. Logs what is lacking."""
         lack = self.lack(more)
         if lack:
             with self._sweeping:
@@ -55,7 +55,7 @@ class Space:
         return not lack
 
     def lack(self, more: int = 0) -> str:
-        """Why there is no room for so many bytes more; empty where there is. Raises OSError."""
+        """Why there is no room for so many bytes more. Empty if there is. Raises OSError."""
         limit, reserve, used = self._settings.limit, self._settings.reserve, self._usage.total
         free = self._blobs.free() - self._usage.unwritten - more
         if used + more >= limit:
@@ -72,7 +72,7 @@ class Space:
     def make_room(self) -> None:
         """The disk is full, though it seemed to have room: ask the sweeper to remove finished blobs before their time.
 
-        Not at once: the blob that found no room is still there, and the database needs some to write as well.
+        They go a little later: the blob that found no room is still there, and the database needs room to write too.
         """
         self._database.signals.set(FULL)
 
@@ -83,13 +83,13 @@ class Space:
 
     @contextmanager
     def for_copy(self, instance: Instance, target: Path) -> Iterator[None]:
-        """While a native copy is made as `target`: what it may take counts at once, afterwards what it takes.
+        """For the time while a native copy is made as `target`. First its greatest size counts, then its true size.
 
-        Raises OSError (ENOSPC) where there is no room, after finished blobs have made way.
+        Raises OSError (ENOSPC) if there is no room even without the finished blobs.
         """
         size = self._size_of_copy(instance)
         with self._copying:
-            # One that could never fit drives no finished blob out.
+            # For a copy that can never fit, no finished blob is removed.
             if size >= self._settings.limit or not self.has_room(size):
                 words = "no room for a native copy: spool.limit or spool.reserve would be reached"
                 raise OSError(errno.ENOSPC, words)
@@ -100,14 +100,14 @@ class Space:
             self._usage.copy_ends(instance.id, size, target.stat().st_size if target.exists() else 0)
 
     def _size_of_copy(self, instance: Instance) -> int:
-        """Bytes that a native copy may take: its blob's and those of the pixels, from the facts of its decision."""
+        """The most bytes of a native copy: those of its blob and of the pixels, from the facts of its decision."""
         query = statements.FACTS, {"which": instance.id}
         facts = json.loads(self._database.ask(lambda c: c.execute(*query).scalar_one()))
         samples = 1 if facts["photometric"] in ONE_SAMPLE else 3
         return int(instance.size + facts["rows"] * facts["columns"] * facts["frames"] * samples * SAMPLE_BYTES)
 
     def _tell(self, lack: str) -> None:
-        """Log that there is no room and why, when that begins and once a minute; and when it ends."""
+        """Log why there is no room, when that begins and once a minute. Log also when it ends."""
         with self._telling:
             if lack and (self._told is None or time.monotonic() - self._told > TELL_EVERY):
                 self._told = time.monotonic()

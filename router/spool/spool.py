@@ -1,4 +1,4 @@
-"""One node's spool: builds the parts, takes them from start to end, and offers each part by its name."""
+"""One node's spool: builds, starts and closes the parts, and offers each part by its name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from router.config.settings import SpoolSettings
 from router.observe import log
 from router.spool import postgresql, queries
 from router.spool.blobs import BlobStore
+from router.spool.bulk import Bulk
 from router.spool.commitments import Commitments
 from router.spool.database import Database
 from router.spool.decisions import Decisions
@@ -20,12 +21,15 @@ from router.spool.errors import SpoolError
 from router.spool.events import add_event
 from router.spool.intake import Intake
 from router.spool.keyed import Key, make_key
+from router.spool.notices import Notices
 from router.spool.orders import Orders
+from router.spool.overview import Overview
 from router.spool.retention import Retention
 from router.spool.space import Space
 from router.spool.sqlite_log import relieve
 from router.spool.taking_in import TakingIn
 from router.spool.usage import Usage
+from router.spool.users import Users
 from router.spool.views import Views
 
 
@@ -33,7 +37,8 @@ class Spool:
     """Open it with `open_spool` (to work) or `read_spool` (to look), in `opening`.
 
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
-    `commitments` for storage commitment, `orders` and `views` for people, `space` and `retention` for the sweeper.
+    `commitments` for storage commitment, `orders`, `bulk`, `views` and `overview` for people, `space` and `retention`
+    for the sweeper, `notices` for notify, `users` for the page.
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
@@ -50,10 +55,14 @@ class Spool:
         self.destinations = Destinations(self.database)
         self.commitments = Commitments(self.database)
         self.orders = Orders(self.database, self.retention)
+        self.bulk = Bulk(self.database, settings.path)
+        self.notices = Notices(self.database)
         self.views = Views(settings, self.database, self._usage)
+        self.users = Users(self.database)
+        self.overview = Overview(self.database)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
-        """Become the node that works on this spool; or, on PostgreSQL, one of several."""
+        """Become the node that works on this spool, or on PostgreSQL one of several nodes."""
         relieve(write, self.settings.path, self.space.database_is_full)
         self.database.begin_writing(write, lock)
         try:
@@ -72,8 +81,8 @@ class Spool:
             self.database.work_with_others(on_answer=self.intake.uncertain.settle)
 
     def take_in_orphans(self) -> None:
-        """Make blobs and rows agree after a crash, or after an older database was put back. Only before anything is
-        received. Raises OSError, SpoolError."""
+        """Make blobs and rows agree after a crash, or after an older database was put back. Only before the node
+        receives. Raises OSError, SpoolError."""
         TakingIn(self._blobs, self.database).look_through()
 
     def blob(self, instance_id: str) -> Path:
@@ -81,11 +90,11 @@ class Spool:
         return self._blobs.path(instance_id)
 
     def event(self, kind: str, instance_id: str | None = None, destination: str | None = None, **detail: Any) -> None:
-        """Append to the record of who did what when; `detail` never has a patient or study value."""
+        """Append to the record of who did what when. `detail` must not have a patient or study value."""
         self.database.writer.submit(lambda c: add_event(c, kind, instance_id, destination, **detail))
 
     def tidy_up(self) -> None:
-        """Lay the ballast again, and ask again what became of failed commits.
+        """Make the ballast again, and ask again what became of failed commits.
 
         On PostgreSQL, where others add and remove blobs, also count what is there.
         """
@@ -96,9 +105,9 @@ class Spool:
             self._usage.forget_copies([one for one in self._usage.with_copies() if not self.blob(one).exists()])
 
     def close(self, seconds: float | None = None) -> bool:
-        """Finish what waits for the writer, then let the folder go. False where the database did not take it in time:
+        """Finish what waits for the writer, then unlock the folder. Returns False if the database took too long.
 
-        then both end with the process, and what was claimed is free again at the next start.
+        Then both end with the process, and the next start frees the claims.
         """
         return self.database.close(seconds)
 

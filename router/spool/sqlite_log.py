@@ -1,4 +1,4 @@
-"""SQLite's log on a disk that is nearly full: it is kept small, and told of when it finds no room."""
+"""SQLite's log on a nearly full disk: keeps it small, and reports when it finds no room."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from router.spool.ballast import is_short
 
 LOG, SMALL_LOG = 2000, 32
-"""Pages of SQLite's log after which it is folded into the database: as `engine` says, and while room is short."""
+"""Pages of SQLite's log after which it is folded into the database: usually (see `engine`), and while room is short."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN)
 """SQLite's errors if it finds no block or file, as for its log."""
 
@@ -46,7 +46,7 @@ def relieve(engine: sa.Engine, folder: Path, on_full: Callable[[], object]) -> N
 def fold_log(connection: sa.Connection) -> None:
     """Write SQLite's log into the database and cut it to nothing, as far as readers and the disk allow. Not within a
     transaction."""
-    with suppress(sqlite3.Error):  # the change that follows says what is wrong
+    with suppress(sqlite3.Error):  # the next change says what is wrong
         _driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 

@@ -1,6 +1,6 @@
-"""The statements of every instance's way, built once: building one costs more than running it.
+"""The statements that every instance needs. They are built once: building one costs more than running it.
 
-Names of bound values never equal a column's, which SQLAlchemy keeps for itself in SET and VALUES.
+No bound value has the name of a column: SQLAlchemy reserves those names in SET and VALUES.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def _claim_instances(which: sa.ColumnElement[bool], *order: sa.ColumnElement[Any
 
 
 _is_fresh = sa.text("instance.state = 'new' AND instance.ready_at = 0")
-"""As the index `instance_fresh` has it."""
+"""The condition of the index `instance_fresh`."""
 CLAIM_AGAIN = _claim_instances(
     (instance.c.state == InstanceState.NEW) & (instance.c.ready_at > 0) & (instance.c.ready_at <= bound("now")),
     instance.c.ready_at, instance.c.id,
 )  # fmt: skip
-"""Instances that were asked about and not answered. They come before new work, which never ends."""
+"""Instances that inference was asked about without an answer. They come before new work, which never ends."""
 CLAIM_FRESH = _claim_instances(
     sa.and_(_is_fresh, instance.c.peer == bound("from_peer"), instance.c.calling_ae == bound("from_ae")), instance.c.id
 )
@@ -73,18 +73,18 @@ CALLERS = {
     "sqlite": sa.text(_CALLERS.format(index="INDEXED BY instance_fresh")),
     "postgresql": sa.text(_CALLERS.format(index="")),
 }
-"""Callers with new work behind one of them, in order: one step in an index for each, however much each has. SQLite
-must be told the index, or it looks through all of the new work."""
+"""Callers with new work behind one caller, in order. Each costs one step in an index, however much work it has. SQLite
+must be told the index, or it reads all of the new work."""
 
 DECIDE = instance.update().where(
     instance.c.id == bound("which"), instance.c.token == bound("claimed_by"), instance.c.state == InstanceState.NEW
 )
-"""The columns to set are given with the execution."""
+"""The execution gives the columns to set."""
 
 _is_owed = (delivery.c.instance_id == bound("which")) & (
     (delivery.c.state == DeliveryState.OPEN) | (delivery.c.state == DeliveryState.BURIED)
 )
-"""Not `in_`, whose list SQLAlchemy writes out anew at every execution."""
+"""Without `in_`: SQLAlchemy writes its list anew at every execution."""
 OWED_ALREADY = sa.select(delivery.c.destination).where(_is_owed)
 OPEN_UP_TO = sa.select(sa.func.count()).select_from(
     sa.select(sa.literal_column("1"))
@@ -93,7 +93,7 @@ OPEN_UP_TO = sa.select(sa.func.count()).select_from(
     .limit(bound("most"))
     .subquery()
 )
-"""In the order of the index. Otherwise PostgreSQL may read the whole table when few rows wait."""
+"""In the order of the index. Otherwise PostgreSQL may read the whole table if few rows wait."""
 STILL_TIMES = sa.select(destination.c.name, destination.c.stood_still, destination.c.still_since)
 
 

@@ -1,4 +1,4 @@
-"""Goes through the blobs when a node starts: see `orphans` for what becomes of each."""
+"""Goes through the blobs when a node starts. `orphans` says what becomes of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TELL_EVERY = 10.0
 
 @dataclass(slots=True)
 class TakingIn:
-    """One pass over the blobs of a spool. Nothing may be received meanwhile."""
+    """One pass over the blobs of a spool. The node must not receive meanwhile."""
 
     blobs: BlobStore
     database: Database
@@ -78,7 +78,7 @@ class TakingIn:
     def _set_aside(self, path: Path, reason: str) -> None:
         target = set_aside(path, self.blobs.root.parent / SET_ASIDE)
         self.set_aside += 1
-        # A file that others put there may have any name.
+        # A file from elsewhere may have any name.
         detail = {"file": target.name if ID.match(target.name) else "not named by the spool", "reason": reason}
         log.error("set aside", **detail)
         self.database.run(lambda c: add_event(c, "set aside", **detail))
@@ -92,7 +92,7 @@ class TakingIn:
 
 
 def _take_in_again(connection: sa.Connection, found: Sequence[Instance]) -> None:
-    """Rows for blobs that had none; each is decided anew. Deliveries in an older database stay owed."""
+    """Make rows for blobs without one. Each is decided anew. Deliveries in an older database stay owed."""
     for one in found:
         connection.execute(statements.INSERT_INSTANCE, columns_of(one) | {"state": InstanceState.NEW})
         add_event(connection, "taken in again", one.id, caller_known=bool(one.caller.peer))
@@ -118,7 +118,7 @@ def _redecide_lost(connection: sa.Connection) -> int:
 
 
 def remove_halves(blobs: BlobStore) -> None:
-    """Remove what was never whole and what is made again. Needs no database: it makes room for one on a full disk."""
+    """Remove what was never whole or can be made again. Needs no database, but makes room for one on a full disk."""
     for path in blobs.files():
         if path.suffix in REPLACEABLE and Found(path, None).may_go:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Callers take turns: a claim for the classifier goes evenly among those who have sent something."""
+"""Callers take turns: each claim for the classifier is divided evenly among callers with new work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from router.spool.claims import claim_end
 from router.spool.rows import instance_of
 
 CALLERS_AT_ONCE = 64
-"""The most callers with new work that one claim looks at; the next claim looks at those after them."""
+"""The most callers with new work that one claim looks at. The next claim looks at the callers after them."""
 Calling = tuple[str, str]
 """A caller: calling AE title and peer."""
 FIRST_CALLER: Calling = ("", "")
@@ -33,7 +33,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one claim has taken, and the caller after which the next one begins to look for new work."""
+    """What one claim has taken, and the caller after which the next claim begins to look for new work."""
 
     claimed: list[Claimed]
     after: Calling
@@ -65,7 +65,7 @@ def take_turn(
         found = connection.execute(statements.CLAIM_FRESH, claim | whose).all()
         busy[caller] += len(found)
         rows += found
-        if len(found) == share:  # it may have more, and gets what others leave
+        if len(found) == share:  # it may have more, and gets the share that others leave
             callers.append(caller)
     rows.sort(key=lambda row: str(row.id))
     return Turn([Claimed(instance_of(row), row.tries - 1, row.decided_at is not None) for row in rows], after)

@@ -1,7 +1,7 @@
-"""Blobs whose COMMIT PostgreSQL did not answer: they stay until it says what became of the transaction.
+"""Blobs whose COMMIT PostgreSQL did not answer. They stay until it says what became of the transaction.
 
-A stopped server may carry out a COMMIT minutes later, after its connection has gone. The row must then find its blob.
-Blobs that still wait when the process ends are left to the next start, which looks for blobs without rows.
+A stopped server may carry out a COMMIT minutes later, when its connection has gone. Then the row must find its blob. If
+blobs still wait when the process ends, the next start handles them: it looks for blobs without rows.
 """
 
 from __future__ import annotations
@@ -74,6 +74,6 @@ class UncertainCommits:
 
 
 def _status(connection: sa.Connection, number: int) -> str | None:
-    """`committed`, `aborted` or `in progress`; None where the server has forgotten."""
+    """`committed`, `aborted` or `in progress`. None if the server has forgotten."""
     said = connection.execute(_STATUS, {"number": number}).scalar()
     return None if said is None else str(said)

@@ -7,11 +7,11 @@ from collections.abc import Collection
 
 
 class Usage:
-    """Bytes of blobs, and of copies by instance, with those that are being made. For several threads."""
+    """Bytes of blobs, and of copies by instance, also of copies that are being made. Thread-safe."""
 
     def __init__(self) -> None:
         self.unwritten = 0
-        """Bytes of copies that are being made; the file system may still count them as free."""
+        """Bytes of copies that are being made. The file system may still count them as free."""
         self._blobs = 0
         self._copies = 0
         self._sizes: dict[str, int] = {}
@@ -33,12 +33,12 @@ class Usage:
             self._forget_copies(instance_ids)
 
     def recount(self, blobs: int) -> None:
-        """The database says how many bytes the blobs have: other processes add and remove some as well."""
+        """Take the bytes of the blobs from the database, because other processes add and remove some too."""
         with self._lock:
             self._blobs = blobs
 
     def copy_begins(self, instance_id: str, size: int) -> None:
-        """A copy of at most this size is being made; it counts at once."""
+        """A copy of at most this size is being made. It counts at once."""
         with self._lock:
             self.unwritten += size
             self._add_copy(instance_id, size)

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
 from router.decide.replay import Came
-from router.spool import queries
+from router.spool import clock, queries
 from router.spool.activity import Activity, activity
 from router.spool.database import Database
-from router.spool.find import Filter, Found, FoundPage, find, find_page
+from router.spool.find import Filter, Found, FoundPage, find, find_page, id_at
 from router.spool.kept_decisions import PAGE_OF_CAME, KnownAsks, came_one, came_page
 from router.spool.keyed import key_of
 from router.spool.orphans import SET_ASIDE, count_in
@@ -26,13 +26,13 @@ from router.spool.states import DeliveryState, InstanceState
 from router.spool.usage import Usage
 
 PAGE = 100
-"""Rows of an answer, if the caller asks for no other number."""
+"""The rows of an answer, if the caller asks for no other number."""
 AFTER_ALL_IDS = "g"
-"""Sorts after every id, which is made of hex digits."""
+"""Sorts after every id, because ids are hex digits."""
 
 
 class Views:
-    """Answers as frozen rows; nothing here changes the spool. Raises SpoolError."""
+    """Answers as frozen rows. Nothing here changes the spool. Its methods raise SpoolError."""
 
     def __init__(self, settings: SpoolSettings, database: Database, usage: Usage) -> None:
         self._settings, self._database, self._usage = settings, database, usage
@@ -40,6 +40,11 @@ class Views:
     def counts(self) -> Counts:
         set_aside = count_in(self._settings.path / SET_ASIDE)
         return replace(self._database.ask(queries.counts), bytes=self._usage.total, set_aside=set_aside)
+
+    @property
+    def bytes_in_use(self) -> int:
+        """Bytes of blobs and native copies, as the running node counts them. Asks nothing."""
+        return self._usage.total
 
     def finished(self) -> Finished:
         """What `wipe` would take."""
@@ -50,14 +55,14 @@ class Views:
         return Finished(n, int(size), oldest or 0.0)
 
     def bytes_held(self) -> int:
-        """Bytes of all blobs that have rows."""
+        """The bytes of all blobs with rows."""
         return self._database.ask(queries.bytes_of_blobs)
 
     def deliveries(
         self, *, states: Sequence[str] = (DeliveryState.OPEN, DeliveryState.BURIED), to: str | None = None,
         instance_id: str | None = None, after: int = 0, limit: int = PAGE,
     ) -> list[DeliveryRow]:  # fmt: skip
-        """The oldest first; `after` a number pages on. Those of an instance are given in any state."""
+        """The oldest first, beginning after the number `after`. With an instance, its deliveries in any state."""
         # Of one destination: not in the order of `id`, in which a planner reads what waits for all the others.
         order = delivery.c.id if to is None else delivery.c.id + 0
         page = sa.select(delivery).where(order > after).order_by(order).limit(limit)
@@ -116,6 +121,25 @@ class Views:
     def activity(self, seconds: float) -> Activity:
         """What happened in the last seconds."""
         return self._database.ask(lambda c: activity(c, seconds))
+
+    def last_from(self, callers: Sequence[str]) -> dict[str, float]:
+        """By calling AE title: the Unix time of its latest instance. Those that have none are left out."""
+        query = sa.select(sa.func.max(instance.c.id)).where(instance.c.calling_ae == sa.bindparam("caller"))
+
+        def ask(connection: sa.Connection) -> dict[str, float]:
+            latest = {name: connection.execute(query, {"caller": name}).scalar() for name in callers}
+            return {name: int(found[:16], 16) / 1e9 for name, found in latest.items() if found}
+
+        return self._database.ask(ask)
+
+    def received_bytes(self, seconds: float) -> int:
+        """Bytes of the instances of the last seconds."""
+
+        def ask(connection: sa.Connection) -> int:
+            since = instance.c.id >= id_at(clock.now(connection) - seconds)
+            return int(connection.execute(sa.select(sa.func.sum(instance.c.size)).where(since)).scalar() or 0)
+
+        return self._database.ask(ask)
 
     def events(
         self, *, instance_id: str | None = None, kind: str | None = None, after: int | None = None, limit: int = PAGE

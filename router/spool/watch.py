@@ -19,14 +19,14 @@ from router.spool.errors import is_of_database
 from router.spool.signals import Signals
 
 CHANNEL = "dicom_router"
-"""One channel for each database. The payload is the number of the sender's start, and a topic; nothing received."""
+"""The channel, one for each database. The payload is the number of the sender's start and a topic."""
 PULSE = 1.5
 """Seconds between two checks whether the server answers."""
 PULSE_ANSWER = 2.5
-"""Seconds for the answer. The sum must stay below the five within which health notices."""
+"""Seconds for the answer. Both together must stay below the five seconds in which health notices a failure."""
 AGAIN_AFTER = 1.0
 POLL, POLL_DEAF = (4.0, 6.0), (1.0, 2.0)
-"""Seconds after which a thread that waits for work looks by itself: while notifications come, and while they cannot."""
+"""Seconds after which a waiting thread looks for work by itself: while notifications come, and while they cannot."""
 
 _END = "SELECT txid_current_if_assigned(), (SELECT count(pg_notify(%s, t)) FROM unnest(%s::text[]) t)"
 
@@ -66,7 +66,7 @@ class Watch:
 
     @property
     def hears(self) -> bool:
-        """Whether notifications of other processes arrive."""
+        """Whether notifications of other processes can arrive."""
         return self._hears
 
     def answers(self, within: float) -> bool:
@@ -74,7 +74,7 @@ class Watch:
         return time.monotonic() - self._answered < within
 
     def longest_wait(self) -> float:
-        """Seconds after which to look for work without a notification; random, so that not all look at once."""
+        """Seconds after which to look for work without a notification. Random, so that not all look at once."""
         return random.uniform(*(POLL if self._hears else POLL_DEAF))  # noqa: S311 - jitter
 
     def _run(self) -> None:
@@ -86,7 +86,7 @@ class Watch:
                 with closing(connection):
                     self._listen(connection)
             except Exception as error:
-                if not is_of_database(error):  # a fault of this program: nothing else would show it
+                if not is_of_database(error):  # a bug of this program, which nothing else would show
                     log.error("watch failed", error=where(error))
             self._hears = False
             self._stopped.wait(AGAIN_AFTER)

@@ -1,8 +1,8 @@
-"""The one writer: a thread that owns the only read-write connection and puts all that waits into one commit.
+"""The one writer: a thread that owns the only read-write connection and puts all waiting jobs into one commit.
 
-Each job runs in a savepoint of its own, so that one that fails fails alone. Its result is given out only
-after the commit, which on SQLite means after the sync of the log (WAL, synchronous=FULL). A PostgreSQL server that does
-not answer is waited for `patience.CHANGES` seconds, then its connection is given up.
+Each job runs in its own savepoint, so a failure concerns only this job. Its result is given out only after the commit.
+On SQLite that is after the sync of the log (WAL, synchronous=FULL). If a PostgreSQL server does not answer within
+`patience.CHANGES` seconds, its connection is given up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from router.spool.errors import (
 T = TypeVar("T")
 Job = Callable[[sa.Connection], Any]
 MOST = 256
-"""Jobs in one commit."""
+"""The most jobs in one commit."""
 AGAIN_AFTER = 0.5
 """Seconds until a change that must happen is tried again after the database did not take it."""
 CONFLICTS = ("40P01", "40001")
@@ -41,7 +41,7 @@ CONFLICTS = ("40P01", "40001")
 class Waiting:
     """A job and the future of its caller. A job that insists is tried until the database takes it, or the spool closes.
 
-    `wakes` gives, for the result, the topics with new work, of which other processes must hear.
+    `wakes` returns the topics with new work from the job's result. Other processes must hear of them.
     """
 
     job: Job
@@ -53,7 +53,7 @@ class Waiting:
 
 Outcome = tuple[Waiting, Any, BaseException | None]
 BeforeCommit = Callable[[sa.Connection, set[str]], int | None]
-"""The last step of a transaction on PostgreSQL: gets the topics to wake, returns the transaction's number there."""
+"""The last step of a transaction on PostgreSQL. It takes the topics to wake, and returns the transaction's number."""
 
 
 class Writer:
@@ -75,7 +75,7 @@ class Writer:
         self, job: Callable[[sa.Connection], T], *, insist: bool = False,
         wakes: Callable[[T], Iterable[str]] = lambda _: (),
     ) -> Future[T]:  # fmt: skip
-        """Queue a job; its future is set after the commit that it is part of."""
+        """Queue a job. Its future is set after the commit."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
@@ -107,7 +107,7 @@ class Writer:
         return self._failed
 
     def close(self, seconds: float | None = None) -> bool:
-        """Finish what waits, then end; False where that takes longer (another process locks the database)."""
+        """Finish what waits, then end. Returns False if that takes longer (another process locks the database)."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -129,7 +129,7 @@ class Writer:
             connection.close()
 
     def _take(self) -> tuple[list[Waiting], bool]:
-        """What waits, at most MOST; and whether that was the last."""
+        """The waiting jobs, at most MOST, and whether the writer must end after them."""
         batch, self._again = self._again, []
         try:
             first = self._queue.get(timeout=AGAIN_AFTER if batch else None)
@@ -143,7 +143,7 @@ class Writer:
         return batch, True
 
     def _in_time(self, batch: list[Waiting]) -> list[Waiting]:
-        """The jobs to try. Those that have waited too long on a failing database are refused."""
+        """The jobs to try. Jobs that have waited too long on a failing database are refused."""
         if not self._failed:
             return batch
         late = [one for one in batch if not one.insists and time.monotonic() - one.since > patience.CHANGES]
@@ -154,7 +154,7 @@ class Writer:
     def _commit(
         self, connection: sa.Connection | None, batch: list[Waiting], *, last_chance: bool
     ) -> sa.Connection | None:
-        """Run and commit a batch; returns the connection to go on with."""
+        """Run and commit a batch. Returns the connection for the next batch."""
         transaction: int | None = None
         try:
             connection = connection or self._engine.connect()
@@ -165,7 +165,7 @@ class Writer:
                     topics = {topic for waiting, result in done for topic in waiting.wakes(result)}
                     transaction = self._before_commit(connection, topics)
             self._failed = False
-        except Exception as error:  # disk full, locked, corrupt, away: as far as is known, no job has happened
+        except Exception as error:  # disk full, locked, corrupt or gone: as far as is known, no job has happened
             lost = connection is None or connection.invalidated or _is_broken(connection) or not _has_answered(error)
             if connection is not None:
                 _undo(connection)
@@ -180,7 +180,7 @@ class Writer:
         return connection
 
     def _try(self, connection: sa.Connection, waiting: Waiting) -> Outcome:
-        # Said to the driver itself: SQLAlchemy's own savepoints cost more than the row that they guard.
+        # By the driver itself: SQLAlchemy's savepoints cost more than the row that they guard.
         driver: Any = connection.connection.driver_connection
         driver.execute("SAVEPOINT job")
         result: Any = None
@@ -190,10 +190,10 @@ class Writer:
         except Exception as error:
             if is_own_fault(error):
                 problem = refusal(error, "")
-            elif is_of_database(error):  # the disk's or the database's failure is everybody's
+            elif is_of_database(error):  # a failure of the disk or the database concerns every job
                 raise
             else:
-                problem = error  # the job's own failure: only its caller hears of it
+                problem = error  # a failure of the job itself: only its caller hears of it
         if problem is not None:
             driver.execute("ROLLBACK TO SAVEPOINT job")
         driver.execute("RELEASE SAVEPOINT job")
@@ -224,12 +224,12 @@ def _is_broken(connection: sa.Connection) -> bool:
 
 
 def _is_conflict(error: BaseException) -> bool:
-    """Two nodes on PostgreSQL waited for each other, and the server chose this one to begin again."""
+    """Whether two nodes on PostgreSQL waited for each other, and the server chose this one to begin again."""
     return getattr(getattr(error, "orig", error), "sqlstate", None) in CONFLICTS
 
 
 def _undo(connection: sa.Connection) -> None:
-    """End the transaction, also after a commit that failed: SQLAlchemy takes that for its end, SQLite may not."""
+    """End the transaction, also after a failed commit. For SQLAlchemy that was its end, for SQLite perhaps not."""
     try:
         if connection.in_transaction():
             connection.rollback()

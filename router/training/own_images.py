@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from router.commands.classify_files import files
 from router.decide.header_words import CHEST, PART_TAGS, PARTS, Vocabulary
 from router.flow import UNCERTAIN, Header, Prediction
 from router.model.calibration import Calibration
-from router.model.mobilenet_v1 import MobileNetV1
+from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.model.polarity import SURE, by_both_looks, negative
 from router.training.adapting import WEAK, Labelled
 from router.training.data import SUFFIXES, DataError, Item, read_manifest, with_header_age
 from router.training.evaluate import ADULT, CHESTS
-from router.training.pictures import outputs
+from router.training.pictures import Outputs, outputs, picture_of
 from router.training.routes import MODALITY, as_it_is, part_of
 
 PATIENT_ID = 0x00100020
@@ -121,7 +123,7 @@ def look(
     people = {item.path for item in labelled}
     items: list[Item] = []
     places: list[int] = []
-    inverted = calibration.inverted(found.logits) >= calibration.inverted_threshold
+    inverted = _inverted(network, calibration, size, found)
     for place, (item, prediction) in enumerate(zip(found.items, predictions, strict=True)):
         header = headers[item.path]
         if inverted[place]:  # in service it is turned first
@@ -149,6 +151,18 @@ def look(
         "unreadable": len(everything) - len(found.items),
         "without_label": len(others) - len(unlabelled),
     }
+
+
+def _inverted(network: MobileNetV1, calibration: Calibration, size: int, found: Outputs) -> NDArray[np.bool_]:
+    """Which images (n,) would be turned in service."""
+    chances = calibration.inverted(found.logits)
+    inverted = chances >= calibration.inverted_threshold
+    for place in np.flatnonzero(inverted):
+        turned = negative(picture_of(found.items[place].path, size))
+        with torch.inference_mode():
+            again = network(scale(torch.from_numpy(turned[None])))[0].numpy()
+        inverted[place] = by_both_looks(chances[[place]], calibration.inverted(again))[0] >= SURE
+    return inverted
 
 
 def label_of(part: str, age: float | None, prediction: Prediction) -> str:

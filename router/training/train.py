@@ -29,7 +29,7 @@ from router.flow import VIEWS
 from router.model import files
 from router.model.calibration import HEADS, Calibration
 from router.model.card import save_model
-from router.model.mobilenet_v1 import WIDTH, MobileNetV1, scale
+from router.model.mobilenet_v1 import WIDTH, Head, MobileNetV1, scale
 from router.pixels.prepare import field, prepare
 from router.training import augment
 from router.training.data import DataError, Item, digest_of, read_all
@@ -312,7 +312,7 @@ def joined(learner: Learner) -> tuple[MobileNetV1, tuple[str, ...]]:
     network: MobileNetV1 = copy.deepcopy(learner.net)
     heads = ("class", *(name for name in HEADS if name in learner.helpers))
     states = [network.head.state_dict(), *(learner.helpers[name].state_dict() for name in heads[1:])]
-    network.head = nn.Linear(WIDTH, sum(HEADS[name] for name in heads))
+    network.head = Head(WIDTH, sum(HEADS[name] for name in heads))
     network.head.load_state_dict({key: torch.cat([state[key] for state in states]) for key in ("weight", "bias")})
     return network, heads
 

@@ -7,13 +7,18 @@ import socket
 import threading
 from contextlib import suppress
 from email.utils import formatdate
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from router.config.settings import WebSettings
-from router.listening import WEB, bind, listen
+from router.association.tls import server_context, unusable
+from router.config.settings import Networks, ServerTls, WebSettings
+from router.listening import WEB, AddressError, bind, listen
+from router.web.access.arrival import inside
 from router.web.health import Health, View, routes
 
 SECONDS = 10.0
@@ -35,12 +40,15 @@ class OneAnswer(H11Protocol):
 class OneRequest(OneAnswer):
     """A connection of a peer, which may not keep its place for longer than an honest one needs."""
 
+    proxies: Networks = ()
+    """Each of these speaks for many, and may have as many connections as there are places."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.peer = self.client[0] if self.client else ""
         self.loop.call_later(SECONDS, transport.abort)
         same = [one for one in self.connections if isinstance(one, OneRequest) and one.peer == self.peer]
-        if len(same) > PER_PEER:
+        if len(same) > PER_PEER and not inside(self.peer, self.proxies):
             oldest = min(same, key=lambda one: one.began)
             self.connections.discard(oldest)
             oldest.transport.abort()
@@ -51,6 +59,12 @@ class Server(uvicorn.Server):
 
     _end: asyncio.Event | None = None
     _loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        if self.config.is_ssl:  # a handshake has the time of a request, not a minute
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=SECONDS)  # type: ignore[method-assign]
+        await super().startup(sockets)
 
     async def main_loop(self) -> None:
         self._end, self._loop = asyncio.Event(), asyncio.get_running_loop()
@@ -69,29 +83,43 @@ def config_of(app: Starlette, protocol: type[OneAnswer], most_at_once: int | Non
     """A server without logs of its own; beyond `most_at_once` connections a request is answered with 503."""
     return uvicorn.Config(
         app, http=protocol, headers=[("connection", "close")], log_config=None, access_log=False, lifespan="off",
-        ws="none", limit_concurrency=most_at_once, h11_max_incomplete_event_size=16384, timeout_graceful_shutdown=1,
+        ws="none", proxy_headers=False, limit_concurrency=most_at_once, h11_max_incomplete_event_size=16384,
+        timeout_graceful_shutdown=1,
     )  # fmt: skip
 
 
 class WebServer:
-    """Health, readiness and metrics over HTTP."""
+    """Health, readiness and metrics over HTTP, and the page on the same port."""
 
-    def __init__(self, settings: WebSettings, view: View) -> None:
+    def __init__(self, settings: WebSettings, view: View, page: ASGIApp | None = None) -> None:
+        """`page` answers all other paths; it must refuse strangers itself (`access.protected`)."""
         self._health = Health(view)
-        app = Starlette(routes=list(routes(view, self._health)))
-        self._server = Server(config_of(app, OneRequest, most_at_once=64))
+        rest = [Mount("/", page)] if page else []
+        app = Starlette(routes=[*routes(view, self._health), *rest])
+        protocol = type("OneRequestOf", (OneRequest,), {"proxies": settings.proxies})
+        self._server = Server(config_of(app, protocol, most_at_once=64))
         self._settings = settings
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
-        """Open the port and return it. Raises AddressError."""
+        """Open the port and return it. Raises AddressError, also where `web.tls` cannot be used."""
+        if (tls := self._settings.tls) is not None:
+            try:
+                context = server_context(ServerTls(tls.certificate, tls.key))
+            except OSError as error:
+                raise AddressError(f"web.tls: {unusable(error)}; correct the file, or name another file") from error
+            self._server.config.ssl_context_factory = lambda *_: context
         self._socket = bind(self._settings.address, self._settings.port, WEB)
         listen(self._socket, 64, WEB)
         self._health.start()
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="web", daemon=True)
         self._thread.start()
         return int(self._socket.getsockname()[1])
+
+    def alive(self) -> dict[str, bool]:
+        """What /healthz says."""
+        return self._health.alive()
 
     def stop(self, _deadline: float = 0.0) -> None:
         """End within a few seconds, even if requests are under way."""

@@ -25,7 +25,7 @@ from router.dicom.uids import BIG_ENDIAN, EXPLICIT, IMPLICIT
 from router.flow import StoredFile
 from router.model.card import save_random_model
 from router.pixels.even import even_out
-from tests.peers import NodeUnderTest
+from tests.peers import NodeUnderTest, without_model
 
 EXPECTED = {"decodes": "decoded", "no-pixels": "none", "bury": "undecodable"}
 """The manifest's `expect` of sound instances as the spool's `pixels`."""
@@ -95,10 +95,17 @@ def arriving(path: Path, folder: Path) -> tuple[str, str]:
 
 
 def quick_node(folder: Path, destinations: dict[str, int], *, rules: str, extra: str = "") -> NodeUnderTest:
-    """A node with a small untrained model: what it predicts means nothing, and it starts at once."""
+    """A node with a stand-in for the model: it is sure of nothing, and starts at once. The rest is as users run it."""
+    node = NodeUnderTest(folder, destinations, rules=rules, extra="model: {device: cpu, workers: 2}\n" + extra)
+    node.environment = without_model()
+    return node
+
+
+def untrained_node(folder: Path, destinations: dict[str, int], *, rules: str) -> NodeUnderTest:
+    """A node with an untrained model: what it predicts means nothing; time and memory are those of a real one."""
     save_random_model(folder / "model")
     model = f"model: {{path: {folder / 'model'}, device: cpu, engine: torch, threads: 1, workers: 2}}\n"
-    return NodeUnderTest(folder, destinations, rules=rules, extra=model + extra)
+    return NodeUnderTest(folder, destinations, rules=rules, extra=model)
 
 
 def node_as_destination(node: NodeUnderTest) -> DestinationSettings:

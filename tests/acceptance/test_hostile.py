@@ -24,10 +24,10 @@ from tests.acceptance.corpus import (
     described,
     digest,
     node_as_destination,
-    quick_node,
     rows,
     settled,
     store,
+    untrained_node,
 )
 from tests.acceptance.siege import Played, Watch, play
 from tests.peers import NodeUnderTest, wait_for
@@ -98,7 +98,7 @@ def siege(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     for name, value in LIMITS.items():
         patch.setenv(name, value)
     downstream.start()
-    node = quick_node(
+    node = untrained_node(
         folder / "node", {"everything": downstream.port}, rules="rules: []\notherwise: {send: everything}\n"
     )
     try:

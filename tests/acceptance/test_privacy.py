@@ -13,8 +13,11 @@ import pydicom
 import pytest
 from pydicom.uid import JPEG2000Lossless
 
+from router.node.client import give
+from router.node.orders import Many
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import described, node_as_destination, quick_node, store
+from tests.hook import Hook, webhook
 from tests.peers import NodeUnderTest, free_port, http, storescp, wait_for
 
 pytestmark = pytest.mark.dcmtk
@@ -42,17 +45,24 @@ def kept(mark: str) -> str:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[NodeUnderTest]:
+def hook() -> Iterator[Hook]:
+    with webhook() as server:
+        yield server
+
+
+@pytest.fixture
+def node(tmp_path: Path, hook: Hook) -> Iterator[NodeUnderTest]:
     ports = {"native": free_port(), "dead": free_port()}
+    extra = f"notify: {{to: 'http://127.0.0.1:{hook.server_port}/', buried: 1, circuit: 1s}}\n"
     rules = (
         "rules: [{name: named, when: {StudyDescription: {exists: true}}, send: [native, dead]}]\n"
         "otherwise: {send: native}\n"
     )
     with storescp(tmp_path / "native", ports["native"], "--prefer-little"):
-        yield quick_node(tmp_path / "node", ports, rules=rules)
+        yield quick_node(tmp_path / "node", ports, rules=rules, extra=extra)
 
 
-def test_marked_patients_are_nowhere_but_in_blobs(node: NodeUnderTest, tmp_path: Path) -> None:
+def test_marked_patients_are_nowhere_but_in_blobs(node: NodeUnderTest, hook: Hook, tmp_path: Path) -> None:
     mark = f"MARK{secrets.token_hex(6).upper()}"
     good = marked(tmp_path / "good.dcm", mark)
     compressed = marked(tmp_path / "j2k.dcm", mark, transfer_syntax=JPEG2000Lossless)
@@ -74,7 +84,11 @@ def test_marked_patients_are_nowhere_but_in_blobs(node: NodeUnderTest, tmp_path:
             assert statuses[good] == 0xA900
             wait_for(lambda: node.log.read_text().count(" decided ") >= 3, 30, "all to be decided")
             wait_for(lambda: len(list((tmp_path / "native").iterdir())) >= 2, 30, "some to arrive")
-            pages = [http(f"http://127.0.0.1:{node.web_port}{path}") for path in ("/metrics", "/healthz", "/readyz")]
+            assert give(node.folder / "spool", Many("retry", text=mark), "a person") == {"job": 1}
+            assert hook.came.acquire(timeout=90), "that the circuit of `dead` is open is told"
+            pages = [str(hook.got).encode()] + [
+                http(f"http://127.0.0.1:{node.web_port}{path}") for path in ("/metrics", "/healthz", "/readyz")
+            ]
             titles = [Path(f"/proc/{task}/cmdline").read_bytes() for task in (child.pid, *_children(child.pid))]
     finally:
         os.environ.clear()

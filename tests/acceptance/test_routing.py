@@ -183,7 +183,7 @@ def _uids(folder: Path) -> set[str]:
 def test_orthanc_sends_and_receives(tmp_path: Path, radiographs: Radiographs) -> None:
     group = radiographs("spine", 2) + radiographs("others", 2)
     dicom_port, http_port = free_port(), free_port()
-    node = NodeUnderTest(tmp_path / "node", {"pacs": dicom_port}, rules="rules: []\notherwise: {send: pacs}\n")
+    node = quick_node(tmp_path / "node", {"pacs": dicom_port}, rules="rules: []\notherwise: {send: pacs}\n")
     pacs_settings = {"DicomModalities": {"router": ["ROUTER", "127.0.0.1", node.port]}}
     with (
         orthanc(tmp_path / "source", free_port(), free_port(), **pacs_settings) as source,

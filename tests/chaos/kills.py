@@ -32,7 +32,7 @@ import structlog
 from tests.acceptance.corpus import database, settled
 from tests.chaos import traffic
 from tests.chaos.history import Crash, SpoolRow, Verdict, judge, total
-from tests.peers import NodeUnderTest, listening, wait_for
+from tests.peers import NodeUnderTest, listening, wait_for, without_model
 
 STEPS = (
     "recvfrom", "openat", "write", "fsync", "rename", "pwrite64", "fdatasync", "sendto", "sendfile", "unlink",
@@ -42,7 +42,6 @@ is written and synced, the answer leaves; then a delivery leaves, and what is do
 KINDS = {"aimed": 9, "random": 5, "start": 1, "worker": 2, "inference": 1}
 """What is killed and how, and how often."""
 KILLS_A_ROUND = 9
-STUB = Path(__file__).with_name("stub")
 MOST_BEFORE_A_KILL = 260
 """Instances between two kills: anything from none, so that a start with much to do is killed, too."""
 START, REST, AIM, LAST_ANSWER = 120.0, 180.0, 4.0, 60.0
@@ -246,8 +245,7 @@ def one_round(
         node = NodeUnderTest(folder / "node", sinks.ports, rules=traffic.rules(), extra=extra)
         environment = {"DICOM_ROUTER__SPOOL__KEEP": keep}
         if model == "stub":
-            paths = [str(STUB), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+            environment |= without_model()
         life = Life(node, environment)
         senders = [traffic.Sender(node.port, folder, seed, number) for number in range(chance.randint(4, 7))]
         try:

@@ -35,8 +35,8 @@ from router.spool.claims import LEASE
 from tests import postgres
 from tests.chaos import traffic
 from tests.chaos.history import Crash, Sent, Verdict, judge, total
-from tests.chaos.kills import ROWS, STUB, Life, as_rows, descendants, has_blob, quiet
-from tests.peers import NodeUnderTest, listening, wait_for
+from tests.chaos.kills import ROWS, Life, as_rows, descendants, has_blob, quiet
+from tests.peers import NodeUnderTest, listening, wait_for, without_model
 
 KINDS = {"node": 5, "inference": 1, "worker": 1, "server": 2, "connections": 1, "stall": 3}
 """What fails, and how often: a process is killed; the server is stopped at once and started; its connections are
@@ -234,8 +234,8 @@ def begun(folder: Path, seed: str, database: str, *, lease: float, longest_stall
         environment = {
             "DICOM_ROUTER__SPOOL__DATABASE": database, "DICOM_ROUTER__SPOOL__PATH": str(folder / "spool"),
             "DICOM_ROUTER__SPOOL__KEEP": chance.choice(("1s", "24h")), "LEASE_SECONDS": str(lease),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(STUB), os.environ.get("PYTHONPATH", "")])),
         }  # fmt: skip
+        environment |= without_model()
         extra = "model: {device: cpu, workers: 1}\n"
         nodes = [NodeUnderTest(folder / name, sinks.ports, rules=traffic.rules(), extra=extra) for name in NODES]
         lives = [Life(node, environment) for node in nodes]

@@ -24,7 +24,7 @@ from router.association import pdu
 from router.association.dimse import CommandError, decode_command
 from router.association.pdu import ProtocolError
 from router.demo.network import Downstream
-from tests.acceptance.corpus import database, node_as_destination, quick_node, settled
+from tests.acceptance.corpus import database, node_as_destination, settled, untrained_node
 from tests.acceptance.siege import Watch, proportional_memory
 from tests.fuzz.campaign import Slice, keep
 from tests.fuzz.cases import case
@@ -106,7 +106,7 @@ def _running(folder: Path) -> Iterator[tuple[NodeUnderTest, int]]:
         patch.setenv(name, value)
     downstream.start()
     try:
-        node = quick_node(
+        node = untrained_node(
             folder / "node", {"everything": downstream.port}, rules="rules: []\notherwise: {send: everything}\n"
         )
         with node.running() as child:

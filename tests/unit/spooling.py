@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -88,7 +89,8 @@ def decide(spool: Spool, *destinations: str, **limits: int | None) -> Claim:
 
 
 def files(root: Path) -> set[str]:
-    return {path.name for path in (root / "blobs").rglob("*") if path.is_file()}
+    """The names of all blobs. `rglob` takes twice as long for the 256 folders."""
+    return {name for _, _, names in os.walk(root / "blobs") for name in names}
 
 
 @dataclass

@@ -77,8 +77,8 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
     [
         (["queue", "list", "--nonsense"], 2, "nonsense"),
         (["queue", "list", "-c", "none.yaml"], 2, "none.yaml: cannot be read"),
-        (["queue", "retry"], 2, "name deliveries by number, or use --to DESTINATION or --all"),
-        (["queue", "discard", "1", "--all"], 2, "name deliveries either by number, or by --to and --all"),
+        (["queue", "retry"], 2, "name deliveries by number, or use --to DESTINATION, --all or a filter of find"),
+        (["queue", "discard", "1", "--all"], 2, "name deliveries either by number, or by --to, --all"),
         (["queue", "discard", "--waiting"], 2, "--waiting needs --to DESTINATION"),
         (["queue", "list"], 2, "no configuration"),
         (["classify", "nothing"], 2, "nothing: no such file or folder"),

@@ -19,6 +19,7 @@ from router.config.settings import (
     DestinationSettings,
     ModelSettings,
     NodeSettings,
+    NotifySettings,
     ReportTo,
     SpoolSettings,
     WebSettings,
@@ -72,7 +73,11 @@ node:
    tls: {port: 2763, certificate: node.crt, key: node.key, ca: ca.crt}}
 spool: {path: /var/spool/x, database: "postgresql://h/d", keep: 1h, keep_records: 7d, limit: 1 TB, reserve: 512 MiB}
 model: {path: model, device: cpu, engine: torch, threads: 2, workers: 1, pixel_timeout: 500ms, pixel_memory: 1.5 GB}
-web: {address: 0.0.0.0, port: 81}
+web:
+  {address: 0.0.0.0, port: 81, page: true, tls: {certificate: node.crt, key: node.key}, behind_proxy: 10.0.0.5,
+   sign_on: {header: X-Remote-User, roles_header: X-Remote-Roles, from: [10.0.0.0/28]}}
+notify: {to: "https://example.org/", remind: 1h, quiet: {from: "22:00", until: "06:00"}, buried: 2, circuit: 1h,
+  silent: {XRAY_1: 1h}, disk: 1h, room: 1 GB, certificate: 1d, inference: 1h, disagreement: 10%}
 destinations:
   ai:
     {ae_title: AI, host: 10.1.0.21, port: 104, calling_ae_title: HUB2, enabled: true, associations: 4, idle: 1s,
@@ -99,6 +104,7 @@ otherwise: {send: [ai]}
         (settings.spool, SpoolSettings()),
         (settings.model, ModelSettings()),
         (settings.web, WebSettings()),
+        (settings.notify, NotifySettings()),
         (settings.destinations["ai"], DestinationSettings("", "", "", 0, enabled=False)),
     ):
         same = [f.name for f in fields(section) if getattr(section, f.name) == getattr(default, f.name)]
@@ -115,6 +121,7 @@ def test_the_shipped_file_shows_every_setting_with_its_default() -> None:
         SpoolSettings(),
         ModelSettings(),
         WebSettings(),
+        NotifySettings(),
         DestinationSettings("", "", "", 1),
     ):
         for field in fields(section):

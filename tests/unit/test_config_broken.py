@@ -280,3 +280,31 @@ def test_hostile_files_are_refused_in_words(data: bytes, said: str, tmp_path: Pa
     file.write_bytes(data)
     with pytest.raises(ConfigError, match=said):
         load(file, {})
+
+
+@pytest.mark.parametrize(
+    ("web", "message", "fix"),
+    [
+        ("{address: 0.0.0.0, page: true}", "web.page: 0.0.0.0 is open to others", "set web.tls"),
+        ("{address: 10.1.0.9, page: yes}", "web.page: 10.1.0.9 is open to others", "web.behind_proxy"),
+        ("{behind_proxy: 0.0.0.0/0}", "is every address", "the proxy's own address"),
+        ("{behind_proxy: []}", "is an empty list", "write a value"),
+        ("{sign_on: {header: X-Remote-User}}", "web.sign_on has no from", "from: [10.0.0.5]"),
+        ("{sign_on: {header: X-Remote-User, from: '::/0'}}", "is every address", "own address"),
+        ("{sign_on: {header: Cookie, from: 10.0.0.5}}", "a browser itself sends", "X-Remote-User"),
+        ("{sign_on: {header: 'X Y', from: 10.0.0.5}}", "is not the name of a header", "X-Remote-User"),
+        ("{tls: {certificate: routing.yaml}}", "web.tls has no key", "key: node.key"),
+    ],
+)
+def test_a_page_that_others_could_read_along_is_refused(web: str, message: str, fix: str, tmp_path: Path) -> None:
+    (problem,) = problems_of(GOOD.replace(NODE, f"{NODE}\nweb: {web}"), tmp_path)
+    assert message in problem.message
+    assert fix in problem.fix
+    assert problem.line == 2
+
+
+@pytest.mark.parametrize("more", ["", ", behind_proxy: 10.0.0.5, page: true", ", page: false"])
+def test_an_open_address_is_good_for_health_alone(more: str, tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text(GOOD.replace(NODE, f"{NODE}\nweb: {{address: 0.0.0.0{more}}}"))
+    assert (load(file, {}).web.why_no_page is None) == ("behind" in more)

@@ -32,18 +32,21 @@ from router.node.node import Node
 from router.node.orders import (
     BY_NAME,
     NAMES,
+    CancelJob,
     DecideAgain,
     Discard,
+    Many,
     Order,
     OrderError,
     Pause,
     Promote,
-    QueueOrder,
     Reload,
     Resume,
     Retry,
     RollBack,
     SetShadow,
+    Silence,
+    SpoolOrder,
     Wipe,
     carry_out,
     parse,
@@ -112,7 +115,9 @@ def test_an_order_and_who_gives_it_arrive_as_they_were_given(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("order", [
     Retry((1,)), Discard((1, 2)), DecideAgain("a"), Pause("b"), Resume("b"), Wipe(), Reload(),
-    Promote("a", "b", "c", "d"), RollBack("d"), SetShadow("a", "d"), SetShadow(None, "d"),
+    Promote("a", "b", "c", "d"), RollBack("d"), SetShadow("a", "d"), SetShadow(None, "d"), Many("retry"), CancelJob(1),
+    Many("move", "b", "why", "text", 1.5, 2.5, "spine", "rule", "a", "XRAY_1", "10.0.0.1", "buried"),
+    Silence(2.5, "disk"),
 ])  # fmt: skip
 def test_every_order_survives_json(order: Order) -> None:
     assert parse(NAMES[type(order)], json.loads(json.dumps(asdict(order)))) == order
@@ -130,7 +135,7 @@ def test_an_order_without_a_case_cannot_say_that_it_is_done() -> None:
             carry_out(cast(Any, order), "ann", spool, ())
     with pytest.raises(AssertionError):
         Node.carry_out(cast(Any, node), cast(Any, SimpleNamespace()), "ann")
-    for kind in get_args(QueueOrder):
+    for kind in get_args(SpoolOrder):
         order = kind(*((1,) if one.name == "deliveries" else "a" for one in fields(kind)))
         with suppress(OrderError):
             Node.carry_out(cast(Any, node), order, "ann")
@@ -322,7 +327,7 @@ def working(settings: Settings) -> Iterator[None]:
     spool = open_spool(settings.spool)
 
     def carry(order: Order, who: str) -> dict[str, Any]:
-        assert isinstance(order, QueueOrder)
+        assert isinstance(order, SpoolOrder)
         return carry_out(order, who, spool, settings.destinations)
 
     with serving(settings.spool.path, carry):

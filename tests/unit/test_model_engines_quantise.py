@@ -69,7 +69,13 @@ def test_agreement_counts_what_changed() -> None:
     ],
 )
 def test_what_is_not_good_enough_is_refused(changed: dict[str, float], why: list[str]) -> None:
-    assert refusals({"top": 0.998, "class": 0.995, "rerouted": 0} | changed) == why
+    assert refusals({"n": 1000, "top": 0.998, "class": 0.995, "rerouted": 0} | changed) == why
+
+
+def test_one_image_of_few_may_differ_and_two_may_not() -> None:
+    assert refusals({"n": 90, "top": round(89 / 90, 5), "class": round(89 / 90, 5), "rerouted": 0}) == []
+    assert len(refusals({"n": 90, "top": round(88 / 90, 5), "class": round(88 / 90, 5), "rerouted": 0})) == 2
+    assert refusals({"n": 90, "top": 1.0, "class": round(89 / 90, 5), "rerouted": 1}) != []
 
 
 def test_measuring_stretches_quiet_channels_and_moves_the_mean_back() -> None:
@@ -114,6 +120,7 @@ def test_the_command_takes_away_what_does_not_hold(
     pytest.importorskip("openvino")
     (tmp_path / "model" / FILE).write_bytes(b"of older weights")
     monkeypatch.setattr(quantise, "LEAST_TOP", 1.1)
+    monkeypatch.setattr(quantise, "ONE_OF_FEW", -99)
     result = CliRunner().invoke(APP, command)
     assert result.exit_code == 1
     assert "not used: top is the same on" in result.output

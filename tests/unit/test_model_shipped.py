@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from router.flow import CLASSES, Prediction
+from router.model.calibration import HEADS
 from router.model.card import Card
+from router.model.engines import Run
+from router.model.load import load
 from router.node.model_store import FILES
 from router.pixels.prepare import prepare
-from router.training.data import Item, read_manifest
+from router.training.data import Item, read_grey, read_manifest
 from router.training.evaluate import Model, answer, figures, read_model
 from router.training.known_images import FILE as KNOWN
 from shipping.strangers import phantoms
@@ -21,9 +25,20 @@ MODEL = Path(__file__).resolve().parents[2] / "models" / "mobilenet_v1"
 CHESTS = {"adult_chest", "pediatric_chest"}
 
 
+@dataclass(slots=True)
+class Served(Model):
+    """The same on the engine that a node takes on this machine: its answers are what the card promises."""
+
+    run: Run = field(kw_only=True)
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.run(pictures)
+
+
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return read_model(MODEL, "cpu")
+    plain, served = read_model(MODEL, "cpu"), load(MODEL, device="cpu", threads=1)
+    return Served(plain.network, plain.name, plain.size, plain.calibration, plain.digest, run=served.run)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +55,7 @@ def test_it_is_small_and_whole() -> None:
     assert "not a medical device" in (MODEL / "MODEL_CARD.md").read_text()
     assert all(0.5 <= card.calibration.thresholds[name] < 1 for name in CLASSES)
     assert np.isfinite(card.calibration.novelty_limit)
+    assert card.calibration.heads == tuple(HEADS)
 
 
 @pytest.mark.shared
@@ -52,6 +68,20 @@ def test_it_is_as_good_as_its_card_says(model: Model, items: list[Item]) -> None
     assert found["pixels"]["f1"]["value"] >= 0.95
     assert found["pixels"]["f1"]["value"] == pytest.approx(said["macro"]["f1"][0], abs=0.005)
     assert found["routing"]["coverage"] == pytest.approx(said["answered"], abs=0.01)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_a_film_with_the_wrong_polarity_is_recognised_and_seen_right(model: Model, shared: Path) -> None:
+    film = shared / "data" / "dicom" / "1-radiographs" / "dx_rentgenprom_cp1251_j2k_16bit_1416x1420.dcm"
+    other = film.with_name("dx_canon_chest_2128x2000_j2k_lossless.dcm")
+    pictures = np.stack([prepare(read_grey(file), size=model.size)[0] for file in (film, other)])
+    logits, novelty, inverted = model.look(pictures)
+    assert inverted.tolist() == [True, False]
+    found = model.calibration.predictions(logits, novelty, model.digest, inverted)
+    assert [p.top for p in found] == ["adult_chest", "adult_chest"]
+    assert [p.inverted for p in found] == [True, False]
+    assert max(p.view_confidence for p in found) > 0.9
 
 
 def predict(model: Model, grey: NDArray[np.uint8]) -> Prediction:

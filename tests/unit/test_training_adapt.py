@@ -22,7 +22,7 @@ from router.flow import CLASSES, UNCERTAIN, Prediction
 from router.model.calibration import Calibration
 from router.model.card import Card, save_model
 from router.model.files import shipped_model
-from router.model.mobilenet_v1 import MobileNetV1
+from router.model.mobilenet_v1 import Head, MobileNetV1
 from router.pixels.wrap import wrap_image
 from router.training.adapt import PINNED, refusals
 from router.training.adapting import Labelled, adapted
@@ -52,7 +52,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     items = deal(read_manifest(make_set(folder / "set", each=30), folder / "set"))
     network = MobileNetV1.read(shipped_model() / "model.safetensors")
-    network.head = torch.nn.Linear(1024, len(CLASSES))
+    network.head = Head(1024, len(CLASSES))
     torch.nn.init.zeros_(network.head.weight)
     known = KnownImages.of(network, items, SIZE)
     network.novelty = fit_novelty(known.learned.features, known.learned.truth)

@@ -1,0 +1,132 @@
+"""Sends one message to one address: a webhook, or whatever Apprise knows. No failure repeats an address."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from router.config import Settings
+from router.notify.ledger import TEST, Message
+from router.observe import to_install, where
+
+WITHIN = 15.0
+"""Seconds for one try."""
+
+
+class SendError(Exception):
+    """A message was not taken; the text names no address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of a test message."""
+
+    address: str
+    """Masked."""
+    failure: str
+    """Empty: it was taken."""
+
+
+def try_addresses(settings: Settings) -> Iterable[Tried]:
+    """Send a test message to each address; each is tried when it is asked for."""
+    now = time.time()
+    message = Message(TEST, "test", "", "a test: notifications reach you", now, now)
+    for address in settings.notify.to:
+        try:
+            send(address, message, settings.node.ae_title)
+        except SendError as error:
+            yield Tried(masked(address), str(error))
+        else:
+            yield Tried(masked(address), "")
+
+
+def masked(address: str) -> str:
+    """An address without its secrets: of a webhook the host, of others the scheme, for tokens stand behind it."""
+    found = re.match(r"(https?)://(?:[^/?#@]*@)?([A-Za-z0-9._:\[\]-]*)", address)
+    if found:
+        return f"{found[1]}://{found[2]}/…"
+    return address.partition("://")[0][:32] + "://…"
+
+
+def send(address: str, message: Message, node: str) -> None:
+    """Raises SendError."""
+    try:
+        if address.startswith(("http://", "https://")):
+            _post(address, _as_json(message, node))
+        else:
+            _by_apprise(address, message, node)
+    except SendError:
+        raise
+    except Exception as error:  # a library's exception may hold the address
+        raise SendError(where(error)) from None
+
+
+def _as_json(message: Message, node: str) -> dict[str, Any]:
+    return {
+        "node": node, "event": message.event, "condition": message.condition, "about": message.about or None,
+        "text": f"{node}: {message.text}", "at": _utc(message.at), "since": _utc(message.since),
+    }  # fmt: skip
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """A message goes where the configuration says, and nowhere else."""
+        return
+
+
+def _post(address: str, about: dict[str, Any]) -> None:
+    request = urllib.request.Request(  # noqa: S310 - the configuration allows http and https only
+        address, json.dumps(about).encode(), {"Content-Type": "application/json", "User-Agent": "dicom-router"}
+    )
+    try:
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=WITHIN):
+            return
+    except urllib.error.HTTPError as error:
+        with error:
+            raise SendError(f"the answer was {error.code}") from None
+    except urllib.error.URLError as error:
+        reason = error.reason
+        raise SendError(type(reason).__name__ if isinstance(reason, Exception) else "no connection") from None
+
+
+def why_not(address: str) -> str:
+    """Why nothing could ever be sent to an address; empty if it can be."""
+    if address.startswith(("http://", "https://")):
+        return ""
+    try:
+        _apprise(address)
+    except SendError as error:
+        return str(error)
+    except Exception as error:  # a library's exception may hold the address
+        return where(error)
+    return ""
+
+
+def _apprise(address: str) -> Any:
+    try:
+        import apprise
+    except ImportError:
+        raise SendError(f"Apprise is not installed: {to_install('notify')}") from None
+    to = apprise.Apprise(asset=apprise.AppriseAsset(secure_logging=True, app_id="dicom-router", async_mode=False))
+    if not to.add(address):
+        raise SendError("Apprise does not understand the address")
+    return to
+
+
+def _by_apprise(address: str, message: Message, node: str) -> None:
+    to = _apprise(address)
+    title = f"dicom-router {node}: {message.condition} {message.event}"
+    kind = {"began": "failure", "goes on": "warning", "is over": "success"}.get(message.event, "info")
+    if not to.notify(body=f"{message.text}\nsince {_utc(message.since)}", title=title, notify_type=kind):
+        raise SendError("Apprise could not send it")

@@ -1,0 +1,145 @@
+"""Destinations: how each is, why deliveries to it failed, and what a person can do: ask, pause, resume, test."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from router.commands.echo import echo
+from router.commands.status import status_of
+from router.config import Settings
+from router.config.settings import DestinationSettings
+from router.node.orders import OrderError, Pause, Resume
+from router.page.forms import field, fields
+from router.page.site import Site
+from router.spool import Spool
+from router.web.access import Role, needs
+
+PATIENCE = 4.0
+"""Seconds that a question of a person waits for an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a destination last answered to a person's question."""
+
+    what: str
+    at: float
+    trouble: str
+    """Empty: all went well."""
+    milliseconds: float
+    who: str
+
+
+class Answers:
+    """The last answer of each destination. For several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: dict[str, Answer] = {}
+
+    def ask(self, what: str, name: str, who: str, question: Callable[[], str]) -> None:
+        began = time.perf_counter()
+        trouble = question()
+        took = 1000 * (time.perf_counter() - began)
+        with self._lock:
+            self._last[name] = Answer(what, time.time(), trouble, took, who)
+
+    def all(self) -> dict[str, Answer]:
+        with self._lock:
+            return dict(self._last)
+
+
+def routes(site: Site) -> Iterator[BaseRoute]:
+    answers = Answers()
+
+    @needs(Role.VIEW)
+    async def destinations(request: Request) -> Response:
+        return await site.show(request, "destinations.html.j2", lambda spool: _values(site, spool, answers))
+
+    @needs(Role.OPERATE)
+    async def pause(request: Request) -> Response:
+        async def work() -> str:
+            await site.carry_out(request, Pause(field(fields(request), "destination")))
+            return "paused"
+
+        return await site.order(request, work())
+
+    @needs(Role.OPERATE)
+    async def resume(request: Request) -> Response:
+        async def work() -> str:
+            await site.carry_out(request, Resume(field(fields(request), "destination")))
+            return "resumed"
+
+        return await site.order(request, work())
+
+    @needs(Role.OPERATE)
+    async def ask(request: Request) -> Response:
+        async def work() -> str:
+            settings, who = site.node.settings(), request.state.person.name
+            to = _quick(settings, field(fields(request), "destination"))
+            await site.in_thread(lambda: answers.ask("C-ECHO", to.name, who, lambda: echo(settings, to)))
+            return ""
+
+        return await site.order(request, work())
+
+    @needs(Role.OPERATE)
+    async def test(request: Request) -> Response:
+        async def work() -> str | Response:
+            form = fields(request)
+            settings, who = site.node.settings(), request.state.person.name
+            to = _quick(settings, field(form, "destination"))
+            if form.get("sure") != "yes":
+                question = f"Send a synthetic X-ray to {to.name}? It arrives there as a study of a patient PHANTOM."
+                return site.sure(request, question, "Send it", {"destination": to.name})
+            await site.in_thread(lambda: answers.ask("test image", to.name, who, lambda: send_test(settings, to)))
+            site.node.spool.event("test image sent", None, to.name, who=who)
+            return ""
+
+        return await site.order(request, work())
+
+    yield Route("/destinations", destinations)
+    for name, endpoint in (("pause", pause), ("resume", resume), ("echo", ask), ("test", test)):
+        yield Route(f"/destinations/{name}", endpoint, methods=["POST"])
+
+
+def _values(site: Site, spool: Spool, answers: Answers) -> dict[str, Any]:
+    node, settings = site.node, site.node.settings()
+    found = status_of(settings, spool, node.view.status(), node.spool.views.bytes_in_use)
+    causes = spool.overview.causes()
+    return {
+        "rows": [(one, settings.destinations.get(one.name), [c for c in causes if c.destination == one.name])
+                 for one in found.destinations],
+        "answers": answers.all(),
+    }  # fmt: skip
+
+
+def _quick(settings: Settings, name: str) -> DestinationSettings:
+    """A destination, with short time limits: a person waits."""
+    if name not in settings.destinations:
+        raise OrderError(f"no destination {name[:64]}: use one of {', '.join(settings.destinations)}", 2)
+    return replace(settings.destinations[name], connect_timeout=PATIENCE, response_timeout=PATIENCE)
+
+
+def send_test(settings: Settings, to: DestinationSettings) -> str:
+    """Send a synthetic X-ray of a patient that does not exist. Why it did not arrive; empty if it did."""
+    import numpy as np
+
+    from router.commands.send_files import send_files
+    from router.pixels.wrap import wrap_image
+
+    y, x = np.mgrid[-1:1:480j, -1:1:400j]
+    disc = (2000 * np.clip(1 - (x / 0.7) ** 2 - (y / 0.8) ** 2, 0, 1) + 300).astype(np.uint16)
+    with tempfile.TemporaryDirectory(prefix="dicom-router-") as folder:
+        path = wrap_image(disc, Path(folder, "test.dcm"))
+        (sent,) = send_files([path], to, settings.calling_ae(to))
+    return sent.error

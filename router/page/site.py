@@ -1,0 +1,191 @@
+"""What all pages share: how they read, order and answer.
+
+Reading and rendering happen in a few threads of their own, with a time limit for each; what comes beyond a limited
+number of waiting requests is refused. So visitors wait for each other, and receiving does not wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from router.config import Settings
+from router.errors import RouterError, explain
+from router.node.orders import Order
+from router.observe import log, where
+from router.page import words
+from router.page.forms import back_of
+from router.page.pictures import Pictures
+from router.page.static_files import VERSIONS
+from router.spool import Spool, SpoolError, patience, read_spool
+from router.templates import fill
+from router.web.access import Person, Role, csrf_of
+
+READERS = 3
+"""Threads that read the spool for pages."""
+MOST_WAITING = 24
+"""Requests that wait for them."""
+SECONDS = 6.0
+"""For all questions of one request."""
+TEMPLATES = Path(__file__).parent / "templates"
+MENU = (
+    ("Now", "/", Role.VIEW), ("Instances", "/instances", Role.VIEW), ("Destinations", "/destinations", Role.VIEW),
+    ("Attention", "/attention", Role.VIEW), ("Review", "/review", Role.IMAGES), ("Rules", "/rules", Role.VIEW),
+    ("Devices", "/devices", Role.VIEW), ("Model", "/model", Role.VIEW), ("Record", "/record", Role.ADMIN),
+)  # fmt: skip
+DONE = {
+    "retried": "It is tried again at once.",
+    "discarded": "It was dropped for good.",
+    "decided-again": "A new decision is ordered. It is made in a moment.",
+    "sent-also": "It is owed there too.",
+    "paused": "The destination is paused. Nothing is sent to it until you resume.",
+    "resumed": "The destination is sent to again.",
+    "labelled": "Your label is kept.",
+    "rolled-back": "The model that served before is being started.",
+    "reloaded": "routing.yaml was read again.",
+}
+"""What is said after an order, by the word in the address."""
+
+T = TypeVar("T")
+
+
+class View(Protocol):
+    """What the pages see of a node."""
+
+    def status(self) -> dict[str, Any]: ...
+
+    def model_report(self) -> dict[str, Any]: ...
+
+
+class Running(Protocol):
+    """What the pages need of a node (`node.Node`)."""
+
+    @property
+    def view(self) -> View: ...
+
+    @property
+    def spool(self) -> Spool: ...
+
+    def settings(self) -> Settings: ...
+
+    def carry_out(self, order: Order, who: str) -> dict[str, Any]: ...
+
+
+class BusyError(RouterError):
+    """Too many requests wait."""
+
+
+class Site:
+    """Reads, orders and answers for all pages."""
+
+    def __init__(self, node: Running) -> None:
+        self.node = node
+        self.pictures = Pictures(node.settings().model)
+        self._threads = ThreadPoolExecutor(READERS, "page")
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
+        self._opening = threading.Lock()
+        self._spool: Spool | None = None
+
+    def stop(self) -> None:
+        self.pictures.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._opening:
+            if self._spool is not None:
+                self._spool.close(0.0)
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    async def show(self, request: Request, template: str, ask: Callable[[Spool], dict[str, Any]]) -> Response:
+        """A page: what `ask` reads of the spool, in its template. What it raises becomes a page too."""
+        return await self.answer(request, lambda spool: HTMLResponse(self._filled(request, template, ask(spool))))
+
+    async def answer(self, request: Request, make: Callable[[Spool], Response]) -> Response:
+        """The answer that `make` gives in a thread. What it raises becomes a page."""
+        return await self._told(request, self.read(make))
+
+    async def order(self, request: Request, work: Awaitable[str | Response]) -> Response:
+        """Go back to where the person was when `work` is done; its result is a key of DONE, or an answer of its own."""
+
+        async def answer() -> Response:
+            done = await work
+            if isinstance(done, Response):
+                return done
+            return RedirectResponse(words.changed(back_of(request), done=done), status_code=303)
+
+        return await self._told(request, answer())
+
+    def sure(self, request: Request, question: str, button: str, kept: Mapping[str, str]) -> Response:
+        """A page that asks before something is done: its button posts `kept` to the same address, with `sure`."""
+        values = {"question": question, "button": button, "kept": kept, "action": request.url.path}
+        return HTMLResponse(self._filled(request, "sure.html.j2", values | {"back": back_of(request)}))
+
+    # -- reading and ordering --------------------------------------------------------------------------------------
+
+    async def read(self, question: Callable[[Spool], T]) -> T:
+        """The answer of the spool, in a thread. Raises what the question raises, and BusyError."""
+
+        def ask() -> T:
+            with patience.within(SECONDS):
+                return question(self._reader())
+
+        return await self.in_thread(ask)
+
+    async def carry_out(self, request: Request, order: Order) -> dict[str, Any]:
+        """Raises RouterError."""
+        who = request.state.person.name
+        return await self.in_thread(lambda: self.node.carry_out(order, who))
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        if not self._places.acquire(blocking=False):
+            raise BusyError("too many pages are asked for at once; try again in a moment")
+
+        def run() -> T:
+            try:
+                return work()
+            finally:
+                self._places.release()
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+
+    def _reader(self) -> Spool:
+        with self._opening:
+            if self._spool is None:
+                self._spool = read_spool(self.node.settings().spool)
+            return self._spool
+
+    async def _told(self, request: Request, answer: Awaitable[Response]) -> Response:
+        try:
+            return await answer
+        except (RouterError, OSError) as error:
+            code = 503 if isinstance(error, SpoolError | BusyError) else getattr(error, "status", 409)
+            return self._trouble(request, explain(error)[1], code)
+        except Exception as error:  # a page that fails must not end in silence
+            log.error("page failed", error=where(error))
+            return self._trouble(request, "The page failed. The log of the node says where.", 500)
+
+    def _trouble(self, request: Request, line: str, status: int) -> Response:
+        return HTMLResponse(self._filled(request, "trouble.html.j2", {"line": line}), status)
+
+    def _filled(self, request: Request, template: str, values: dict[str, Any]) -> str:
+        person: Person = request.state.person
+        here = request.url.path
+        shared = {
+            "menu": [(name, href, _is_here(href, here)) for name, href, role in MENU if role in person.roles],
+            "person": person, "may": {role.name: role in person.roles for role in Role}, "csrf": csrf_of(request),
+            "back": here + (f"?{request.url.query}" if request.url.query else ""), "words": words, "v": VERSIONS,
+            "node_name": self.node.settings().node.ae_title,
+            "done": DONE.get(request.query_params.get("done", ""), ""),
+            "is_part": "hx-request" in request.headers,
+        }  # fmt: skip
+        return fill(TEMPLATES / template, **(shared | values))
+
+
+def _is_here(href: str, here: str) -> bool:
+    return here == href or (href != "/" and here.startswith(href + "/"))

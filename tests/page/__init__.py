@@ -1,0 +1,1 @@
+"""The page in a real browser: a node with something to see, and pictures of every page."""
