@@ -90,6 +90,7 @@ def test_now_says_first_what_needs_a_person(node: Node, client: Client, monkeypa
     page = client.get("/").text
     assert "One thing needs you." in page
     assert "1 given up on for ai" in page
+    assert f'hx-headers=\'{{"{IN_BACKGROUND}"' in page.casefold()  # else a session that only looks would never end
     part = client.get("/", headers={"hx-request": "true"}).text
     assert "<html" not in part
     assert 'id="live"' in part
