@@ -16,6 +16,7 @@ from router.page.static_files import CONTENTS
 from router.spool import InstanceState
 from router.training.data import read_manifest
 from router.web.access.pages import HEADERS
+from router.web.access.visitors import IN_BACKGROUND
 from tests.unit.paging import (
     ALL,
     DOUBT,
