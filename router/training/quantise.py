@@ -104,10 +104,7 @@ def agreement(pairs: Sequence[tuple[Prediction, Prediction]]) -> dict[str, Any]:
 
 
 def refusals(figures: dict[str, Any]) -> list[str]:
-    """Why the figures are not good enough; empty when they are.
-
-    One image may always differ: few images show no share.
-    """
+    """Why the figures are not good enough; empty when they are. One image may always differ: a few show no share."""
     found = [
         f"{name} is the same on {100 * figures[name]:.2f} %, {100 * least:.1f} % is needed"
         for name, least in (("top", LEAST_TOP), ("class", LEAST_CLASS))

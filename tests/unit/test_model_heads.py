@@ -17,7 +17,7 @@ from router.model.calibration import Calibration
 from router.model.card import Card, CardError, save_model, save_random_model
 from router.model.load import load
 from router.model.mobilenet_v1 import MobileNetV1
-from router.model.polarity import MIDDLE, look_right, negative
+from router.model.polarity import MIDDLE, SURE, by_both_looks, look_right, negative
 from router.pixels.prepare import prepare
 
 ALL = ("class", "view", "inverted")
@@ -135,6 +135,13 @@ def test_a_picture_that_looks_inverted_either_way_is_left_as_it_came() -> None:
     _, novelty, turned = look_right(run, dark, Calibration(heads=ALL))
     assert not turned.any()
     assert novelty[0] == 100
+
+
+def test_what_both_looks_say_in_common_says_nothing_of_the_polarity() -> None:
+    came, turned = np.array([0.3, 0.3, 0.99, 0.5]), np.array([0.01, 0.25, 0.98, 0.5])
+    assert (by_both_looks(came, turned) >= SURE).tolist() == [True, False, False, False]
+    assert by_both_looks(np.array([0.9]), np.array([0.1]))[0] == pytest.approx(0.9)
+    assert np.isfinite(by_both_looks(np.array([1.0, 0.0]), np.array([0.0, 1.0]))).all()
 
 
 RULES = """

@@ -14,19 +14,9 @@ from router.flow import CLASSES, VIEWS
 from router.model.calibration import Calibration
 from router.model.mobilenet_v1 import MobileNetV1
 from router.training.data import Item, deal, read_manifest
+from shipping.head_fit import Head, balanced, fit, fit_polarity, fit_view, judge, polarity_figures, view_figures
 from shipping.head_pictures import CLEAN, KINDS, Looked, framed, looked, pictures, shuttered
-from shipping.heads import (
-    Head,
-    balanced,
-    fit,
-    fit_polarity,
-    fit_view,
-    judge,
-    polarity_figures,
-    view_figures,
-    with_heads,
-    with_views,
-)
+from shipping.heads import with_heads, with_views
 from tests.unit.training_set import make_set, texture
 
 SOURCES = ("north", "south", "east")
@@ -34,7 +24,7 @@ SOURCES = ("north", "south", "east")
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shipping.heads.STEPS", 15)
+    monkeypatch.setattr("shipping.head_fit.STEPS", 15)
 
 
 @pytest.fixture

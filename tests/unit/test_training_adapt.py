@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import typer
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom import dcmread
 from typer.testing import CliRunner
 
@@ -28,9 +29,12 @@ from router.training.adapt import PINNED, refusals
 from router.training.adapting import Labelled, adapted
 from router.training.calibrate import fit_novelty
 from router.training.candidate import pinned_images
-from router.training.data import DataError, deal, read_manifest
+from router.training.data import DataError, Item, deal, read_manifest
 from router.training.known_images import FILE, KnownImages
-from router.training.own_images import find, label_of
+from router.training.own_images import _inverted, find, label_of
+from router.training.pictures import Outputs
+from router.training.routes import Routes
+from shipping.adapted import of_model
 from tests.unit.training_set import make_set, texture, write_manifest
 
 SIZE = 64
@@ -267,3 +271,29 @@ def test_too_few_images_say_how_many_are_needed(base: Path, tmp_path: Path, run:
     result = run(tmp_path, "--labels", labels, "--model", base, "--out", tmp_path / "own")
     assert result.exit_code == 1
     assert "are needed" in result.output
+
+
+@pytest.mark.slow
+def test_a_finished_model_is_judged_on_what_it_never_saw(base: Path, tmp_path: Path) -> None:
+    known = read_manifest(base.parent / "set" / "manifest.csv", base.parent / "set")
+    fresh = deal(read_manifest(make_set(tmp_path / "set", each=20, seed=9), tmp_path / "set"))
+    found = of_model(base, [*known, *fresh], known, Routes.of(None), 40)
+    assert found["n"] == sum(item.split != "test" for item in fresh)
+    for labels in ("people", "header"):
+        before, after = found[labels]["no body part in the header"]
+        assert sum(before.values()) == pytest.approx(sum(after.values()), abs=0.2)
+
+
+def test_only_what_service_would_turn_counts_as_inverted(tmp_path: Path) -> None:
+    """One network says after turning that the picture is right now, the other that it is inverted still."""
+    grey = np.full((SIZE, SIZE), 60, np.uint8)
+    grey[8:-8, 8:-8] = texture(3, np.random.default_rng(0))[8:-8, 8:-8]
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    looked = np.array([[0, 0, 0, 9, 0, 0, 9]], np.float32)
+    found = Outputs([Item(tmp_path / "a.png", "spine", "p")], looked, np.zeros((1, 1024), np.float32))
+    calibration = Calibration(heads=("class", "inverted"), inverted_threshold=0.2)
+    for again, expected in ((-9.0, True), (9.0, False)):
+        row = torch.tensor([[0, 0, 0, 9, 0, 0, again]])
+        network = cast(MobileNetV1, lambda _, row=row: (row, torch.zeros(1)))
+        assert _inverted(network, calibration, SIZE, found).tolist() == [expected]
+    assert not _inverted(network, Calibration(), SIZE, found).any()
