@@ -12,8 +12,8 @@ from router.errors import RouterError, explain
 
 ANSWERS = {
     "CommandError", "DataSetError", "ExpensiveError", "Impossible", "NotEvenError", "NotTranscodedError",
-    "PeerClosedError", "ProtocolError", "Skip", "UndecodableError", "UnparseableError", "UnreadableError",
-    "UnverifiedError", "WorkerDiedError", "WrongError",
+    "PeerClosedError", "ProtocolError", "RefusedError", "Skip", "UndecodableError", "UnparseableError",
+    "UnreadableError", "UnverifiedError", "WorkerDiedError", "WrongError",
 }  # fmt: skip
 """What one part of the program tells another: each is caught there, and becomes an outcome or a RouterError."""
 
