@@ -184,21 +184,26 @@ _KINDS = sa.text("""
 
 def _minutes(connection: sa.Connection, destinations: Sequence[str], count: int) -> tuple[Minute, ...]:
     begin = (int(clock.now(connection)) // MINUTE - count + 1) * MINUTE
-    received = _by_minute(connection, instance.c.received_at, begin, instance.c.id >= id_at(begin))
+    received = _by_minute(connection, begin, [sa.select(instance.c.received_at).where(instance.c.id >= id_at(begin))])
     done = delivery.c.state == sa.literal_column(f"'{DeliveryState.DONE}'")
-    here = delivery.c.destination.in_(destinations) & done & (delivery.c.closed_at >= begin)
-    delivered = _by_minute(connection, delivery.c.closed_at, begin, here)
+    here = [  # each by its index: of several destinations at once, a planner reads them all
+        sa.select(delivery.c.closed_at).where(delivery.c.destination == name, done, delivery.c.closed_at >= begin)
+        for name in destinations
+    ]
+    delivered = _by_minute(connection, begin, here)
     return tuple(
         Minute(begin + MINUTE * place, received.get(place, 0), delivered.get(place, 0)) for place in range(count)
     )
 
 
-def _by_minute(
-    connection: sa.Connection, column: sa.Column[Any], begin: int, which: sa.ColumnElement[bool]
-) -> dict[int, int]:
-    seconds = sa.cast(column - begin - 0.5, sa.Integer) if _rounds(connection) else sa.cast(column - begin, sa.Integer)
+def _by_minute(connection: sa.Connection, begin: int, times: Sequence[sa.Select[Any]]) -> dict[int, int]:
+    """How many of these times lie in each minute after `begin`."""
+    if not times:
+        return {}
+    at = sa.union_all(*times).subquery().c[0]
+    seconds = sa.cast(at - begin - 0.5, sa.Integer) if _rounds(connection) else sa.cast(at - begin, sa.Integer)
     minute = (seconds // MINUTE).label("minute")
-    rows = connection.execute(sa.select(minute, sa.func.count()).where(which).group_by(minute))
+    rows = connection.execute(sa.select(minute, sa.func.count()).group_by(minute))
     return {int(row[0]): int(row[1]) for row in rows}
 
 
