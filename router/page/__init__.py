@@ -22,7 +22,8 @@ from router.page import (
     rules,
     story,
 )
-from router.page.site import Running, Site
+from router.page.running import Running
+from router.page.site import Site
 from router.page.static_files import route as static_files
 
 PAGES = (now, instances, story, deliveries, destinations, attention, review, rules, devices, model, record)

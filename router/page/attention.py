@@ -46,6 +46,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
                 changed = await site.read(
                     lambda spool: carry_out(spool, to, reason, lambda order: site.node.carry_out(order, who))
                 )
+                site.latest.forget()
                 if not changed:
                     raise FormError("Nothing was changed: the deliveries have ended meanwhile.", 409)
                 return done

@@ -15,7 +15,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from router.commands.echo import echo
-from router.commands.status import status_of
 from router.config import Settings
 from router.config.settings import DestinationSettings
 from router.node.orders import OrderError, Pause, Resume
@@ -113,8 +112,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
 
 
 def _values(site: Site, spool: Spool, answers: Answers) -> dict[str, Any]:
-    node, settings = site.node, site.node.settings()
-    found = status_of(settings, spool, node.view.status(), node.spool.views.bytes_in_use)
+    settings, found = site.node.settings(), site.latest.look(spool).status
     causes = spool.overview.causes()
     return {
         "rows": [(one, settings.destinations.get(one.name), [c for c in causes if c.destination == one.name])

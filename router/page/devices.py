@@ -38,11 +38,10 @@ def routes(site: Site) -> Iterator[BaseRoute]:
 def _values(site: Site, spool: Spool) -> dict[str, Any]:
     lately = spool.views.activity(HOUR)
     senders = lately.senders[:MOST]
-    found = spool.overview.devices([one.calling_ae for one in senders])
     apart = disagreeing(site)
+    found = spool.overview.devices([one.calling_ae for one in senders], apart)
     return {
-        "rows": [(sender, device, sum(device.rules.get(rule, 0) for rule in apart))
-                 for sender, device in zip(senders, found, strict=True)],
+        "rows": [(sender, found[sender.calling_ae]) for sender in senders],
         "now": lately.now, "classes": (*CLASSES, UNCERTAIN), "apart": apart, "latest": LATEST,
         "silent_after": SILENT_AFTER, "more": len(lately.senders) - len(senders),
     }  # fmt: skip

@@ -11,18 +11,19 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from router.config import Settings
 from router.errors import RouterError, explain
 from router.node.orders import Order
 from router.observe import log, where
 from router.page import words
 from router.page.forms import back_of
+from router.page.latest import Latest
 from router.page.pictures import Pictures
+from router.page.running import Running
 from router.page.static_files import VERSIONS
 from router.spool import LOCAL, Spool, SpoolError, patience, read_spool
 from router.templates import fill
@@ -57,28 +58,6 @@ DONE = {
 T = TypeVar("T")
 
 
-class View(Protocol):
-    """What the pages see of a node."""
-
-    def status(self) -> dict[str, Any]: ...
-
-    def model_report(self) -> dict[str, Any]: ...
-
-
-class Running(Protocol):
-    """What the pages need of a node (`node.Node`)."""
-
-    @property
-    def view(self) -> View: ...
-
-    @property
-    def spool(self) -> Spool: ...
-
-    def settings(self) -> Settings: ...
-
-    def carry_out(self, order: Order, who: str) -> dict[str, Any]: ...
-
-
 class BusyError(RouterError):
     """Too many requests wait."""
 
@@ -89,6 +68,7 @@ class Site:
     def __init__(self, node: Running) -> None:
         self.node = node
         self.pictures = Pictures(node.settings().model)
+        self.latest = Latest(node)
         self._threads = ThreadPoolExecutor(READERS, "page")
         self._places = threading.BoundedSemaphore(MOST_WAITING)
         self._opening = threading.Lock()
@@ -141,7 +121,10 @@ class Site:
     async def carry_out(self, request: Request, order: Order) -> dict[str, Any]:
         """Raises RouterError."""
         who = request.state.person.name
-        return await self.in_thread(lambda: self.node.carry_out(order, who))
+        try:
+            return await self.in_thread(lambda: self.node.carry_out(order, who))
+        finally:
+            self.latest.forget()
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         if not self._places.acquire(blocking=False):

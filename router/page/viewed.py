@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
-from router.page.site import Running
+from router.page.running import Running
 from router.spool import SpoolError
 
 AGAIN = 600.0

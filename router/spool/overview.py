@@ -69,7 +69,8 @@ class Device:
     without_picture: int
     novel: int
     inverted: int
-    rules: Mapping[str, int]
+    apart: int
+    """Decided by one of the rules that were named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +128,11 @@ class Overview:
 
     def hits(self, rules: Sequence[str]) -> dict[str, Hits]:
         """Of each rule."""
-        return self._database.ask(lambda c: {rule: _hits(c, rule) for rule in rules})
+        return self._database.ask(lambda c: _hits(c, rules))
 
-    def devices(self, senders: Sequence[str]) -> list[Device]:
-        """What the latest instances of each sender were."""
-        return self._database.ask(lambda c: [_device(c, ae) for ae in senders])
+    def devices(self, senders: Sequence[str], rules: Sequence[str]) -> dict[str, Device]:
+        """What the latest instances of each sender were, and how many of them these rules decided."""
+        return self._database.ask(lambda c: _devices(c, senders, rules)) if senders else {}
 
     def to_review(self, rules: Sequence[str], *, before: str, limit: int) -> list[ToReview]:
         """Instances with a picture that no person has labelled, the latest first: those of an uncertain class, or,
@@ -183,24 +184,26 @@ _KINDS = sa.text("""
 
 def _minutes(connection: sa.Connection, destinations: Sequence[str], count: int) -> tuple[Minute, ...]:
     begin = (int(clock.now(connection)) // MINUTE - count + 1) * MINUTE
-    received = _by_minute(connection, instance.c.received_at, begin, instance.c.id >= id_at(begin))
-    delivered: dict[int, int] = {}
+    received = _by_minute(connection, begin, [sa.select(instance.c.received_at).where(instance.c.id >= id_at(begin))])
     done = delivery.c.state == sa.literal_column(f"'{DeliveryState.DONE}'")
-    for name in destinations:
-        here = (delivery.c.destination == name) & done & (delivery.c.closed_at >= begin)
-        for minute, n in _by_minute(connection, delivery.c.closed_at, begin, here).items():
-            delivered[minute] = delivered.get(minute, 0) + n
+    here = [  # each by its index: of several destinations at once, a planner reads them all
+        sa.select(delivery.c.closed_at).where(delivery.c.destination == name, done, delivery.c.closed_at >= begin)
+        for name in destinations
+    ]
+    delivered = _by_minute(connection, begin, here)
     return tuple(
         Minute(begin + MINUTE * place, received.get(place, 0), delivered.get(place, 0)) for place in range(count)
     )
 
 
-def _by_minute(
-    connection: sa.Connection, column: sa.Column[Any], begin: int, which: sa.ColumnElement[bool]
-) -> dict[int, int]:
-    seconds = sa.cast(column - begin - 0.5, sa.Integer) if _rounds(connection) else sa.cast(column - begin, sa.Integer)
+def _by_minute(connection: sa.Connection, begin: int, times: Sequence[sa.Select[Any]]) -> dict[int, int]:
+    """How many of these times lie in each minute after `begin`."""
+    if not times:
+        return {}
+    at = sa.union_all(*times).subquery().c[0]
+    seconds = sa.cast(at - begin - 0.5, sa.Integer) if _rounds(connection) else sa.cast(at - begin, sa.Integer)
     minute = (seconds // MINUTE).label("minute")
-    rows = connection.execute(sa.select(minute, sa.func.count()).where(which).group_by(minute))
+    rows = connection.execute(sa.select(minute, sa.func.count()).group_by(minute))
     return {int(row[0]): int(row[1]) for row in rows}
 
 
@@ -226,38 +229,47 @@ def _causes(connection: sa.Connection) -> list[Cause]:
     ]
 
 
-def _hits(connection: sa.Connection, rule: str) -> Hits:
+def _hits(connection: sa.Connection, rules: Sequence[str]) -> dict[str, Hits]:
+    """In one statement: each of many would wait for its turn at the interpreter while others receive."""
     now = clock.now(connection)
-    last = connection.execute(sa.select(sa.func.max(instance.c.id)).where(instance.c.rule == rule)).scalar()
+    named = sa.union_all(*(sa.select(sa.literal(rule, sa.String).label("rule")) for rule in rules)).subquery()
 
-    def since(seconds: float) -> int:
-        lately = sa.select(sa.func.count()).where(instance.c.rule == rule, instance.c.id >= id_at(now - seconds))
-        return int(connection.execute(lately).scalar_one())
+    def since(seconds: float) -> sa.ScalarSelect[Any]:
+        lately = (instance.c.rule == named.c.rule) & (instance.c.id >= id_at(now - seconds))
+        return sa.select(sa.func.count()).select_from(instance).where(lately).scalar_subquery()
 
-    return Hits(since(DAY), since(7 * DAY), int(last[:16], 16) / 1e9 if last else None)
+    last = sa.select(sa.func.max(instance.c.id)).where(instance.c.rule == named.c.rule).scalar_subquery()
+    rows = connection.execute(sa.select(named.c.rule, since(DAY), since(7 * DAY), last))
+    return {rule: Hits(day, week, int(latest[:16], 16) / 1e9 if latest else None) for rule, day, week, latest in rows}
 
 
-def _device(connection: sa.Connection, calling_ae: str) -> Device:
-    latest = (
+def _devices(connection: sa.Connection, senders: Sequence[str], rules: Sequence[str]) -> dict[str, Device]:
+    """In one statement, and a row for each class of a sender."""
+    is_one = instance.c.rule.in_(rules) if rules else sa.false()
+    latest = [
         sa.select(
-            instance.c["class"].label("shown"), instance.c.pixels, instance.c.novel, instance.c.rule,
-            instance.c.facts.like('%"inverted": true%').label("inverted"),
-        )
-        .where(instance.c.calling_ae == calling_ae)
-        .order_by(instance.c.id.desc())
-        .limit(LATEST)
-    )  # fmt: skip
-    rows = connection.execute(latest).all()
-    classes: dict[str, int] = {}
-    rules: dict[str, int] = {}
-    for row in rows:
-        for counts, name in ((classes, row.shown), (rules, row.rule)):
-            if name:
-                counts[name] = counts.get(name, 0) + 1
-    return Device(
-        calling_ae, len(rows), classes, sum(row.pixels not in (None, "decoded") for row in rows),
-        sum(bool(row.novel) for row in rows), sum(bool(row.inverted) for row in rows), rules,
-    )  # fmt: skip
+            instance.c.calling_ae.label("ae"), instance.c["class"].label("shown"), _one_if(is_one).label("apart"),
+            _one_if(instance.c.pixels != "decoded").label("without"), _one_if(instance.c.novel).label("novel"),
+            _one_if(instance.c.facts.like('%"inverted": true%')).label("inverted"),
+        ).where(instance.c.calling_ae == ae).order_by(instance.c.id.desc()).limit(LATEST).subquery()
+        for ae in senders
+    ]  # fmt: skip
+    found = sa.union_all(*(sa.select(one) for one in latest)).subquery()
+    sums = [sa.func.sum(found.c[name]) for name in ("without", "novel", "inverted", "apart")]
+    rows = connection.execute(
+        sa.select(found.c.ae, found.c.shown, sa.func.count(), *sums).group_by(found.c.ae, found.c.shown)
+    ).all()
+    return {ae: _device(ae, [row for row in rows if row[0] == ae]) for ae in senders}
+
+
+def _one_if(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    return sa.case((condition, 1), else_=0)
+
+
+def _device(calling_ae: str, rows: Sequence[Any]) -> Device:
+    classes = {str(row[1]): int(row[2]) for row in rows if row[1]}
+    without, novel, inverted, apart = (sum(int(row[place]) for row in rows) for place in (3, 4, 5, 6))
+    return Device(calling_ae, sum(int(row[2]) for row in rows), classes, without, novel, inverted, apart)
 
 
 def _to_review(connection: sa.Connection, rules: Sequence[str], before: str, limit: int) -> list[ToReview]:

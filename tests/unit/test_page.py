@@ -87,7 +87,7 @@ def test_now_says_first_what_needs_a_person(node: Node, client: Client, monkeypa
     assert "Well. Nothing needs you." in client.get("/").text
     decided(node.spool)
     bury(node.spool)
-    monkeypatch.setattr("router.page.now.FRESH", -1.0)
+    monkeypatch.setattr("router.page.latest.FRESH", -1.0)
     page = client.get("/").text
     assert "One thing needs you." in page
     assert "1 given up on for ai" in page
