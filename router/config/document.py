@@ -72,6 +72,11 @@ def read(path: Path, environ: Mapping[str, str], problems: Problems) -> Table:
     """The file's top-level mapping, `${NAME}` replaced. Raises ConfigError where nothing can be read at all."""
     text = _text(path, problems)
     problems.check()
+    return parse(text, environ, problems)
+
+
+def parse(text: str, environ: Mapping[str, str], problems: Problems) -> Table:
+    """The same of a file's text."""
     root = _compose(text, problems)
     problems.check()
     if root is None:

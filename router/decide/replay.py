@@ -52,7 +52,7 @@ class Hits:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Instances that would be decided in another way. `examples` are ids, the latest first."""
+    """Instances that would be decided in another way. `examples` are ids, the latest first, of at most a number."""
 
     from_rule: str
     to_rule: str
@@ -153,8 +153,11 @@ def _depends(part: Condition, facts: Facts) -> bool:
     return facts.is_missing(part.tags)
 
 
-def replay(table: RuleTable, came: Iterable[Came], enabled: frozenset[str]) -> Replay:
-    """Try rules on what came, the latest first. Memory grows with the number of different changes only."""
+def replay(table: RuleTable, came: Iterable[Came], enabled: frozenset[str], examples: int = EXAMPLES) -> Replay:
+    """Try rules on what came, the latest first. Memory grows with the number of different changes only.
+
+    A change names at most `examples` instances.
+    """
     replayer = Replayer(table, enabled)
     counts: Counter[str] = Counter()
     before: Counter[str] = Counter()
@@ -185,7 +188,7 @@ def replay(table: RuleTable, came: Iterable[Came], enabled: frozenset[str]) -> R
         if moves or was.rule != now.rule:
             change = (was.rule, now.rule, was.destinations, now.destinations)
             many[change] += 1
-            if len(named := changes.setdefault(change, [])) < EXAMPLES:
+            if len(named := changes.setdefault(change, [])) < examples:
                 named.append(one.instance.id)
     names = dict.fromkeys((*(rule.name for rule in table.rules), "otherwise", *sorted(before)))
     return Replay(

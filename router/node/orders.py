@@ -152,6 +152,8 @@ class Many:
     calling_ae: str = ""
     peer: str = ""
     state: str = ""
+    cause: str | None = None
+    """Only what was given up on with this reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +365,7 @@ def act_and_filter(order: Many) -> tuple[Act, Filter]:
     return Act(order.act), Filter(
         text=order.text, since=order.since, until=order.until, class_name=order.class_name, rule=order.rule,
         to=order.to, calling_ae=order.calling_ae, peer=order.peer,
-        state=State(order.state) if order.state else None,
+        state=State(order.state) if order.state else None, cause=order.cause,
     )  # fmt: skip
 
 

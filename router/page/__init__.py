@@ -15,6 +15,7 @@ from router.page import (
     destinations,
     devices,
     instances,
+    many,
     model,
     now,
     record,
@@ -26,7 +27,7 @@ from router.page.running import Running
 from router.page.site import Site
 from router.page.static_files import route as static_files
 
-PAGES = (now, instances, story, deliveries, destinations, attention, review, rules, devices, model, record)
+PAGES = (now, instances, story, deliveries, destinations, attention, many, review, rules, devices, model, record)
 
 
 class Page:

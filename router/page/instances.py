@@ -34,10 +34,10 @@ async def _listed(site: Site, request: Request) -> Response:
     if "q" in query:
         line = query.pop("q")
         return await site.answer(request, lambda _: RedirectResponse(words.found(**search.parse(line)), 303))
-    return await site.show(request, "instances.html.j2", lambda spool: _values(spool, query))
+    return await site.show(request, "instances.html.j2", lambda spool: _values(site, spool, query))
 
 
-def _values(spool: Spool, query: dict[str, str]) -> dict[str, Any]:
+def _values(site: Site, spool: Spool, query: dict[str, str]) -> dict[str, Any]:
     wanted = search.filter_from(query)
     before = query.get("before", FIRST_PAGE)[:33]
     rows = spool.views.find(wanted, before=before, limit=PAGE + 1)
@@ -46,5 +46,6 @@ def _values(spool: Spool, query: dict[str, str]) -> dict[str, Any]:
         "rows": rows[:PAGE], "line": search.line_of(query), "asked": kept,
         "older": words.found(**kept, before=rows[PAGE - 1].id) if len(rows) > PAGE else "",
         "newest": words.found(**kept) if before != FIRST_PAGE else "",
+        "destinations": sorted(site.node.settings().enabled),
         "choices": {"state": search.STATES, "class": (*CLASSES, UNCERTAIN), "since": SINCE},
     }  # fmt: skip

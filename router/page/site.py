@@ -52,6 +52,10 @@ DONE = {
     "labelled": "Your label is kept.",
     "rolled-back": "The model that served before is being started.",
     "reloaded": "routing.yaml was read again.",
+    "begun": "It is under way. You need not wait for it here.",
+    "cancelled": "The job ends. What it can take back is taken back.",
+    "silenced": "Nobody is told of it until then.",
+    "told-again": "People are told again.",
 }
 """What is said after an order, by the word in the address."""
 
@@ -148,7 +152,8 @@ class Site:
         try:
             return await answer
         except (RouterError, OSError) as error:
-            code = 503 if isinstance(error, SpoolError | BusyError) else getattr(error, "status", 409)
+            is_late = isinstance(error, SpoolError | BusyError) and error.exit_code != 2
+            code = 503 if is_late else getattr(error, "status", 409)
             return self._trouble(request, explain(error)[1], code)
         except Exception as error:  # a page that fails must not end in silence
             log.error("page failed", error=where(error))

@@ -19,6 +19,7 @@ from router.page.forms import FormError, field, fields
 from router.page.pictures import NoPictureError
 from router.page.site import Site
 from router.page.viewed import Viewed
+from router.page.why import MARKS, why
 from router.spool import DeliveryState, EventRow, InstanceRow, InstanceState, Spool
 from router.spool.orders import LABELLED
 from router.web.access import Role, needs
@@ -102,6 +103,7 @@ def _values(site: Site, spool: Spool, which: str) -> dict[str, Any]:
         "row": row, "deliveries": deliveries, "bars": bars(settings, row.probabilities, row.model, row.top),
         "events": [(one, said(one.kind, one.destination, one.detail)) for one in events],
         "facts": row.facts if isinstance(row.facts, dict) else {}, "why": _why(settings, row),
+        "explained": why(spool, row.id, settings), "marks": MARKS,
         "has_blob": row.state is not InstanceState.GONE, "no_picture": NO_PICTURE.get(row.pixels or "", ""),
         "others": [name for name, to in settings.destinations.items() if to.enabled and name not in owed],
         "classes": CLASSES, "label": _label(events), "states": spool.destinations.states(),

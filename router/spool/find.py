@@ -80,6 +80,8 @@ class Filter:
     state: State | None = None
     names: Names | None = None
     """In place of `text`, for a filter that is kept."""
+    cause: str | None = None
+    """Why deliveries were buried, word for word. Only bulk jobs ask for it; `find` does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import pytest
 
 from router.config import Settings, load
 from router.config.settings import WebSettings
-from router.flow import Caller, Decision, Prediction, Role, Seen
+from router.flow import Caller, Decision, Header, Prediction, Role, Seen
 from router.node.orders import Order, Reload, carry_out
 from router.page import Page
 from router.spool import DeliveryState, Spool, open_spool
@@ -27,8 +27,7 @@ EVERYTHING = tuple(Role)
 ALL = "-".join(EVERYTHING)
 """The name of the user with every role."""
 HOSTILE = "<script>alert(1)</script>'\"&{{7*7}}"
-CONFIG = """
-spool: {path: spool}
+RULES = """
 destinations:
   pacs: {ae_title: PACS, host: 127.0.0.1, port: 104}
   ai: {ae_title: AI, host: 127.0.0.1, port: 105}
@@ -73,11 +72,10 @@ class Node:
 
 
 @contextmanager
-def node_in(tmp_path: Path, database: str) -> Iterator[Node]:
+def node_in(tmp_path: Path, database: str, rules: str = RULES) -> Iterator[Node]:
     """A node's spool and settings, on a database."""
-    text = (
-        CONFIG if database == "sqlite" else CONFIG.replace("{path: spool}", f"{{path: spool, database: '{database}'}}")
-    )
+    where = "" if database == "sqlite" else f", database: '{database}'"
+    text = f"spool: {{path: spool{where}}}{rules}"
     (tmp_path / "routing.yaml").write_text(text)
     spool = open_spool(settings_of(tmp_path / "spool", database))
     yield Node(spool, load(tmp_path / "routing.yaml", {}))
@@ -128,13 +126,16 @@ def client_of(node: Node, *roles: Role, address: str = "127.0.0.1", host: str = 
 def decided(
     spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0], prediction: Prediction | None = SPINE,
     rule: str = "spine", to: tuple[str, ...] = ("ai",), reason: str = "because", whole: bool = False,
+    header: Header | None = None,
 ) -> str:  # fmt: skip
     if whole:
         stored(spool, uid, caller)
     else:
         accept(spool, uid.encode(), uid, caller)
     (claim,) = spool.decisions.claim(1)
-    seen = Seen("decoded" if prediction else "none", {}, prediction, reason="" if prediction else "no pixel data")
+    seen = Seen(
+        "decoded" if prediction else "none", header or {}, prediction, reason="" if prediction else "no pixel data"
+    )
     assert spool.decisions.record(claim, seen, Decision(rule, to, reason, table="d" * 32), {}).result()
     return claim.instance.id
 
