@@ -52,12 +52,12 @@ def test_rules_from_a_file_are_tried_with_pictures(stage: Stage, page: Any, tmp_
     page.goto("/rules")
     page.get_by_role("link", name="Try other rules").click()
     page.get_by_label("Or from a file").set_input_files(file)
-    page.wait_for_function("document.getElementById('text').value.includes('name: all')")
+    wait_for(lambda: page.get_by_label("The rules, as routing.yaml has them").input_value() == RULES, 10)
     page.get_by_role("button", name="Try them").click()
     page.get_by_role("heading", name="would go elsewhere").wait_for()
     assert page.locator(".thumbs img").count() > 0
     page.locator(".thumbs img").first.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('.thumbs img').naturalWidth === 512")
+    wait_for(lambda: page.locator(".thumbs img").first.evaluate("one => one.naturalWidth") == 512, 30)
     assert serious(page) == []
     page.locator(".thumbs a").first.click()
     page.get_by_text("Why not another rule?").click()

@@ -135,8 +135,8 @@ def decided(
     else:
         accept(spool, uid.encode(), uid, caller)
     (claim,) = spool.decisions.claim(1)
-    pixels, trouble = ("decoded", "") if prediction else ("none", "no pixel data")
-    seen = Seen(pixels, header or {}, prediction, reason=trouble)
+    trouble = "" if prediction else "no pixel data"
+    seen = Seen("decoded" if prediction else "none", header or {}, prediction, reason=trouble)
     decision = Decision(rule, to, reason, table=rules.digest or "d" * 32)
     assert spool.decisions.record(claim, seen, decision, {}, rules).result()
     return claim.instance.id

@@ -29,6 +29,9 @@ def test_what_goes_on_is_shown_as_text(node: Node) -> None:
     goes_on(node, HOSTILE)
     with client_of(node, Role.VIEW) as client:
         page = client.get("/notices").text
+        proof = next(form["csrf"] for form in Elements(client.get("/logout").text).forms if "csrf" in form)
+        data = {"csrf": proof, "condition": "", "hours": "1"}
+        assert client.post("/notices/silence", data=data).status_code == 403
         assert "/notices" in Elements(client.get("/").text).links
     assert "&lt;script&gt;alert" in page
     assert "<script>alert" not in page

@@ -13,6 +13,7 @@ from router.config import ConfigError
 from router.config.candidate import MOST, candidate
 from router.flow import Role
 from router.page import candidate as page
+from router.page.kept_rules import in_yaml
 from tests.unit.paging import DOUBT, HOSTILE, Client, Elements, Node, client_of, decided, node_in
 
 TO_PACS = "rules:\n- {name: all spines, when: {class: spine}, send: pacs}\notherwise: {send: pacs}\n"
@@ -55,7 +56,7 @@ def test_the_rules_in_force_are_in_the_form_and_change_nothing(node: Node, clien
     decided(node.spool, rule="<b>'spine'")
     text = client.get("/rules/candidate").text
     assert "&lt;b&gt;&#39;" in text
-    written = page.in_yaml(node.loaded.rules.text)
+    written = in_yaml(node.loaded.rules.text)
     found = tried(client, written).text
     assert "These are the rules in force." in found
     assert "0 would go elsewhere" in found
