@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from shlex import quote
 from typing import Any
 
 from starlette.requests import Request
@@ -30,7 +31,6 @@ THUMBNAILS = 6
 """Pictures of a change that are shown, of the first MOST_CHANGES of them."""
 MOST_CHANGES = 8
 WORDS = ("", "24h", "7d", "30d")
-TOO_LONG = "more instances than there was time for"
 
 
 def routes(site: Site) -> Iterator[BaseRoute]:
@@ -65,7 +65,8 @@ class InTime:
 def _form(site: Site) -> dict[str, Any]:
     written = in_yaml(site.node.settings().rules.text)
     return {"text": written, "last": LASTS[1], "since": "", "lasts": LASTS, "sinces": WORDS, "found": None,
-            "problems": (), "file": site.node.settings().file}  # fmt: skip
+            "problems": (), "file": site.node.settings().file.name,
+            "path": quote(str(site.node.settings().file))}  # fmt: skip
 
 
 def _tried(site: Site, spool: Spool, form: dict[str, str]) -> dict[str, Any]:

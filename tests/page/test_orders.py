@@ -76,7 +76,7 @@ def test_a_cause_goes_elsewhere_and_comes_back(stage: Stage, page: Any) -> None:
     page.get_by_text("It is under way.").wait_for()
     wait_for(lambda: FULL not in stage.spool.views.counts().buried, 30)
     page.goto("/attention/jobs")
-    page.get_by_role("button", name="Undo what was not tried yet").click()
+    page.get_by_role("button", name="Undo").click()
     page.get_by_text("The job ends.").wait_for()
     wait_for(lambda: stage.spool.views.counts().buried.get(FULL) == buried, 30)
     page.get_by_text("cancelled").wait_for()
