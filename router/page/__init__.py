@@ -11,12 +11,15 @@ from starlette.applications import Starlette
 
 from router.page import (
     attention,
+    candidate,
     deliveries,
     destinations,
     devices,
     instances,
+    kept_rules,
     many,
     model,
+    notices,
     now,
     record,
     review,
@@ -27,7 +30,10 @@ from router.page.running import Running
 from router.page.site import Site
 from router.page.static_files import route as static_files
 
-PAGES = (now, instances, story, deliveries, destinations, attention, many, review, rules, devices, model, record)
+PAGES = (
+    now, notices, instances, story, deliveries, destinations, attention, many, review, rules, candidate, kept_rules,
+    devices, model, record,
+)  # fmt: skip
 
 
 class Page:

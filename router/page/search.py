@@ -50,14 +50,16 @@ def filter_from(query: Mapping[str, str]) -> Filter:
         raise FormError(f"class: use one of {', '.join((*CLASSES, UNCERTAIN))}")
     if values["state"] not in ("", *STATES):
         raise FormError(f"state: use one of {', '.join(STATES)}")
-    now = time.time()
-    times: dict[str, float | None] = {}
-    for name in ("since", "until"):
-        try:
-            times[name] = moment(values[name], now)
-        except ValueError as error:
-            raise FormError(f"{name}: {error}") from None
+    since, until = (moment_of(name, values[name]) for name in ("since", "until"))
     return filter_of(
-        values["text"], times["since"], times["until"], values["class"], values["rule"], values["to"], values["from"],
+        values["text"], since, until, values["class"], values["rule"], values["to"], values["from"],
         values["state"],
     )  # fmt: skip
+
+
+def moment_of(name: str, value: str) -> float | None:
+    """A Unix time; None for an empty value. Raises FormError with what may be written."""
+    try:
+        return moment(value, time.time())
+    except ValueError as error:
+        raise FormError(f"{name}: {error}") from None

@@ -16,6 +16,7 @@ SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
 PAGES = {
     "now": "/", "instances": "/instances", "destinations": "/destinations", "attention": "/attention",
     "review": "/review", "rules": "/rules", "devices": "/devices", "model": "/model", "record": "/record",
+    "jobs": "/attention/jobs", "candidate": "/rules/candidate", "tables": "/rules/tables", "notices": "/notices",
 }  # fmt: skip
 
 

@@ -15,10 +15,12 @@ import pytest
 
 from router.config import Settings, load
 from router.config.settings import WebSettings
+from router.decide import RuleTable
 from router.flow import Caller, Decision, Header, Prediction, Role, Seen
 from router.node.orders import Order, Reload, carry_out
 from router.page import Page
 from router.spool import DeliveryState, Spool, open_spool
+from router.spool.rule_tables import NO_RULES
 from router.web.access import Access, passwords, protected
 from tests.unit.access import PASSWORD, QUICK, add_user
 from tests.unit.spooling import CALLERS, accept, settings_of, stored
@@ -126,17 +128,17 @@ def client_of(node: Node, *roles: Role, address: str = "127.0.0.1", host: str = 
 def decided(
     spool: Spool, uid: str = "1.2.3", caller: Caller = CALLERS[0], prediction: Prediction | None = SPINE,
     rule: str = "spine", to: tuple[str, ...] = ("ai",), reason: str = "because", whole: bool = False,
-    header: Header | None = None,
+    header: Header | None = None, rules: RuleTable = NO_RULES,
 ) -> str:  # fmt: skip
     if whole:
         stored(spool, uid, caller)
     else:
         accept(spool, uid.encode(), uid, caller)
     (claim,) = spool.decisions.claim(1)
-    seen = Seen(
-        "decoded" if prediction else "none", header or {}, prediction, reason="" if prediction else "no pixel data"
-    )
-    assert spool.decisions.record(claim, seen, Decision(rule, to, reason, table="d" * 32), {}).result()
+    trouble = "" if prediction else "no pixel data"
+    seen = Seen("decoded" if prediction else "none", header or {}, prediction, reason=trouble)
+    decision = Decision(rule, to, reason, table=rules.digest or "d" * 32)
+    assert spool.decisions.record(claim, seen, decision, {}, rules).result()
     return claim.instance.id
 
 

@@ -48,7 +48,7 @@ def client(node: Node) -> Iterator[Client]:
         yield client
 
 
-PAGES = [href for _, href, _ in MENU]
+PAGES = [href for _, href, _ in MENU] + ["/notices", "/attention/jobs", "/rules/candidate", "/rules/tables"]
 
 
 def test_each_page_is_whole_and_shows_hostile_text_as_text(node: Node, client: Client) -> None:

@@ -56,3 +56,11 @@ if (here.searchParams.has("done")) {
   here.searchParams.delete("done");
   history.replaceState(null, "", here);
 }
+
+// A file is read into its field; without scripts the field is there alone.
+document.querySelectorAll("input[data-into]").forEach((one) => {
+  one.closest("[hidden]").hidden = false;
+  one.addEventListener("change", async () => {
+    if (one.files.length) document.getElementById(one.dataset.into).value = await one.files[0].text();
+  });
+});

@@ -1,0 +1,102 @@
+"""Rules that a person wants to try: what they would have done with what came lately. Nothing changes by it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from shlex import quote
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from router.config import ConfigError
+from router.config.candidate import candidate
+from router.decide.replay import Came, Change, replay
+from router.page.forms import FormError, field, fields
+from router.page.kept_rules import difference, in_yaml
+from router.page.search import moment_of
+from router.page.site import Site
+from router.spool import InstanceState, Spool
+from router.web.access import Role, needs
+
+LASTS = (500, 2000, 5000)
+"""How many of the latest instances can be tried."""
+TRY_FOR = 3.0
+"""Seconds in which they are; then it says how far it came."""
+LINKS = 100
+"""Instances of a change that are named."""
+THUMBNAILS = 6
+"""Pictures of a change that are shown, of the first MOST_CHANGES of them."""
+MOST_CHANGES = 8
+WORDS = ("", "24h", "7d", "30d")
+
+
+def routes(site: Site) -> Iterator[BaseRoute]:
+    @needs(Role.RULES)
+    async def form(request: Request) -> Response:
+        return await site.show(request, "candidate.html.j2", lambda _: _form(site))
+
+    @needs(Role.RULES)
+    async def tried(request: Request) -> Response:
+        form = fields(request)
+        return await site.show(request, "candidate.html.j2", lambda spool: _tried(site, spool, form))
+
+    yield Route("/rules/candidate", form)
+    yield Route("/rules/candidate", tried, methods=["POST"])
+
+
+class InTime:
+    """What came, as long as there is time; then `ended_early`."""
+
+    def __init__(self, came: Iterable[Came], seconds: float) -> None:
+        self._came, self._until = came, time.monotonic() + seconds
+        self.ended_early = False
+
+    def __iter__(self) -> Iterator[Came]:
+        for one in self._came:
+            yield one
+            if time.monotonic() > self._until:
+                self.ended_early = True
+                return
+
+
+def _form(site: Site) -> dict[str, Any]:
+    written = in_yaml(site.node.settings().rules.text)
+    return {"text": written, "last": LASTS[1], "since": "", "lasts": LASTS, "sinces": WORDS, "found": None,
+            "problems": (), "file": site.node.settings().file.name,
+            "path": quote(str(site.node.settings().file))}  # fmt: skip
+
+
+def _tried(site: Site, spool: Spool, form: dict[str, str]) -> dict[str, Any]:
+    text, since, last = field(form, "text").replace("\r\n", "\n"), form.get("since", ""), form.get("last", "")
+    if last not in map(str, LASTS):
+        raise FormError(f"last: use one of {', '.join(map(str, LASTS))}")
+    begin = moment_of("since", since)
+    settings = site.node.settings()
+    values = _form(site) | {"text": text, "last": int(last), "since": since}
+    try:
+        wanted = candidate(text, {name: to.enabled for name, to in settings.destinations.items()})
+    except ConfigError as error:
+        return values | {"problems": [(one.line, one.message, one.fix) for one in error.problems]}
+    came = InTime(spool.views.came(since=begin, last=int(last)), TRY_FOR)
+    found = replay(wanted.table, came, wanted.enabled, LINKS)
+    moved = [one for one in found.changes if one.moves]
+    return values | {
+        "found": found, "ended_early": came.ended_early, "warnings": wanted.warnings, "moved": moved,
+        "renamed": [one for one in found.changes if not one.moves],
+        "pictures": {place: _with_picture(spool, one) for place, one in enumerate(moved[:MOST_CHANGES])},
+        "difference": difference(settings.rules.text, wanted.table.text),
+        "same_table": wanted.table.digest == settings.rules.digest, "digest": wanted.table.digest,
+    }  # fmt: skip
+
+
+def _with_picture(spool: Spool, change: Change) -> list[str]:
+    """Some instances of a change whose picture is still there."""
+    found: list[str] = []
+    for which in change.examples[: 3 * THUMBNAILS]:
+        row = spool.views.instance(which)
+        if row is not None and row.state is not InstanceState.GONE and row.pixels == "decoded":
+            found.append(which)
+    return found[:THUMBNAILS]
