@@ -363,6 +363,21 @@ def test_before_the_login_there_is_only_the_form_and_what_it_is_made_of(spool: S
     assert browser.request("PUT", "/x").status_code == 405
     scripted = browser.get("/x", headers={"HX-Request": "true", "HX-Current-URL": "http://127.0.0.1:8080/now?a=1"})
     assert (scripted.status_code, scripted.headers["hx-redirect"]) == (401, "/login?next=/now%3Fa%3D1")
+    broken = browser.get("/x", headers={"HX-Request": "true", "HX-Current-URL": "http://["})
+    assert (broken.status_code, broken.headers["hx-redirect"]) == (401, "/login?next=/")
+
+
+def test_a_fault_of_the_gate_is_logged_and_answered(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(type(spool.users), "visit", fails)
+    with structlog.testing.capture_logs() as logs:
+        answer = site(spool).browser().get("/x")
+    assert answer.status_code == 500
+    assert "content-security-policy" in answer.headers
+    assert [line["event"] for line in logs] == ["page failed"]
+    assert "a secret" not in f"{logs}{answer.text}"
 
 
 def test_a_login_leads_to_no_other_site(spool: Spool) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.config.settings import WebSettings
 from router.flow import Role
-from router.observe import log
+from router.observe import log, where
 from router.spool import Spool, SpoolError
 from router.web.access import pages
 from router.web.access.arrival import Arrival, RefusedError, arrived, is_link_of_another_site, raw_path
@@ -94,6 +94,11 @@ class Gate:
         except SpoolError as error:
             log.warning("page", reason=str(error))
             answer = pages.refused(503, "The node's database does not answer now.")
+        except ClientDisconnect:
+            return
+        except Exception as error:  # what fails here must not end in silence
+            log.error("page failed", error=where(error))
+            answer = pages.refused(500, "The page failed. The log of the node says where.")
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request, arrival: Arrival) -> ASGIApp:
@@ -143,5 +148,8 @@ def _to_login(visitor: Visitor, request: Request) -> Response:
 
 def _shown(request: Request) -> str:
     """The path of the page that a script of it asks from."""
-    url = urlsplit(request.headers.get("hx-current-url", ""))
+    try:
+        url = urlsplit(request.headers.get("hx-current-url", ""))
+    except ValueError:  # no browser has written it
+        return "/"
     return (url.path or "/") + (f"?{url.query}" if url.query else "")

@@ -30,7 +30,8 @@ HEADERS = {
 }
 TITLES = {
     400: "This request cannot be read", 401: "Log in", 403: "Not allowed", 405: "Not allowed",
-    404: "There is no such page", 413: "Too much at once", 429: "Too many tries", 503: "Try again",
+    404: "There is no such page", 413: "Too much at once", 429: "Too many tries", 500: "That did not work",
+    503: "Try again",
 }  # fmt: skip
 
 
