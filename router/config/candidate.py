@@ -16,7 +16,7 @@ from router.config.problems import Problems
 from router.config.rules import otherwise, rules
 from router.decide import RuleTable
 
-MOST = 128 * 1024
+MOST = 64 * 1024
 """Characters of such a text."""
 PARTS = (HEADER_WORDS, "rules", "otherwise")
 NAME = "the rules to try"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from shlex import quote
@@ -17,14 +18,17 @@ from router.decide.replay import Came, Change, replay
 from router.page.forms import FormError, field, fields
 from router.page.kept_rules import difference, in_yaml
 from router.page.search import moment_of
-from router.page.site import Site
+from router.page.site import BusyError, Site
 from router.spool import InstanceState, Spool
 from router.web.access import Role, needs
 
-LASTS = (500, 2000, 5000)
+LASTS = (500, 5000, 20_000)
 """How many of the latest instances can be tried."""
 TRY_FOR = 3.0
 """Seconds in which they are; then it says how far it came."""
+REST_AFTER, REST = 50, 0.002
+"""Instances after which it rests, and seconds: the node receives and decides meanwhile, in the same process."""
+ONE_AT_A_TIME = threading.Lock()
 LINKS = 100
 """Instances of a change that are named."""
 THUMBNAILS = 6
@@ -41,7 +45,16 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.RULES)
     async def tried(request: Request) -> Response:
         form = fields(request)
-        return await site.show(request, "candidate.html.j2", lambda spool: _tried(site, spool, form))
+
+        def values(spool: Spool) -> dict[str, Any]:
+            if not ONE_AT_A_TIME.acquire(blocking=False):
+                raise BusyError("somebody else is trying rules just now; press the button again in a moment")
+            try:
+                return _tried(site, spool, form)
+            finally:
+                ONE_AT_A_TIME.release()
+
+        return await site.show(request, "candidate.html.j2", values)
 
     yield Route("/rules/candidate", form)
     yield Route("/rules/candidate", tried, methods=["POST"])
@@ -55,8 +68,10 @@ class InTime:
         self.ended_early = False
 
     def __iter__(self) -> Iterator[Came]:
-        for one in self._came:
+        for count, one in enumerate(self._came, 1):
             yield one
+            if count % REST_AFTER == 0:
+                time.sleep(REST)
             if time.monotonic() > self._until:
                 self.ended_early = True
                 return

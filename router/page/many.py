@@ -14,9 +14,7 @@ from router.node.orders import CancelJob, Many, act_and_filter
 from router.page import search, words
 from router.page.forms import FormError, field, fields
 from router.page.site import Site
-from router.spool import Act, Job, Spool, SpoolError, patience
-from router.spool.bulk import Planned
-from router.spool.bulk_choice import ChoiceError
+from router.spool import Act, Job, Spool
 from router.spool.bulk_rows import UNDONE_BY_CANCEL, WORKING
 from router.spool.find import Filter
 from router.web.access import Role, needs
@@ -24,7 +22,7 @@ from router.web.access import Role, needs
 JOBS = 50
 """That a page lists."""
 COUNT_FOR = 4.0
-"""Seconds in which what a job would take is counted; beyond it, nobody waits for the number."""
+"""Seconds in which what a job would take is counted; then it is "more than" that."""
 LONGEST_REASON = 200
 ACTS = {
     Act.RETRY: ("Try again", "Try {n} to {to} again?"),
@@ -108,21 +106,15 @@ def _fixed(order: Many) -> dict[str, str]:
 
 def _plan(spool: Spool, order: Many) -> dict[str, Any]:
     act, wanted = act_and_filter(order)
-    plan: list[Planned] | None
-    try:
-        with patience.within(COUNT_FOR):
-            plan = spool.bulk.plan(act, wanted)
-    except ChoiceError:
-        raise
-    except SpoolError:  # so many that there was no time to count them
-        plan = None
+    plan, is_whole = spool.bulk.plan_within(act, wanted, COUNT_FOR)
     button, question = ACTS[act]
     one, several = ("instance", "instances") if act is Act.DECIDE_AGAIN else ("delivery", "deliveries")
-    n = None if plan is None else sum(part.n for part in plan)
-    said = f"more {several} than could be counted in {COUNT_FOR:.0f} s" if n is None else words.plural(n, one, several)
+    n = sum(part.n for part in plan)
+    said = words.plural(n, one, several) if is_whole else f"more than {words.plural(n, one, several)}"
     to = order.to or "any destination"
     return {
-        "n": n, "plan": plan or [], "button": button, "names": NAMES, "act": str(act),
+        "nothing": is_whole and not n, "plan": plan, "is_whole": is_whole, "button": button,
+        "names": NAMES, "act": str(act),
         "question": question.format(n=said, to=to, new=order.destination), "undone": act in UNDONE_BY_CANCEL,
     }  # fmt: skip
 

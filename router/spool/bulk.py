@@ -69,16 +69,27 @@ class Bulk:
 
     def plan(self, act: Act, wanted: Filter) -> list[Planned]:
         """What a job would take now. Raises ChoiceError for a filter that does not go with the act."""
-        wanted = narrowed(act, wanted)
+        return self.plan_within(act, wanted, float("inf"))[0]
+
+    def plan_within(self, act: Act, wanted: Filter, seconds: float) -> tuple[list[Planned], bool]:
+        """The same, as far as it is counted after so many seconds; and whether that is all."""
+        wanted, until = narrowed(act, wanted), time.monotonic() + seconds
         found: dict[tuple[str, str], Planned] = {}
-        for one in self._all(act, wanted, self._database.ask(_bounds)):
-            so_far = found.get((one.destination, one.state)) or Planned(
-                one.destination, one.state, 0, 0, one.owed_since
-            )
-            found[one.destination, one.state] = replace(
-                so_far, n=so_far.n + 1, gone=so_far.gone + one.is_gone, oldest=min(so_far.oldest, one.owed_since)
-            )
-        return [found[key] for key in sorted(found)]
+        bounds = self._database.ask(_bounds)
+        before = bounds.first
+        while before:
+            page = self._page(act, wanted, bounds, before, LOOK)
+            for one in page.chosen:
+                so_far = found.get((one.destination, one.state)) or Planned(
+                    one.destination, one.state, 0, 0, one.owed_since
+                )
+                found[one.destination, one.state] = replace(
+                    so_far, n=so_far.n + 1, gone=so_far.gone + one.is_gone, oldest=min(so_far.oldest, one.owed_since)
+                )
+            before = page.last
+            if time.monotonic() > until:
+                break
+        return [found[key] for key in sorted(found)], not before
 
     def begin(self, act: Act, wanted: Filter, destination: str, who: str, reason: str) -> int:
         """Note a job, to be worked off by `step`; returns its number. Raises ChoiceError, SpoolError."""

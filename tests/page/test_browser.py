@@ -69,7 +69,7 @@ def test_an_engineer_finds_an_image_and_mends_what_is_wrong(stage: Stage, page: 
     page.wait_for_url("**/instances?*state=buried*")
     page.keyboard.press("j")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('figure img').naturalWidth === 512")
+    wait_for(lambda: page.locator("figure img").evaluate("one => one.naturalWidth") == 512, 30)
     page.get_by_role("button", name="Discard").click()
     page.get_by_role("button", name="Drop it").click()
     page.get_by_text("It was dropped for good.").wait_for()

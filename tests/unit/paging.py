@@ -112,17 +112,17 @@ class Client:
 @contextmanager
 def client_of(node: Node, *roles: Role, address: str = "127.0.0.1", host: str = "http://127.0.0.1") -> Iterator[Client]:
     """Somebody who is logged in with these roles; without any, an account of the machine."""
-    page = Page(node)
-    client = Client(page, node.spool, address, host)
-    if roles:
-        name = "-".join(roles)
-        add_user(node.spool, name, *roles)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(passwords, "_hasher", lambda: QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_hasher", lambda: QUICK)
+        page = Page(node)
+        client = Client(page, node.spool, address, host)
+        if roles:
+            name = "-".join(roles)
+            add_user(node.spool, name, *roles)
             client.log_in(name)
-    yield client
-    client.close()
-    page.stop()
+        yield client
+        client.close()
+        page.stop()
 
 
 def decided(

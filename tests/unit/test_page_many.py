@@ -137,3 +137,15 @@ def test_who_may_not_order_sees_the_jobs_and_no_buttons(node: Node) -> None:
         assert client.post("/many", data=data).status_code == 403
         assert client.post("/attention/jobs/cancel", data={"csrf": proof, "job": "1"}).status_code == 403
     assert [one.state for one in node.spool.views.deliveries()] == [DeliveryState.BURIED] * 3
+
+
+def test_nobody_waits_long_for_the_count(node: Node, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, other = groups(node)
+    monkeypatch.setattr("router.page.many.COUNT_FOR", -1.0)
+    monkeypatch.setattr("router.spool.bulk.LOOK", 1)
+    asks = client.post("/many", data=form_of(client, "/attention", "retry"))
+    assert "Try more than 0 deliveries to ai again?" in asks.text, "the other cause is the newest"
+    assert "There was no time to count them all." in asks.text
+    sure(client, asks)
+    worked_off(node.spool)
+    assert states(node.spool, "ai") == {first: "open", second: "open", other: "buried"}

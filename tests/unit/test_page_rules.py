@@ -109,6 +109,12 @@ def test_it_says_how_far_it_came(node: Node, client: Client, monkeypatch: pytest
     assert "1 instance: 1 would go elsewhere" in found
 
 
+def test_one_person_tries_rules_at_a_time(client: Client) -> None:
+    with page.ONE_AT_A_TIME:
+        assert tried(client, TO_PACS).status_code == 503
+    assert tried(client, TO_PACS).status_code == 200
+
+
 def test_rules_are_tried_by_those_who_may_change_them(node: Node) -> None:
     with client_of(node, Role.VIEW, Role.OPERATE) as client:
         assert "/rules/candidate" not in Elements(client.get("/rules").text).links
