@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from router.commands.status import HOUR, SILENT_AFTER
+from router.commands.status import HOUR, silent_callers
 from router.flow import CLASSES, UNCERTAIN
 from router.page.conditions import asks
 from router.page.site import Site
@@ -44,5 +44,6 @@ def _values(site: Site, spool: Spool) -> dict[str, Any]:
         "rows": [(sender, device, sum(device.rules.get(rule, 0) for rule in apart))
                  for sender, device in zip(senders, found, strict=True)],
         "now": lately.now, "classes": (*CLASSES, UNCERTAIN), "apart": apart, "latest": LATEST,
-        "silent_after": SILENT_AFTER, "more": len(lately.senders) - len(senders),
+        "silent": silent_callers(site.node.settings(), lately),
+        "more": len(lately.senders) - len(senders),
     }  # fmt: skip
