@@ -58,7 +58,8 @@ def command(
     if shown == limit:
         typer.echo(f"{limit} are shown; there may be more: raise --limit", err=True)
     if not shown:
-        fail("no instance matches")
+        hint = "; type a number in full, and see 'It never came' in docs/operations.md" if text else ""
+        fail(f"no instance matches{hint}")
 
 
 def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:

@@ -48,7 +48,12 @@ def try_out(config: Config = None, as_json: Json = False) -> None:
 
 @app.command()
 def silence(
-    span: Annotated[str, typer.Argument(metavar="SPAN", help="For how long, for example 2h; off ends it.")],
+    span: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPAN", help="For how long, for example 2h; off ends it, without a condition every silence."
+        ),
+    ],
     condition: Annotated[str, typer.Argument(help="Only of this condition.")] = "",
     config: Config = None,
     as_json: Json = False,

@@ -82,8 +82,9 @@ def list_(
                 "circuit_reason": state and (state.circuit_reason or None),
             }))  # fmt: skip
             continue
+        word = "waiting" if row["state"] == "open" else row["state"]
         print(printable(
-            f"{row['id']:>8}  {row['state']:7s} {row['destination']:20s} instance {row['instance_id']}  "
+            f"{row['id']:>8}  {word:7s} {row['destination']:20s} instance {row['instance_id']}  "
             f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{_hold(row, state)}"
         ))  # fmt: skip
 
@@ -180,7 +181,9 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
         if name not in ("deliveries", "events", "token", "ready_at"):
             yield f"{name:18s} {local_time(value) if name.endswith('_at') and value else _words(name, value)}"
     for delivery in row["deliveries"]:
-        yield f"delivery {delivery['id']:<9} {delivery['destination']}: {delivery['state']} {delivery['reason'] or ''}"
+        word = "waiting" if delivery["state"] == "open" else delivery["state"]
+        ended = f" {local_time(delivery['closed_at'])}" if delivery["closed_at"] else ""
+        yield f"delivery {delivery['id']:<9} {delivery['destination']}: {word}{ended} {delivery['reason'] or ''}"
     for event in row["events"]:
         yield f"event {local_time(event['at'])}  {event['kind']} {event['destination'] or ''} {event['detail'] or ''}"
 

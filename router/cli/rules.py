@@ -35,7 +35,10 @@ Rules = Annotated[Path | None, typer.Option("--rules", help="Ask the rules of th
 
 @app.command("list")
 def list_tables(config: Config = None, as_json: Json = False) -> None:
-    """List the rules that have decided, those that decided last first."""
+    """List the rules that have decided, those that decided last first.
+
+    The last time is noted once an hour. `dicom-router events` has each reload to the second.
+    """
     settings = settings_of(config)
     with closing(spool_of(config)) as spool:
         tables = spool.views.rule_tables()
@@ -44,7 +47,7 @@ def list_tables(config: Config = None, as_json: Json = False) -> None:
         if as_json:
             print(json.dumps(_about(one) | {"rules": len(_rules(one)), "in_force": now}))
             continue
-        used = f"{local_time(one.first_used)} to {local_time(one.last_used)}"
+        used = f"first {local_time(one.first_used)}, last noted {local_time(one.last_used)}"
         print(f"{one.digest[:SHORT]}  {used}  {len(_rules(one))} rules{'  in force' if now else ''}")
     if not tables:
         fail("no rules have decided yet")
@@ -67,7 +70,7 @@ def show(
     if as_json:
         print(json.dumps(_about(one) | {"written": one.written}))
         return
-    print(f"# {one.digest}: decided from {local_time(one.first_used)} to {local_time(one.last_used)}")
+    print(f"# {one.digest}: decided first {local_time(one.first_used)}, last noted {local_time(one.last_used)}")
     for line in _yaml(one.written).splitlines():
         print(printable(line))
 

@@ -32,7 +32,7 @@ def command(config: Config = None, as_json: Json = False) -> None:
 
 
 def _screen(found: Status) -> Iterator[str]:
-    from router.commands.status import SILENT_AFTER, span
+    from router.commands.status import span
 
     yield from _verdict(found)
     lately = found.lately
@@ -48,7 +48,7 @@ def _screen(found: Status) -> Iterator[str]:
     yield f"{'sender':24s} {'last hour':>10s} {'last seen':>12s}"
     for sender in lately.senders:
         ago = max(0.0, lately.now - sender.last_at)
-        silent = "  silent" if ago > SILENT_AFTER else ""
+        silent = "  silent" if sender.calling_ae in found.silent else ""
         yield f"{sender.calling_ae:24s} {sender.received:10d} {span(ago) + ' ago':>12s}{silent}"
     yield ""
     yield _spool(found)
@@ -75,7 +75,9 @@ def _destination(one: Destination) -> str:
     from router.commands.status import span
 
     oldest, drains = ("-" if seconds is None else span(seconds) for seconds in (one.oldest_s, one.drains_in_s))
-    return _row(one.name, one.state, one.owed, one.buried, oldest, one.delivered, drains)
+    return _row(
+        one.name, "ok" if one.state == "open" else one.state, one.owed, one.buried, oldest, one.delivered, drains
+    )
 
 
 def _row(name: str, state: str, *columns: object) -> str:

@@ -36,10 +36,10 @@ def add(
     ] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Add a user. Without --role: view. The password is asked for twice."""
+    """Add a user. Everybody may view; --role adds to it. The password is asked for twice."""
     from router.node.orders import AddUser
 
-    roles = _roles(role or ["view"])
+    roles = _roles(role or [])
     if no_password and password_file:
         wrong("--no-password and --password-file: use one of them")
     settings = settings_of(config)
@@ -93,7 +93,7 @@ def password(name: Name, config: Config = None, password_file: PasswordFile = No
 
 @app.command()
 def roles(name: Name, config: Config = None, role: Roles = None, as_json: Json = False) -> None:
-    """Replace what a user may do. It is in force at once."""
+    """Replace what a user may do beside view. It is in force at once."""
     from router.node.orders import SetRoles
 
     if not role:
@@ -106,7 +106,7 @@ def roles(name: Name, config: Config = None, role: Roles = None, as_json: Json =
 def _roles(words: list[str]) -> tuple[str, ...]:
     for word in words:
         choose("--role", word, (*Role, "all"))
-    return tuple(role for role in Role if role in words or "all" in words)
+    return tuple(role for role in Role if role is Role.VIEW or role in words or "all" in words)
 
 
 def _hash(name: str, file: Path | None) -> str:

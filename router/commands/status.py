@@ -21,7 +21,7 @@ LONG_OWED = HOUR
 LATEST = 5
 """How many of the latest failures are named."""
 SILENT_AFTER = 24 * HOUR
-"""Seconds after which a sender is called silent."""
+"""Seconds after which a sender is called silent, unless `notify.silent` names another time for it."""
 FAILURES = ("buried", "model failed", "set aside")
 
 
@@ -40,7 +40,8 @@ class Destination:
     delivered: int
     """In the last hour."""
     drains_in_s: float | None
-    """Seconds until nothing is owed, at the rate of the last hour; None where nothing was delivered."""
+    """Seconds until nothing is owed, at the rate of the last hour; None where nothing was delivered, or nothing is
+    tried now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class Status:
     lately: Activity
     spool: Room
     failures: tuple[EventRow, ...]
+    silent: tuple[str, ...]
+    """The callers that have sent nothing for too long."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,8 +102,17 @@ def status_of(settings: Settings, spool: Spool, node: dict[str, Any] | None, use
     states, room = spool.destinations.states(), _room(settings, used, lately)
     failures = tuple(_failures(spool, lately.now))
     destinations = tuple(_destinations(settings, counts, states, lately))
-    problems = tuple(_problems(node, counts, destinations, room))
-    return Status(not problems, problems, node, counts.undecided, destinations, lately, room, failures)
+    silent = silent_callers(settings, lately)
+    problems = (*_problems(node, counts, destinations, room), *_missed(settings, lately, silent))
+    return Status(not problems, problems, node, counts.undecided, destinations, lately, room, failures, silent)
+
+
+def silent_callers(settings: Settings, lately: Activity) -> tuple[str, ...]:
+    """AE titles of the callers that have sent nothing for too long."""
+    chosen = settings.notify.silent
+    return tuple(
+        one.calling_ae for one in lately.senders if lately.now - one.last_at > chosen.get(one.calling_ae, SILENT_AFTER)
+    )
 
 
 def _node(settings: Settings) -> dict[str, Any] | None:
@@ -126,7 +138,7 @@ def _destinations(
         owed, delivered, oldest = counts.open.get(name, 0), lately.delivered.get(name, 0), counts.oldest.get(name)
         yield Destination(
             name, word, reason, owed, counts.buried.get(name, 0), max(0.0, lately.now - oldest) if oldest else None,
-            delivered, owed * lately.seconds / delivered if owed and delivered else None,
+            delivered, owed * lately.seconds / delivered if owed and delivered and word == "open" else None,
         )  # fmt: skip
 
 
@@ -165,8 +177,10 @@ def _troubles(one: Destination) -> Iterator[Problem]:
         yield Problem(
             f"{one.name} is paused, {one.owed} wait", f"dicom-router queue resume {one.name}", one.name, "paused"
         )
-    elif one.state == "circuit open" and one.owed:
-        yield Problem(f"{one.name} takes nothing, {one.owed} wait: {one.reason}", waiting, one.name, "circuit")
+    elif one.state == "circuit open":
+        what = f"{one.name} takes nothing, {one.owed} wait: {one.reason}"
+        again = ". What waits goes by itself when it answers" if one.owed else ""
+        yield Problem(f"{what}{again}", f"{waiting}; 'An AI is down' in docs/operations.md", one.name, "circuit")
     elif one.oldest_s is not None and one.oldest_s > LONG_OWED:
         yield Problem(
             f"{one.name} is behind: the oldest of {one.owed} has waited {span(one.oldest_s)}",
@@ -177,6 +191,14 @@ def _troubles(one: Destination) -> Iterator[Problem]:
     if one.buried:
         find = f"dicom-router find --to {one.name} --state buried"
         yield Problem(f"{one.buried} given up on for {one.name}", find, one.name, "buried")
+
+
+def _missed(settings: Settings, lately: Activity, silent: tuple[str, ...]) -> Iterator[Problem]:
+    """The silent callers among those that `notify.silent` watches: people are told of them, so the status says it."""
+    for one in lately.senders:
+        if one.calling_ae in settings.notify.silent and one.calling_ae in silent:
+            what = f"nothing has come from {one.calling_ae} for {span(lately.now - one.last_at)}"
+            yield Problem(what, "is it switched off, or refused? See 'It never came' in docs/operations.md")
 
 
 def _failures(spool: Spool, now: float) -> Iterator[EventRow]:

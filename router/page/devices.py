@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from router.commands.status import HOUR, SILENT_AFTER
+from router.commands.status import HOUR, silent_callers
 from router.flow import CLASSES, UNCERTAIN
 from router.page.conditions import asks
 from router.page.site import Site
@@ -43,5 +43,6 @@ def _values(site: Site, spool: Spool) -> dict[str, Any]:
     return {
         "rows": [(sender, found[sender.calling_ae]) for sender in senders],
         "now": lately.now, "classes": (*CLASSES, UNCERTAIN), "apart": apart, "latest": LATEST,
-        "silent_after": SILENT_AFTER, "more": len(lately.senders) - len(senders),
+        "silent": silent_callers(site.node.settings(), lately),
+        "more": len(lately.senders) - len(senders),
     }  # fmt: skip

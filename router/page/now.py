@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from router.commands.status import SILENT_AFTER
 from router.page.latest import Seen
 from router.page.site import Site
 from router.web.access import Role, needs
@@ -31,5 +30,5 @@ def _values(seen: Seen) -> dict[str, Any]:
     return {
         "status": found, "lately": found.lately, "minutes": seen.minutes, "soon_full": SOON_FULL,
         "most": max([*(one.received for one in seen.minutes), *(one.delivered for one in seen.minutes), 4]),
-        "delivered": sum(found.lately.delivered.values()), "silent_after": SILENT_AFTER,
+        "delivered": sum(found.lately.delivered.values()),
     }  # fmt: skip

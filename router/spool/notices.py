@@ -98,10 +98,11 @@ class Notices:
         return self._database.run(job)
 
     def silence(self, condition: str, seconds: float, who: str) -> None:
-        """Tell nobody of a condition (EVERYTHING: of any) for so long; 0 ends a silence."""
+        """Tell nobody of a condition (EVERYTHING: of any) for so long; 0 ends a silence, and of EVERYTHING each one."""
 
         def job(connection: sa.Connection) -> None:
-            connection.execute(silence.delete().where(silence.c.condition == condition))
+            ended = sa.true() if condition == EVERYTHING and not seconds else silence.c.condition == condition
+            connection.execute(silence.delete().where(ended))
             if seconds > 0:
                 until = clock.now(connection) + seconds
                 connection.execute(silence.insert().values(condition=condition, until=until, who=who))

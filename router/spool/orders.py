@@ -154,16 +154,19 @@ def discard(connection: sa.Connection, deliveries: Sequence[int], who: str, **wh
 
 
 def redecide(connection: sa.Connection, instance_id: str, who: str, **why: Any) -> bool:
-    changed = connection.execute(
+    """The new decision overwrites the old one; the event keeps which rule of which table it was."""
+    row = connection.execute(
         instance.update()
         .where(
             instance.c.id == instance_id, instance.c.state.in_((InstanceState.DECIDED, InstanceState.FINISHED))
         )
         .values(state=InstanceState.NEW, ready_at=0, token=0, tries=0, finished_at=None)
-    ).rowcount  # fmt: skip
-    if changed:
-        add_event(connection, "new decision ordered", instance_id, who=who, **why)
-    return bool(changed)
+        .returning(instance.c.rule, instance.c.table)
+    ).one_or_none()  # fmt: skip
+    if row is not None:
+        before = {"rule_before": row.rule, "table_before": row.table}
+        add_event(connection, "new decision ordered", instance_id, who=who, **why, **before)
+    return row is not None
 
 
 def _send_also(connection: sa.Connection, instance_id: str, to: str, who: str) -> bool:

@@ -196,7 +196,7 @@ def test_users_by_the_command_line(config: Path) -> None:
     run(config, "roles", "ann", "--role", "operate")
     run(config, "password", "ann", *of_file)
     run(config, "remove", "bob")
-    assert "ann                   operate" in run(config, "list")
+    assert "ann                   view, operate" in run(config, "list")
 
 
 def test_what_is_wrong_use(config: Path) -> None:
@@ -242,4 +242,4 @@ def test_a_node_that_runs_carries_it_out(tmp_path: Path, monkeypatch: pytest.Mon
     file.write_text("destinations: {a: {ae_title: A, host: h, port: 104}}\nrules: []\notherwise: {send: a}\n")
     with working(load(file, {})):
         run(file, "add", "ann", "--role", "rules", "--password-file", str(tmp_path / "password"))
-        assert json.loads(run(file, "list", "--json"))["roles"] == ["rules"]
+        assert json.loads(run(file, "list", "--json"))["roles"] == ["view", "rules"]

@@ -206,7 +206,11 @@ def test_the_command_prints_one_line_each(config: Path) -> None:
     assert "spine 0.96" in line
     assert "spine-ai open" in line
     code, out, err = run(config, "nothing like that")
-    assert (code, out, err) == (1, "", "no instance matches\n")
+    assert (code, out, err) == (
+        1,
+        "",
+        "no instance matches; type a number in full, and see 'It never came' in docs/operations.md\n",
+    )
 
 
 def test_the_command_prints_json(config: Path) -> None:

@@ -249,6 +249,16 @@ def test_a_new_decision_does_not_end_what_the_old_one_owes(spool: Spool) -> None
     assert spool.orders.wipe() == 1
 
 
+def test_the_record_keeps_which_rule_a_new_decision_overwrites(spool: Spool) -> None:
+    instance_id = accept(spool).instance_id
+    decide(spool, "ai")
+    before = spool.views.instance(instance_id)
+    assert before is not None
+    assert spool.orders.redecide(instance_id, "a person")
+    (event,) = spool.views.events(instance_id=instance_id, kind="new decision ordered")
+    assert event.detail == {"who": "a person", "rule_before": before.rule, "table_before": before.table}
+
+
 def test_what_a_worker_holds_is_its_own(spool: Spool) -> None:
     accept(spool)
     decide(spool, "ai")

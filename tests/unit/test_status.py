@@ -7,13 +7,15 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.commands.status import span
+from router.commands.status import silent_callers, span, status_of
+from router.config import load
 from router.flow import Caller, Decision, Prediction, Seen
 from router.spool import DeliveryState, Spool, open_spool
 from tests.unit.spooling import CALLERS, accept, settings_of
@@ -72,6 +74,39 @@ def test_what_needs_a_person_comes_first_with_what_to_do(spool: Spool, config: P
     assert "dicom-router find --to ai --state buried" in out
     assert "no node answers on this spool" in out
     assert "buried" in lines[-1]
+
+
+def test_a_destination_that_takes_nothing_needs_a_person_also_if_it_is_owed_nothing(spool: Spool, config: Path) -> None:
+    decided(spool, "1.2.3", CALLERS[0], "ai")
+    decided(spool, "1.2.4", CALLERS[0], "ai")
+    ended(spool, "ai", DeliveryState.DONE)
+    spool.destinations.set_circuit("ai", 60.0, 1, "Connection refused")
+    spool.destinations.set_circuit("pacs", 60.0, 1, "no answer")
+    out = run(config)[1]
+    assert "ai takes nothing, 1 wait: Connection refused. What waits goes by itself when it answers\n" in out
+    assert "pacs takes nothing, 0 wait: no answer\n" in out
+    assert [one["drains_in_s"] for one in json.loads(run(config, "--json")[1])["destinations"]] == [None, None]
+
+
+def test_a_caller_is_silent_after_the_time_that_was_chosen_for_it(spool: Spool, config: Path) -> None:
+    decided(spool, "1.2.3", CALLERS[0], "pacs")
+    decided(spool, "1.2.4", CALLERS[1], "pacs")
+    settings, lately = load(config, {}), spool.views.activity(3600.0)
+    later = replace(lately, now=lately.now + 120.0)
+    for chosen, silent in (({}, ()), ({"XRAY_1": 60.0}, ("XRAY_1",)), ({"XRAY_1": 600.0}, ())):
+        changed = replace(settings, notify=replace(settings.notify, silent=chosen))
+        assert silent_callers(changed, later) == silent
+
+
+def test_a_watched_caller_that_is_silent_needs_a_person(spool: Spool, config: Path) -> None:
+    """People are told of it by `notify`: the status must not say that all is well."""
+    decided(spool, "1.2.3", CALLERS[0], "pacs")
+    assert "nothing has come from" not in run(config)[1]
+    settings = load(config, {})
+    settings = replace(settings, notify=replace(settings.notify, silent={"XRAY_1": -1.0}))
+    found = status_of(settings, spool, {}, 0)
+    assert (found.well, found.silent) == (False, ("XRAY_1",))
+    assert [one.what for one in found.problems] == ["nothing has come from XRAY_1 for 0 s"]
 
 
 def test_the_figures_are_those_of_the_last_hour(spool: Spool, config: Path) -> None:
