@@ -1,24 +1,31 @@
-"""Devices: by calling AE title, what its latest images were and where header and pixels went apart."""
+"""Devices: by calling AE title and station, what its latest images were and where header and pixels went apart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from router.commands.devices import ENOUGH, Device, devices_of
 from router.commands.status import HOUR, silent_callers
-from router.flow import CLASSES, UNCERTAIN
+from router.config import Settings
+from router.config.header_words import shipped_vocabulary
+from router.flow import CLASSES
 from router.page.conditions import asks
 from router.page.site import Site
 from router.spool import Spool
-from router.spool.overview import LATEST
+from router.spool.devices import MOST as MOST_LOOKED_AT
 from router.web.access import Role, needs
 
 MOST = 40
 """Senders that are looked at, those seen last."""
+FRESH = 60.0
+"""Seconds for which all visitors see the same figures."""
 AGREES = "header_agrees"
 
 
@@ -27,22 +34,39 @@ def disagreeing(site: Site) -> tuple[str, ...]:
     return tuple(rule.name for rule in site.node.settings().rules.rules if asks(rule.when, AGREES))
 
 
+class Measured:
+    """What was measured last, which visitors share; one measures, the others wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: dict[str, Device] = {}
+        self._at = -FRESH
+
+    def look(self, spool: Spool, senders: Sequence[str], settings: Settings) -> dict[str, Device]:
+        with self._lock:
+            if time.monotonic() - self._at >= FRESH:
+                words = settings.header_words or shipped_vocabulary()
+                self._seen = devices_of(spool.overview.taken(senders), words)
+                self._at = time.monotonic()
+            return self._seen
+
+
 def routes(site: Site) -> Iterator[BaseRoute]:
+    measured = Measured()
+
     @needs(Role.VIEW)
     async def devices(request: Request) -> Response:
-        return await site.show(request, "devices.html.j2", lambda spool: _values(site, spool))
+        return await site.show(request, "devices.html.j2", lambda spool: _values(site, spool, measured))
 
     yield Route("/devices", devices)
 
 
-def _values(site: Site, spool: Spool) -> dict[str, Any]:
+def _values(site: Site, spool: Spool, measured: Measured) -> dict[str, Any]:
     lately = spool.views.activity(HOUR)
     senders = lately.senders[:MOST]
-    apart = disagreeing(site)
-    found = spool.overview.devices([one.calling_ae for one in senders], apart)
+    found = measured.look(spool, [one.calling_ae for one in senders], site.node.settings())
     return {
-        "rows": [(sender, found[sender.calling_ae]) for sender in senders],
-        "now": lately.now, "classes": (*CLASSES, UNCERTAIN), "apart": apart, "latest": LATEST,
+        "rows": [(sender, found.get(sender.calling_ae)) for sender in senders], "now": lately.now, "classes": CLASSES,
+        "most": MOST_LOOKED_AT, "more": len(lately.senders) - len(senders), "enough": ENOUGH,
         "silent": silent_callers(site.node.settings(), lately),
-        "more": len(lately.senders) - len(senders),
     }  # fmt: skip

@@ -5,7 +5,7 @@ Each question reads by an index, and looks at a bounded number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from router.flow import UNCERTAIN
 from router.spool import clock
 from router.spool.database import Database
+from router.spool.devices import Taken, taken_of
 from router.spool.find import id_at
 from router.spool.orders import LABELLED
 from router.spool.schema import delivery, event, instance
@@ -21,8 +22,6 @@ from router.spool.states import DeliveryState, InstanceState
 
 MINUTE, DAY = 60, 86400.0
 MOST_CAUSES = 200
-LATEST = 400
-"""Instances of a sender that are looked at."""
 REVIEW_WITHIN = 30 * DAY
 """Seconds. What is older is not offered for review."""
 MOST_LABELS = 100_000
@@ -57,20 +56,6 @@ class Hits:
     day: int
     week: int
     last_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """The latest instances of one calling AE title: at most LATEST."""
-
-    calling_ae: str
-    looked_at: int
-    classes: Mapping[str, int]
-    without_picture: int
-    novel: int
-    inverted: int
-    apart: int
-    """Decided by one of the rules that were named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +115,9 @@ class Overview:
         """Of each rule."""
         return self._database.ask(lambda c: _hits(c, rules))
 
-    def devices(self, senders: Sequence[str], rules: Sequence[str]) -> dict[str, Device]:
-        """What the latest instances of each sender were, and how many of them these rules decided."""
-        return self._database.ask(lambda c: _devices(c, senders, rules)) if senders else {}
+    def taken(self, senders: Sequence[str]) -> list[Taken]:
+        """Some of what each sender sent lately."""
+        return self._database.ask(lambda c: taken_of(c, senders))
 
     def to_review(self, rules: Sequence[str], *, before: str, limit: int) -> list[ToReview]:
         """Instances with a picture that no person has labelled, the latest first: those of an uncertain class, or,
@@ -241,35 +226,6 @@ def _hits(connection: sa.Connection, rules: Sequence[str]) -> dict[str, Hits]:
     last = sa.select(sa.func.max(instance.c.id)).where(instance.c.rule == named.c.rule).scalar_subquery()
     rows = connection.execute(sa.select(named.c.rule, since(DAY), since(7 * DAY), last))
     return {rule: Hits(day, week, int(latest[:16], 16) / 1e9 if latest else None) for rule, day, week, latest in rows}
-
-
-def _devices(connection: sa.Connection, senders: Sequence[str], rules: Sequence[str]) -> dict[str, Device]:
-    """In one statement, and a row for each class of a sender."""
-    is_one = instance.c.rule.in_(rules) if rules else sa.false()
-    latest = [
-        sa.select(
-            instance.c.calling_ae.label("ae"), instance.c["class"].label("shown"), _one_if(is_one).label("apart"),
-            _one_if(instance.c.pixels != "decoded").label("without"), _one_if(instance.c.novel).label("novel"),
-            _one_if(instance.c.facts.like('%"inverted": true%')).label("inverted"),
-        ).where(instance.c.calling_ae == ae).order_by(instance.c.id.desc()).limit(LATEST).subquery()
-        for ae in senders
-    ]  # fmt: skip
-    found = sa.union_all(*(sa.select(one) for one in latest)).subquery()
-    sums = [sa.func.sum(found.c[name]) for name in ("without", "novel", "inverted", "apart")]
-    rows = connection.execute(
-        sa.select(found.c.ae, found.c.shown, sa.func.count(), *sums).group_by(found.c.ae, found.c.shown)
-    ).all()
-    return {ae: _device(ae, [row for row in rows if row[0] == ae]) for ae in senders}
-
-
-def _one_if(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-    return sa.case((condition, 1), else_=0)
-
-
-def _device(calling_ae: str, rows: Sequence[Any]) -> Device:
-    classes = {str(row[1]): int(row[2]) for row in rows if row[1]}
-    without, novel, inverted, apart = (sum(int(row[place]) for row in rows) for place in (3, 4, 5, 6))
-    return Device(calling_ae, sum(int(row[2]) for row in rows), classes, without, novel, inverted, apart)
 
 
 def _to_review(connection: sa.Connection, rules: Sequence[str], before: str, limit: int) -> list[ToReview]:
