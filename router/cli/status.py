@@ -76,7 +76,7 @@ def _destination(one: Destination) -> str:
 
     oldest, drains = ("-" if seconds is None else span(seconds) for seconds in (one.oldest_s, one.drains_in_s))
     return _row(
-        one.name, "ok" if one.state == "open" else one.state, one.owed, one.buried, oldest, one.delivered, drains
+        one.name, "on" if one.state == "open" else one.state, one.owed, one.buried, oldest, one.delivered, drains
     )
 
 
