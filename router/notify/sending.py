@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from router.config import Settings
@@ -85,12 +90,75 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return
 
 
+class _Watched(http.client.HTTPConnection):
+    """A connection that others can end, also while it agrees on TLS."""
+
+    lines: list[socket.socket]
+    """Where it is handed out."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.lines.append(self.sock.dup())
+
+
+class _WatchedTls(http.client.HTTPSConnection, _Watched):
+    """The same with TLS."""
+
+
+class _Within(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Ends its connections after WITHIN: a time limit of a socket begins again with each byte that comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[socket.socket] = []
+        self._timer = threading.Timer(WITHIN, self._end)
+        self._timer.daemon = True
+        self.is_over = False
+
+    def __enter__(self) -> _Within:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        for line in self._lines:
+            line.close()
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._watched, _Watched), request)
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._watched, _WatchedTls), request)
+
+    def _watched(self, kind: type[_Watched], host: str, **more: Any) -> _Watched:
+        connection = kind(host, **more)
+        connection.lines = self._lines
+        return connection
+
+    def _end(self) -> None:
+        self.is_over = True
+        for line in self._lines:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+
 def _post(address: str, about: dict[str, Any]) -> None:
+    with _Within() as within:
+        try:
+            _post_by(within, address, about)
+        except Exception:
+            if within.is_over:
+                raise SendError(f"no answer within {WITHIN:g} s") from None
+            raise
+
+
+def _post_by(within: _Within, address: str, about: dict[str, Any]) -> None:
     request = urllib.request.Request(  # noqa: S310 - the configuration allows http and https only
         address, json.dumps(about).encode(), {"Content-Type": "application/json", "User-Agent": "dicom-router"}
     )
     try:
-        with urllib.request.build_opener(_NoRedirects).open(request, timeout=WITHIN):
+        with urllib.request.build_opener(_NoRedirects, within).open(request, timeout=WITHIN):
             return
     except urllib.error.HTTPError as error:
         with error:

@@ -17,10 +17,10 @@ from router.node.orders import DecideAgain, SendAlso
 from router.page.events import said
 from router.page.forms import FormError, field, fields
 from router.page.pictures import NoPictureError
-from router.page.site import Site
+from router.page.site import BusyError, Site
 from router.page.viewed import Viewed
 from router.page.why import MARKS, why
-from router.spool import DeliveryState, EventRow, InstanceRow, InstanceState, Spool
+from router.spool import DeliveryState, EventRow, InstanceRow, InstanceState, Spool, SpoolError
 from router.spool.orders import LABELLED
 from router.web.access import Role, needs
 
@@ -60,6 +60,8 @@ def routes(site: Site) -> Iterator[BaseRoute]:
             content = await site.pictures.png(who, which, path)
         except (NoPictureError, FormError) as error:
             return PlainTextResponse(str(error), status_code=404)
+        except (SpoolError, BusyError) as error:
+            return PlainTextResponse(str(error), status_code=503)
         viewed.note(who, which)
         return Response(content, media_type="image/png")
 

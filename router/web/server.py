@@ -9,6 +9,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -25,6 +26,10 @@ SECONDS = 10.0
 """For a connection: all of its request and of the answer."""
 PER_PEER = 16
 """Connections of one address. One more closes the oldest, so that a quick request is always answered."""
+MOST_AT_ONCE = 64
+"""Connections. Where so many are open, the oldest without a whole request ends, so that health is answered."""
+UNASKED = (h11.IDLE, h11.SEND_BODY)
+"""The request is not here, or not all of it."""
 
 
 class OneAnswer(H11Protocol):
@@ -49,9 +54,15 @@ class OneRequest(OneAnswer):
         self.loop.call_later(SECONDS, transport.abort)
         same = [one for one in self.connections if isinstance(one, OneRequest) and one.peer == self.peer]
         if len(same) > PER_PEER and not inside(self.peer, self.proxies):
-            oldest = min(same, key=lambda one: one.began)
-            self.connections.discard(oldest)
-            oldest.transport.abort()
+            self._end_oldest(same)
+        elif len(self.connections) >= MOST_AT_ONCE:  # of many addresses: the slowest makes way
+            all_others = [one for one in self.connections if isinstance(one, OneRequest) and one is not self]
+            self._end_oldest([one for one in all_others if one.conn.their_state in UNASKED] or all_others)
+
+    def _end_oldest(self, some: list[OneRequest]) -> None:
+        oldest = min(some, key=lambda one: one.began)
+        self.connections.discard(oldest)
+        oldest.transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -97,7 +108,7 @@ class WebServer:
         rest = [Mount("/", page)] if page else []
         app = Starlette(routes=[*routes(view, self._health), *rest])
         protocol = type("OneRequestOf", (OneRequest,), {"proxies": settings.proxies})
-        self._server = Server(config_of(app, protocol, most_at_once=64))
+        self._server = Server(config_of(app, protocol, most_at_once=MOST_AT_ONCE))
         self._settings = settings
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None

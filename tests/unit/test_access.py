@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from router.flow import Role
 from router.spool import Spool, UserError, clock, open_spool, users
-from router.web.access import Access, limits, login, passwords, protected
+from router.web.access import Access, limits, login, passwords, protected, visitors
 from router.web.access.limits import Tries
 from router.web.access.passwords import PasswordError, checked, hashed, matches
 from tests.unit.access import (
@@ -365,6 +365,18 @@ def test_before_the_login_there_is_only_the_form_and_what_it_is_made_of(spool: S
     assert (scripted.status_code, scripted.headers["hx-redirect"]) == (401, "/login?next=/now%3Fa%3D1")
     broken = browser.get("/x", headers={"HX-Request": "true", "HX-Current-URL": "http://["})
     assert (broken.status_code, broken.headers["hx-redirect"]) == (401, "/login?next=/")
+
+
+def test_a_login_is_answered_while_the_database_is_locked(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_user(spool)
+    go_on = threading.Event()
+    monkeypatch.setattr(type(spool.users), "begin_session", lambda *_: go_on.wait(5))
+    browser = site(spool).browser()
+    form = csrf_in(browser.get("/login").text)
+    monkeypatch.setattr(visitors, "SECONDS", 0.2)
+    answer = browser.post("/login", data={"csrf": form, "name": "ann", "password": PASSWORD})
+    go_on.set()
+    assert answer.status_code == 503
 
 
 def test_a_fault_of_the_gate_is_logged_and_answered(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

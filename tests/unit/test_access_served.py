@@ -243,3 +243,12 @@ def test_a_node_that_runs_carries_it_out(tmp_path: Path, monkeypatch: pytest.Mon
     with working(load(file, {})):
         run(file, "add", "ann", "--role", "rules", "--password-file", str(tmp_path / "password"))
         assert json.loads(run(file, "list", "--json"))["roles"] == ["view", "rules"]
+
+
+def test_slow_senders_of_many_addresses_do_not_keep_health_from_its_answer(spool: Spool) -> None:
+    with serving(spool, LOOPBACK) as port, ExitStack() as stack:
+        for number in range(server.MOST_AT_ONCE + 1):
+            source = f"127.0.0.{2 + number // server.PER_PEER}", 0
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10, source_address=source))
+            client.sendall(b"POST /pause HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nx")
+        assert b" 200 " in whole(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -20,7 +21,7 @@ from router.decide import agreement
 from router.flow import Instance
 from router.flow import Seen as SeenOfInstance
 from router.node.orders import OrderError, carry_out, parse
-from router.notify import Notifier, outbox, try_addresses
+from router.notify import Notifier, outbox, sending, try_addresses
 from router.notify.conditions import Seen, Trouble, troubles
 from router.notify.ledger import BEGAN, GOES_ON, IS_OVER, OVER_AFTER, Message, holding, is_within, settle
 from router.notify.look import Looker
@@ -223,6 +224,30 @@ def test_what_is_not_taken_is_a_failure_without_the_address(hook: Hook, status: 
     with pytest.raises(SendError) as failed:
         send(url(hook), MESSAGE, "ROUTER")
     assert str(failed.value) == f"the answer was {status}"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_answer_that_never_ends_is_a_failure(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """Each byte comes in time: only the whole takes too long."""
+    monkeypatch.setattr(sending, "WITHIN", 0.3)
+    gone = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        line, _ = server.accept()
+        with suppress(OSError), line:
+            line.recv(65536)
+            line.sendall(b"HTTP/1.1 " if scheme == "http" else b"\x16\x03\x03\x40\x00")
+            while not gone.wait(0.05):
+                line.sendall(b"1")
+        gone.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,), daemon=True)
+        thread.start()
+        with pytest.raises(SendError, match=r"^no answer within 0\.3 s$"):
+            send(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/SECRET", MESSAGE, "ROUTER")
+        gone.set()
+        thread.join()
 
 
 def test_no_failure_repeats_an_address(hook: Hook) -> None:

@@ -13,7 +13,7 @@ import pytest
 from router.flow import CLASSES, Caller
 from router.page.site import MENU
 from router.page.static_files import CONTENTS
-from router.spool import InstanceState
+from router.spool import InstanceState, Spool, SpoolError
 from router.training.data import read_manifest
 from router.web.access.pages import HEADERS
 from router.web.access.visitors import IN_BACKGROUND
@@ -220,6 +220,16 @@ def test_a_picture_is_made_in_a_process_of_its_own(node: Node, client: Client) -
     assert answer.status_code == 404  # it has no Rows and Columns
     assert "image/png" not in answer.headers["content-type"]
     assert client.get(f"/instances/{'0' * 32}/picture.png").status_code == 404
+
+
+def test_a_picture_waits_for_no_database(node: Node, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    which = decided(node.spool, "1.2.3", whole=True)
+
+    def stalls(*_: object) -> Path:
+        raise SpoolError("the database did not answer")
+
+    monkeypatch.setattr(Spool, "blob", stalls)
+    assert client.get(f"/instances/{which}/picture.png").status_code == 503
 
 
 # -- who may

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from router.config.settings import WebSettings
 from router.flow import Role
 from router.observe import log
-from router.spool import LOCAL, Users
+from router.spool import LOCAL, SpoolError, Users
 from router.web.access.arrival import Arrival, RefusedError, inside
 from router.web.access.people import Person
 from router.web.access.sessions import SESSION, VISIT, csrf, kept_of, new_token, token_in
@@ -26,6 +26,8 @@ LOCAL_MAY = frozenset((Role.VIEW, Role.OPERATE))
 users need a name in the record."""
 THREADS = 4
 """That ask the database."""
+SECONDS = 6.0
+"""For one question, or the change that begins a session."""
 TOLD_EVERY = 60.0
 """Seconds between two log lines about sign-ons that are ignored."""
 IN_BACKGROUND = "x-background"
@@ -62,8 +64,12 @@ class Visitors:
         self._told = -TOLD_EVERY
 
     async def ask(self, question: Callable[[Users], T]) -> T:
-        """Raises SpoolError."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, question, self._users)
+        """Raises SpoolError, also where the database takes so long that the connection would end without an answer."""
+        answer = asyncio.get_running_loop().run_in_executor(self._threads, question, self._users)
+        try:
+            return await asyncio.wait_for(answer, SECONDS)
+        except TimeoutError as error:
+            raise SpoolError(f"the database did not answer within {SECONDS:g} s") from error
 
     async def of(self, request: Request, arrival: Arrival) -> Visitor:
         """Raises RefusedError, SpoolError."""
