@@ -50,6 +50,8 @@ DONE = {
     "paused": "The destination is paused. Nothing is sent to it until you resume.",
     "resumed": "The destination is sent to again.",
     "labelled": "Your label is kept.",
+    "labelled-and-sent": "Your label is kept, and the image is owed where the rules send that class.",
+    "labelled-not-sent": "Your label is kept. Nothing more is sent: it goes there already, or the rules cannot tell.",
     "rolled-back": "The model that served before is being started.",
     "reloaded": "routing.yaml was read again.",
     "begun": "It is under way. You need not wait for it here.",

@@ -25,6 +25,8 @@ MOST_CAUSES = 200
 REVIEW_WITHIN = 30 * DAY
 """Seconds. What is older is not offered for review."""
 MOST_LABELS = 100_000
+MOST_GIVEN = 2_000
+"""Labels that are looked at for the agreement of people with themselves."""
 BACK = 200_000
 """Events that are looked through for those that name a person."""
 
@@ -124,6 +126,12 @@ class Overview:
         where rules are named, those that they decided."""
         return self._database.ask(lambda c: _to_review(c, rules, before, limit))
 
+    def review_again(self, instance_id: str) -> ToReview | None:
+        """One instance, labelled or not; None where there is no picture of it any more."""
+        query = _reviewable().where(instance.c.id == instance_id)
+        row = self._database.ask(lambda c: c.execute(query).one_or_none())
+        return None if row is None else ToReview(*row)
+
     def labels(self) -> list[Labelled]:
         """The latest label of each instance, in order of time; the latest MOST_LABELS of all."""
         query = sa.select(event.c.at, event.c.instance_id, event.c.detail).where(event.c.kind == LABELLED)
@@ -131,6 +139,12 @@ class Overview:
         rows = self._database.ask(lambda c: c.execute(latest).all())
         found = {row.instance_id: Labelled(row.at, row.instance_id, row.detail) for row in reversed(rows)}
         return list(found.values())
+
+    def given(self) -> list[Labelled]:
+        """The latest MOST_GIVEN labels in order of time; of one instance there may be several."""
+        query = sa.select(event.c.at, event.c.instance_id, event.c.detail).where(event.c.kind == LABELLED)
+        rows = self._database.ask(lambda c: c.execute(query.order_by(event.c.id.desc()).limit(MOST_GIVEN)).all())
+        return [Labelled(*row) for row in reversed(rows)]
 
     def record(
         self, *, kind: str = "", instance_id: str = "", destination: str = "", who: bool = False, before: int | None,
@@ -233,17 +247,20 @@ def _to_review(connection: sa.Connection, rules: Sequence[str], before: str, lim
     unlabelled = ~sa.exists().where(event.c.instance_id == instance.c.id, event.c.kind == LABELLED)
     wanted = instance.c.rule.in_(rules) if rules else instance.c["class"] == UNCERTAIN
     query = (
-        sa.select(
-            instance.c.id, instance.c.received_at, instance.c.calling_ae, instance.c.top, instance.c["class"],
-            instance.c.confidence, instance.c.probabilities, instance.c.rule, instance.c.reason, instance.c.model,
-            instance.c.novel,
-        )
-        .where(
-            wanted, instance.c.id < before, instance.c.id >= id_at(now - REVIEW_WITHIN),
-            instance.c.pixels == "decoded",
-            instance.c.state.in_((InstanceState.DECIDED, InstanceState.FINISHED)), unlabelled,
-        )
+        _reviewable()
+        .where(wanted, instance.c.id < before, instance.c.id >= id_at(now - REVIEW_WITHIN), unlabelled)
         .order_by(instance.c.id.desc())
         .limit(limit)
-    )  # fmt: skip
+    )
     return [ToReview(*row) for row in connection.execute(query)]
+
+
+def _reviewable() -> sa.Select[Any]:
+    """Instances of which there is a picture and a decision, as ToReview has them."""
+    return sa.select(
+        instance.c.id, instance.c.received_at, instance.c.calling_ae, instance.c.top, instance.c["class"],
+        instance.c.confidence, instance.c.probabilities, instance.c.rule, instance.c.reason, instance.c.model,
+        instance.c.novel,
+    ).where(
+        instance.c.pixels == "decoded", instance.c.state.in_((InstanceState.DECIDED, InstanceState.FINISHED))
+    )  # fmt: skip

@@ -17,7 +17,7 @@ function choose(step) {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const inField = event.target.closest && event.target.closest("input, select, textarea");
+  const inField = event.target.closest && event.target.closest("input:not([type=checkbox]), select, textarea");
   if (event.key === "Escape" && inField) return event.target.blur();
   if (inField) return;
   if (event.key === "/") {
