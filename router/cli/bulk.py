@@ -269,8 +269,10 @@ def _follow(spool: Spool, number: int, step: Callable[[], float | None]) -> Job:
                 if job.state not in WORKING:
                     return job
                 wait = step()
-                if wait is None or (step == spool.bulk.step and wait >= LOOK_AGAIN):
+                if wait is None:
                     return spool.bulk.job(number) or job
+                if step == spool.bulk.step and wait >= LOOK_AGAIN and spool.bulk.job(number) == job:
+                    return job  # it waits for decisions, which only a node makes; a step that was slow has moved it
                 time.sleep(wait)
         except KeyboardInterrupt:
             typer.echo(f"\njob {number} goes on in the background: dicom-router queue jobs", err=True)

@@ -453,6 +453,17 @@ def test_with_a_running_node_the_node_does_the_work(config: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_slow_disk_ends_no_job_before_its_time(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = bulk.Bulk.step
+
+    def slow(self: bulk.Bulk) -> float | None:
+        return None if (wait := step(self)) is None else max(wait, bulk.LOOK_AGAIN)
+
+    monkeypatch.setattr(bulk.Bulk, "step", slow)
+    monkeypatch.setattr("router.cli.bulk.time.sleep", lambda _: None)
+    assert queue(config, "retry", "--from", "XRAY_1", "--state", "waiting", "--since", "1h") == (0, "4 of 4 changed\n")
+
+
 def test_filters_beside_numbers(config: Path) -> None:
     assert queue(config, "retry", "--from", "XRAY_1", "--state", "waiting", "--since", "1h") == (0, "4 of 4 changed\n")
     assert queue(config, "discard", "--from", "XRAY_2", "--yes") == (0, "0 of 0 changed\n")
