@@ -9,6 +9,9 @@ from typing import Any
 
 from router.errors import RouterError
 
+MOST = 50
+"""Mistakes that are collected: to find what was meant takes a while for each, and a file may hold ten thousand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -21,7 +24,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{place}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+        text = f"{place}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+        return "".join(c if c.isprintable() else "?" for c in text)  # a terminal may obey what a file holds
 
 
 class ConfigError(RouterError):
@@ -50,6 +54,9 @@ class Problems:
         problem = Problem(self.file, line, message, fix)
         if problem not in self.found:
             self.found.append(problem)
+        if len(self.found) >= MOST:
+            last = max(problem.line for problem in self.found)
+            raise ConfigError([*self.found, Problem(self.file, last, "there may be more mistakes", "correct these")])
 
     def add_for(self, variable: str, message: str, fix: str = "") -> None:
         """A mistake in an environment variable, which has no line."""

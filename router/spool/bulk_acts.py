@@ -131,13 +131,15 @@ def take_back(connection: sa.Connection, job: Job, changes: Sequence[Any]) -> in
 
 
 def _restore(connection: sa.Connection, job: Job, change: Any, moment: steady.Moment) -> bool:
-    """Owe a delivery again that a move had closed. False where its blob has gone meanwhile."""
+    """Owe a delivery again that a move had closed. False where its blob has gone meanwhile, or it is owed again."""
     row = connection.execute(
         sa.select(delivery.c.instance_id, delivery.c.destination).where(
             delivery.c.id == change.closed_id, delivery.c.state == DeliveryState.DISCARDED
         )
     ).one_or_none()
     if row is None or not _with_blob(connection, [row.instance_id]):
+        return False
+    if _having(connection, [row.instance_id], row.destination, OWED):  # by a person or a new decision: not twice
         return False
     is_open = change.state == DeliveryState.OPEN
     values = {

@@ -276,6 +276,15 @@ def test_a_cancelled_move_takes_back_what_was_not_tried(spool: Spool) -> None:
     assert not spool.bulk.cancel(job.id, "a person")
 
 
+def test_what_is_owed_again_meanwhile_is_not_owed_twice_by_taking_back(spool: Spool) -> None:
+    (which,) = owed(spool, 1, "a")
+    job = done(spool, Act.MOVE, Filter(to="a"), "b")
+    assert spool.orders.send_also(which, "a", "a person")
+    assert spool.bulk.cancel(job.id, "a person")
+    work(spool)
+    assert rows(spool) == {("a", "open"): 1, ("a", "discarded"): 1, ("b", "discarded"): 1}
+
+
 def test_a_resend_is_cancelled_half_way(spool: Spool) -> None:
     owed(spool, 6, "a")
     close(spool, "a")

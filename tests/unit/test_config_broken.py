@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.config import ConfigError, Problem, load
+from router.config import ConfigError, Problem, load, problems
 from router.config.settings import SpoolSettings
 from router.config.values import database, hidden_password
 
@@ -308,3 +308,23 @@ def test_an_open_address_is_good_for_health_alone(more: str, tmp_path: Path) -> 
     file = tmp_path / "routing.yaml"
     file.write_text(GOOD.replace(NODE, f"{NODE}\nweb: {{address: 0.0.0.0{more}}}"))
     assert (load(file, {}).web.why_no_page is None) == ("behind" in more)
+
+
+def test_a_file_of_mistakes_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To find the nearest keyword takes a while for each."""
+    monkeypatch.setattr(problems, "MOST", 3)
+    rules = "".join(f"  - {{name: r{n}, when: {{Nonsense{n}: x}}, send: chest}}\n" for n in range(9))
+    path = tmp_path / "routing.yaml"
+    path.write_text(GOOD.partition("  - name")[0] + rules + "otherwise: {send: catch-all}\n")
+    with pytest.raises(ConfigError) as failed:
+        load(path)
+    assert len(failed.value.problems) == 3 + 1
+    assert str(failed.value).endswith("there may be more mistakes (correct these)")
+
+
+def test_a_mistake_is_told_without_control_characters(tmp_path: Path) -> None:
+    path = tmp_path / "routing.yaml"
+    path.write_text(GOOD.replace("name: chest", r'name: "\e[31mchest"'))
+    with pytest.raises(ConfigError, match="control character") as failed:
+        load(path)
+    assert str(failed.value).isprintable()
