@@ -112,6 +112,8 @@ def _open(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
 
 def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) -> Iterator[str]:
     """A line for each paused destination, and for each with an open circuit and something that waits."""
+    from router.commands.pause_words import in_words
+
     counts = spool.views.counts()
     waiting = counts.open
     if counts.set_aside and to is None:
@@ -120,7 +122,8 @@ def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) 
         if to not in (None, name):
             continue
         if state.paused:
-            yield f"{name} is paused, {waiting.get(name, 0)} wait: dicom-router queue resume {name}"
+            until, n = in_words(state.pause_until), waiting.get(name, 0)
+            yield f"{name} is paused{until}, {n} wait: dicom-router queue resume {name}"
         elif state.circuit_until and name in waiting:
             left = state.circuit_left or 0.0
             again = "now" if left <= 0 else local_time(time.time() + left)
@@ -321,11 +324,23 @@ def _tell_waiting(spool: Spool, hint: str, to: str | None = None) -> None:
 
 
 @app.command()
-def pause(destination: str, config: Config = None, as_json: Json = False) -> None:
-    """Send nothing to a destination until `resume`. Its deliveries wait."""
+def pause(
+    destination: str,
+    until: Annotated[
+        str, typer.Option(help="When it ends by itself: a span (2h), a time of day (07:00), or a date and time.")
+    ] = "",
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Send nothing to a destination until `resume`, or until a time. Its deliveries wait."""
+    from router.commands.pause_words import in_words, pause_end
     from router.node.orders import Pause
 
-    _order(config, f"{destination} is paused", as_json, Pause(destination))
+    try:
+        end = pause_end(until, time.time())
+    except ValueError as error:
+        wrong(f"--until: {error}")
+    _order(config, f"{destination} is paused{in_words(end)}", as_json, Pause(destination, end))
 
 
 @app.command()

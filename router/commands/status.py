@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from router.commands.pause_words import in_words
 from router.config import Settings
 from router.errors import RouterError
 from router.node.client import state
@@ -132,7 +133,7 @@ def _destinations(
         if of is None or not of.enabled:
             word = "disabled"
         elif known and known.paused:
-            word = "paused"
+            word, reason = "paused", in_words(known.pause_until).strip()
         elif known and known.circuit_until:
             word, reason = "circuit open", known.circuit_reason
         owed, delivered, oldest = counts.open.get(name, 0), lately.delivered.get(name, 0), counts.oldest.get(name)
@@ -174,8 +175,9 @@ def _problems(
 def _troubles(one: Destination) -> Iterator[Problem]:
     waiting = f"dicom-router queue list --to {one.name}"
     if one.state == "paused" and one.owed:
+        until = one.reason and f" {one.reason}"
         yield Problem(
-            f"{one.name} is paused, {one.owed} wait", f"dicom-router queue resume {one.name}", one.name, "paused"
+            f"{one.name} is paused{until}, {one.owed} wait", f"dicom-router queue resume {one.name}", one.name, "paused"
         )
     elif one.state == "circuit open":
         what = f"{one.name} takes nothing, {one.owed} wait: {one.reason}"

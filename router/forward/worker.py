@@ -20,10 +20,12 @@ from router.forward.outcomes import Fate, Outcome, Sign
 from router.forward.pool import Pool
 from router.observe import log, where
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
-from router.spool import DeliveryState, Spool, SpoolError
+from router.spool import DeliveryState, DestinationState, Spool, SpoolError
 
 BATCH = 8
 """Deliveries that are claimed together."""
+LONGEST_LOOK = 60.0
+"""Seconds after which a worker looks again whether a pause is over: the clock may have been set."""
 OWN_LIMIT = 5.0
 """Seconds that a worker rests if this machine lacks a descriptor or memory. That counts as no try."""
 TOO_MANY = 30.0
@@ -82,9 +84,10 @@ class Worker(threading.Thread):
     def _turn(self) -> float | None:
         """Do what can be done now. Returns the seconds until the next turn (None: until something happens)."""
         destination = self._settings().destinations.get(self._to)
-        if destination is None or not destination.enabled or self._spool.destinations.state(self._to).paused:
+        state = self._spool.destinations.state(self._to)
+        if destination is None or not destination.enabled or state.paused:
             self._pool.release()
-            return None
+            return self._until_resumed(state)
         self._circuit.heed()
         wait = max(self._circuit.wait(untried=True), self._rests_until - time.monotonic())
         if wait > 0:
@@ -105,6 +108,15 @@ class Worker(threading.Thread):
             self._pool.abort()
             return wait
         return self._rest(destination)
+
+    def _until_resumed(self, state: DestinationState) -> float | None:
+        """End a pause whose time is over. Returns the seconds until the next look; None: until something happens."""
+        if state.pause_left is None:
+            return None
+        if state.pause_left <= 0:
+            self._spool.orders.end_pause(self._to)
+            return 0.0
+        return min(state.pause_left, LONGEST_LOOK)
 
     def _rest(self, destination: DestinationSettings) -> float | None:
         """Nothing is due. Decide how long to keep the association. Returns the seconds until the next try."""

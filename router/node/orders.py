@@ -78,9 +78,10 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Send nothing to a destination."""
+    """Send nothing to a destination until a Unix time; 0: until it is resumed."""
 
     destination: str
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +299,12 @@ def carry_out(order: SpoolOrder, who: str, spool: Spool, destinations: Iterable[
             return {"changed": spool.orders.wipe(who)}
         case DecideAgain() | SendAlso() | Label():
             _of_one(order, who, spool, destinations)
-        case Pause(destination) | Resume(destination):
+        case Pause(destination, until):
             _refuse_unknown(destination, known(spool, destinations))
-            (spool.orders.pause if isinstance(order, Pause) else spool.orders.resume)(destination, who)
+            spool.orders.pause(destination, who, max(0.0, until))
+        case Resume(destination):
+            _refuse_unknown(destination, known(spool, destinations))
+            spool.orders.resume(destination, who)
         case Many():
             return {"job": _begin(order, who, spool, destinations)}
         case CancelJob(number):

@@ -15,10 +15,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from router.commands.echo import echo
+from router.commands.pause_words import pause_end
 from router.config import Settings
 from router.config.settings import DestinationSettings
 from router.node.orders import OrderError, Pause, Resume
-from router.page.forms import field, fields
+from router.page.forms import FormError, field, fields
 from router.page.site import Site
 from router.spool import Spool
 from router.web.access import Role, needs
@@ -68,8 +69,9 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def pause(request: Request) -> Response:
         async def work() -> str:
-            await site.carry_out(request, Pause(field(fields(request), "destination")))
-            return "paused"
+            order = _pause(fields(request))
+            await site.carry_out(request, order)
+            return "paused-until" if order.until else "paused"
 
         return await site.order(request, work())
 
@@ -119,6 +121,14 @@ def _values(site: Site, spool: Spool, answers: Answers) -> dict[str, Any]:
                  for one in found.destinations],
         "answers": answers.all(),
     }  # fmt: skip
+
+
+def _pause(form: dict[str, str]) -> Pause:
+    """Raises FormError for an end that cannot be understood."""
+    try:
+        return Pause(field(form, "destination"), pause_end(form.get("until", ""), time.time()))
+    except ValueError as error:
+        raise FormError(f"until: {error}") from None
 
 
 def _quick(settings: Settings, name: str) -> DestinationSettings:

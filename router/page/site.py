@@ -48,6 +48,7 @@ DONE = {
     "decided-again": "A new decision is ordered. It is made in a moment.",
     "sent-also": "It is owed there too.",
     "paused": "The destination is paused. Nothing is sent to it until you resume.",
+    "paused-until": "The destination is paused. Nothing is sent to it until then; it resumes by itself.",
     "resumed": "The destination is sent to again.",
     "labelled": "Your label is kept.",
     "labelled-and-sent": "Your label is kept, and the image is owed where the rules send that class.",

@@ -43,9 +43,11 @@ class Destinations:
 
 def _state_of(connection: sa.Connection, row: Any) -> DestinationState:
     left = queries.seconds_until(connection, row.circuit_until) if row.circuit_until > 0 else None
+    pause_left = queries.seconds_until(connection, row.pause_until) if row.paused and row.pause_until > 0 else None
     return DestinationState(
-        bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left, row.still_since
-    )
+        bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left, row.still_since,
+        row.pause_until if row.paused else 0.0, pause_left,
+    )  # fmt: skip
 
 
 def change(connection: sa.Connection, name: str, **changes: Any) -> None:

@@ -15,6 +15,7 @@ from router.spool.events import add_event, add_events
 from router.spool.finishing import finish_those_that_end, instances_of, look_alone
 from router.spool.retention import Retention
 from router.spool.schema import delivery, instance, parts
+from router.spool.schema import destination as destination_table
 from router.spool.signals import INSTANCES
 from router.spool.states import DeliveryState, InstanceState
 
@@ -28,19 +29,40 @@ class Orders:
     def __init__(self, database: Database, retention: Retention) -> None:
         self._database, self._retention = database, retention
 
-    def pause(self, destination: str, who: str) -> None:
-        self._set_paused(destination, who, paused=True)
+    def pause(self, destination: str, who: str, until: float = 0.0) -> None:
+        """Send nothing there until a Unix time; 0: until a person resumes it."""
+        self._set_paused(destination, who, paused=True, until=until)
 
     def resume(self, destination: str, who: str) -> None:
         """End the pause of a destination. An open circuit is then probed at once."""
         self._set_paused(destination, who, paused=False)
 
-    def _set_paused(self, destination: str, who: str, *, paused: bool) -> None:
+    def end_pause(self, destination: str) -> bool:
+        """End a pause whose time is over, as a person would; False where there is none (any more)."""
+
+        def job(connection: sa.Connection) -> bool:
+            wanted = sa.select(destination_table.c.name).where(
+                destination_table.c.name == destination, destination_table.c.paused,
+                destination_table.c.pause_until > 0, destination_table.c.pause_until <= clock.now(connection),
+            )  # fmt: skip
+            if connection.execute(wanted.with_for_update()).first() is None:
+                return False
+            destinations.change(connection, destination, paused=False, pause_until=0.0)
+            destinations.order_try(connection, [destination])
+            add_event(connection, "resumed", to=destination, reason="the time of the pause is over")
+            return True
+
+        ended = self._database.run(job, lambda _: (destination,))
+        self._database.signals.set(destination)
+        return ended
+
+    def _set_paused(self, destination: str, who: str, *, paused: bool, until: float = 0.0) -> None:
         def job(connection: sa.Connection) -> None:
-            destinations.change(connection, destination, paused=paused)
+            destinations.change(connection, destination, paused=paused, pause_until=until)
             if not paused:
                 destinations.order_try(connection, [destination])
-            add_event(connection, "paused" if paused else "resumed", to=destination, who=who)
+            more: dict[str, Any] = {"until": until} if until else {}
+            add_event(connection, "paused" if paused else "resumed", to=destination, who=who, **more)
 
         self._database.run(job, lambda _: (destination,))
         self._database.signals.set(destination)

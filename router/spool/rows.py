@@ -57,6 +57,10 @@ class DestinationState:
     """Seconds until the next try of an open circuit, by the database's clock."""
     still_since: float = 0.0
     """Since when nothing is tried, paused or with an open circuit."""
+    pause_until: float = 0.0
+    """When a pause ends by itself; 0: only a person ends it."""
+    pause_left: float | None = None
+    """Seconds until then by the database's clock; None without an end."""
 
     @property
     def try_ordered(self) -> bool:

@@ -118,8 +118,10 @@ destination = sa.Table(
     sa.Column("circuit_reason", sa.String, nullable=False, server_default=""),
     sa.Column("still_since", sa.Double, nullable=False, server_default="0"),
     sa.Column("stood_still", sa.Double, nullable=False, server_default="0"),
+    sa.Column("pause_until", sa.Double, nullable=False, server_default="0"),
 )
-"""`stood_still` adds up the seconds during which nothing was tried (paused, circuit open) before `still_since`, the
+"""A pause ends by itself at `pause_until`, a time of the wall clock (0: only a person ends it).
+`stood_still` adds up the seconds during which nothing was tried (paused, circuit open) before `still_since`, the
 begin of the present such time (0: none). They do not count towards giving up."""
 
 event = sa.Table(
