@@ -140,6 +140,7 @@ class Node:
         except BaseException:
             self.stop(0.0)
             raise
+        self._web.look()
         node, port, web_port = self._settings.node, cast(int, ports[self._receiver]), cast(int, ports[self._web])
         for warning in self._settings.warnings:
             log.warning("configuration", about=warning)

@@ -50,7 +50,7 @@ class Health:
         self._view = view
         self._last = Looked({"looked": False}, {"looked": False}, time.monotonic())
         self._stopped = threading.Event()
-        self._looked = threading.Event()
+        self._looked, self._awaited = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
     def start(self) -> None:
@@ -58,8 +58,16 @@ class Health:
         self._thread.start()
         self._looked.wait(LOOK_EVERY)
 
+    def look(self) -> None:
+        """Look now, unless that takes long: what has just started must not seem to be down."""
+        for _ in range(2):  # the first may have begun before
+            self._looked.clear()
+            self._awaited.set()
+            self._looked.wait(LOOK_EVERY)
+
     def stop(self) -> None:
         self._stopped.set()
+        self._awaited.set()
 
     def alive(self) -> dict[str, bool]:
         return self._fresh().alive
@@ -75,12 +83,13 @@ class Health:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
+            self._awaited.clear()
             try:
                 self._last = Looked(self._view.alive(), self._ready(), time.monotonic())
             except Exception as error:  # the last look grows stale, and the answer says so
                 log.error("health failed", error=where(error))
             self._looked.set()
-            self._stopped.wait(LOOK_EVERY)
+            self._awaited.wait(LOOK_EVERY)
 
     def _ready(self) -> dict[str, bool]:
         try:

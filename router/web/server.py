@@ -132,6 +132,10 @@ class WebServer:
         """What /healthz says."""
         return self._health.alive()
 
+    def look(self) -> None:
+        """Let health and readiness say what is so now: all parts of the node have started."""
+        self._health.look()
+
     def stop(self, _deadline: float = 0.0) -> None:
         """End within a few seconds, even if requests are under way."""
         self._health.stop()

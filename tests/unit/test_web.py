@@ -89,6 +89,22 @@ def test_a_disk_that_does_not_answer_has_no_room() -> None:
         assert status(port, "/readyz") == 503
 
 
+def test_what_has_just_started_is_looked_at_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.web.health.LOOK_EVERY", 2.0)
+    started = False
+    view: Any = Sound()
+    view.alive = lambda: {"classify": started}
+    web = WebServer(WebSettings(address="127.0.0.1", port=0), view)
+    port = web.start()
+    try:
+        assert status(port, "/healthz") == 503
+        started = True
+        web.look()
+        assert status(port, "/healthz") == 200
+    finally:
+        web.stop()
+
+
 def test_it_waits_without_looking_and_knows_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks: list[int] = []
 
