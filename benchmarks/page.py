@@ -228,7 +228,11 @@ def main() -> None:
         times = [ms for one, ms in took if page in (one, "all pages")]
         if not times:  # too few rounds for every page to have its turn
             continue
-        table[page] = {"p50_ms": round(percentile(times, 0.5), 1), "p95_ms": round(percentile(times, 0.95), 1), "asked": len(times)}
+        table[page] = {
+            "p50_ms": round(percentile(times, 0.5), 1),
+            "p95_ms": round(percentile(times, 0.95), 1),
+            "asked": len(times),
+        }
     report("page", table, options.json, against="without visitors")
 
 
