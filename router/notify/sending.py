@@ -6,6 +6,8 @@ import http.client
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -23,6 +25,8 @@ from router.observe import to_install, where
 
 WITHIN = 15.0
 """Seconds for one try."""
+MOST_MEMORY = 256 << 20
+"""Bytes that Apprise may take to send a message and to read the answer."""
 
 
 class SendError(Exception):
@@ -173,7 +177,7 @@ def why_not(address: str) -> str:
     if address.startswith(("http://", "https://")):
         return ""
     try:
-        _apprise(address)
+        apprise_for(address)
     except SendError as error:
         return str(error)
     except Exception as error:  # a library's exception may hold the address
@@ -181,7 +185,8 @@ def why_not(address: str) -> str:
     return ""
 
 
-def _apprise(address: str) -> Any:
+def apprise_for(address: str) -> Any:
+    """An `Apprise` with one address. Raises SendError."""
     try:
         import apprise
     except ImportError:
@@ -193,8 +198,18 @@ def _apprise(address: str) -> Any:
 
 
 def _by_apprise(address: str, message: Message, node: str) -> None:
-    to = _apprise(address)
-    title = f"dicom-router {node}: {message.condition} {message.event}"
+    apprise_for(address)
     kind = {"began": "failure", "goes on": "warning", "is over": "success"}.get(message.event, "info")
-    if not to.notify(body=f"{message.text}\nsince {_utc(message.since)}", title=title, notify_type=kind):
+    about = {
+        "address": address, "title": f"dicom-router {node}: {message.condition} {message.event}", "kind": kind,
+        "body": f"{message.text}\nsince {_utc(message.since)}", "memory": MOST_MEMORY,
+    }  # fmt: skip
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "router.notify.apprise_child"], input=json.dumps(about).encode(),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=WITHIN,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise SendError(f"no answer within {WITHIN:g} s") from None
+    if child.returncode:
         raise SendError("Apprise could not send it")

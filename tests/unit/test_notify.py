@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -204,6 +205,7 @@ def test_a_webhook_gets_json(hook: Hook) -> None:
     }]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in Apprise itself
 def test_apprise_sends_to_what_is_no_webhook(hook: Hook) -> None:
     pytest.importorskip("apprise")
@@ -216,6 +218,36 @@ def test_apprise_sends_to_what_is_no_webhook(hook: Hook) -> None:
         send(f"nonsense://{SECRET}", MESSAGE, "ROUTER")
     assert why_not(f"nonsense://{SECRET}") == "Apprise does not understand the address"
     assert why_not("mailto://me:x@example.org") == why_not("https://x/") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("memory", "within", "said"), [(64 << 20, 60.0, "could not send"), (1 << 40, 2.0, "within 2 s")]
+)
+def test_an_answer_to_apprise_without_an_end_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, memory: int, within: float, said: str
+) -> None:
+    """It is read in a process that may take so much memory and time."""
+    pytest.importorskip("apprise")
+    monkeypatch.setattr(sending, "MOST_MEMORY", memory)
+    monkeypatch.setattr(sending, "WITHIN", within)
+
+    def pour(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with client, suppress(OSError):
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n")
+            while True:
+                client.sendall(bytes(1 << 20))
+                if memory > 1 << 30:
+                    time.sleep(0.2)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=pour, args=(server,))
+        thread.start()
+        with pytest.raises(SendError, match=said):
+            send(f"json://127.0.0.1:{server.getsockname()[1]}/{SECRET}", MESSAGE, "ROUTER")
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("status", [302, 403, 500])
