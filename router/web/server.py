@@ -108,7 +108,8 @@ class WebServer:
         rest = [Mount("/", page)] if page else []
         app = Starlette(routes=[*routes(view, self._health), *rest])
         protocol = type("OneRequestOf", (OneRequest,), {"proxies": settings.proxies})
-        self._server = Server(config_of(app, protocol, most_at_once=MOST_AT_ONCE))
+        at_once = 4 * MOST_AT_ONCE  # the work of a connection that was ended counts until it has noticed
+        self._server = Server(config_of(app, protocol, most_at_once=at_once))
         self._settings = settings
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
