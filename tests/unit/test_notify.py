@@ -221,6 +221,7 @@ def test_apprise_sends_to_what_is_no_webhook(hook: Hook) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in Apprise itself
 @pytest.mark.parametrize(
     ("memory", "within", "said"), [(64 << 20, 60.0, "could not send"), (1 << 40, 2.0, "within 2 s")]
 )
