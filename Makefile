@@ -15,7 +15,7 @@ BIN    := $(VENV)/bin
 help:
 	@echo "make demo       start the node, five downstream nodes, send X-rays, show what arrived where"
 	@echo "make test       lint, types, architecture, documentation, all tests, the container"
-	@echo "make quick      the same without slow tests and the container, in about a minute"
+	@echo "make quick      the same without slow tests and the container, in a minute or two"
 	@echo "make container  build the image, run it, and check it (root; Debian 12)"
 	@echo "make screenshots  pictures of every page in build/screenshots (needs Chromium)"
 	@echo "make lock       write the container's lock files anew"
