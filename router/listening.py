@@ -26,9 +26,10 @@ class AddressError(RouterError):
 def listeners(settings: Settings) -> Iterator[tuple[str, str, int]]:
     """(setting, address, port) of everything that a node listens on."""
     node, web = settings.node, settings.web
-    yield "node.port", node.address, node.port
-    if node.tls is not None:
-        yield "node.tls.port", node.address, node.tls.port
+    if "receive" in node.roles:
+        yield "node.port", node.address, node.port
+        if node.tls is not None:
+            yield "node.tls.port", node.address, node.tls.port
     yield WEB, web.address, web.port
 
 

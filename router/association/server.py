@@ -7,6 +7,7 @@ until its socket is closed. So the number of threads is limited, however many pe
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import threading
@@ -35,6 +36,8 @@ LAST_WORD = 0.2
 """Seconds that the accept loop spends on refusing a caller when descriptors have run out."""
 TURNED_AWAY = 64
 """The most sockets kept open after a refusal, so that no reset overtakes it."""
+TAKE_WAITING = 0.5
+"""The most seconds in which connections that wait are taken before the ports are closed."""
 LATE_SECONDS = 0.5
 """Seconds to wait, in all, for the threads of connections that were cut at the deadline. They are daemons."""
 
@@ -93,7 +96,10 @@ class AssociationServer:
         self._accepting: list[threading.Thread] = []
         self._turned_away: deque[socket.socket] = deque()
         self._reserve = _Reserve()
+        self._closing = threading.Event()
+        """Set before the ports are closed."""
         self._stopping = threading.Event()
+        """Set when associations must end."""
         self.tls_port: int | None = None
 
     @property
@@ -105,7 +111,7 @@ class AssociationServer:
     def is_open(self) -> bool:
         """Whether connections to every port are taken."""
         listening = bool(self._accepting) and len(self._accepting) == len(self._listeners)
-        return listening and not self._stopping.is_set() and all(thread.is_alive() for thread in self._accepting)
+        return listening and not self._closing.is_set() and all(thread.is_alive() for thread in self._accepting)
 
     def bind(self) -> None:
         """Take the addresses, and answer no caller yet. Raises OSError (certificate), AddressError."""
@@ -129,15 +135,35 @@ class AssociationServer:
         port: int = self._listeners[0][0].getsockname()[1]
         return port
 
-    def stop(self, deadline: float) -> None:
-        """Stop listening and end idle associations. Messages under way may finish until `deadline` (time.monotonic)."""
-        self._stopping.set()
+    def drain(self, deadline: float) -> None:
+        """Stop listening, and let the open associations go on until they end or until `deadline` (time.monotonic).
+
+        A connection that the system has taken already is open: its caller knows of no refusal.
+        """
+        until = min(deadline, time.monotonic() + TAKE_WAITING)
+        while time.monotonic() < until and select.select([one for one, _ in self._listeners], [], [], 0)[0]:
+            time.sleep(0.001)  # the accept loops take them
+        self._close_ports()
+        while (left := deadline - time.monotonic()) > 0:
+            with self._lock:
+                thread = next(iter(self._connections), None)
+            if thread is None:
+                return
+            thread.join(left)
+
+    def _close_ports(self) -> None:
+        self._closing.set()
         for listener, _ in self._listeners:
             _shutdown(listener)
         for thread in self._accepting:
             thread.join()
         for listener, _ in self._listeners:
             listener.close()
+
+    def stop(self, deadline: float) -> None:
+        """Stop listening and end idle associations. Messages under way may finish until `deadline` (time.monotonic)."""
+        self._stopping.set()
+        self._close_ports()
         while self._turned_away:
             self._turned_away.popleft().close()
         self._reserve.close()
@@ -160,11 +186,11 @@ class AssociationServer:
 
     def _accept(self, listener: socket.socket, tls: ServerTls | None) -> None:
         """`tls`: how the listener was opened. A reload may change its files. Only a restart can turn TLS off."""
-        while not self._stopping.is_set():
+        while not self._closing.is_set():
             try:
                 sock, address = listener.accept()
             except OSError as error:
-                if not self._stopping.is_set():
+                if not self._closing.is_set():
                     self._turn_away_for_want(listener, error, is_tls=tls is not None)
                 continue
             node, peer = self._settings().node, _peer(address[0])

@@ -11,11 +11,11 @@ from router.cli.options import Config, Json, fail, settings_of
 
 def command(config: Config = None, as_json: Json = False) -> None:
     """Say whether the running node works. Exit code 0 if it works; else 1, and the parts that do not work."""
-    from router.node.client import state
+    from router.node.client import health_here
     from router.node.orders import OrderError
 
     try:
-        parts = state(settings_of(config).spool.path, "health")
+        parts = health_here(settings_of(config).spool.path)
     except OrderError as error:
         fail(str(error))
     failed = sorted(name for name, works in parts.items() if not works)

@@ -10,16 +10,28 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import Config, choose, settings_of
+from router.cli.options import Config, choose, parsed, settings_of
+
+ROLES = "DICOM_ROUTER__NODE__ROLES"
+"""The variable that overrides node.roles."""
 
 
 def command(
     config: Config = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    role: Annotated[
+        str | None,
+        typer.Option(
+            help="What this node does: receive, classify, forward or web; several with commas. Default: everything. "
+            "Needs PostgreSQL.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the node until SIGTERM or Ctrl-C. Exit code 2: a mistake in the configuration; 1: it could not start."""
     gc.disable()  # looking for garbage while a thousand modules come in takes a fifth of the start
     from router.config import ConfigError
+    from router.config.values import roles
     from router.forward import NoWorkerError
     from router.node.node import Node
     from router.node.systemd import Systemd
@@ -31,6 +43,8 @@ def command(
     gc.freeze()
     gc.enable()
     choose("--log-level", log_level, ("debug", "info", "warning", "error"))
+    if role is not None:
+        os.environ[ROLES] = ",".join(parsed(roles, role, "--role"))  # so that a reload keeps it
     settings = settings_of(config)
     set_up(settings.node.log, log_level)
     signals = signal_pipe()
@@ -50,12 +64,13 @@ def command(
                 log.error("not reloaded", error=where(error))
     finally:
         systemd.stopping()
-        end_anyway(ENDS_WITHIN)
+        end_anyway(ENDS_WITHIN + node.settings().node.drain)
         node.stop()
 
 
 ENDS_WITHIN = 8.0
-"""Seconds from the signal, as promised. What still hangs then would not end by itself."""
+"""Seconds from the signal, or from the end of `node.drain`, as promised. What still hangs then would not end by
+itself."""
 
 
 def end_anyway(seconds: float) -> None:

@@ -64,7 +64,9 @@ class Callers:
         key = (caller.calling_ae, asked.transaction)
         if to.host is None:
             self._asked_on[key] = request  # before another thread can see the request and report on it
-        number = self._commitments.add(caller, asked.transaction, asked.referenced, deadline)
+        number = self._commitments.add(
+            caller, asked.transaction, asked.referenced, deadline, reported_here=to.host is None
+        )
         if number is None:
             self.forget(*key)
             return Status.RESOURCE_LIMITATION

@@ -40,7 +40,9 @@ PASSING = frozenset({PROCESSING_FAILURE, 0x0213})
 class Committer:
     """Starts and stops the stage. `callers` is the `Service` for the node's associations."""
 
-    def __init__(self, spool: Spool, settings: Callable[[], Settings]) -> None:
+    def __init__(self, spool: Spool, settings: Callable[[], Settings], *, asks: bool = True) -> None:
+        """`asks`: it asks archives, and sends what any node may send. Otherwise only reports on associations here."""
+        self._asks = asks
         self._spool = spool
         self._settings = settings
         self._commitments = spool.commitments
@@ -66,13 +68,13 @@ class Committer:
             version, wait = self._signal.version, 60.0
             try:
                 busy = set(self._busy)
-                due = self._commitments.claim(busy) if len(busy) < AT_ONCE else None
+                due = self._commitments.claim(busy, asks=self._asks) if len(busy) < AT_ONCE else None
                 if due is not None:
                     thread = threading.Thread(target=self._work, args=(due,), name="commitment", daemon=True)
                     self._busy[due.caller.calling_ae] = thread
                     thread.start()
                     continue
-                at = self._commitments.next_due(busy)
+                at = self._commitments.next_due(busy, asks=self._asks)
                 wait = (
                     60.0 if at is None or len(busy) >= AT_ONCE else min(60.0, max(0.05, at - self._commitments.now()))
                 )

@@ -20,7 +20,7 @@ from router.config.overrides import overridden
 from router.config.problems import Problems
 from router.config.rules import otherwise, rules
 from router.config.sections import destination, model_section, node_section, spool_section, web_section
-from router.config.settings import DestinationSettings, NodeSettings, Settings, WebSettings
+from router.config.settings import ROLES, DestinationSettings, NodeSettings, Settings, SpoolSettings, WebSettings
 from router.decide import Rule, RuleTable
 
 _SECTIONS = {
@@ -44,6 +44,8 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     table = _table(root, enabled, context)
     if found["node"] and found["web"]:
         _check_ports(root, found["node"], found["web"], context)
+    if found["node"] and found["spool"]:
+        _check_roles(root, found["node"], found["spool"], context)
     problems.check()
     if table is None:
         raise AssertionError("a rule table is only absent together with a problem")
@@ -106,15 +108,25 @@ def _table(root: Table, enabled: Mapping[str, bool], context: Context) -> RuleTa
 
 def _check_ports(root: Table, node: NodeSettings, web: WebSettings, context: Context) -> None:
     """Two listeners on one port: the second would only fail when the node starts."""
-    listeners = [("node.port", node.address, node.port), ("web.port", web.address, web.port)]
-    if node.tls is not None:
-        listeners.insert(1, ("node.tls.port", node.address, node.tls.port))
+    listeners = [("web.port", web.address, web.port)]
+    if "receive" in node.roles:
+        listeners.insert(0, ("node.port", node.address, node.port))
+        if node.tls is not None:
+            listeners.insert(1, ("node.tls.port", node.address, node.tls.port))
     for index, (name, address, port) in enumerate(listeners):
         for other, elsewhere, taken in listeners[:index]:
             same = address == elsewhere or address in _EVERYWHERE or elsewhere in _EVERYWHERE
             if port == taken and same:
                 message = f"{name} and {other} are both {port}"
                 context.wrong(_place(root, name) or _place(root, other) or root, message, "choose another port")
+
+
+def _check_roles(root: Table, node: NodeSettings, spool: SpoolSettings, context: Context) -> None:
+    """SQLite has one node, so what this one leaves out nobody would do."""
+    if node.roles != ROLES and spool.database == "sqlite":
+        message = f"node.roles is {','.join(node.roles)}, but with SQLite one node does everything"
+        fix = "give spool.database a PostgreSQL URL, or leave out node.roles and --role"
+        context.wrong(_place(root, "node.roles") or root, message, fix)
 
 
 def _place(root: Table, name: str) -> Node | None:

@@ -119,7 +119,14 @@ def sign_on(where: str, node: Node, context: Context) -> SignOn:
     return SignOn(found["header"], found["from"], found.get("roles_header"))
 
 
+def roles(where: str, node: Node, context: Context) -> tuple[str, ...]:
+    """A list of roles, or one text with commas."""
+    return values.in_order(one for some in several(values.roles)(where, node, context) for one in some)
+
+
 NODE: dict[str, Parser] = {
+    "name": scalar(values.node_name),
+    "roles": roles,
     "ae_title": _AE_TITLE,
     "address": scalar(values.address),
     "port": _PORT,
@@ -136,6 +143,7 @@ NODE: dict[str, Parser] = {
     "least_rate": _RATE,
     "instance_limit": _SIZE,
     "commitment_deadline": _DURATION,
+    "drain": scalar(values.duration_or_zero),
     "log": scalar(values.one_of("console", "json")),
 }
 SPOOL: dict[str, Parser] = {

@@ -15,6 +15,8 @@ from typing import Literal
 from router.decide import RuleTable
 from router.decide.header_words import Vocabulary
 
+ROLES = ("receive", "classify", "forward", "web")
+"""What a node may do."""
 MIB, GB = 1024**2, 1000**3
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -62,6 +64,10 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
+    name: str | None = None
+    """What the list of nodes calls it; None: its host, its roles and a number."""
+    roles: tuple[str, ...] = ROLES
+    """In the order of ROLES."""
     ae_title: str = "ROUTER"
     address: str = "0.0.0.0"  # noqa: S104 - modalities come from outside
     port: int = 11112
@@ -81,6 +87,8 @@ class NodeSettings:
     instance_limit: int = 4 * GB
     commitment_deadline: float = 24 * HOUR
     """How long an archive may take for its word, and the caller to take ours after it."""
+    drain: float = 0.0
+    """How long associations that are open when the node is told to end may go on; 0: to the end of a message."""
     log: Literal["console", "json"] = "console"
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TypeVar
 from urllib.parse import unquote, unquote_plus
 
 from router.config.problems import nearest
+from router.config.settings import ROLES
 
 T = TypeVar("T")
 
@@ -69,6 +70,11 @@ def duration(value: str) -> float:
     if not 0 < seconds <= 100 * 366 * 86400:
         raise WrongError(f"'{value}' is not a duration", "write a duration above 0 and of at most a hundred years")
     return seconds
+
+
+def duration_or_zero(value: str) -> float:
+    """The same, or 0 from `0s`."""
+    return 0.0 if re.fullmatch(r"0 *[a-z]*", value.strip()) else duration(value)
 
 
 def size(value: str) -> int:
@@ -225,6 +231,24 @@ def hidden_password(text: str, database: str) -> str:
 
 SHORT_PASSWORD = 4
 """Characters. Shorter passwords occur in many words by chance."""
+
+
+def roles(value: str) -> tuple[str, ...]:
+    """What a node does: one word, or several with commas."""
+    return in_order(one_of(*ROLES)(word.strip()) for word in value.split(","))
+
+
+def in_order(some: Iterable[str]) -> tuple[str, ...]:
+    """Roles without repetition, in the order of ROLES."""
+    found = set(some)
+    return tuple(role for role in ROLES if role in found)
+
+
+def node_name(value: str) -> str:
+    """The name stands in lists of nodes and in the log."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise WrongError(f"'{value}' cannot be the name of a node", "use letters, digits, '.', - and _")
+    return value
 
 
 def destination_name(value: str) -> str:

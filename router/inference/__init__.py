@@ -4,14 +4,16 @@ In the node's process:
 
 - `supervisor`: `Inference`, which asks the inference process, restarts it when it dies or hangs, and swaps its model.
 - `process`: one inference process as the node sees it. `shadow`: a second model, whose answers are only recorded.
+- `copy_workers`: pixel workers without a model, for a node that forwards and does not classify.
 
 In the inference process (`inside`): `lanes` shares the work among pixel workers, `schedule` says which is next,
 `fair` takes turns between callers, `worker_handle` asks and kills one pixel worker. In a process of its own:
 `pixel_worker`. Between them: `framing`.
 """
 
+from router.inference.copy_workers import CopyWorkers
 from router.inference.process import InferenceError
 from router.inference.shadow import Shadow
 from router.inference.supervisor import Inference
 
-__all__ = ["Inference", "InferenceError", "Shadow"]
+__all__ = ["CopyWorkers", "Inference", "InferenceError", "Shadow"]

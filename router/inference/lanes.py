@@ -76,14 +76,17 @@ class Lanes:
         answered: Callable[[Request, dict[str, Any], bytes], None],
         failed: Callable[[Request, str], None],
         slowed: Callable[[Request], None],
+        *,
+        looks: bool = True,
     ) -> None:
         self._timeout = timeout
         self._answered, self._failed, self._slowed = answered, failed, slowed
         self._lock = threading.Lock()
-        self._schedule = Schedule(workers)
+        self._schedule = Schedule(workers, looks=looks)
         self._slots = [Slot(make()) for _ in range(sum(self._schedule.most.values()) + 1)]
         self._idle = list(self._slots)
         self._warming = 0
+        self._stopped = False
 
     def start(self) -> None:
         """Start the processes of the first lane. Raises OSError, WorkerDiedError or TimeoutError."""
@@ -91,6 +94,13 @@ class Lanes:
             if number < self._schedule.most[Lane.LOOK]:
                 slot.worker.start()
             threading.Thread(target=self._serve, args=(slot,), name="pixels", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the threads, and with each its process. What is under way is given up."""
+        with self._lock:
+            self._stopped = True
+        for slot in self._slots:
+            slot.jobs.put(None)
 
     def put(self, request: Request) -> None:
         job = Job(request, Lane.COPY if request["op"] == "transcode" else Lane.LOOK)
@@ -125,6 +135,9 @@ class Lanes:
     def _serve(self, slot: Slot) -> None:
         while True:
             job = slot.jobs.get()
+            if self._stopped:
+                slot.worker.stop()
+                return
             if job is None:
                 self._warm(slot)
                 continue

@@ -22,6 +22,11 @@ _STARTER = ThreadPoolExecutor(1, "inference-starter")
 """Linux kills a child when the *thread* that started it ends (PR_SET_PDEATHSIG). So this lasting thread starts all."""
 
 
+def workers_of(settings: ModelSettings, cores: int) -> int:
+    """The number of pixel workers on so many cores."""
+    return settings.workers or min(cores, 4)
+
+
 class InferenceError(RouterError):
     """There is no answer: the process does not run, died, or could not answer."""
 
@@ -81,7 +86,7 @@ class Child:
         return {
             "path": str(settings.path.resolve()) if settings.path else "", "device": settings.device,
             "engine": settings.engine, "threads": threads,
-            "workers": settings.workers or min(cores, 4), "timeout": settings.pixel_timeout,
+            "workers": workers_of(settings, cores), "timeout": settings.pixel_timeout,
             "memory": settings.pixel_memory, "nice": self._nice,
         }  # fmt: skip
 

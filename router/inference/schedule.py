@@ -41,9 +41,10 @@ class Job:
 class Schedule:
     """The jobs of all lanes. Its user holds a lock around each call."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, looks: bool = True) -> None:
+        """Without `looks` there are only copies, and no worker waits for a look."""
         few = max(1, workers // 2)
-        self.most = {Lane.LOOK: workers, Lane.COPY: few, Lane.SLOW: few}
+        self.most = {Lane.LOOK: workers if looks else 0, Lane.COPY: few, Lane.SLOW: few}
         self._waiting: dict[Lane, FairQueue[Job]] = {lane: FairQueue() for lane in Lane}
         self._running: set[Job] = set()
         self._slow_callers: Counter[Calling] = Counter()

@@ -110,8 +110,7 @@ class Inference:
 
         The future fails with OSError if a file cannot be read or written, and with InferenceError as in `look`.
         """
-        paths = {"path": str(path.absolute()), "target": str(target.absolute())}
-        return self._ask({"op": "transcode", "syntax": syntax} | paths | _turn(caller))
+        return self._ask(transcode_request(path, target, syntax, caller))
 
     def _ask(self, request: dict[str, Any], slowed: Callable[[], None] = lambda: None) -> Future[Any]:
         while (current := self._current) is not None:
@@ -192,6 +191,12 @@ class Inference:
                 if waited > limit or silent > MOST_UNANSWERED * PING_EVERY:
                     log.error("inference hangs", seconds=round(max(waited, silent)))
                     child.kill()
+
+
+def transcode_request(path: Path, target: Path, syntax: str, caller: Caller) -> dict[str, Any]:
+    """What a pixel worker is asked for a copy."""
+    paths = {"path": str(path.absolute()), "target": str(target.absolute())}
+    return {"op": "transcode", "syntax": syntax} | paths | _turn(caller)
 
 
 def _turn(caller: Caller) -> dict[str, Any]:

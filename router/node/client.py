@@ -9,9 +9,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +22,34 @@ from router.errors import RouterError
 from router.node.orders import NAMES, Order, OrderError
 
 SOCKET = "control"
+"""The name of the socket of a spool's only node. Of several (PostgreSQL), each adds its host and its start."""
 SECONDS = 60.0
 """The most seconds that a client waits for the whole answer."""
 LONGEST_ANSWER = 1 << 20
 """The most bytes of an answer."""
 BUSY = "the node is busy with other requests; try again"
+
+
+def socket_name(start: int | None) -> str:
+    """The name of a node's socket. `start`: its number among several nodes; None: it is the only one."""
+    return SOCKET if start is None else f"{SOCKET}.{_host()}.{start}"
+
+
+def _host() -> str:
+    """This machine in the name of a socket, which must be short."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+
+
+def sockets(folder: Path) -> list[str]:
+    """The sockets in a spool's folder, also of nodes that have ended: this machine's before others, the newest first.
+
+    A folder that several machines share has the sockets of all of them, and only those of this machine lead to a node.
+    """
+    own = f"{SOCKET}.{_host()}."
+    found = [name.split(".") for name in os.listdir(folder) if re.fullmatch(rf"{SOCKET}\.[A-Za-z0-9-]+\.[0-9]+", name)]
+    several = sorted(found, key=lambda parts: int(parts[2]), reverse=True)
+    several.sort(key=lambda parts: not ".".join(parts).startswith(own))
+    return [SOCKET, *map(".".join, several)]
 
 
 class NoNodeError(RouterError):
@@ -42,27 +66,38 @@ def give(folder: Path, order: Order, who: str) -> dict[str, Any]:
 
 
 def state(folder: Path, what: str) -> dict[str, Any]:
-    """What the node on a spool says about itself: `health`, `status` or `models`. Raises what `ask` raises."""
+    """What the node on a spool says about itself: `health`, `status` or `models`. Raises what `ask` raises.
+
+    Of several nodes one is asked, on this machine if there is one.
+    """
     return ask(folder, "GET", f"/{what}")
 
 
-def ask(folder: Path, method: str, path: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Send one request to the node that works on a spool, and return the answer.
+def health_here(folder: Path) -> dict[str, bool]:
+    """The parts of all nodes of this machine on a spool, and whether each works. Raises what `ask` raises."""
+    own = f"{SOCKET}.{_host()}."
+    found: dict[str, dict[str, bool]] = {}
+    for name in (name for name in _there(folder) if name == SOCKET or name.startswith(own)):
+        try:
+            found[name.rpartition(".")[2]] = ask(folder, "GET", "/health", names=[name])
+        except NoNodeError:  # it has ended
+            continue
+    if not found:
+        raise NoNodeError(f"no node is running on {folder}")
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return {f"{part} of {start}": works for start, parts in found.items() for part, works in parts.items()}
+
+
+def ask(
+    folder: Path, method: str, path: str, about: dict[str, Any] | None = None, names: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """Send one request to a node that works on a spool, and return the answer.
 
     Raises OrderError with the node's words, NoNodeError, and NoAnswerError. The last also if this account may not use
-    the socket.
+    the socket. `names`: the sockets of the nodes that may answer; the first that can be reached does.
     """
-    connection = _Connection(folder)
-    try:
-        connection.connect()
-    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-        raise NoNodeError(f"no node is running on {folder}") from error
-    except PermissionError as error:
-        from router.spool.account import as_owner  # importing the spool takes long
-
-        raise NoAnswerError(f"{folder}: {error.strerror}{as_owner(folder)}") from error
-    except BlockingIOError as error:
-        raise NoAnswerError(BUSY) from error
+    connection = _connected(folder, _there(folder) if names is None else names)
     try:
         body = None if about is None else json.dumps(about).encode()
         with suppress(BrokenPipeError, ConnectionResetError):  # the node refused at once, and the answer is there
@@ -86,18 +121,50 @@ def ask(folder: Path, method: str, path: str, about: dict[str, Any] | None = Non
     return answer
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over the socket in a spool's folder."""
+def _there(folder: Path) -> list[str]:
+    """The sockets in a folder. Raises NoNodeError, NoAnswerError."""
+    try:
+        return sockets(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NoNodeError(f"no node is running on {folder}") from error
+    except PermissionError as error:
+        raise _forbidden(folder, error) from error
 
-    def __init__(self, folder: Path) -> None:
+
+def _connected(folder: Path, names: Iterable[str]) -> _Connection:
+    """A connection to the first of these sockets that a node listens on. Raises NoNodeError, NoAnswerError."""
+    for name in names:
+        connection = _Connection(folder, name)
+        try:
+            connection.connect()
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            continue
+        except PermissionError as error:
+            raise _forbidden(folder, error) from error
+        except BlockingIOError as error:
+            raise NoAnswerError(BUSY) from error
+        return connection
+    raise NoNodeError(f"no node is running on {folder}")
+
+
+def _forbidden(folder: Path, error: PermissionError) -> NoAnswerError:
+    from router.spool.account import as_owner  # importing the spool takes long
+
+    return NoAnswerError(f"{folder}: {error.strerror}{as_owner(folder)}")
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a socket in a spool's folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
         super().__init__("node", timeout=SECONDS)
-        self._folder = folder
+        self._folder, self._name = folder, name
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(SECONDS)
         try:
-            with short_path(self._folder) as path:
+            with short_path(self._folder, self._name) as path:
                 self.sock.connect(path)
         except BaseException:
             self.close()
@@ -117,10 +184,10 @@ def _whole(response: http.client.HTTPResponse) -> bytes:
 
 
 @contextmanager
-def short_path(folder: Path) -> Iterator[str]:
-    """A path of the socket that is short enough for any folder."""
+def short_path(folder: Path, name: str = SOCKET) -> Iterator[str]:
+    """A path of a socket that is short enough for any folder."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{fd}/{SOCKET}"
+        yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)

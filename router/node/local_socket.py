@@ -64,17 +64,18 @@ class LocalRequest(OneAnswer):
 class ControlServer:
     """Serves an application on the socket in a spool's folder."""
 
-    def __init__(self, folder: Path, app: Starlette) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, app: Starlette, name: str = SOCKET) -> None:
+        """`name`: of the socket. Several nodes on one folder have several."""
+        self._folder, self._name = folder, name
         self._server = Server(config_of(app, LocalRequest))
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Raises OSError. Replaces the socket of a killed node (the spool's lock says that it is dead)."""
-        (self._folder / SOCKET).unlink(missing_ok=True)
+        (self._folder / self._name).unlink(missing_ok=True)
         server = socket.socket(socket.AF_UNIX)
-        with short_path(self._folder) as path:
+        with short_path(self._folder, self._name) as path:
             server.bind(path)
             os.chmod(path, 0o600)
         server.listen(4 * PLACES)
@@ -89,7 +90,7 @@ class ControlServer:
             self._thread.join(STOP_SECONDS)
         if self._socket is not None:
             self._socket.close()
-            (self._folder / SOCKET).unlink(missing_ok=True)
+            (self._folder / self._name).unlink(missing_ok=True)
 
     @property
     def is_alive(self) -> bool:

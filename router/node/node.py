@@ -19,9 +19,11 @@ from router.commitment import Committer
 from router.config import Settings, load
 from router.forward import Forwarder
 from router.forward.transcoding import Copies
+from router.inference import CopyWorkers
 from router.node import orders
 from router.node.api import application
 from router.node.bulk_worker import BulkWorker
+from router.node.client import socket_name
 from router.node.local_socket import ControlServer
 from router.node.orders import (
     AddUser,
@@ -45,6 +47,7 @@ from router.node.orders import (
     Silence,
     Wipe,
 )
+from router.node.other_models import OtherModels
 from router.node.reloading import Reloaded, refuse_bad_certificates, refuse_orphaned_deliveries, reloaded
 from router.node.serving_models import ServingModels
 from router.node.sweeper import Sweeper
@@ -66,7 +69,7 @@ LAST_WRITES = 1.0
 """The least seconds for changes that still wait for the database."""
 
 
-class Role(Protocol):
+class Part(Protocol):
     """A part of the node. It may be stopped without having been started."""
 
     def start(self) -> object: ...
@@ -76,7 +79,7 @@ class Role(Protocol):
         ...
 
 
-class WebPage(Role, Protocol):
+class WebPage(Part, Protocol):
     """What people see of the node in a browser (`router.page`)."""
 
     @property
@@ -91,30 +94,49 @@ class Node:
         self._settings = self._started_with = settings
         self._stopped = threading.Event()
         self._reloading = threading.Lock()
+        roles = frozenset(settings.node.roles)
         self._spool: Spool = open_spool(settings.spool)
-        self._models = ServingModels(self._spool, self.settings, on_ready=lambda: classifier.wake())
-        inference = self._models.inference
-        self._forwarder = Forwarder(self._spool, self.settings, Copies(inference, self._spool.space.for_copy).get)
-        classifier = Classifier(self._spool, inference, self.settings, self._models.decided)
-        committer = Committer(self._spool, self.settings)
-        self._receiver = Receiver(self.settings, self._spool.intake, (committer.callers,))
+        self._models, classifier = self._models_and_classifier(roles)
+        self._forwarder, copy_workers = self._forwarder_and_workers(roles)
+        committer = Committer(self._spool, self.settings, asks="forward" in roles)
+        services = (committer.callers,)
+        self._receiver = Receiver(self.settings, self._spool.intake, services) if "receive" in roles else None
         self.view = view = NodeView(
             started_with=settings, settings=self.settings, spool=self._spool, models_in_use=self._models,
             classifier=classifier, forwarder=self._forwarder, receiver=self._receiver,
             takes_orders=lambda: control.is_alive,
         )  # fmt: skip
-        shown = page(self) if page else None
+        shown = page(self) if page and "web" in roles else None
         gate = protected(shown.app, Access(settings.web, self._spool)) if shown else None
         self._web = WebServer(settings.web, view, gate)
         states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
-        control = ControlServer(settings.spool.path, application(self.carry_out, states))
+        name = socket_name(self._spool.start_among_others)
+        control = ControlServer(settings.spool.path, application(self.carry_out, states), name)
+        commits = committer if roles & {"receive", "forward"} else None
         sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool)
         notifier = Notifier(view, self._spool.notices, self.settings)
-        self._roles: tuple[Role, ...] = (
-            *((shown,) if shown else ()), self._web, self._models, control, self._forwarder, classifier, committer,
+        parts: tuple[Part | None, ...] = (
+            shown, self._web, self._models, control, copy_workers, self._forwarder, classifier, commits,
             sweeper, bulk, notifier, self._receiver,
         )  # fmt: skip
+        self._parts = tuple(part for part in parts if part is not None)
         """In the order in which they start. They stop in the opposite order."""
+
+    def _models_and_classifier(self, roles: frozenset[str]) -> tuple[ServingModels | OtherModels, Classifier | None]:
+        if "classify" not in roles:
+            return OtherModels(self.settings), None
+        models = ServingModels(self._spool, self.settings, on_ready=lambda: classifier.wake())
+        classifier = Classifier(self._spool, models.inference, self.settings, models.decided)
+        return models, classifier
+
+    def _forwarder_and_workers(self, roles: frozenset[str]) -> tuple[Forwarder | None, CopyWorkers | None]:
+        """Copies are made beside the model where there is one."""
+        if "forward" not in roles:
+            return None, None
+        workers = None if isinstance(self._models, ServingModels) else CopyWorkers(self._settings.model)
+        transcoder = workers or cast(ServingModels, self._models).inference
+        copies = Copies(transcoder, self._spool.space.for_copy)
+        return Forwarder(self._spool, self.settings, copies.get), workers
 
     def settings(self) -> Settings:
         """The settings in force. A reload replaces all of them at once."""
@@ -129,13 +151,13 @@ class Node:
         return self._web.alive()
 
     def start(self) -> tuple[int, int]:
-        """Start everything. Returns the DICOM port and the web port."""
-        ports: dict[Role, object] = {}
+        """Start everything. Returns the DICOM port (0: it does not receive) and the web port."""
+        ports: dict[Part | None, object] = {None: 0}
         try:
             with self._reloading:  # the local socket may ask for a reload before the stages are there
-                for role in self._roles:
-                    ports[role] = role.start()
-                    if role is self._web:
+                for part in self._parts:
+                    ports[part] = part.start()
+                    if part is self._web and self._receiver:
                         self._receiver.bind()
         except BaseException:
             self.stop(0.0)
@@ -144,21 +166,30 @@ class Node:
         node, port, web_port = self._settings.node, cast(int, ports[self._receiver]), cast(int, ports[self._web])
         for warning in self._settings.warnings:
             log.warning("configuration", about=warning)
-        log.info("serving", ae_title=node.ae_title, address=node.address, port=port, web_port=web_port)
+        log.info(
+            "serving", ae_title=node.ae_title, roles=list(node.roles), address=node.address, port=port,
+            web_port=web_port,
+        )  # fmt: skip
         self._spool.event("started")
         return port, web_port
 
     def stop(self, seconds: float = DRAIN_SECONDS) -> None:
-        """Close the port, finish work under way within `seconds`, and stop every part."""
+        """Close the port, finish work under way within `seconds`, and stop every part.
+
+        Before that, associations that are open may go on for `node.drain`.
+        """
         if self._stopped.is_set():
             return
         self._stopped.set()
+        if self._receiver and (drain := self._settings.node.drain):
+            log.info("draining", associations=self._receiver.associations, within_s=drain)
+            self._receiver.drain(time.monotonic() + drain)
         if not self._spool.database.answers(LATE_AT_END):
             seconds = min(seconds, DRAIN_IN_VAIN)
         deadline = time.monotonic() + seconds
         log.info("stopping", within_s=seconds)
-        for role in reversed(self._roles):
-            role.stop(deadline)
+        for part in reversed(self._parts):
+            part.stop(deadline)
         if self._spool.database.is_working:
             self._spool.event("stopped")
         if self._spool.close(max(LAST_WRITES, deadline - time.monotonic())):
@@ -175,9 +206,10 @@ class Node:
             new, old = load(self._settings.file), self._settings
             refuse_orphaned_deliveries(self._spool, new)
             refuse_bad_certificates(old, new)
-            prepared = self._forwarder.prepare(new.destinations)
+            prepared = self._forwarder.prepare(new.destinations) if self._forwarder else None
             self._settings = new
-            self._forwarder.take(prepared)
+            if self._forwarder and prepared:
+                self._forwarder.take(prepared)
             done = reloaded(self._started_with, old, new)
             for part in done.needs_restart:
                 log.warning("needs a restart", part=part)

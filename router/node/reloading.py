@@ -63,4 +63,6 @@ def reloaded(started_with: Settings, old: Settings, new: Settings) -> Reloaded:
     ports = [(settings.node.address, settings.node.port, settings.node.tls) for settings in (started_with, new)]
     if ports[0] != ports[1]:
         restart.append("node address, port or tls")
+    if started_with.node.roles != new.node.roles or started_with.node.name != new.node.name:
+        restart.append("node roles or name")
     return Reloaded(str(new.file), changed, restart)

@@ -79,6 +79,15 @@ class ServingModels:
             "busy": self._is_busy(), "error": self._error,
         }  # fmt: skip
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the serving model answers."""
+        return self.inference.is_ready
+
+    def info(self) -> dict[str, Any]:
+        """What the serving model runs on."""
+        return self.inference.info()
+
     def digests(self) -> dict[str, str]:
         """The digests of the weights in use, by role."""
         found, shadow = {"serving": str(self.inference.info().get("model", ""))}, self._shadow

@@ -11,6 +11,7 @@ from router.classify import Classifier
 from router.config import Settings
 from router.forward import Forwarder
 from router.listening import listeners
+from router.node.other_models import OtherModels
 from router.node.serving_models import ServingModels
 from router.receive import Receiver
 from router.spool import Counts, DestinationState, Spool
@@ -21,36 +22,37 @@ LATE = 4.0
 
 @dataclass(frozen=True)
 class NodeView:
-    """Reads from the node's parts, and changes nothing."""
+    """Reads from the node's parts, and changes nothing. A part that the node has no role for is None."""
 
     started_with: Settings
     settings: Callable[[], Settings]
     spool: Spool
-    models_in_use: ServingModels
-    classifier: Classifier
-    forwarder: Forwarder
-    receiver: Receiver
+    models_in_use: ServingModels | OtherModels
+    classifier: Classifier | None
+    forwarder: Forwarder | None
+    receiver: Receiver | None
     takes_orders: Callable[[], bool]
 
     def alive(self) -> dict[str, bool]:
-        working = self.spool.database.answers(LATE)
-        return {"spool": working, "classify": self.classifier.is_alive, "control": self.takes_orders()}
+        classify = {"classify": self.classifier.is_alive} if self.classifier else {}
+        return {"spool": self.spool.database.answers(LATE)} | classify | {"control": self.takes_orders()}
 
     def ready(self) -> dict[str, bool]:
         answers = self.spool.database.answers(LATE)
-        return {
-            "inference": self.models_in_use.inference.is_ready, "database": answers,
-            "room": answers and self.spool.space.has_room(), "open": self.receiver.is_open,
-        }  # fmt: skip
+        model = {"inference": self.models_in_use.is_ready} if self.classifier else {}
+        port = {"open": self.receiver.is_open} if self.receiver else {}
+        return model | {"database": answers, "room": answers and self.spool.space.has_room()} | port
 
     def counts(self) -> Counts:
         return self.spool.views.counts()
 
     def associations(self) -> int:
-        return self.receiver.associations
+        return self.receiver.associations if self.receiver else 0
 
     def circuits(self) -> dict[str, bool]:
-        return self.forwarder.open_circuits()
+        if self.forwarder and self.spool.database.is_sqlite:
+            return self.forwarder.open_circuits()
+        return {name: one.circuit_until > 0 for name, one in self.spool.destinations.states().items()}
 
     def destinations(self) -> dict[str, bool]:
         """Each destination of the settings, and whether a person has paused it."""
@@ -67,7 +69,7 @@ class NodeView:
         return self.spool.views.received_bytes(seconds)
 
     def is_ready(self) -> bool:
-        return self.models_in_use.inference.is_ready
+        return self.models_in_use.is_ready
 
     def certificates(self) -> dict[str, float]:
         return {setting: times[0] for setting, times in expiries(self.settings()).items() if times}
@@ -82,6 +84,6 @@ class NodeView:
     def status(self) -> dict[str, Any]:
         """Readiness, the engine of inference, and the addresses that the node took when it started."""
         return {
-            "runs_on": self.models_in_use.inference.info(), "circuits": self.circuits(),
+            "runs_on": self.models_in_use.info(), "circuits": self.circuits(),
             "listens": [list(one) for one in listeners(self.started_with)],
         } | self.ready()  # fmt: skip

@@ -69,6 +69,10 @@ class Receiver:
         """Open the port and return it. Raises as `bind`."""
         return self._server.start()
 
+    def drain(self, deadline: float) -> None:
+        """Close the port, and wait for the end of the open associations, until `deadline` (time.monotonic)."""
+        self._server.drain(deadline)
+
     def stop(self, deadline: float) -> None:
         """Close the port and let data sets under way finish until `deadline` (time.monotonic)."""
         self._server.stop(deadline)

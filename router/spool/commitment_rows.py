@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from router.flow import Caller
 from router.spool import clock
+from router.spool.node_rows import is_there
 from router.spool.schema import delivery, instance, metadata, parts
 from router.spool.states import CommitmentState, DeliveryState, InstanceState
 
@@ -38,9 +39,13 @@ commitment = sa.Table(
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
     sa.Column("deadline", sa.Double, nullable=False),
     sa.Column("closed_at", sa.Double),
+    sa.Column("held_by", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("commitment_work", "state", "ready_at", "id"),
     sa.Index("commitment_closed", "closed_at"),
 )
+"""`held_by` is the start of the node that holds the association on which the report must go back; 0: any node may send
+it."""
+
 reference = sa.Table(
     "commitment_reference",
     metadata,
@@ -135,14 +140,16 @@ def forget(connection: sa.Connection, before: float, limit: int) -> int:
 
 
 def add(
-    connection: sa.Connection, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float
-) -> int | None:
+    connection: sa.Connection, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float,
+    held_by: int = 0,
+) -> int | None:  # fmt: skip
     """Add a request, to be answered within so many seconds. Returns its id, or None if there are too many."""
     is_open = commitment.c.state.in_(WORKING)
     same = sa.select(commitment.c.id).where(
         is_open, commitment.c.transaction_uid == transaction, commitment.c.calling_ae == caller.calling_ae
     )
     if (known := connection.execute(same).scalar()) is not None:
+        connection.execute(commitment.update().where(commitment.c.id == known).values(held_by=held_by))
         return int(known)
     mine = sa.func.count().filter(commitment.c.calling_ae == caller.calling_ae)
     everybody, own = connection.execute(sa.select(sa.func.count(), mine).where(is_open)).one()
@@ -151,6 +158,7 @@ def add(
     values = {
         "transaction_uid": transaction, "calling_ae": caller.calling_ae, "called_ae": caller.called_ae,
         "peer": caller.peer, "state": CommitmentState.OPEN, "deadline": clock.now(connection) + seconds,
+        "held_by": held_by,
     }  # fmt: skip
     new = int(connection.execute(commitment.insert().values(**values).returning(commitment.c.id)).scalar_one())
     rows = [{"commitment_id": new, "sop_class": sop_class, "sop_instance": uid} for sop_class, uid in references]
@@ -158,11 +166,43 @@ def add(
     return new
 
 
-def claim(connection: sa.Connection, but: Collection[str], token: int) -> Due | None:
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Who works on commitments: the start of its node (0: it is the only node), and whether it asks archives.
+
+    A node that does not ask sends the reports that must go back on an association of its own.
+    """
+
+    start: int = 0
+    asks: bool = True
+
+
+ALONE = Worker()
+"""The worker of the only node."""
+
+
+def _for(worker: Worker, but: Collection[str], now: float) -> list[sa.ColumnElement[bool]]:
+    """What is there for a worker, unless its caller's AE title is among `but`."""
+    working: list[sa.ColumnElement[bool]] = [commitment.c.state.in_(WORKING), commitment.c.calling_ae.not_in(but)]
+    if not worker.start:
+        return working
+    is_answered = commitment.c.state == CommitmentState.ANSWERED
+    own = is_answered & (commitment.c.held_by == worker.start)
+    others = is_answered & is_there(commitment.c.held_by, now)
+    return [*working, own | ~others if worker.asks else own]
+
+
+def next_due(connection: sa.Connection, but: Collection[str], worker: Worker) -> float | None:
+    """The time when `claim` may find something. None: there is nothing."""
+    wanted = _for(worker, but, clock.now(connection) if worker.start else 0.0)
+    return connection.execute(sa.select(sa.func.min(commitment.c.ready_at)).where(*wanted)).scalar()
+
+
+def claim(connection: sa.Connection, but: Collection[str], token: int, worker: Worker = ALONE) -> Due | None:
     now = clock.now(connection)
     due = (
         sa.select(commitment.c.id)
-        .where(commitment.c.state.in_(WORKING), commitment.c.ready_at <= now, commitment.c.calling_ae.not_in(but))
+        .where(*_for(worker, but, now), commitment.c.ready_at <= now)
         .order_by(commitment.c.ready_at, commitment.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)

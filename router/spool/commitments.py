@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from router.flow import Caller
 from router.spool import clock, commitment_rows
-from router.spool.commitment_rows import WORKING, Due, Outcome, Pending, Place, commitment, reference
+from router.spool.commitment_rows import Due, Outcome, Pending, Place, Worker, reference
 from router.spool.database import Database
 from router.spool.schema import parts
 from router.spool.signals import COMMITMENTS
@@ -27,24 +27,35 @@ class Commitments:
         self._database = database
 
     def add(
-        self, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float
-    ) -> int | None:
-        """Add a request durably. Returns its id, or that of the open request that it repeats. None: too many."""
-        new = self._database.run(lambda c: commitment_rows.add(c, caller, transaction, references, seconds), _wakes)
+        self, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float,
+        *, reported_here: bool = False,
+    ) -> int | None:  # fmt: skip
+        """Add a request durably. Returns its id, or that of the open request that it repeats. None: too many.
+
+        `reported_here`: the report goes back on the caller's association, which this node holds.
+        """
+        held_by = self._database.start if reported_here and not self._database.is_sqlite else 0
+        new = self._database.run(
+            lambda c: commitment_rows.add(c, caller, transaction, references, seconds, held_by), _wakes
+        )
         self._database.signals.set(COMMITMENTS)
         return new
 
-    def claim(self, but: Collection[str]) -> Due | None:
-        """The commitment that has been due for longest, unless its caller's AE title is among `but`."""
-        token = self._database.new_token()
-        return self._database.run(lambda c: commitment_rows.claim(c, but, token))
+    def claim(self, but: Collection[str], *, asks: bool = True) -> Due | None:
+        """The commitment that has been due for longest, unless its caller's AE title is among `but`.
 
-    def next_due(self, but: Collection[str]) -> float | None:
+        Of a node that does not ask archives: only what it alone can report.
+        """
+        token, worker = self._database.new_token(), self._worker(asks)
+        return self._database.run(lambda c: commitment_rows.claim(c, but, token, worker))
+
+    def next_due(self, but: Collection[str], *, asks: bool = True) -> float | None:
         """The time by the database's clock when `claim` may find something. None: there is nothing."""
-        query = sa.select(sa.func.min(commitment.c.ready_at)).where(
-            commitment.c.state.in_(WORKING), commitment.c.calling_ae.not_in(but)
-        )
-        return self._database.ask(lambda c: c.execute(query).scalar())
+        worker = self._worker(asks)
+        return self._database.ask(lambda c: commitment_rows.next_due(c, but, worker))
+
+    def _worker(self, asks: bool) -> Worker:
+        return Worker(0 if self._database.is_sqlite else self._database.start, asks)
 
     def now(self) -> float:
         """Unix time by the database's clock."""

@@ -60,6 +60,11 @@ class Database:
             raise SpoolError("this spool is open for reading only")
         return self._writer
 
+    @property
+    def start(self) -> int:
+        """The number of this start of a node; no other has it."""
+        return self._start
+
     # -- claims ----------------------------------------------------------------------------------------------------
 
     def new_token(self) -> int:

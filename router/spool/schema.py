@@ -4,8 +4,9 @@
 end of the claim for work that is claimed. An instance that was asked about and not answered is never 0 again: it goes
 before new work. `token` is the number of the claim, 0 for none: only the updates of the one that made it match.
 
-Two more tables, of storage commitment, are in `commitment_rows`. A new column: here, in a new file of
-`migrations/versions`, and at the same place in the value of `rows` that gives it out (tests compare the three).
+The tables of storage commitment are in `commitment_rows`, those of several nodes in `node_rows`. A new column: here, in
+a new file of `migrations/versions`, and at the same place in the value of `rows` that gives it out (tests compare the
+three).
 """
 
 from __future__ import annotations
@@ -119,8 +120,10 @@ destination = sa.Table(
     sa.Column("still_since", sa.Double, nullable=False, server_default="0"),
     sa.Column("stood_still", sa.Double, nullable=False, server_default="0"),
     sa.Column("pause_until", sa.Double, nullable=False, server_default="0"),
+    sa.Column("probe_until", sa.Double, nullable=False, server_default="0"),
 )
-"""A pause ends by itself at `pause_until`, a time of the wall clock (0: only a person ends it).
+"""A pause ends by itself at `pause_until`, a time of the wall clock (0: only a person ends it). Until `probe_until` one
+of several nodes probes an open circuit.
 `stood_still` adds up the seconds during which nothing was tried (paused, circuit open) before `still_since`, the
 begin of the present such time (0: none). They do not count towards giving up."""
 

@@ -80,6 +80,11 @@ class Spool:
         if not self.database.is_sqlite:
             self.database.work_with_others(on_answer=self.intake.uncertain.settle)
 
+    @property
+    def start_among_others(self) -> int | None:
+        """The number of this node's start among those of all nodes; None: it is the only one (SQLite)."""
+        return None if self.database.is_sqlite else self.database.start
+
     def take_in_orphans(self) -> None:
         """Make blobs and rows agree after a crash, or after an older database was put back. Only before the node
         receives. Raises OSError, SpoolError."""

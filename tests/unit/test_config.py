@@ -69,7 +69,7 @@ node:
    instance_limit: 1 GiB, log: json,
    accept: [{ae_title: XRAY_1}, {peer: 10.1.0.0/16}, {ae_title: XRAY_2, commitment: same association},
     {ae_title: XRAY_3, commitment: {host: 10.1.0.31, port: 105, tls: {ca: ca.crt}}}],
-   commitment_deadline: 1h,
+   commitment_deadline: 1h, name: hub-1, roles: [forward, receive], drain: 20s,
    tls: {port: 2763, certificate: node.crt, key: node.key, ca: ca.crt}}
 spool: {path: /var/spool/x, database: "postgresql://h/d", keep: 1h, keep_records: 7d, limit: 1 TB, reserve: 512 MiB}
 model: {path: model, device: cpu, engine: torch, threads: 2, workers: 1, pixel_timeout: 500ms, pixel_memory: 1.5 GB}
@@ -94,6 +94,7 @@ otherwise: {send: [ai]}
         Accept("XRAY_2", None, ReportTo()),
         Accept("XRAY_3", None, ReportTo("10.1.0.31", 105, ClientTls(tmp_path / "ca.crt"))),
     )
+    assert settings.node.roles == ("receive", "forward")
     assert settings.model.pixel_timeout == 0.5
     assert settings.model.pixel_memory == 1_500_000_000
     assert settings.spool.reserve == 512 * 1024**2
