@@ -25,6 +25,7 @@ from router.node.bulk_worker import BulkWorker
 from router.node.local_socket import ControlServer
 from router.node.orders import (
     AddUser,
+    ApplyRules,
     CancelJob,
     DecideAgain,
     Discard,
@@ -38,6 +39,7 @@ from router.node.orders import (
     Resume,
     Retry,
     RollBack,
+    RollBackRules,
     SendAlso,
     SetPassword,
     SetRoles,
@@ -46,6 +48,7 @@ from router.node.orders import (
     Wipe,
 )
 from router.node.reloading import Reloaded, refuse_bad_certificates, refuse_orphaned_deliveries, reloaded
+from router.node.rule_changes import RuleChanges
 from router.node.serving_models import ServingModels
 from router.node.sweeper import Sweeper
 from router.node.view import NodeView
@@ -92,6 +95,7 @@ class Node:
         self._stopped = threading.Event()
         self._reloading = threading.Lock()
         self._spool: Spool = open_spool(settings.spool)
+        self._rule_changes = RuleChanges(self.settings, self.reload, self._spool)
         self._models = ServingModels(self._spool, self.settings, on_ready=lambda: classifier.wake())
         inference = self._models.inference
         self._forwarder = Forwarder(self._spool, self.settings, Copies(inference, self._spool.space.for_copy).get)
@@ -193,6 +197,8 @@ class Node:
         match order:
             case Reload():
                 return {"done": True} | asdict(self.reload(who))
+            case ApplyRules() | RollBackRules():
+                return self._rule_changes.carry_out(order, who)
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
             case Retry() | Discard() | DecideAgain() | SendAlso() | Label() | Pause() | Resume() | Wipe():
