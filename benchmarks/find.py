@@ -175,7 +175,7 @@ def results(spool: Spool, rows: int, runs: int) -> Iterator[tuple[str, dict[str,
 
 
 def _replayed(spool: Spool, settings: Any, last: int) -> None:
-    found = replay(settings.rules, spool.views.came(last=last), settings.enabled)
+    found = replay(settings.rules, spool.rules.came(last=last), settings.enabled)
     assert found.instances == last
     assert not found.without_facts
 

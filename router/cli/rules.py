@@ -13,80 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.cli import rule_changes, rule_tables
 from router.cli.filters import moment
 from router.cli.options import Config, Json, fail, local_time, must_be_file, printable, settings_of, spool_of, wrong
+from router.cli.rule_tables import SHORT
 
 if TYPE_CHECKING:
     from router.commands.explain import Explained
     from router.config import Settings
     from router.decide.explain import Answer, ExplainedRule
     from router.decide.replay import Came, Change, Replay
-    from router.spool.rule_tables import KeptTable
 
 app = typer.Typer(no_args_is_help=True, help="Understand rules, and try others on what came before they are live.")
+app.command("list")(rule_tables.list_tables)
+app.command("show")(rule_tables.show)
+app.command("apply")(rule_changes.apply)
+app.command("rollback")(rule_changes.roll_back)
 LAST = 5000
 MOST = 10_000_000
-SHORT = 12
-"""Digits of a digest that tell one table from another in the output for people."""
 PROGRESS_EVERY = 1000
 Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The routing.yaml with the rules to try.")]
 Rules = Annotated[Path | None, typer.Option("--rules", help="Ask the rules of this routing.yaml.")]
-
-
-@app.command("list")
-def list_tables(config: Config = None, as_json: Json = False) -> None:
-    """List the rules that have decided, those that decided last first.
-
-    The last time is noted once an hour. `dicom-router events` has each reload to the second.
-    """
-    settings = settings_of(config)
-    with closing(spool_of(config)) as spool:
-        tables = spool.views.rule_tables()
-    for one in tables:
-        now = one.digest == settings.rules.digest
-        if as_json:
-            print(json.dumps(_about(one) | {"rules": len(_rules(one)), "in_force": now}))
-            continue
-        used = f"first {local_time(one.first_used)}, last noted {local_time(one.last_used)}"
-        print(f"{one.digest[:SHORT]}  {used}  {len(_rules(one))} rules{'  in force' if now else ''}")
-    if not tables:
-        fail("no rules have decided yet")
-
-
-@app.command()
-def show(
-    digest: Annotated[str, typer.Argument(help="The digest of the rules, or its beginning.")],
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """Show rules that have decided, as they were written."""
-    with closing(spool_of(config)) as spool:
-        found = spool.views.rule_tables(digest.lower())
-    if not digest or set(digest.lower()) - set("0123456789abcdef") or not found:
-        fail(f"no kept rules have the digest {printable(digest)!r}; 'dicom-router rules list' shows them")
-    if len(found) > 1:
-        wrong(f"{digest} is the beginning of {len(found)} digests; write more of it")
-    (one,) = found
-    if as_json:
-        print(json.dumps(_about(one) | {"written": one.written}))
-        return
-    print(f"# {one.digest}: decided first {local_time(one.first_used)}, last noted {local_time(one.last_used)}")
-    for line in _yaml(one.written).splitlines():
-        print(printable(line))
-
-
-def _about(one: KeptTable) -> dict[str, Any]:
-    return {"digest": one.digest, "first_used": one.first_used, "last_used": one.last_used}
-
-
-def _rules(one: KeptTable) -> list[Any]:
-    return list(one.written.get("rules") or ())
-
-
-def _yaml(written: Any) -> str:
-    import yaml
-
-    return str(yaml.safe_dump(dict(written), sort_keys=False, allow_unicode=True, width=110))
 
 
 @app.command()
@@ -110,7 +57,7 @@ def replay(
     wanted = load(candidate)
     begin = moment("--since", since, time.time())
     with closing(spool_of(config)) as spool:
-        came = spool.views.came(since=begin, last=last or (None if since else LAST))
+        came = spool.rules.came(since=begin, last=last or (None if since else LAST))
         found = replayed(wanted.rules, _told(came), wanted.enabled)
     if as_json:
         print(json.dumps(_replay_as_json(found, wanted)))

@@ -49,7 +49,7 @@ def explain_instance(spool: Spool, instance_id: str, settings: Settings, candida
 
     Raises ExplainError, SpoolError, ConfigError.
     """
-    came = spool.views.came_one(instance_id)
+    came = spool.rules.came_one(instance_id)
     if came is None:
         raise ExplainError(
             f"instance {instance_id} has no decision yet; 'dicom-router queue show' says what it waits for"
@@ -71,7 +71,7 @@ def _rules_for(
     if candidate is not None:
         return candidate.rules, candidate.enabled, f"the rules of {candidate.file}"
     if digest and digest != settings.rules.digest:
-        if found := [one for one in spool.views.rule_tables(digest) if one.digest == digest]:
+        if found := [one for one in spool.rules.tables(digest) if one.digest == digest]:
             table = table_of(found[0].written)
             disabled = settings.destinations.keys() - settings.enabled
             return table, named_destinations(table) - disabled, "the rules that decided; others are in force now"

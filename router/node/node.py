@@ -27,6 +27,7 @@ from router.node.client import socket_name
 from router.node.local_socket import ControlServer
 from router.node.orders import (
     AddUser,
+    ApplyRules,
     CancelJob,
     DecideAgain,
     Discard,
@@ -40,6 +41,7 @@ from router.node.orders import (
     Resume,
     Retry,
     RollBack,
+    RollBackRules,
     SendAlso,
     SetPassword,
     SetRoles,
@@ -49,6 +51,7 @@ from router.node.orders import (
 )
 from router.node.other_models import OtherModels
 from router.node.reloading import Reloaded, refuse_bad_certificates, refuse_orphaned_deliveries, reloaded
+from router.node.rule_changes import RuleChanges
 from router.node.serving_models import ServingModels
 from router.node.sweeper import Sweeper
 from router.node.view import NodeView
@@ -96,6 +99,7 @@ class Node:
         self._reloading = threading.Lock()
         roles = frozenset(settings.node.roles)
         self._spool: Spool = open_spool(settings.spool)
+        self._rule_changes = RuleChanges(self.settings, self.reload, self._spool)
         self._models, classifier = self._models_and_classifier(roles)
         self._forwarder, copy_workers = self._forwarder_and_workers(roles)
         committer = Committer(self._spool, self.settings, asks="forward" in roles)
@@ -225,6 +229,8 @@ class Node:
         match order:
             case Reload():
                 return {"done": True} | asdict(self.reload(who))
+            case ApplyRules() | RollBackRules():
+                return self._rule_changes.carry_out(order, who)
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
             case Retry() | Discard() | DecideAgain() | SendAlso() | Label() | Pause() | Resume() | Wipe():

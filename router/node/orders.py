@@ -21,6 +21,8 @@ MOST_DELIVERIES = 1000
 """The most deliveries that one order names."""
 LONGEST_TEXT = 4096
 """Characters of a text in an order."""
+LONGEST_RULES = 64 * 1024
+"""Characters of rules in an order."""
 LATEST = 1e11
 """Unix times in seconds are less than this (year 5138)."""
 LONGEST_WHO = 64
@@ -99,6 +101,27 @@ class Wipe:
 @dataclass(frozen=True, slots=True)
 class Reload:
     """Read routing.yaml again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyRules:
+    """Put other rules in force: the node writes them into routing.yaml and reads it again."""
+
+    text: str
+    """The parts `rules`, `otherwise` and `header_words` of a routing.yaml; what else is in it does not count."""
+    comment: str
+    """Why, in the person's words; kept with the rules."""
+    looked_at: str = ""
+    """The fingerprint of the routing.yaml that the person saw; another one is not overwritten. Empty: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class RollBackRules:
+    """Put kept rules in force again, by their digest or its beginning; none: those before the ones in force."""
+
+    comment: str
+    digest: str = ""
+    looked_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +232,8 @@ ModelOrder = Promote | RollBack | SetShadow
 UserOrder = AddUser | RemoveUser | SetPassword | SetRoles
 SpoolOrder = QueueOrder | UserOrder
 """What needs the spool alone, so that it can be carried out without a node as well."""
-Order = SpoolOrder | ModelOrder | Reload
+RuleOrder = ApplyRules | RollBackRules
+Order = SpoolOrder | ModelOrder | RuleOrder | Reload
 
 BY_NAME: dict[str, type[Order]] = {
     "retry": Retry,
@@ -224,6 +248,8 @@ BY_NAME: dict[str, type[Order]] = {
     "cancel-job": CancelJob,
     "silence": Silence,
     "reload": Reload,
+    "apply-rules": ApplyRules,
+    "roll-back-rules": RollBackRules,
     "promote": Promote,
     "rollback": RollBack,
     "shadow": SetShadow,
@@ -247,10 +273,14 @@ def parse(name: str, about: Mapping[str, Any]) -> Order:
         raise OrderError(f"{name}: unknown field {unknown[0][:LONGEST_WHO]!r}; {has}", 2)
     if missing := [field for field, needed in known.items() if needed and field not in about]:
         raise OrderError(f"{name}: the field {missing[0]} is missing", 2)
-    return kind(**{field: _checked(f"{name}: {field}", value, hints[field]) for field, value in about.items()})
+    longest = {field: LONGEST_RULES if (kind, field) == (ApplyRules, "text") else LONGEST_TEXT for field in about}
+    values = {
+        field: _checked(f"{name}: {field}", value, hints[field], longest[field]) for field, value in about.items()
+    }
+    return kind(**values)
 
 
-def _checked(what: str, value: Any, hint: Any) -> Any:
+def _checked(what: str, value: Any, hint: Any, longest: int) -> Any:
     """The value of a field as its type asks."""
     if hint == tuple[int, ...]:
         if not isinstance(value, list) or len(value) > MOST_DELIVERIES:
@@ -272,8 +302,8 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
         if type(value) not in (int, float) or not abs(value) < LATEST:
             raise OrderError(f"{what} must be a number of seconds", 2)
         return float(value)
-    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
-        raise OrderError(f"{what} must be a text of at most {LONGEST_TEXT} characters", 2)
+    if not isinstance(value, str) or len(value) > longest:
+        raise OrderError(f"{what} must be a text of at most {longest} characters", 2)
     return value
 
 

@@ -1,4 +1,4 @@
-"""Rules that a person wants to try: what they would have done with what came lately. Nothing changes by it."""
+"""Rules that a person wants to try: what they would have done with what came lately; and the order to apply them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from shlex import quote
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from router.config import ConfigError
+from router.config import ConfigError, Settings
 from router.config.candidate import candidate
 from router.decide.replay import Came, Change, replay
+from router.node import settings_file
+from router.node.orders import ApplyRules, OrderError
+from router.node.rule_changes import LONGEST_COMMENT
+from router.page import words
 from router.page.forms import FormError, field, fields
 from router.page.kept_rules import difference, in_yaml
 from router.page.search import moment_of
@@ -56,6 +60,17 @@ def routes(site: Site) -> Iterator[BaseRoute]:
 
         return await site.show(request, "candidate.html.j2", values)
 
+    @needs(Role.RULES)
+    async def applied(request: Request) -> Response:
+        async def work() -> Response:
+            form = fields(request)
+            text = field(form, "text").replace("\r\n", "\n")
+            await site.carry_out(request, ApplyRules(text, field(form, "comment"), field(form, "looked_at")))
+            return RedirectResponse(words.address("/rules", {"done": "rules-applied"}), 303)
+
+        return await site.order(request, work())
+
+    yield Route("/rules/apply", applied, methods=["POST"])
     yield Route("/rules/candidate", form)
     yield Route("/rules/candidate", tried, methods=["POST"])
 
@@ -95,7 +110,7 @@ def _tried(site: Site, spool: Spool, form: dict[str, str]) -> dict[str, Any]:
         wanted = candidate(text, {name: to.enabled for name, to in settings.destinations.items()})
     except ConfigError as error:
         return values | {"problems": [(one.line, one.message, one.fix) for one in error.problems]}
-    came = InTime(spool.views.came(since=begin, last=int(last)), TRY_FOR)
+    came = InTime(spool.rules.came(since=begin, last=int(last)), TRY_FOR)
     found = replay(wanted.table, came, wanted.enabled, LINKS)
     moved = [one for one in found.changes if one.moves]
     return values | {
@@ -104,7 +119,18 @@ def _tried(site: Site, spool: Spool, form: dict[str, str]) -> dict[str, Any]:
         "pictures": {place: _with_picture(spool, one) for place, one in enumerate(moved[:MOST_CHANGES])},
         "difference": difference(settings.rules.text, wanted.table.text),
         "same_table": wanted.table.digest == settings.rules.digest, "digest": wanted.table.digest,
+        "looked_at": settings_file.fingerprint(settings.file), "obstacle": _obstacle(settings),
+        "most_comment": LONGEST_COMMENT,
     }  # fmt: skip
+
+
+def _obstacle(settings: Settings) -> str:
+    """Why the node cannot write its file; empty where it can."""
+    try:
+        settings_file.must_be_writable(settings.file)
+    except OrderError as error:
+        return str(error)
+    return ""
 
 
 def _with_picture(spool: Spool, change: Change) -> list[str]:

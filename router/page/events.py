@@ -20,6 +20,8 @@ SENTENCES = {
     "circuit opened": "{to} takes nothing: its circuit opened",
     "circuit closed": "{to} takes again: its circuit closed",
     "reloaded": "routing.yaml read again",
+    "rules applied": "Other rules put in force",
+    "rules rolled back": "Earlier rules put in force again",
     "started": "The node started",
     "stopped": "The node stopped",
     "refused": "A caller was refused",

@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from router.page.forms import FormError
+from router.config.rule_text import as_yaml
+from router.node import settings_file
+from router.node.orders import RollBackRules
+from router.node.rule_changes import LONGEST_COMMENT
+from router.page.forms import FormError, field, fields
 from router.page.site import Site
 from router.spool import Spool
 from router.web.access import Role, needs
@@ -40,26 +43,38 @@ def routes(site: Site) -> Iterator[BaseRoute]:
         digest = request.path_params["digest"]
         return await site.show(request, "table.html.j2", lambda spool: _values(site, spool, digest))
 
+    @needs(Role.RULES)
+    async def roll_back(request: Request) -> Response:
+        async def work() -> str:
+            form = fields(request)
+            order = RollBackRules(field(form, "comment"), field(form, "digest"), field(form, "looked_at"))
+            await site.carry_out(request, order)
+            return "rules-applied"
+
+        return await site.order(request, work())
+
+    yield Route("/rules/rollback", roll_back, methods=["POST"])
     yield Route("/rules/tables", tables)
     yield Route("/rules/tables/{digest}", table)
 
 
 def _listed(site: Site, spool: Spool) -> dict[str, Any]:
     return {
-        "tables": [(one, len(one.written.get("rules") or ())) for one in spool.views.rule_tables()],
+        "tables": [(one, len(one.written.get("rules") or ())) for one in spool.rules.tables()],
         "digest": site.node.settings().rules.digest,
     }  # fmt: skip
 
 
 def _values(site: Site, spool: Spool, digest: str) -> dict[str, Any]:
     is_digest = digest.isalnum() and digest.isascii() and len(digest) <= 64
-    found = [one for one in spool.views.rule_tables(digest.lower()) if one.digest == digest] if is_digest else []
+    found = [one for one in spool.rules.tables(digest.lower()) if one.digest == digest] if is_digest else []
     if not found:
         raise FormError("No such rules are kept. They go with the last record that names them.", 404)
     (one,), rules = found, site.node.settings().rules
     return {
         "table": one, "written": _yaml(one.written), "in_force": one.digest == rules.digest,
-        "difference": difference(json.dumps(dict(one.written)), rules.text),
+        "difference": difference(rules.text, json.dumps(dict(one.written))), "most_comment": LONGEST_COMMENT,
+        "looked_at": settings_file.fingerprint(site.node.settings().file),
     }  # fmt: skip
 
 
@@ -80,5 +95,5 @@ def in_yaml(text: str) -> str:
 
 
 def _yaml(written: Mapping[str, Any]) -> str:
-    text = str(yaml.safe_dump(dict(written), sort_keys=False, allow_unicode=True, width=110)) if written else ""
+    text = as_yaml(written)
     return "\n".join(text.splitlines()[:LONGEST]) + "\n" if text else ""

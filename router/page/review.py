@@ -106,7 +106,7 @@ def _given(spool: Spool) -> list[Given]:
 
 def new_places(spool: Spool, which: str, settings: Settings) -> dict[str, tuple[str, ...]]:
     """For each class: the destinations that the rules give it, and that this instance neither has nor is owed to."""
-    came = spool.views.came_one(which)
+    came = spool.rules.came_one(which)
     if came is None:
         return {}
     deliveries = spool.views.deliveries(instance_id=which)

@@ -59,10 +59,11 @@ def _values(site: Site, spool: Spool) -> dict[str, Any]:
     ]
     lines.append(Line(OTHERWISE, "everything else", table.otherwise.send, "", hits[OTHERWISE]))
     reloads = spool.views.events(kind="reloaded", limit=5)
+    applied = next((one for one in spool.rules.tables(table.digest) if one.applied_at), None)
     return {
-        "lines": lines, "digest": table.digest, "most": max([one.hits.week for one in lines], default=0),
-        "file": settings.file.name, "warnings": settings.warnings, "reloads": list(reversed(reloads)),
-        "dry_run": settings.node.dry_run,
+        "applied": applied, "lines": lines, "digest": table.digest,
+        "file": settings.file.name, "warnings": settings.warnings, "dry_run": settings.node.dry_run,
+        "most": max([one.hits.week for one in lines], default=0), "reloads": list(reversed(reloads)),
     }  # fmt: skip
 
 

@@ -55,6 +55,7 @@ DONE = {
     "labelled-not-sent": "Your label is kept. Nothing more is sent: it goes there already, or the rules cannot tell.",
     "rolled-back": "The model that served before is being started.",
     "reloaded": "routing.yaml was read again.",
+    "rules-applied": "These rules are in force. routing.yaml has them, and the earlier file is kept beside it.",
     "begun": "It is under way. You need not wait for it here.",
     "cancelled": "The job ends. What it can take back is taken back.",
     "silenced": "Nobody is told of it until then.",

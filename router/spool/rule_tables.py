@@ -1,4 +1,4 @@
-"""The rules that have decided: each table is kept as it was written, as long as decisions name it."""
+"""The rules that have decided, or that an order put in force: each table is kept as long as decisions name it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ class KeptTable:
     written: Mapping[str, Any] = field(repr=False)
     """The parts `header_words`, `rules` and `otherwise` of the routing.yaml, as plain lists, mappings and texts."""
     asked: Asked = field(repr=False)
+    applied_at: float = 0.0
+    """When an order last put it in force; 0: none has."""
+    author: str = ""
+    comment: str = ""
+    replaced: str = ""
+    """The digest of the rules in force before it."""
+    source: str = field(default="", repr=False)
+    """Its lines of routing.yaml."""
 
 
 class RulesInUse:
@@ -66,6 +74,14 @@ class RulesInUse:
     def was_kept(self, rules: RuleTable) -> None:
         """The note is written for good."""
         self._noted = {rules.digest: clock.monotonic()}
+
+
+def keep_applied(connection: sa.Connection, rules: RuleTable, source: str, *, now: float, **how: Any) -> None:
+    """Keep rules that an order put in force (`how`), or that were until then; with their lines of routing.yaml."""
+    values = {"digest": rules.digest, "now": now, "text": rules.text, "asks": _asks_as_text(asked(rules))}
+    connection.execute(_KEEP, values)
+    that = rule_table.c.digest == rules.digest
+    connection.execute(rule_table.update().where(that).values(source=source, **how))
 
 
 def kept_tables(connection: sa.Connection, beginning: str = "") -> list[KeptTable]:
@@ -99,7 +115,10 @@ def _asks_as_text(one: Asked) -> str:
 
 def _kept(row: sa.Row[Any]) -> KeptTable:
     """One damaged value must not hide the other tables."""
-    return KeptTable(row.digest, row.first_used, row.last_used, _decoded(row.text), _asks(row.asks))
+    return KeptTable(
+        row.digest, row.first_used, row.last_used, _decoded(row.text), _asks(row.asks), row.applied_at, row.author,
+        row.comment, row.replaced, row.source,
+    )  # fmt: skip
 
 
 def _asks(text: str) -> Asked:

@@ -175,10 +175,16 @@ rule_table = sa.Table(
     sa.Column("last_used", sa.Double, nullable=False),
     sa.Column("text", sa.String, nullable=False),
     sa.Column("asks", sa.String, nullable=False),
+    sa.Column("applied_at", sa.Double, nullable=False, server_default="0"),
+    sa.Column("author", sa.String, nullable=False, server_default=""),
+    sa.Column("comment", sa.String, nullable=False, server_default=""),
+    sa.Column("replaced", sa.String(32), nullable=False, server_default=""),
+    sa.Column("source", sa.String, nullable=False, server_default=""),
     sa.Index("rule_table_used", "last_used"),
 )
-"""The rules that have decided, as they were written, and what they ask of a header (both JSON). `last_used` is noted
-once an hour. Times are Unix seconds."""
+"""The rules that have decided or that an order put in force, as they were written, and what they ask of a header (both
+JSON). `last_used` is noted once an hour. Times are Unix seconds. Of the latest such order: when, by whom and why, which
+rules they replaced (a digest), and the lines of routing.yaml, with their comments."""
 
 identity = sa.Table("spool", metadata, sa.Column("id", sa.String(32), primary_key=True))
 """One row: which spool this is. A file in the folder with the blobs says the same (PostgreSQL)."""

@@ -25,6 +25,7 @@ from router.spool.notices import Notices
 from router.spool.orders import Orders
 from router.spool.overview import Overview
 from router.spool.retention import Retention
+from router.spool.rules import Rules
 from router.spool.space import Space
 from router.spool.sqlite_log import relieve
 from router.spool.taking_in import TakingIn
@@ -37,8 +38,8 @@ class Spool:
     """Open it with `open_spool` (to work) or `read_spool` (to look), in `opening`.
 
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
-    `commitments` for storage commitment, `orders`, `bulk`, `views` and `overview` for people, `space` and `retention`
-    for the sweeper, `notices` for notify, `users` for the page.
+    `commitments` for storage commitment, `orders`, `bulk`, `views`, `overview` and `rules` for people, `space` and
+    `retention` for the sweeper, `notices` for notify, `users` for the page.
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
@@ -60,6 +61,7 @@ class Spool:
         self.views = Views(settings, self.database, self._usage)
         self.users = Users(self.database)
         self.overview = Overview(self.database)
+        self.rules = Rules(self.database)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
         """Become the node that works on this spool, or on PostgreSQL one of several nodes."""

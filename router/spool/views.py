@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.decide.replay import Came
 from router.spool import clock, queries
 from router.spool.activity import Activity, activity
 from router.spool.database import Database
 from router.spool.find import Filter, Found, FoundPage, find, find_page, id_at
-from router.spool.kept_decisions import PAGE_OF_CAME, KnownAsks, came_one, came_page
 from router.spool.keyed import key_of
 from router.spool.orphans import SET_ASIDE, count_in
 from router.spool.rows import Counts, DeliveryRow, EventRow, Finished, InstanceRow
-from router.spool.rule_tables import KeptTable, kept_tables
 from router.spool.schema import delivery, event, instance
 from router.spool.states import DeliveryState, InstanceState
 from router.spool.usage import Usage
@@ -95,28 +91,6 @@ class Views:
         """The latest first, in a bounded time; the next page's `before` is its `go_on`."""
         key = key_of(self._settings.path)
         return self._database.ask(lambda c: find_page(c, wanted, key, before=before, limit=limit))
-
-    def rule_tables(self, beginning: str = "") -> list[KeptTable]:
-        """The rules that have decided whose digest begins so, those that decided last first."""
-        return self._database.ask(lambda c: kept_tables(c, beginning))
-
-    def came(self, *, since: float | None = None, last: int | None = None) -> Iterator[Came]:
-        """What came and was decided, as each decision kept it, the latest first. A page at a time, however many.
-
-        `since`: Unix time in seconds of the arrival. `last`: at most so many.
-        """
-        before, left, known = AFTER_ALL_IDS, last, KnownAsks()
-        while left is None or left > 0:
-            limit = PAGE_OF_CAME if left is None else min(left, PAGE_OF_CAME)
-            page = self._database.ask(partial(came_page, known=known, before=before, since=since, limit=limit))
-            yield from page
-            if len(page) < limit:
-                return
-            before, left = page[-1].instance.id, None if left is None else left - len(page)
-
-    def came_one(self, instance_id: str) -> Came | None:
-        """An instance as its decision kept it; None if there is none, or no decision yet."""
-        return self._database.ask(lambda c: came_one(c, instance_id))
 
     def activity(self, seconds: float) -> Activity:
         """What happened in the last seconds."""

@@ -17,7 +17,8 @@ from router.config import Settings, load
 from router.config.settings import WebSettings
 from router.decide import RuleTable
 from router.flow import Caller, Decision, Header, Prediction, Role, Seen
-from router.node.orders import Order, Reload, carry_out
+from router.node.orders import ApplyRules, Order, Reload, RollBackRules, carry_out
+from router.node.rule_changes import RuleChanges
 from router.page import Page
 from router.spool import DeliveryState, Spool, open_spool
 from router.spool.rule_tables import NO_RULES
@@ -66,10 +67,15 @@ class Node:
     def settings(self) -> Settings:
         return self.loaded
 
+    def reload(self, who: str = "") -> None:
+        self.loaded = load(self.loaded.file, {})
+
     def carry_out(self, order: Order, who: str) -> dict[str, Any]:
         self.ordered.append((order, who))
         if isinstance(order, Reload):
             return {"done": True}
+        if isinstance(order, ApplyRules | RollBackRules):
+            return RuleChanges(self.settings, self.reload, self.spool).carry_out(order, who)
         return carry_out(order, who, self.spool, self.loaded.destinations)  # type: ignore[arg-type]
 
 

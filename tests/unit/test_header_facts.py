@@ -134,8 +134,8 @@ def test_a_decision_keeps_facts_and_its_rules(spool: Spool) -> None:
     assert row
     assert row.header == json.loads(as_text(facts_of(seen.header, asked(rules))))
     assert row.header["age"] == [40, 41]
-    (kept,) = spool.views.rule_tables()
+    (kept,) = spool.rules.tables()
     assert (kept.digest, kept.written, kept.asked) == (rules.digest, {"rules": []}, asked(rules))
     assert kept.first_used == kept.last_used
-    assert spool.views.rule_tables("dd") == [kept]
-    assert spool.views.rule_tables("ab") == []
+    assert spool.rules.tables("dd") == [kept]
+    assert spool.rules.tables("ab") == []

@@ -96,7 +96,7 @@ ALL = frozenset({"spine-ai", "chest-ai", "rest"})
 
 def test_the_same_rules_decide_the_same(spool: Spool, folder: Path) -> None:
     decide_all(spool, table(folder))
-    found = replay(table(folder), spool.views.came(), ALL)
+    found = replay(table(folder), spool.rules.came(), ALL)
     assert (found.instances, found.same, found.moved, found.unsure) == (7, 7, 0, 0)
     assert {one.rule: (one.before, one.after) for one in found.rules} == {
         "not X-ray": (1, 1), "child": (1, 1), "chest": (2, 2), "spine": (1, 1), "otherwise": (2, 2),
@@ -106,7 +106,7 @@ def test_the_same_rules_decide_the_same(spool: Spool, folder: Path) -> None:
 def test_each_change_is_counted_with_examples(spool: Spool, folder: Path) -> None:
     ids = decide_all(spool, table(folder))
     other = PRESENT.replace("send: chest-ai", "send: [rest, chest-ai]").replace("name: spine,", "name: backs,")
-    found = replay(table(folder, other), spool.views.came(), ALL)
+    found = replay(table(folder, other), spool.rules.came(), ALL)
     assert (found.moved, found.renamed, found.same) == (2, 1, 4)
     first, second = found.changes
     assert (first.from_destinations, first.to_destinations, first.count) == (("chest-ai",), ("rest", "chest-ai"), 2)
@@ -118,17 +118,17 @@ def test_each_change_is_counted_with_examples(spool: Spool, folder: Path) -> Non
 
 def test_only_some_of_what_came(spool: Spool, folder: Path) -> None:
     ids = decide_all(spool, table(folder))
-    assert [one.instance.id for one in spool.views.came(last=2)] == [ids[6], ids[5]]
+    assert [one.instance.id for one in spool.rules.came(last=2)] == [ids[6], ids[5]]
     begin = int(ids[5][:16], 16) / 1e9 - 1e-5
-    assert {one.instance.id for one in spool.views.came(since=begin)} <= set(ids[4:])
-    assert replay(table(folder), spool.views.came(last=3), ALL).latest == ids[6]
+    assert {one.instance.id for one in spool.rules.came(since=begin)} <= set(ids[4:])
+    assert replay(table(folder), spool.rules.came(last=3), ALL).latest == ids[6]
 
 
 def test_pages_follow_each_other(spool: Spool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.spool.views.PAGE_OF_CAME", 2)
+    monkeypatch.setattr("router.spool.rules.PAGE_OF_CAME", 2)
     ids = decide_all(spool, table(folder))
-    assert [one.instance.id for one in spool.views.came()] == ids[::-1]
-    assert [one.instance.id for one in spool.views.came(last=5)] == ids[:1:-1]
+    assert [one.instance.id for one in spool.rules.came()] == ids[::-1]
+    assert [one.instance.id for one in spool.rules.came(last=5)] == ids[:1:-1]
 
 
 def test_what_was_not_kept_is_said(spool: Spool, folder: Path) -> None:
@@ -136,14 +136,14 @@ def test_what_was_not_kept_is_said(spool: Spool, folder: Path) -> None:
     asks = PRESENT.replace(
         "class: adult_chest, calling_ae", "class: adult_chest, FilterType: {exists: false}, calling_ae"
     )
-    found = replay(table(folder, asks), spool.views.came(), ALL)
+    found = replay(table(folder, asks), spool.rules.came(), ALL)
     # The child and what is no X-ray are decided before, and a spine is false by its class.
     assert (found.unsure, found.not_kept) == (2, (("FilterType", 2),))
     assert found.same == 5
     ages = PRESENT.replace("< 16y", "< 533m")
-    found = replay(table(folder, ages), spool.views.came(), ALL)
+    found = replay(table(folder, ages), spool.rules.came(), ALL)
     assert found.not_kept == (("age", 1),)
-    assert replay(table(folder, PRESENT.replace("16y", "44y")), spool.views.came(), ALL).unsure == 0
+    assert replay(table(folder, PRESENT.replace("16y", "44y")), spool.rules.came(), ALL).unsure == 0
 
 
 def test_what_a_rule_has_named_is_kept(spool: Spool, folder: Path) -> None:
@@ -158,7 +158,7 @@ def test_what_a_rule_has_named_is_kept(spool: Spool, folder: Path) -> None:
     other = PRESENT.replace(
         "class: adult_chest, calling_ae", "class: adult_chest, FilterType: {exists: false}, calling_ae"
     )
-    found = replay(table(folder, other), spool.views.came(), ALL)
+    found = replay(table(folder, other), spool.rules.came(), ALL)
     assert (found.unsure, found.same) == (0, 7)
 
 
@@ -168,14 +168,14 @@ def test_a_value_that_is_there_counts_though_its_rules_are_gone(spool: Spool, fo
     assert facts.missing(frozenset({FILTER + 1}), Asked(frozenset({FILTER + 1}), frozenset())) == set()
     decide_all(spool, table(folder))
     spool.database.run(lambda c: c.execute(rule_table.delete()))
-    assert replay(table(folder), spool.views.came(), ALL).same == 7
+    assert replay(table(folder), spool.rules.came(), ALL).same == 7
 
 
 def test_rows_of_an_older_version_are_counted(spool: Spool, folder: Path) -> None:
     decide_all(spool, table(folder))
     assert spool.database.writer
     spool.database.run(lambda c: c.execute(instance.update().where(instance.c.top == "spine").values(header=None)))
-    found = replay(table(folder), spool.views.came(), ALL)
+    found = replay(table(folder), spool.rules.came(), ALL)
     assert (found.instances, found.without_facts, found.same) == (7, 3, 4)
 
 
@@ -183,14 +183,14 @@ def test_damaged_rows_do_not_stop_it(spool: Spool, folder: Path) -> None:
     decide_all(spool, table(folder))
     broken: dict[str, Any] = dict.fromkeys(("probabilities", "facts", "destinations", "shadow"), '{"a": [')
     spool.database.run(lambda c: c.execute(instance.update().values(**broken)))
-    assert replay(table(folder), spool.views.came(), ALL).instances == 7
+    assert replay(table(folder), spool.rules.came(), ALL).instances == 7
 
 
 def test_kept_rules_are_the_same_rules(spool: Spool, folder: Path) -> None:
     text = PRESENT + "header_words: {spine: [WS GANZ, 'ü\"q: x'], ignored: [THX]}\n"
     rules = table(folder, text)
     decide_all(spool, rules)
-    (kept,) = spool.views.rule_tables(rules.digest)
+    (kept,) = spool.rules.tables(rules.digest)
     again = table_of(kept.written)
     assert (again, again.digest) == (rules, rules.digest)
 
@@ -198,7 +198,7 @@ def test_kept_rules_are_the_same_rules(spool: Spool, folder: Path) -> None:
 def test_each_condition_says_what_it_wants_and_what_was_found(spool: Spool, folder: Path) -> None:
     rules = table(folder)
     decide_all(spool, rules)
-    child = list(spool.views.came())[5]
+    child = list(spool.rules.came())[5]
     found = explain(rules, child.instance, child.seen, enabled=ALL, kept=None)
     assert [one.outcome for one in found.rules] == [Outcome.FALSE, Outcome.UNKNOWN, Outcome.DECIDES, Outcome.FALSE]
     from router.decide.conditions import Kept
@@ -294,17 +294,17 @@ def test_rules_are_kept_as_long_as_records_and_not_without_end(
             assert spool.decisions.record(claim, Seen("none"), Decision("r", (), "", True), {}, rules).result()
 
         def kept() -> list[int]:
-            return [int(one.digest, 16) for one in spool.views.rule_tables()]
+            return [int(one.digest, 16) for one in spool.rules.tables()]
 
         used(1)
-        begin = spool.views.rule_tables()[0].first_used
+        begin = spool.rules.tables()[0].first_used
         clock.turn(4000)
         used(1)
-        one = spool.views.rule_tables()[0]
+        one = spool.rules.tables()[0]
         assert (one.first_used, one.last_used) == (begin, begin + 4000)
         clock.turn(100)
         used(1)
-        assert spool.views.rule_tables()[0].last_used == begin + 4000
+        assert spool.rules.tables()[0].last_used == begin + 4000
         used(2)
         clock.turn(17_150)
         used(3)
