@@ -41,7 +41,7 @@ class NodeView:
         return {
             "inference": self.models_in_use.inference.is_ready, "database": answers,
             "room": answers and self.spool.space.has_room(), "open": self.receiver.is_open,
-        }  # fmt: skip
+        } | ({"blobs": not self.spool.trouble_with_blobs} if self.started_with.spool.blobs else {})  # fmt: skip
 
     def counts(self) -> Counts:
         return self.spool.views.counts()
@@ -84,4 +84,5 @@ class NodeView:
         return {
             "runs_on": self.models_in_use.inference.info(), "circuits": self.circuits(),
             "listens": [list(one) for one in listeners(self.started_with)],
+            "trouble_with_blobs": self.spool.trouble_with_blobs,
         } | self.ready()  # fmt: skip
