@@ -69,7 +69,7 @@ $(VENV)/.serve: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
-	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,fast,notify,postgres"
+	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,fast,notify,postgres,s3"
 	@touch $@ $(VENV)/.serve
 
 # Minutes each, side by side with peers; results and machine as JSON in benchmarks/results.

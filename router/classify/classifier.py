@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from router.config.settings import Settings
 from router.decide import agreement, decide, header_tags
@@ -26,7 +27,7 @@ from router.flow import Decision, Instance, Seen
 from router.inference import Inference, InferenceError
 from router.observe import log, where
 from router.observe.metrics import AGREEMENT, DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
-from router.spool import INSTANCES, Claim, Spool, SpoolError
+from router.spool import INSTANCES, ChangedError, Claim, Spool, SpoolError, StoreError
 from router.spool.keyed import TAGS as FOUND_BY
 
 FACTS = FIXED_TAGS[VERSION] | AGE_TAGS
@@ -38,6 +39,8 @@ SLOW, SLOW_OF_ONE_CALLER = 256, 32
 """The most slow ones beside them. A caller with this many waits until one is done."""
 TRIES = 3
 """If inference has died so often over an instance, the instance goes on without a prediction."""
+STORE_AGAIN = 10.0
+"""Seconds after which a blob is asked for again that the object store did not give."""
 AGAIN_AFTER = 1.0
 """Seconds between two looks at the spool if no signal is expected."""
 
@@ -123,8 +126,7 @@ class Classifier:
                 self._spool.decisions.release(claim, forget_try=True)
             else:
                 self._asked[claim.instance.id] = claim
-                asked = self._inference.look(claim.path, tags, claim.instance.caller, partial(self._came, claim))
-                asked.add_done_callback(partial(self._came, claim))
+                self._spool.bring(claim.instance).add_done_callback(partial(self._look, claim, tags))
         self._one_by_one = any(claim.tries > 0 for claim in claims)
         if claims or free <= 0:
             return None if self._asked else 0.0
@@ -133,6 +135,17 @@ class Classifier:
             return None
         # Due instances that were not claimed belong to callers with enough under way. The next answer is the signal.
         return max(AGAIN_AFTER if self._asked else 0.05, min(due, 3600.0))
+
+    def _look(self, claim: Claim, tags: frozenset[int], brought: Future[bool]) -> None:
+        """The blob lies here, or cannot be brought. Called by any thread."""
+        if brought.exception() is not None:
+            self._answers.put((claim, cast("Future[Seen]", brought)))
+            self._signal.set()
+            return
+        asked = self._inference.look(claim.path, tags, claim.instance.caller, partial(self._came, claim))
+        if brought.result():
+            asked.add_done_callback(lambda _: self._spool.let_go(claim.instance))
+        asked.add_done_callback(partial(self._came, claim))
 
     def _taken(self) -> Counter[tuple[str, str]]:
         """How many each caller has under way. One with too many slow ones counts as full."""
@@ -164,6 +177,12 @@ class Classifier:
                 ends = self._stopping.is_set()
                 self._spool.decisions.release(claim, after=0.0 if ends else AGAIN_AFTER, forget_try=ends)
                 continue
+            except StoreError as error:
+                log.warning("not brought", instance=claim.instance.id, reason=str(error), again_in_s=STORE_AGAIN)
+                self._spool.decisions.release(claim, after=STORE_AGAIN, forget_try=True)
+                continue
+            except ChangedError as error:
+                seen = Seen("failed", reason=str(error))
             self._record(claim, seen)
 
     def _record(self, claim: Claim, seen: Seen) -> None:

@@ -160,10 +160,11 @@ def _problems(
         for part, words in (
             ("inference", "the model is not ready: instances wait for their decision"),
             ("database", "the database does not answer: callers are refused"),
+            ("blobs", "the object store does not answer: callers are refused"),
             ("open", "the DICOM port is not open"),
         ):
             if not node.get(part, True):
-                yield Problem(words, "see the log of the node")
+                yield Problem(words, node.get(f"trouble_with_{part}") or "see the log of the node")
     if not room.left or (node is not None and not node.get("room", True)):
         yield Problem("the spool has no room: callers are refused", "see 'Full disk' in docs/operations.md")
     for one in destinations:

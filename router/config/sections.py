@@ -22,6 +22,7 @@ from router.config.fields import (
     scalar,
     several,
 )
+from router.config.object_store import object_store
 from router.config.settings import (
     Accept,
     ClientTls,
@@ -149,6 +150,8 @@ NODE: dict[str, Parser] = {
 SPOOL: dict[str, Parser] = {
     "path": path,
     "database": scalar(values.database),
+    "blobs": object_store,
+    "cache": _SIZE,
     "keep": _DURATION,
     "keep_records": _DURATION,
     "limit": _SIZE,
@@ -197,6 +200,12 @@ def node_section(where: str, node: Node, context: Context) -> NodeSettings:
 
 def spool_section(where: str, node: Node, context: Context) -> SpoolSettings:
     found = fields(where, node, SPOOL, context)
+    if "blobs" in found and found.get("database", "sqlite") == "sqlite":
+        place = as_table(where, node, context).entries["blobs"]
+        words = "images in an object store need a database that outlives this machine"
+        fix = "set spool.database to postgresql://host/database, or leave blobs out"
+        context.wrong(place, f"{where}.blobs: {words}", fix)
+        raise Skip
     return SpoolSettings(**{"path": context.folder / SpoolSettings().path, **found})
 
 

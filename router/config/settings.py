@@ -7,7 +7,7 @@ the folder of the file. Nothing here reads a file or knows YAML. A new key: its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Literal
@@ -93,10 +93,41 @@ class NodeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """A bucket, and how it is reached. Credentials come from the environment where there is no file with them."""
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+    region: str | None = None
+    credentials: Path | None = None
+    sse: str | None = None
+    """How the server encrypts what it keeps."""
+    kms_key: str | None = None
+    ca: Path | None = None
+    virtual_host: bool = False
+    """The bucket is part of the host's name; otherwise of the path."""
+    allow_http: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    def below(self, folder: Path) -> ObjectStore:
+        """The same with absolute paths."""
+        credentials, ca = (one and folder / one for one in (self.credentials, self.ca))
+        return replace(self, credentials=credentials, ca=ca)
+
+
+@dataclass(frozen=True, slots=True)
 class SpoolSettings:
     path: Path = Path("spool")
     database: str = field(default="sqlite", repr=False)
     """It may hold a password, so `repr` leaves it out."""
+    blobs: ObjectStore | None = None
+    """None: the blobs lie in `path`."""
+    cache: int = 10 * GB
+    """Bytes of blobs that are kept in `path` beside those in an object store."""
     keep: float = 24 * HOUR
     keep_records: float = 365 * DAY
     limit: int = 50 * GB

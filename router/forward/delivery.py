@@ -67,11 +67,15 @@ def attempt(
     sender: Sender,
     transcode: Transcode,
     known_digests: Callable[[], frozenset[str]],
+    bring_again: Callable[[Instance], bool] = lambda _: False,
 ) -> Outcome:
-    """Send one data set. Raises OwnLimitError."""
+    """Send one data set. `bring_again` gets another copy of a blob that is wrong. Raises OwnLimitError, SpoolError."""
     instance = delivery.instance
     try:
-        if reason := fault(delivery.path, instance):
+        reason = fault(delivery.path, instance)
+        if reason and bring_again(instance):
+            reason = fault(delivery.path, instance)
+        if reason:
             return Outcome(Fate.BURY, reason, sign=Sign.OURS)
     except FileNotFoundError as error:
         if delivery.path.parent.is_dir():

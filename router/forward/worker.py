@@ -20,7 +20,7 @@ from router.forward.outcomes import Fate, Outcome, Sign
 from router.forward.pool import Pool
 from router.observe import log, where
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
-from router.spool import DeliveryState, DestinationState, Spool, SpoolError
+from router.spool import ChangedError, DeliveryState, DestinationState, Spool, SpoolError, StoreError
 
 BATCH = 8
 """Deliveries that are claimed together."""
@@ -28,6 +28,8 @@ LONGEST_LOOK = 60.0
 """Seconds after which a worker looks again whether a pause is over: the clock may have been set."""
 OWN_LIMIT = 5.0
 """Seconds that a worker rests if this machine lacks a descriptor or memory. That counts as no try."""
+STORE_AGAIN = 10.0
+"""Seconds after which a blob is asked for again that the object store did not give."""
 TOO_MANY = 30.0
 """Seconds that a worker rests if the peer refuses its association for now and other workers have associations."""
 
@@ -180,6 +182,20 @@ class Worker(threading.Thread):
         if came_from(delivery, destination):
             return self._spool.deliveries.close(delivery, DeliveryState.SKIPPED, "came from there")
         try:
+            with self._spool.local(delivery.instance):
+                return self._attempt(destination, delivery, wanted)
+        except StoreError as error:  # nothing was tried, and neither instance nor destination is at fault
+            log.warning("not brought", instance=delivery.instance.id, destination=self._to, reason=str(error),
+                        again_in_s=STORE_AGAIN)  # fmt: skip
+            return self._spool.deliveries.retry(delivery, STORE_AGAIN, "", tried=False)
+        except ChangedError as error:
+            return self._note(destination, delivery, Outcome(Fate.BURY, str(error), sign=Sign.OURS), 0.0)
+
+    def _attempt(
+        self, destination: DestinationSettings, delivery: Delivery, wanted: list[tuple[str, str]]
+    ) -> Future[bool] | None:
+        """Send a blob that lies here. Raises SpoolError."""
+        try:
             sender = self._pool.get(destination, self._settings().calling_ae(destination), wanted)
         except ConnectError as error:
             if error.kind is ConnectKind.OURS:
@@ -194,6 +210,7 @@ class Worker(threading.Thread):
             outcome = attempt(
                 delivery, sender, self._transcode,
                 lambda: self._spool.deliveries.known_digests(self._to, delivery.instance.sop_instance),
+                self._spool.bring_again,
             )  # fmt: skip
         except OwnLimitError as error:
             self._rest_for_want(str(error))

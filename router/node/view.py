@@ -41,7 +41,8 @@ class NodeView:
         answers = self.spool.database.answers(LATE)
         model = {"inference": self.models_in_use.is_ready} if self.classifier else {}
         port = {"open": self.receiver.is_open} if self.receiver else {}
-        return model | {"database": answers, "room": answers and self.spool.space.has_room()} | port
+        blobs = {"blobs": not self.spool.trouble_with_blobs} if self.started_with.spool.blobs else {}
+        return model | {"database": answers, "room": answers and self.spool.space.has_room()} | port | blobs
 
     def counts(self) -> Counts:
         return self.spool.views.counts()
@@ -86,4 +87,5 @@ class NodeView:
         return {
             "runs_on": self.models_in_use.info(), "circuits": self.circuits(),
             "listens": [list(one) for one in listeners(self.started_with)],
+            "trouble_with_blobs": self.spool.trouble_with_blobs,
         } | self.ready()  # fmt: skip

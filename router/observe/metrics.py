@@ -50,6 +50,19 @@ UNCERTAIN_COMMITS = Counter(
     "Instances whose COMMIT got no answer: unknown when it happens; then stored, not stored or never known",
     ["outcome"], registry=REGISTRY,
 )  # fmt: skip
+STORE_SECONDS = Histogram(
+    "dicom_router_store_seconds", "Storing (put) and fetching (get) an object, also in vain", ["operation"],
+    buckets=BUCKETS, registry=REGISTRY,
+)  # fmt: skip
+STORE_FAILURES = Counter(
+    "dicom_router_store_failures_total", "Failures of the object store, by what it did not do: read, write", ["what"],
+    registry=REGISTRY,
+)  # fmt: skip
+STORE_DOWN = Gauge(
+    "dicom_router_store_down", "1 while the object store does not read, or does not write", ["what"], registry=REGISTRY
+)
+CACHE_BYTES = Gauge("dicom_router_cache_bytes", "Bytes of blobs kept beside the object store", registry=REGISTRY)
+ORPHANS = Gauge("dicom_router_orphans", "Objects without a row, as last counted", registry=REGISTRY)
 INFERENCE_RESTARTS = Counter(
     "dicom_router_inference_restarts_total", "Starts of inference after the first", registry=REGISTRY
 )

@@ -163,9 +163,9 @@ class BlobSink:
             size=blob.size,
             digest=blob.digest(),
         )
-        with making_room(self._spool):
-            blob.seal(note_for(blob.header, instance))
         try:
+            with making_room(self._spool):
+                blob.seal(note_for(blob.header, instance))
             accepted = self._spool.accept(blob, instance, self._named)
         except SpoolError as error:
             return _refused(request, Status.OUT_OF_RESOURCES, str(error))

@@ -13,7 +13,9 @@ from router.spool.bulk_choice import ChoiceError
 from router.spool.bulk_rows import Act, Job, JobState
 from router.spool.errors import NO_SPACE, SpoolError
 from router.spool.notes import agrees
+from router.spool.objects import StoreError
 from router.spool.opening import open_spool, read_spool
+from router.spool.remote_blobs import ChangedError
 from router.spool.rows import (
     Accepted,
     Claim,
@@ -42,6 +44,7 @@ __all__ = [
     "Accepted",
     "Act",
     "Blob",
+    "ChangedError",
     "ChoiceError",
     "Claim",
     "CommitmentState",
@@ -58,6 +61,7 @@ __all__ = [
     "Signal",
     "Spool",
     "SpoolError",
+    "StoreError",
     "UserError",
     "UserRow",
     "Users",

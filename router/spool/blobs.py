@@ -11,11 +11,14 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xxhash import xxh3_128
+
+from router.flow import Instance
 
 PART, WHOLE, DOUBTED = ".part", ".dcm", ".doubted"
 """Endings of a blob that is being received, of a whole blob, and of a refused one that may still get a row."""
@@ -62,11 +65,14 @@ class Blob:
         self._digest.update(fragment)
         self.size += len(fragment)
         if self.size - self._begun >= WRITE_BEHIND:
-            # Start writing to disk, and do not wait (Linux). No promise rests on it, so its result is not read.
-            if _sync_file_range is not None:
-                at, count = self.offset + self._begun, self.size - self._begun
-                _sync_file_range(self._fd, at, count, _SYNC_FILE_RANGE_WRITE)
+            self._begin_writing()
             self._begun = self.size
+
+    def _begin_writing(self) -> None:
+        """Start writing to disk, and do not wait (Linux). No promise rests on it, so its result is not read."""
+        if _sync_file_range is not None:
+            at, count = self.offset + self._begun, self.size - self._begun
+            _sync_file_range(self._fd, at, count, _SYNC_FILE_RANGE_WRITE)
 
     def digest(self) -> str:
         """XXH3-128 of the data set so far, in hex."""
@@ -88,14 +94,21 @@ class Blob:
             while view:
                 count = os.pwrite(self._fd, view, at)
                 view, at = view[count:], at + count
-            os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-            os.rename(self._part, self.path)
-            sync_folder(self.path.parent)
+            self._keep()
         except BaseException:
             self.discard()
             raise
+
+    def _keep(self) -> None:
+        os.fsync(self._fd)
+        self._name()
+        sync_folder(self.path.parent)
+
+    def _name(self) -> None:
+        """Close the file, and give it the name of a whole blob."""
+        os.close(self._fd)
+        self._fd = -1
+        os.rename(self._part, self.path)
 
     def mark_doubted(self) -> None:
         """Give it the name of a refused blob. The next start looks whether it has a row after all."""
@@ -117,10 +130,16 @@ class Blob:
 
 
 class BlobStore:
-    """The folder `blobs/00…ff`; a blob's folder is the last two digits of its id."""
+    """The folder `blobs/00…ff`; a blob's folder is the last two digits of its id.
+
+    `remote_blobs` has the same for an object store.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    trouble = ""
+    """Why the store with the blobs does not work; empty while it does."""
 
     def prepare(self) -> None:
         """Make the folders, durably."""
@@ -136,11 +155,48 @@ class BlobStore:
     def path(self, blob_id: str) -> Path:
         return self._folder(blob_id) / (blob_id + WHOLE)
 
+    @contextmanager
+    def local(self, instance: Instance) -> Iterator[Path]:
+        """The blob's path, for as long as it is used. Nothing lies there if the blob has gone.
+
+        Raises SpoolError if the blob cannot be brought here.
+        """
+        here = self.bring(instance).result()
+        try:
+            yield self.path(instance.id)
+        finally:
+            if here:
+                self.let_go(instance.id)
+
+    def bring(self, instance: Instance) -> Future[bool]:
+        """Done when the blob lies at its path, where it stays until `let_go`. False: the blob has gone."""
+        done: Future[bool] = Future()
+        done.set_result(True)
+        return done
+
+    def let_go(self, blob_id: str) -> None:
+        """The path is not used any more."""
+
+    def bring_again(self, instance: Instance) -> bool:
+        """What lies at the path is wrong. False: there is no other copy of the blob. Raises SpoolError."""
+        return False
+
+    def make_room(self) -> bool:
+        """Remove files that can be had again. Returns whether there were any."""
+        return False
+
+    def tidy_up(self) -> None:
+        """Try again what failed."""
+
     def remove(self, blob_id: str) -> None:
         """Remove a blob and its copies, if they are still there."""
         blob = self.path(blob_id)
         for path in (blob, *(blob.with_suffix(suffix) for suffix in COPIES)):
             path.unlink(missing_ok=True)
+
+    def remove_many(self, blob_ids: Iterable[str]) -> None:
+        for blob_id in blob_ids:
+            self.remove(blob_id)
 
     def _folder(self, blob_id: str) -> Path:
         return self.root / blob_id[-2:]

@@ -26,10 +26,11 @@ from router.spool.ballast import BALLAST
 from router.spool.blobs import WHOLE, BlobStore, sync_folder
 from router.spool.engine import DATABASE, LOCK
 from router.spool.errors import SpoolError, first_sentence
+from router.spool.remote_blobs import FOLDER
 from router.spool.states import InstanceState
 
 BLOBS = "blobs"
-OWN = frozenset((DATABASE, DATABASE + "-wal", DATABASE + "-shm", LOCK, BLOBS, BALLAST, "control"))
+OWN = frozenset((DATABASE, DATABASE + "-wal", DATABASE + "-shm", LOCK, BLOBS, FOLDER, BALLAST, "control"))
 """Entries of a spool's folder that are copied separately, or that belong to a running node."""
 DAMAGED = "see 'A damaged database' in docs/operations.md"
 DELIVERED = "delivered while the backup was made"

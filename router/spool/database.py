@@ -28,6 +28,7 @@ class Database:
 
     def __init__(self, settings: SpoolSettings, read: sa.Engine) -> None:
         self.is_sqlite = settings.database == "sqlite"
+        self._shares_folder = settings.blobs is None
         self.signals = Signals(lambda: self._watch.longest_wait() if self._watch else None, own=(FULL,))
         self.write_engine: sa.Engine | None = None
         self._read_engine = read
@@ -111,7 +112,8 @@ class Database:
         """On PostgreSQL: renew claims, hear of others' work, and call `on_answer` after each answer of the server."""
         assert self.write_engine is not None
         assert self._lock is not None
-        engine.share(self._lock)
+        if self._shares_folder:
+            engine.share(self._lock)
         self._leases = Leases(self.writer.submit)
         self._leases.start()
         self._watch = Watch(self.write_engine, self._start, self.signals, on_answer)

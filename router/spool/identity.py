@@ -1,6 +1,7 @@
-"""Keeps a PostgreSQL database and the folder with its blobs together, by an id that both have.
+"""Keeps a PostgreSQL database and the place with its blobs together, by an id that both have.
 
-A node with another folder would not find the blobs of other nodes' rows, and would give up on their deliveries.
+A node with another folder or bucket would not find the blobs of other nodes' rows, and would give up on their
+deliveries.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -19,27 +21,52 @@ FILE = "spool-id"
 LONGEST = 64
 
 
-def keep_together(write: sa.Engine, folder: Path) -> None:
-    """Make the id at the first start, and refuse a folder that is not the database's. Raises SpoolError, OSError."""
-    path = folder / FILE
-    here = _read(path)
+class Place(Protocol):
+    """Where the blobs lie."""
+
+    @property
+    def place(self) -> str: ...
+
+    def read_id(self) -> str | None: ...
+
+    def write_id(self, value: str) -> None: ...
+
+
+class Folder:
+    """A spool's folder as a place."""
+
+    def __init__(self, folder: Path) -> None:
+        self.place = str(folder)
+        self._path = folder / FILE
+
+    def read_id(self) -> str | None:
+        return _read(self._path)
+
+    def write_id(self, value: str) -> None:
+        _write(self._path, value)
+
+
+def keep_together(write: sa.Engine, blobs: Place) -> None:
+    """Make the id at the first start, and refuse a place that is not the database's. Raises SpoolError, OSError."""
+    here = blobs.read_id()
     with write.begin() as connection:
         connection.exec_driver_sql("LOCK TABLE spool IN EXCLUSIVE MODE")  # two nodes may make it at once
         there = connection.execute(sa.select(identity.c.id)).scalar()
         if there is None:
             if here is None:
                 here = secrets.token_hex(16)
-                _write(path, here)
+                blobs.write_id(here)
             connection.execute(identity.insert().values(id=here))
         elif here is None:
             raise SpoolError(
-                f"{folder} is not the folder that belongs to spool.database; give this node the spool.path of the "
-                f"others, or a database of its own (if it is that folder, write {there} into {path})"
+                f"{blobs.place} is not the place that belongs to spool.database; give this node the spool.path or "
+                f"spool.blobs of the others, or a database of its own (if it is that place, write {there} into "
+                f"{blobs.place}/{FILE})"
             )
         elif here != there:
             raise SpoolError(
-                f"{folder} belongs to another database than spool.database; put the right one back, or start with a "
-                "new folder and a new database (nothing was changed)"
+                f"{blobs.place} belongs to another database than spool.database; put the right one back, or start with "
+                "a new place for blobs and a new database (nothing was changed)"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,6 +27,8 @@ from router.spool.uncertain_commits import UncertainCommits
 from router.spool.usage import Usage
 
 NOTHING_NAMED: Header = {}
+COMPARE_WITHIN = 1.5
+"""Seconds for bringing an earlier blob here, to compare it. The caller waits for its answer meanwhile."""
 NOT_FOUND_BY = {"study": None, "accession": None}
 
 
@@ -100,10 +103,25 @@ class Intake:
         old = known.instance
         if known.is_gone or replace(old, id=new.id, received_at=new.received_at, offset=new.offset) != new:
             return False
+        bringing = self._blobs.bring(old)
+        try:
+            is_here = bringing.result(COMPARE_WITHIN)
+        except (SpoolError, TimeoutError):
+            bringing.add_done_callback(partial(self._let_go, old.id))
+            return False
+        if not is_here:
+            return False
         try:
             return same_bytes(self._blobs.path(old.id), blob.path, old.offset, new.offset)
         except OSError:  # the old blob has gone or cannot be read: then it cannot replace the new one
             return False
+        finally:
+            self._blobs.let_go(old.id)
+
+    def _let_go(self, blob_id: str, brought: Future[bool]) -> None:
+        """It came too late to be compared."""
+        if brought.exception() is None and brought.result():
+            self._blobs.let_go(blob_id)
 
 
 def _same_uid(connection: sa.Connection, sop_instance: str) -> Sequence[Known]:

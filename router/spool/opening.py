@@ -13,6 +13,7 @@ from router.spool.account import as_owner
 from router.spool.ballast import Ballast
 from router.spool.blobs import BlobStore, make_folder, sync_folder
 from router.spool.errors import SpoolError
+from router.spool.remote_blobs import FOLDER, RemoteBlobs
 from router.spool.spool import Spool
 from router.spool.taking_in import remove_halves
 
@@ -26,12 +27,15 @@ def open_spool(settings: SpoolSettings) -> Spool:
             make_folder(folder)
             os.chmod(folder, 0o700)
             is_sqlite = settings.database == "sqlite"
-            lock, alone = engine.lock(folder, shared=not is_sqlite)
+            lock, alone = engine.lock(folder, shared=not is_sqlite and settings.blobs is None)
             undo.callback(lock.close)
-            blobs = BlobStore(folder / "blobs")
+            blobs = RemoteBlobs(settings) if settings.blobs else BlobStore(folder / "blobs")
             blobs.prepare()
-            if alone:
+            if isinstance(blobs, RemoteBlobs):
+                blobs.clean()
+            elif alone:
                 remove_halves(blobs)
+            if alone:
                 Ballast(folder, settings.reserve).throw_off_if_short()
             if is_sqlite:
                 os.close(os.open(folder / engine.DATABASE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -40,10 +44,11 @@ def open_spool(settings: SpoolSettings) -> Spool:
             undo.callback(write.dispose)
             engine.migrate(write, may_be_new=not blobs.has_any())
             if not is_sqlite:
-                identity.keep_together(write, folder)
+                identity.keep_together(write, blobs if isinstance(blobs, RemoteBlobs) else identity.Folder(folder))
             spool = Spool(settings, blobs, engine.reading(folder, settings.database))
             undo.callback(spool.close)
-            spool.start_working(write, lock, alone=alone)
+            # With an object store the folder is this node's own, and the database is not.
+            spool.start_working(write, lock, alone=alone and settings.blobs is None)
         except OSError as error:
             raise SpoolError(
                 f"{folder}: {error.strerror}; spool.path must be a folder that this user can write to{as_owner(folder)}"
@@ -59,7 +64,8 @@ def read_spool(settings: SpoolSettings) -> Spool:
             raise SpoolError(f"{settings.path}: no spool here; start the node once, or name another routing.yaml")
     except OSError as error:
         raise SpoolError(f"{settings.path}: {error.strerror}{as_owner(settings.path)}") from error
-    return Spool(settings, BlobStore(settings.path / "blobs"), engine.reading(settings.path, settings.database))
+    blobs = BlobStore(settings.path / (FOLDER if settings.blobs else "blobs"))
+    return Spool(settings, blobs, engine.reading(settings.path, settings.database))
 
 
 class SharedFolderError(SpoolError):

@@ -52,14 +52,12 @@ class Retention:
         """Remove some finished blobs before their rows say so: a full disk may have no room for that record."""
         query = sa.select(instance.c.id).where(instance.c.state == InstanceState.FINISHED)
         oldest = query.order_by(instance.c.finished_at).limit(EARLY)
-        for instance_id in self._database.ask(lambda c: list(c.execute(oldest).scalars())):
-            self._blobs.remove(instance_id)
+        self._blobs.remove_many(self._database.ask(lambda c: list(c.execute(oldest).scalars())))
 
     def remove_finished(self, keep: float | None, limit: int) -> int:
         """Remove blobs of instances that were finished more than `keep` seconds ago (None: all). Returns how many."""
         sizes = self._database.run(lambda c: _note_gone(c, math.inf if keep is None else steady.cutoff(c, keep), limit))
-        for instance_id in sizes:
-            self._blobs.remove(instance_id)
+        self._blobs.remove_many(sizes)
         self._usage.blobs_gone(sizes.keys(), sum(sizes.values()))
         return len(sizes)
 

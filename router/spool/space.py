@@ -21,6 +21,8 @@ from router.spool.retention import Retention
 from router.spool.signals import FULL
 from router.spool.usage import Usage
 
+LIMIT = "limit"
+"""Begins the reason if it is not the disk that lacks room."""
 TELL_EVERY = 60.0
 """Seconds between lines of the log while there is no room."""
 SAMPLE_BYTES = 2
@@ -48,18 +50,22 @@ class Space:
         lack = self.lack(more)
         if lack:
             with self._sweeping:
-                while (lack := self.lack(more)) and self._retention.sweep_early():
+                while (lack := self.lack(more)) and (self._makes_room(lack) or self._retention.sweep_early()):
                     pass
         if not more:
             self._tell(lack)
         return not lack
+
+    def _makes_room(self, lack: str) -> bool:
+        """Whether the disk has more room now, because files went that can be had again."""
+        return not lack.startswith(LIMIT) and self._blobs.make_room()
 
     def lack(self, more: int = 0) -> str:
         """Why there is no room for so many bytes more. Empty if there is. Raises OSError."""
         limit, reserve, used = self._settings.limit, self._settings.reserve, self._usage.total
         free = self._blobs.free() - self._usage.unwritten - more
         if used + more >= limit:
-            return f"limit: the spool holds {used / GB:.1f} GB, and spool.limit is {limit / GB:.1f} GB"
+            return f"{LIMIT}: the spool holds {used / GB:.1f} GB, and spool.limit is {limit / GB:.1f} GB"
         if free <= reserve:
             return f"disk: {max(0, free) / GB:.1f} GB are free, and spool.reserve is {reserve / GB:.1f} GB"
         if self.ballast.is_in_use and not self.ballast.lay():

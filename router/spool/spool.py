@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
+from router.flow import Instance
 from router.observe import log
 from router.spool import postgresql, queries
 from router.spool.blobs import BlobStore
@@ -93,8 +96,29 @@ class Spool:
         TakingIn(self._blobs, self.database).look_through()
 
     def blob(self, instance_id: str) -> Path:
-        """Where an instance's blob is, if it is still there."""
+        """Where an instance's blob is, if it is here. `local` brings it."""
         return self._blobs.path(instance_id)
+
+    def local(self, instance: Instance) -> AbstractContextManager[Path]:
+        """Its blob's path, for as long as it is used. Only the spool knows whether the bytes lie here or in an object
+        store. Nothing lies there if the blob has gone. Raises SpoolError; StoreError if it may come later."""
+        return self._blobs.local(instance)
+
+    def bring(self, instance: Instance) -> Future[bool]:
+        """The same without waiting: done when the blob lies at its path. If true, call `let_go` in the end."""
+        return self._blobs.bring(instance)
+
+    def let_go(self, instance: Instance) -> None:
+        self._blobs.let_go(instance.id)
+
+    def bring_again(self, instance: Instance) -> bool:
+        """What lies at its path is wrong. False: there is no other copy. Raises as `local`."""
+        return self._blobs.bring_again(instance)
+
+    @property
+    def trouble_with_blobs(self) -> str:
+        """Why the object store does not work; empty while it does, or if there is none. Never waits."""
+        return self._blobs.trouble
 
     def event(self, kind: str, instance_id: str | None = None, destination: str | None = None, **detail: Any) -> None:
         """Append to the record of who did what when. `detail` must not have a patient or study value."""
@@ -106,6 +130,7 @@ class Spool:
         On PostgreSQL, where others add and remove blobs, also count what is there.
         """
         self.intake.failed.ask_again()
+        self._blobs.tidy_up()
         self.space.ballast.lay()
         if not self.database.is_sqlite:
             self._usage.recount(self.database.ask(queries.bytes_of_blobs))

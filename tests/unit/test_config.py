@@ -20,6 +20,7 @@ from router.config.settings import (
     ModelSettings,
     NodeSettings,
     NotifySettings,
+    ObjectStore,
     ReportTo,
     SpoolSettings,
     WebSettings,
@@ -57,7 +58,7 @@ def test_everything_but_destinations_and_rules_has_a_default(tmp_path: Path) -> 
 
 
 def test_every_setting_can_be_written(tmp_path: Path) -> None:
-    for name in ("node.crt", "node.key", "ca.crt"):
+    for name in ("node.crt", "node.key", "ca.crt", "s3.ini"):
         (tmp_path / name).touch()
     (tmp_path / "model").mkdir()
     settings = loaded(
@@ -71,7 +72,10 @@ node:
     {ae_title: XRAY_3, commitment: {host: 10.1.0.31, port: 105, tls: {ca: ca.crt}}}],
    commitment_deadline: 1h, name: hub-1, roles: [forward, receive], drain: 20s,
    tls: {port: 2763, certificate: node.crt, key: node.key, ca: ca.crt}}
-spool: {path: /var/spool/x, database: "postgresql://h/d", keep: 1h, keep_records: 7d, limit: 1 TB, reserve: 512 MiB}
+spool: {path: /var/spool/x, database: "postgresql://h/d", keep: 1h, keep_records: 7d, limit: 1 TB, reserve: 512 MiB,
+  cache: 1 GB,
+  blobs: "s3://images/router/a?endpoint=https://s3.example.org:9000&region=eu-central-1&credentials=s3.ini\\
+    &sse=aws:kms&kms_key=alias/images&ca=ca.crt&virtual_host=yes&allow_http=yes"}
 model: {path: model, device: cpu, engine: torch, threads: 2, workers: 1, pixel_timeout: 500ms, pixel_memory: 1.5 GB}
 web:
   {address: 0.0.0.0, port: 81, page: true, tls: {certificate: node.crt, key: node.key}, behind_proxy: 10.0.0.5,
@@ -98,6 +102,10 @@ otherwise: {send: [ai]}
     assert settings.model.pixel_timeout == 0.5
     assert settings.model.pixel_memory == 1_500_000_000
     assert settings.spool.reserve == 512 * 1024**2
+    assert settings.spool.blobs == ObjectStore(
+        "images", "router/a", "https://s3.example.org:9000", "eu-central-1", tmp_path / "s3.ini", "aws:kms",
+        "alias/images", tmp_path / "ca.crt", virtual_host=True, allow_http=True,
+    )  # fmt: skip
     assert settings.spool.path == Path("/var/spool/x")
     assert settings.destinations["ai"].syntaxes == ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2")
     for section, default in (

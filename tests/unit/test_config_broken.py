@@ -36,6 +36,7 @@ class Broken:
 
 
 NODE = "node: {ae_title: ROUTER, port: 11112}"
+BLOBS = "spool: {database: 'postgresql://h/d', blobs: '"
 CHEST = "chest: {ae_title: CHEST_AI, host: 10.1.0.21, port: 104}"
 WHEN = "when: {class: adult_chest}"
 BROKEN = {
@@ -162,6 +163,19 @@ BROKEN = {
     "transfer syntax": Broken(
         "host: 10.1.0.21", "syntaxes: [JPEG2000Loseless], host: a", 3, "is not a Transfer Syntax", "'JPEG2000Lossless'?"
     ),
+    "blobs without a database for all": Broken(
+        NODE, NODE + "\nspool: {blobs: 's3://images'}", 2, "outlives this machine", "postgresql://"
+    ),
+    "blobs elsewhere": Broken(NODE, f"{NODE}\n{BLOBS}gs://images'}}", 2, "not the address of a bucket", "s3://images"),
+    "bucket": Broken(NODE, f"{NODE}\n{BLOBS}s3://key:secret@images'}}", 2, "no valid bucket", "from the environment"),
+    "prefix": Broken(NODE, f"{NODE}\n{BLOBS}s3://images/../a'}}", 2, "a prefix that it cannot have", "letters"),
+    "option": Broken(NODE, f"{NODE}\n{BLOBS}s3://images?regoin=a'}}", 2, "an unknown option", "'region'"),
+    "option twice": Broken(NODE, f"{NODE}\n{BLOBS}s3://images?sse=AES256&sse=AES256'}}", 2, "sse twice", "once"),
+    "endpoint": Broken(NODE, f"{NODE}\n{BLOBS}s3://images?endpoint=s3.example.org'}}", 2, "not an endpoint", "https"),
+    "unencrypted": Broken(NODE, f"{NODE}\n{BLOBS}s3://images?endpoint=http://s3'}}", 2, "without TLS", "allow_http"),
+    "encryption": Broken(NODE, f"{NODE}\n{BLOBS}s3://images?sse=AES'}}", 2, "not allowed", "aws:kms"),
+    "key without kms": Broken(NODE, f"{NODE}\n{BLOBS}s3://images?kms_key=a'}}", 2, "without sse", "sse=aws:kms"),
+    "no credentials": Broken(NODE, f"{NODE}\n{BLOBS}s3://images?credentials=no.ini'}}", 2, "no file", "relative"),
     "database": Broken(NODE, NODE + "\nspool: {database: mysql://u:secret@h/d}", 2, "neither sqlite", "postgresql://"),
     "list as a file": Broken(GOOD, "- a\n- b\n", 1, "must be a mapping", "begin with 'destinations:'"),
     "text for a section": Broken(NODE, "node: ROUTER", 1, "node must be a mapping", "indented below 'node:'"),

@@ -205,7 +205,7 @@ def test_check_tells_of_a_server_that_is_away(tmp_path: Path) -> None:
 
 def test_another_folder_is_not_the_databases(settings: SpoolSettings, tmp_path: Path) -> None:
     first = open_spool(settings)
-    with pytest.raises(SpoolError, match="not the folder that belongs to"):
+    with pytest.raises(SpoolError, match="not the place that belongs to"):
         open_spool(settings_of(tmp_path / "other", settings.database))
     open_spool(settings).close()
     first.close()

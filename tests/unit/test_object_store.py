@@ -1,0 +1,378 @@
+"""The same contract for blobs in a folder and in object stores of two kinds; and an object store that fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from router.config.settings import ObjectStore, SpoolSettings
+from router.flow import Instance
+from router.forward.delivery import fault
+from router.spool import ChangedError, Spool, SpoolError, StoreError, engine, gate, objects, open_spool
+from router.spool.remote_blobs import RemoteBlobs, key_of
+from tests.object_stores import Line, Server, deaf, hangs_up, overloaded, silent, write_credentials
+from tests.unit.peer import wait_for
+from tests.unit.spooling import accept, decide, instance_for, sealed, settings_of, stored
+
+pytestmark = [pytest.mark.postgresql, pytest.mark.objects]
+KINDS = ["folder", "moto", "rclone"]
+TICK = 0.05
+
+
+@pytest.fixture(params=KINDS)
+def settings(request: pytest.FixtureRequest, tmp_path: Path, postgresql: Callable[[], str]) -> SpoolSettings:
+    store = None if request.param == "folder" else request.getfixturevalue(request.param).bucket()
+    return replace(settings_of(tmp_path / "spool", postgresql()), blobs=store)
+
+
+def of_another_node(settings: SpoolSettings) -> SpoolSettings:
+    """The same database and the same blobs."""
+    return replace(settings, path=settings.path.with_name("other")) if settings.blobs else settings
+
+
+@contextmanager
+def opened(settings: SpoolSettings) -> Iterator[Spool]:
+    spool = open_spool(settings)
+    try:
+        yield spool
+    finally:
+        spool.close(20)
+
+
+def remote(spool: Spool) -> RemoteBlobs:
+    assert isinstance(spool._blobs, RemoteBlobs)
+    return spool._blobs
+
+
+def keys(spool: Spool) -> set[str]:
+    """The ids of all objects."""
+
+    async def look() -> set[str]:
+        found = remote(spool).objects
+        return {key.rpartition("/")[2].partition(".")[0] async for page in found.pages("blobs/") for key, *_ in page}
+
+    return remote(spool).objects.begin(look()).result()
+
+
+def there(spool: Spool, one: Instance) -> bool:
+    """Whether the blob is kept, wherever."""
+    return one.id in keys(spool) if spool.settings.blobs else spool.blob(one.id).exists()
+
+
+def empty_cache(spool: Spool) -> None:
+    if spool.settings.blobs:
+        while remote(spool).make_room():
+            pass
+
+
+# -- the contract
+
+
+def test_what_was_stored_is_given_out_unchanged_to_every_node(settings: SpoolSettings) -> None:
+    with opened(settings) as spool, opened(of_another_node(settings)) as other:
+        one = stored(spool)
+        for each in (spool, other):
+            with each.local(one) as path:
+                assert fault(path, one) == ""
+        empty_cache(spool)
+        with spool.local(one) as path:
+            assert fault(path, one) == ""
+        (claim,) = other.decisions.claim(1)
+        assert claim.instance == one
+        assert other.bring(one).result()
+        assert fault(claim.path, one) == ""
+
+
+def test_equal_bytes_with_open_work_are_merged_on_every_node(settings: SpoolSettings) -> None:
+    with opened(settings) as spool, opened(of_another_node(settings)) as other:
+        first = accept(spool, b"the same")
+        again = accept(other, b"the same")
+        assert (again.merged, again.instance_id) == (True, first.instance_id)
+        assert not accept(other, b"another").merged
+        assert other.views.counts().undecided == 2
+        if settings.blobs:
+            wait_for(lambda: len(keys(spool)) == 2)
+
+
+def test_what_has_gone_is_said_to_be_gone(settings: SpoolSettings) -> None:
+    with opened(settings) as spool:
+        one = stored(spool)
+        spool._blobs.remove(one.id)
+        assert not there(spool, one)
+        with spool.local(one) as path:
+            assert not path.exists()
+
+
+def test_retention_removes_blobs_everywhere(settings: SpoolSettings) -> None:
+    with opened(settings) as spool:
+        finished, owed = stored(spool, "1.2"), stored(spool, "1.3")
+        for to in ((), ("ai",)):
+            decide(spool, *to)
+        assert spool.retention.remove_all() == 1
+        assert (there(spool, finished), there(spool, owed)) == (False, True)
+        assert not spool.blob(finished.id).exists()
+        assert spool.views.bytes_held() == owed.size
+
+
+def test_what_was_refused_leaves_nothing(settings: SpoolSettings) -> None:
+    with opened(settings) as spool:
+        blob = sealed(spool, b"data")
+        one = instance_for(blob)
+        blob.discard()
+        wait_for(lambda: not there(spool, one))
+        assert not spool.blob(one.id).exists()
+
+
+def test_a_blob_that_has_changed_is_never_given_out_as_right(settings: SpoolSettings) -> None:
+    with opened(settings) as spool:
+        one = stored(spool)
+        whole = spool.blob(one.id).read_bytes()
+        wrong = whole[:-1] + bytes([whole[-1] ^ 1])
+        if settings.blobs:
+            found = remote(spool).objects
+            found.begin(found.write(key_of(one.id), wrong)).result()
+            empty_cache(spool)
+            with pytest.raises(ChangedError), spool.local(one):
+                pass
+            assert there(spool, one)
+            assert not spool.blob(one.id).exists()
+        else:
+            spool.blob(one.id).write_bytes(wrong)
+            assert "digest" in fault(spool.blob(one.id), one)
+
+
+def test_the_next_start_finds_all_work_and_its_blobs(settings: SpoolSettings) -> None:
+    with opened(settings) as spool:
+        one = stored(spool)
+        spool.blob(one.id).with_suffix(".part").write_bytes(b"half")
+    with opened(settings) as spool:
+        assert spool.views.counts().undecided == 1
+        assert not spool.blob(one.id).with_suffix(".part").exists()
+        with spool.local(one) as path:
+            assert fault(path, one) == ""
+
+
+# -- of object stores alone
+
+
+@pytest.fixture
+def line(rclone: Server) -> Iterator[Line]:
+    with Line(rclone.port) as made:
+        yield made
+
+
+@dataclass(frozen=True)
+class Remote:
+    settings: SpoolSettings
+    store: ObjectStore
+
+
+@pytest.fixture
+def far(
+    rclone: Server, line: Line, tmp_path: Path, postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> Remote:
+    """A spool whose store is reached by `line`, with short limits."""
+    for name, seconds in {"PATIENCE": 0.6, "SMALL": 0.4, "RETRY_WITHIN": 0.2}.items():
+        monkeypatch.setattr(objects, name, seconds)
+    monkeypatch.setattr(gate, "ASK_EVERY", TICK)
+    store = rclone.bucket()
+    settings = replace(settings_of(tmp_path / "spool", postgresql()), blobs=line.through(store))
+    return Remote(settings, store)
+
+
+def fetched(line: Line) -> int:
+    return sum(request.startswith("GET ") and ".dcm" in request for request in line.requests)
+
+
+def test_no_byte_is_read_twice_from_the_store(far: Remote, line: Line) -> None:
+    with opened(far.settings) as spool, opened(of_another_node(far.settings)) as other:
+        one = stored(spool)
+        for _ in range(3):
+            with spool.local(one):
+                pass
+        assert fetched(line) == 0
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda _: other.bring(one).result(), range(8)))
+        assert fetched(line) == 1
+    with opened(of_another_node(far.settings)) as other, other.local(one) as path:
+        assert fault(path, one) == ""
+        assert fetched(line) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"short", None])
+def test_what_a_crash_left_in_the_cache_is_believed_only_if_it_is_right(far: Remote, content: bytes | None) -> None:
+    with opened(far.settings) as spool:
+        one = stored(spool)
+    path = spool.blob(one.id)
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)) if content is None else content)
+    with opened(far.settings) as spool, spool.local(one) as path:
+        assert path.read_bytes() == whole
+
+
+def test_a_cached_file_that_changes_is_fetched_again(far: Remote) -> None:
+    with opened(far.settings) as spool:
+        one = stored(spool)
+        spool.blob(one.id).write_bytes(b"wrong")
+        with spool.local(one) as path:
+            assert fault(path, one) != ""
+            assert spool.bring_again(one)
+            assert fault(path, one) == ""
+
+
+def test_the_cache_is_bounded_and_keeps_what_is_used(far: Remote) -> None:
+    settings = replace(far.settings, cache=1000)
+    with opened(settings) as spool:
+        used = stored(spool, "1.1")
+        with spool.local(used) as path:
+            others = [stored(spool, f"1.2.{number}") for number in range(5)]
+            assert path.exists()
+            assert sum(spool.blob(one.id).exists() for one in others) <= 1
+        for one in others:
+            with spool.local(one) as path:
+                assert fault(path, one) == ""
+
+
+FAULTS: dict[str, Callable[[Line], None]] = {
+    "silent": lambda line: line.become(silent),
+    "deaf": lambda line: line.become(deaf),
+    "hangs up": lambda line: line.become(hangs_up),
+    "overloaded": lambda line: line.become(overloaded),
+    "cut": lambda line: setattr(line, "cut_after", 20_000) or line.break_all(),  # type: ignore[func-returns-value]
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_store_that_fails_refuses_in_time_and_loses_nothing(far: Remote, line: Line, name: str) -> None:
+    with opened(far.settings) as spool:
+        before = stored(spool, "1.1")
+        FAULTS[name](line)
+        begin = time.monotonic()
+        with pytest.raises(StoreError) as caught:
+            accept(spool, bytes(200_000), "1.2")
+        assert time.monotonic() - begin < 5
+        assert "secret" not in str(caught.value)
+        assert spool.views.counts().undecided == 1
+        wait_for(lambda: bool(spool.trouble_with_blobs))
+        with spool.local(before) as path:  # what lies here goes on
+            assert fault(path, before) == ""
+        line.cut_after = None
+        line.become(None)
+        wait_for(lambda: not spool.trouble_with_blobs, 10)
+        assert not accept(spool, bytes(200_000), "1.2").merged
+        spool.tidy_up()
+
+
+def test_while_the_store_is_known_to_fail_nobody_waits(far: Remote, line: Line) -> None:
+    with opened(far.settings) as spool:
+        line.become(silent)
+        with pytest.raises(StoreError):
+            accept(spool, b"first")
+        asked = line.connections
+        for _ in range(50):
+            with pytest.raises(StoreError):
+                spool.intake.begin(b"header")
+        assert line.connections - asked <= 3
+
+
+def test_a_store_that_does_not_read_is_no_fault_of_an_instance(far: Remote, line: Line) -> None:
+    with opened(far.settings) as spool:
+        one = stored(spool)
+        empty_cache(spool)
+        line.become(silent)
+        with pytest.raises(StoreError), spool.local(one):
+            pass
+        line.become(None)
+        wait_for(lambda: not spool.trouble_with_blobs, 10)
+        with spool.local(one) as path:
+            assert fault(path, one) == ""
+
+
+def test_bytes_that_change_on_the_way_are_noticed(far: Remote, line: Line) -> None:
+    with opened(far.settings) as spool:
+        blob = sealed(spool, bytes(100_000))
+        one = instance_for(blob)
+        spool.intake.accept(blob, one)
+        empty_cache(spool)
+        line.flip = True
+        with pytest.raises(ChangedError), spool.local(one):
+            pass
+        line.flip = False
+        with spool.local(one) as path:
+            assert fault(path, one) == ""
+
+
+def test_wrong_credentials_are_said_in_one_line_and_mended_while_it_runs(
+    far: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "CREDENTIALS_FOR", 0.0)
+    credentials = tmp_path / "s3.ini"
+    write_credentials(credentials)
+    settings = replace(far.settings, blobs=replace(far.store, credentials=credentials))
+    with opened(settings) as spool:
+        write_credentials(credentials, "anotherone")
+        with pytest.raises(StoreError, match="credentials are wrong") as caught:
+            accept(spool)
+        assert "anotherone" not in str(caught.value)
+        write_credentials(credentials)
+        wait_for(lambda: not spool.trouble_with_blobs, 10)
+        assert not accept(spool).merged
+
+
+def test_a_missing_bucket_is_said_at_the_start(far: Remote) -> None:
+    with pytest.raises(StoreError, match="the bucket does not exist"):
+        open_spool(replace(far.settings, blobs=replace(far.store, bucket="no-such-bucket")))
+
+
+def test_a_bucket_of_another_database_is_refused(far: Remote, postgresql: Callable[[], str]) -> None:
+    with opened(far.settings) as spool:
+        stored(spool)
+    with pytest.raises(SpoolError, match="its database is empty or another's"):
+        open_spool(replace(far.settings, database=postgresql()))
+    with pytest.raises(SpoolError, match="not the place that belongs to"):
+        open_spool(replace(far.settings, blobs=replace(far.store, prefix="elsewhere")))
+
+
+def test_a_bucket_that_is_suddenly_empty_is_no_lost_instance(far: Remote) -> None:
+    with opened(far.settings) as spool:
+        one = stored(spool)
+        empty_cache(spool)
+        found = remote(spool).objects
+        found.begin(found.delete(["spool-id", key_of(one.id)])).result()
+        with pytest.raises(StoreError, match="right bucket"), spool.local(one):
+            pass
+
+
+def test_objects_that_cannot_be_removed_are_removed_later(far: Remote, line: Line) -> None:
+    with opened(far.settings) as spool:
+        one = stored(spool)
+        decide(spool)
+        line.become(hangs_up)
+        assert spool.retention.remove_all() == 1
+        assert remote(spool).unwanted == 1
+        line.become(None)
+        wait_for(lambda: not spool.trouble_with_blobs, 10)
+        spool.tidy_up()
+        assert remote(spool).unwanted == 0
+        assert not there(spool, one)
+
+
+def test_an_answer_that_was_lost_is_no_failure(moto: Server, tmp_path: Path, postgresql: Callable[[], str]) -> None:
+    """The store has the object from the first try, and refuses to overwrite it at the second."""
+    settings = replace(settings_of(tmp_path / "spool", postgresql()), blobs=moto.bucket())
+    with opened(settings) as spool:
+        blob = sealed(spool, b"data")
+        remote(spool).put(blob)
+        assert not spool.intake.accept(blob, instance_for(blob)).merged
+
+
+def test_one_node_for_each_folder(far: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "PATIENCE", 0.1)
+    with opened(far.settings), pytest.raises(SpoolError, match="another node"):
+        open_spool(far.settings)
