@@ -39,7 +39,7 @@ def engines(size: int, threads: int) -> dict[str, Run]:
         began = time.monotonic()
         try:
             extra = (Int8.read(shipped_model(), Card.read(shipped_model()).digest),) if name == INT8 else ()
-            found[name] = build(module, MobileNetV1.read(shipped_model() / WEIGHTS), size, threads, *extra)
+            found[name] = build(module, network.weights(), size, threads, *extra)
         except (ImportError, RuntimeError, EngineError) as error:
             print(f"{name}: not here ({type(error).__name__})")
             continue

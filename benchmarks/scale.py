@@ -20,7 +20,7 @@ from benchmarks.measure import Spread, cpu_seconds, report
 from benchmarks.route import Sink, radiographs, send
 from benchmarks.spool import fill
 from router.config.settings import SpoolSettings
-from router.model.card import save_random_model
+from router.model.untrained import save_random_model
 from router.spool import open_spool
 from tests.peers import free_port, process
 

@@ -21,8 +21,9 @@ import typer
 
 from router.flow import CLASSES, VIEWS
 from router.model.calibration import HEADS
-from router.model.card import WEIGHTS, Card, save_model
+from router.model.card import WEIGHTS, Card
 from router.model.mobilenet_v1 import MobileNetV1
+from router.model.saving import save_model
 from router.training.calibrate import fit_temperature
 from router.training.data import DataError, Item, deal, digest_of, read_manifest
 from router.training.evaluate import evaluate, read_model

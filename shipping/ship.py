@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from router.flow import CLASSES
 from router.model.calibration import Calibration
-from router.model.card import Card, save_model
+from router.model.card import Card
 from router.model.mobilenet_v1 import MobileNetV1
+from router.model.saving import save_model
 from router.pixels.prepare import prepare
 from router.training.calibrate import ROUTED, fit_limit, fit_novelty, fit_temperature, fit_thresholds
 from router.training.data import DataError, Item, deal, digest_of, read_manifest

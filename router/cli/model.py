@@ -184,12 +184,15 @@ def _store(config: Path | None) -> tuple[Settings, ModelStore]:
 
 def _keep(store: ModelStore, folder: Path) -> str:
     """Copy a sound model into the store. The copy is what is tested, and what serves."""
+    from router.model import reference, weights
     from router.model.card import WEIGHTS, Card
-    from router.model.mobilenet_v1 import MobileNetV1
 
-    Card.read(folder)
-    MobileNetV1.read(folder / WEIGHTS)
-    return store.keep(folder)
+    card, network = Card.read(folder), weights.read(folder / WEIGHTS)
+    card.must_fit(network)
+    # An earlier version wrote no reference answers: without them each start of the node would compute them anew.
+    found = reference.read(folder, card.digest, card.size, len(network["head.bias"]))
+    content = (found or reference.computed(network, card.size)).content(card.digest, card.size)
+    return store.keep(folder, {reference.FILE: content})
 
 
 def _serving(store: ModelStore, settings: Settings) -> str:

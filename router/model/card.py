@@ -2,6 +2,7 @@
 
 A card that does not fit its weights, or weights that were trained on pictures prepared in another way, must
 never answer: reading fails with one line that says what to do. Only files of a model's folder are touched here.
+No torch.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
+from safetensors.numpy import save
 
 from router.flow import CLASSES, PREPROCESSING
-from router.model import files, weights
+from router.model import files
+from router.model.architecture import Weights
 from router.model.calibration import HEADS, ONE_HEAD, Calibration
 from router.model.errors import CardError as CardError
-from router.model.mobilenet_v1 import MobileNetV1
+from router.model.reference import Reference
+from router.model.weights import LARGEST
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
@@ -62,7 +64,7 @@ class Card:
                 f"this program prepares by version {PREPROCESSING}; retrain it or install the program it came with"
             )
         try:
-            files.must_be_regular(directory / WEIGHTS, weights.LARGEST)
+            files.must_be_regular(directory / WEIGHTS, LARGEST)
             found = files.digest(directory / WEIGHTS)
         except OSError as error:
             raise CardError(f"{directory / WEIGHTS}: {error.strerror}; copy the model's folder again") from error
@@ -73,9 +75,9 @@ class Card:
             )
         return card
 
-    def must_fit(self, network: MobileNetV1) -> None:
+    def must_fit(self, weights: Weights) -> None:
         """Raises CardError where the network has other outputs than the card says."""
-        wanted, found = sum(HEADS[name] for name in self.calibration.heads), network.head.out_features
+        wanted, found = sum(HEADS[name] for name in self.calibration.heads), len(weights["head.bias"])
         if wanted != found:
             raise CardError(f"the weights have {found} outputs, their card has {wanted}; copy the model's folder again")
 
@@ -183,23 +185,19 @@ def _number(table: object, name: str) -> float:
     return value
 
 
-def save_model(
-    network: MobileNetV1,
+def save_weights(
+    weights: Weights,
     directory: Path,
     *,
     size: int,
+    answers: Reference,
     calibration: Calibration | None = None,
-    half: bool = False,
     figures: Mapping[str, Any] | None = None,
     trained: Mapping[str, Any] | None = None,
 ) -> Card:
-    """Write weights and card of a network into `directory`; the card last, so that it is never ahead of them."""
+    """Write a network's weights, what it answers, and its card; the card last, so that it is never ahead of them."""
     directory.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: (tensor.half() if half and tensor.ndim > 1 else tensor).detach().cpu().contiguous()
-        for name, tensor in network.state_dict().items()
-    }
-    files.replace(directory / WEIGHTS, save(state))
+    files.replace(directory / WEIGHTS, save(dict(weights)))
     card = Card(
         digest=files.digest(directory / WEIGHTS),
         size=size,
@@ -207,13 +205,6 @@ def save_model(
         figures=figures or {},
         trained=trained or {},
     )
+    answers.write(directory, card.digest, size)
     card.write(directory)
     return card
-
-
-def save_random_model(directory: Path, *, size: int = 64, seed: int = 0) -> Card:
-    """A valid model folder with untrained weights: for tests, and for measuring without a trained model."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = MobileNetV1()
-    return save_model(network, directory, size=size)

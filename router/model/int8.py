@@ -6,6 +6,9 @@ the channel is stretched to fill 0…6, and the next layer's weights are shrunk 
 Nagel et al., arXiv:1906.04721). `shift` is added to the bias: rounded weights move the mean of what they weigh, and
 in MobileNet-V1 that is nearly all the harm that eight bits do. The first layer, head and novelty stay float32.
 
+`gain` is what the norms multiplied by while this was measured. A square root may differ in its last bit from library
+to library, and one bit can move an activation by a step. With the gains kept, the answers stay those that were judged.
+
 The file belongs to one set of weights, and holds the figures that say how well it agrees with them.
 """
 
@@ -23,8 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from router.model import files
+from router.model.architecture import Weights
 from router.model.engines import EngineError
-from router.model.engines.folding import Floats, Layer
+from router.model.engines.folding import Floats, Layer, folded, gains
 
 FILE = "int8.safetensors"
 LIMIT = 1 << 20
@@ -36,6 +40,8 @@ STEPS = 255
 """Steps of an activation between 0 and TOP."""
 LEAST_MOST = np.float32(0.2)
 """A channel is stretched thirty times at most."""
+RANGES = {"most": (LEAST_MOST, TOP), "shift": (-TOP, TOP), "gain": (np.float32(-1e30), np.float32(1e30))}
+"""What the file holds for each layer, and between which values."""
 
 
 class Int8Error(EngineError):
@@ -44,12 +50,16 @@ class Int8Error(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Int8:
-    """For each layer by name: `most` (channels,) in 0.2…6, and `shift` (channels,) in units of the stretched layer."""
+    """For each layer by name: `most` (channels,) in 0.2…6, and `shift` (channels,) in units of the stretched layer.
+
+    `gain` (channels,) of each layer, too; empty in a file that an earlier version of this program wrote.
+    """
 
     digest: str
     most: Mapping[str, Floats]
     shift: Mapping[str, Floats]
     figures: Mapping[str, Any] = field(default_factory=dict)
+    gain: Mapping[str, Floats] = field(default_factory=dict)
 
     @classmethod
     def read(cls, directory: Path, digest: str) -> Int8:
@@ -72,21 +82,33 @@ class Int8:
             raise Int8Error(f"{FILE} cannot be read ({type(error).__name__})") from error
         if about.get("digest") != digest:
             raise Int8Error(f"{FILE} belongs to other weights (python -m router.training.quantise)")
-        parts: dict[str, dict[str, Floats]] = {"most": {}, "shift": {}}
+        parts: dict[str, dict[str, Floats]] = {kind: {} for kind in RANGES}
         for name, tensor in tensors.items():
             kind, _, layer = name.partition(".")
-            low, high = (LEAST_MOST, TOP) if kind == "most" else (-TOP, TOP)
+            low, high = RANGES.get(kind, (0, 0))
             if kind not in parts or tensor.dtype != np.float32 or not ((low <= tensor) & (tensor <= high)).all():
                 raise Int8Error(f"{FILE} is damaged")
             parts[kind][layer] = tensor
-        return cls(digest, parts["most"], parts["shift"], figures)
+        return cls(digest, parts["most"], parts["shift"], figures, parts["gain"])
 
     def write(self, directory: Path) -> None:
         """Write the file whole or not at all."""
-        tensors = {f"{kind}.{name}": value for kind, values in (("most", self.most), ("shift", self.shift))
-                   for name, value in values.items()}  # fmt: skip
+        tensors = {f"{kind}.{name}": value for kind in RANGES for name, value in getattr(self, kind).items()}
         about = {"version": VERSION, "digest": self.digest, "figures": json.dumps(dict(self.figures))}
         files.replace(directory / FILE, save(tensors, about))
+
+    def layers(self, weights: Weights) -> list[Layer]:
+        """The network's layers as they were when this was measured. Raises Int8Error where the gains are not its."""
+        if not self.gain:
+            return folded(weights)
+        own = gains(weights)
+        same = self.gain.keys() == own.keys() and all(
+            one.shape == self.gain[name].shape and np.allclose(one, self.gain[name], 1e-5, 0)
+            for name, one in own.items()
+        )
+        if not same:
+            raise Int8Error(f"{FILE} does not fit the network")
+        return folded(weights, self.gain)
 
     def apply(self, layers: Sequence[Layer]) -> list[Layer]:
         """The layers stretched and shifted, in float32 still; raises Int8Error where they do not fit."""

@@ -1,8 +1,9 @@
-"""MobileNet-V1 1.0 (Howard et al., arXiv:1704.04861) as TensorFlow published it, for one grey channel.
+"""MobileNet-V1 1.0 (Howard et al., arXiv:1704.04861) as TensorFlow published it, for one grey channel, in torch.
 
 Batch norm epsilon 1e-3, ReLU6, and strided convolutions padded at the bottom and the right only, so that the
-published ImageNet weights mean here what they meant there. Beside the five logits the network gives its novelty:
-how far its pooled features lie from everything that it was calibrated on. Nothing here reads a card or an image.
+published ImageNet weights mean here what they meant there. `architecture` lists the layers. Beside the five logits the
+network gives its novelty: how far its pooled features lie from everything that it was calibrated on. Nothing here reads
+a card or an image.
 """
 
 from __future__ import annotations
@@ -17,15 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from router.flow import CLASSES
 from router.model import weights
-
-WIDTH = 1024
-"""Pooled features of the last block."""
-
-# Output channels and stride of the thirteen depthwise-separable blocks (table 1 of the paper).
-BLOCKS: tuple[tuple[int, int], ...] = (
-    (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
-    (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
-)  # fmt: skip
+from router.model.architecture import BLOCKS, EPSILON, WIDTH, Weights
 
 
 def _convolve(x: Tensor, convolution: nn.Module, norm: nn.Module, stride: int = 1) -> Tensor:
@@ -40,7 +33,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.05)
+    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=0.05)
 
 
 class Novelty(nn.Module):
@@ -112,10 +105,18 @@ class MobileNetV1(nn.Module):
     @classmethod
     def read(cls, path: Path) -> MobileNetV1:
         """The network of a `model.safetensors`, in float32 and ready to answer (eval mode). Raises CardError."""
-        state = weights.read(path, cls().state_dict())
-        network = cls(classes=state["head.weight"].shape[0])
-        network.load(state)
+        return cls.of(weights.read(path))
+
+    @classmethod
+    def of(cls, state: Weights) -> MobileNetV1:
+        """The network with these weights, of which it has a copy, ready to answer."""
+        network = cls(classes=len(state["head.weight"]))
+        network.load({name: torch.from_numpy(values) for name, values in state.items()})
         return network.eval()
+
+    def weights(self) -> Weights:
+        """What `of` makes this network of again."""
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.state_dict().items()}
 
     def start_from_imagenet(self, path: Path) -> list[str]:
         """Take what an ImageNet state offers (three colours summed into grey); names that keep their random start."""

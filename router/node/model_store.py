@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from router.errors import RouterError
 from router.model import files
 from router.node.orders import ModelOrder, Promote, RollBack, SetShadow
 
-FILES = ("model.safetensors", "card.json", "int8.safetensors", "MODEL_CARD.md", "LICENSE")
+FILES = ("model.safetensors", "card.json", "int8.safetensors", "reference.json", "MODEL_CARD.md", "LICENSE")
 """The files that are copied from a model's folder. The first two must exist."""
 NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 STATE = "state.json"
@@ -81,8 +81,8 @@ class ModelStore:
 
     # -- copies ----------------------------------------------------------------------------------------------------
 
-    def keep(self, source: Path) -> str:
-        """Copy a model's folder, durably, and return its name. Raises OSError."""
+    def keep(self, source: Path, beside: Mapping[str, bytes] | None = None) -> str:
+        """Copy a model's folder, with these files beside, durably, and return its name. Raises OSError."""
         self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.mkdir(mode=0o700, exist_ok=True)
         with _alone(self.folder):
@@ -92,6 +92,8 @@ class ModelStore:
             for name in FILES:
                 if name in FILES[:2] or (source / name).is_file():
                     _copy(source / name, part / name)
+            for name, content in (beside or {}).items():
+                files.replace(part / name, content, 0o600)
             name = _name(part)
             _give_to_owner(self.folder, part)
             files.sync(part)

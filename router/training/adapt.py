@@ -22,11 +22,12 @@ from router.config.header_words import shipped_vocabulary
 from router.decide import header_tags
 from router.flow import CLASSES, Header, Prediction
 from router.model.calibration import Calibration
-from router.model.card import WEIGHTS, Card, save_model
+from router.model.card import WEIGHTS, Card
 from router.model.engines import EngineError
 from router.model.int8 import FILE as INT8_FILE
 from router.model.int8 import Int8
 from router.model.mobilenet_v1 import MobileNetV1
+from router.model.saving import save_model
 from router.training.adapting import Labelled, adapted
 from router.training.data import DataError, Item, deal, digest_of, read_manifest
 from router.training.evaluate import private
@@ -79,7 +80,7 @@ def adapt(
     Returns figures, and under `refused` why nothing was written (empty: it was). Raises CardError, DataError.
     """
     card, network = Card.read(base), MobileNetV1.read(base / WEIGHTS)
-    card.must_fit(network)
+    card.must_fit(network.weights())
     known = (old or Old()).read(base, network, card)
     labelled, others = find(folder, labels)
     words = routes.settings.header_words or shipped_vocabulary()

@@ -21,7 +21,8 @@ from safetensors.numpy import save
 
 from router.flow import CLASSES
 from router.model import files
-from router.model.mobilenet_v1 import WIDTH, MobileNetV1
+from router.model.architecture import WIDTH
+from router.model.mobilenet_v1 import MobileNetV1
 from router.training.adapting import Labelled
 from router.training.data import DataError, Item
 from router.training.pictures import outputs

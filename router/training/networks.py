@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from router.errors import RouterError
 from router.flow import CLASSES
-from router.model.mobilenet_v1 import WIDTH, MobileNetV1
+from router.model.architecture import WIDTH
+from router.model.mobilenet_v1 import MobileNetV1
 from router.observe import to_install
 
 NAMES = (

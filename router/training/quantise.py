@@ -18,10 +18,11 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from router.flow import Prediction
 from router.model.card import WEIGHTS, Card, CardError
-from router.model.engines.folding import Floats, Layer, folded
+from router.model.engines.folding import Floats, Layer, folded, gains
 from router.model.int8 import FILE, LEAST_MOST, STEPS, TOP, Int8, rounded, stretch
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.observe import to_install
@@ -45,7 +46,8 @@ BATCH = 16
 
 def measure(network: MobileNetV1, digest: str, pictures: Pictures) -> Int8:
     """Two networks beside each other, a layer at a time: as it is, and with all layers so far in eight bits."""
-    layers = folded(network)
+    gain = gains(network.weights())
+    layers = folded(network.weights(), gain)
     exact = [scale(torch.from_numpy(pictures[n : n + BATCH])) for n in range(0, len(pictures), BATCH)]
     coarse = list(exact)
     most: dict[str, Floats] = {}
@@ -54,15 +56,23 @@ def measure(network: MobileNetV1, digest: str, pictures: Pictures) -> Int8:
     with torch.inference_mode():
         for number, layer in enumerate(layers):
             last = number == len(layers) - 1
-            exact = [layer(x) for x in exact]
+            exact = [convolve(layer, x) for x in exact]
             found = np.full_like(layer.bias, TOP) if last else _most(exact)
             stretched = stretch(layer, before, found)
-            coarse = [(stretched if number == 0 else _rounded(stretched))(x) for x in coarse]
+            weighed = stretched if number == 0 else _rounded(stretched)
+            coarse = [convolve(weighed, x) for x in coarse]
             moved = torch.from_numpy(TOP / found) * _means(exact) - _means(coarse)
             exact = [x.clamp_(0, float(TOP)) for x in exact]
             coarse = [_in_steps(x.add_(moved[:, None, None]).clamp_(0, float(TOP))) for x in coarse]
             most[layer.name], shift[layer.name], before = found, moved.float().numpy(), found
-    return Int8(digest, most, shift)
+    return Int8(digest, most, shift, gain=gain)
+
+
+def convolve(layer: Layer, x: Tensor) -> Tensor:
+    """What goes into a layer's ReLU6, for inputs (n, inputs, height, width)."""
+    before, after = layer.padding
+    x = F.pad(x, (before, after, before, after))
+    return F.conv2d(x, torch.from_numpy(layer.weights), torch.from_numpy(layer.bias), layer.stride, groups=layer.groups)
 
 
 def _most(outputs: Sequence[Tensor]) -> Floats:
@@ -134,7 +144,7 @@ def agreeing(model: Path, int8: Int8, items: Sequence[Item], threads: int = 0) -
     from router.model.engines import openvino_int8
 
     card, network = Card.read(model), MobileNetV1.read(model / WEIGHTS)
-    run = openvino_int8.build(MobileNetV1.read(model / WEIGHTS), card.size, threads, int8)
+    run = openvino_int8.build(network.weights(), card.size, threads, int8)
     pairs: dict[str, list[tuple[Prediction, Prediction]]] = {}
     for pictures, chunk in batches(items, card.size, batch=BATCH):
         with torch.inference_mode():

@@ -27,9 +27,10 @@ from torch.nn import functional as F  # noqa: N812 - the usual name
 
 from router.flow import VIEWS
 from router.model import files
+from router.model.architecture import WIDTH
 from router.model.calibration import HEADS, Calibration
-from router.model.card import save_model
-from router.model.mobilenet_v1 import WIDTH, Head, MobileNetV1, scale
+from router.model.mobilenet_v1 import Head, MobileNetV1, scale
+from router.model.saving import save_model
 from router.pixels.prepare import field, prepare
 from router.training import augment
 from router.training.data import DataError, Item, digest_of, read_all

@@ -23,7 +23,7 @@ from router.config.settings import DestinationSettings
 from router.dicom.part10 import data_set_offset
 from router.dicom.uids import BIG_ENDIAN, EXPLICIT, IMPLICIT
 from router.flow import StoredFile
-from router.model.card import save_random_model
+from router.model.untrained import save_random_model
 from router.pixels.even import even_out
 from tests.peers import NodeUnderTest, without_model
 

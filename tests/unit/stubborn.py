@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from router.flow import CLASSES
-from router.model.card import Card, save_model
+from router.model.card import Card
 from router.model.mobilenet_v1 import MobileNetV1
+from router.model.saving import save_model
 
 
 def save_stubborn_model(folder: Path, class_name: str, *, seed: int = 0) -> Card:

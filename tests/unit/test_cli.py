@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from router.cli import app, main
 from router.config import load
-from router.model.card import save_random_model
+from router.model.untrained import save_random_model
 from router.pixels.wrap import wrap_image
 from router.spool import open_spool
 from tests.peers import free_port

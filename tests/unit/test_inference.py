@@ -25,7 +25,7 @@ from router.inference import Inference, InferenceError, supervisor
 from router.inference.framing import pack, unpack
 from router.inference.lanes import Lanes
 from router.inference.worker_handle import PixelWorker
-from router.model.card import save_random_model
+from router.model.untrained import save_random_model
 from router.pixels import render
 from router.pixels.wrap import wrap_image
 from tests.unit.peer import wait_for

@@ -24,9 +24,10 @@ from router.config.settings import ModelSettings
 from router.errors import explain
 from router.inference import Inference, InferenceError
 from router.model import files
-from router.model.card import CARD, WEIGHTS, Card, CardError, save_model
+from router.model.card import CARD, WEIGHTS, Card, CardError
 from router.model.load import load
 from router.model.mobilenet_v1 import MobileNetV1
+from router.model.saving import save_model
 from tests.peers import free_port
 
 NOVELTY = ("novelty.project", "novelty.offset", "novelty.centres")

@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from router.model.card import WEIGHTS, Card, save_model
+from router.model.card import WEIGHTS, Card
 from router.model.engines import ENGINES, INT8, EngineError
-from router.model.engines.folding import folded, in_bfloat16
+from router.model.engines.folding import Layer, folded, in_bfloat16
 from router.model.int8 import FILE, LEAST_MOST, LIMIT, TOP, VERSION, Int8, Int8Error, rounded
 from router.model.load import build, load, sample_pictures, shipped_model
 from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.model.saving import save_model
 from router.pixels.prepare import prepare
-from router.training.quantise import measure, refusals
+from router.training.quantise import convolve, measure, refusals
 from shipping.strangers import phantoms
 
 SIZE = 64
@@ -76,8 +77,8 @@ def test_folded_layers_are_the_network(network: MobileNetV1) -> None:
     x = scale(torch.from_numpy(PICTURES))
     with torch.inference_mode():
         expected = network.features(x)
-        for layer in folded(network):
-            x = layer(x).clamp(0, 6)
+        for layer in folded(network.weights()):
+            x = convolve(layer, x).clamp(0, 6)
     assert torch.allclose(x.mean(dim=(2, 3)), expected, atol=1e-4)
 
 
@@ -88,7 +89,7 @@ def test_every_engine_says_what_the_network_says(network: MobileNetV1, int8: Int
         pytest.importorskip("openvino")
     expected, expected_novelty = said(network)
     try:
-        run = build(ENGINES[name], network, SIZE, 1, *((int8,) if name == INT8 else ()))
+        run = build(ENGINES[name], network.weights(), SIZE, 1, *((int8,) if name == INT8 else ()))
     except EngineError as error:
         pytest.skip(str(error))
     most = 1e-3 if name == "torch" else 0.05 * np.ptp(expected)
@@ -106,23 +107,25 @@ def test_eight_bits_are_computed_as_integers(network: MobileNetV1, int8: Int8) -
     openvino = pytest.importorskip("openvino")
     from router.model.engines.openvino_cpu import _model
 
-    compiled = openvino.Core().compile_model(_model(int8.apply(folded(network)), network, SIZE, int8=True), "CPU")
+    compiled = openvino.Core().compile_model(
+        _model(int8.apply(int8.layers(network.weights())), network.weights(), SIZE, int8=True), "CPU"
+    )
     found = [{key: op.get_rt_info()[key].astype(str) for key in ("layerType", "runtimePrecision")}
              for op in compiled.get_runtime_model().get_ops()]  # fmt: skip
     kinds = [one["runtimePrecision"] for one in found if "Convolution" in one["layerType"]]
     assert (len(kinds), kinds.count("u8")) == (27, 26)
 
 
-def pooled(layers: list[Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+def pooled(layers: list[Layer]) -> torch.Tensor:
     x = scale(torch.from_numpy(PICTURES))
     with torch.inference_mode():
         for layer in layers:
-            x = layer(x).clamp(0, 6)
+            x = convolve(layer, x).clamp(0, 6)
     return x.mean(dim=(2, 3))
 
 
 def test_biases_make_up_for_rounded_weights(network: MobileNetV1) -> None:
-    exact, made_up = folded(network), in_bfloat16(network)
+    exact, made_up = folded(network.weights()), in_bfloat16(network.weights())
     plain = [replace(new, bias=old.bias) for old, new in zip(exact, made_up, strict=True)]
     expected = pooled([*exact])
     without, within = ((pooled([*layers]) - expected).mean(dim=0).abs().mean() for layers in (plain, made_up))
@@ -203,7 +206,7 @@ def test_what_does_not_fit_the_network_is_refused(
     digest = Card.read(folder).digest
     save_file(tensors, path, {"version": VERSION, "digest": digest})
     with pytest.raises(Int8Error, match="does not fit"):
-        Int8.read(tmp_path, digest).apply(folded(network))
+        Int8.read(tmp_path, digest).apply(folded(network.weights()))
 
 
 def test_it_survives_writing_and_reading(folder: Path, tmp_path: Path, int8: Int8) -> None:

@@ -12,15 +12,16 @@ import typer
 from typer.testing import CliRunner
 
 from router.flow import CLASSES, Prediction
-from router.model.card import Card, save_model
+from router.model.card import Card
 from router.model.engines.folding import folded
 from router.model.int8 import FILE, Int8
 from router.model.load import sample_pictures
 from router.model.mobilenet_v1 import scale
+from router.model.saving import save_model
 from router.training import quantise
 from router.training.data import DataError
 from router.training.pictures import Pictures
-from router.training.quantise import agreement, measure, refusals
+from router.training.quantise import agreement, convolve, measure, refusals
 from tests.unit.test_model_engines import SIZE, awake
 from tests.unit.training_set import make_set
 
@@ -89,16 +90,18 @@ def test_measuring_stretches_quiet_channels_and_moves_the_mean_back() -> None:
     found = measure(network, "d", pictures)
     assert 0.5 < found.most["conv_dw_5"][3] < 0.65
     assert found.most["conv_dw_5"][4] == 6, "what never wakes is left as it is"
-    assert set(found.shift) == {layer.name for layer in folded(network)}
+    assert set(found.shift) == {layer.name for layer in folded(network.weights())}
     assert np.abs(found.shift["conv1"]).max() < 1e-5, "the first layer is not rounded"
 
     def apart(int8: Int8) -> float:
         """How far the mean of the last layer is from the network's, layers being rounded and the biases `int8`'s."""
         x, y = (scale(torch.from_numpy(pictures)) for _ in range(2))
         with torch.inference_mode():
-            for number, (exact, layer) in enumerate(zip(folded(network), int8.apply(folded(network)), strict=True)):
-                x = exact(x).clamp(0, 6)
-                y = (quantise._rounded(layer) if number else layer)(y).clamp(0, 6)
+            for number, (exact, layer) in enumerate(
+                zip(folded(network.weights()), int8.apply(folded(network.weights())), strict=True)
+            ):
+                x = convolve(exact, x).clamp(0, 6)
+                y = convolve(quantise._rounded(layer) if number else layer, y).clamp(0, 6)
         return float((x - y).mean(dim=(0, 2, 3)).abs().mean())
 
     unmoved = replace(found, shift={name: np.zeros_like(value) for name, value in found.shift.items()})

@@ -14,10 +14,12 @@ from router.config import load as load_config
 from router.decide import decide
 from router.flow import Caller, Instance, Prediction, Seen
 from router.model.calibration import Calibration
-from router.model.card import Card, CardError, save_model, save_random_model
+from router.model.card import Card, CardError
 from router.model.load import load
 from router.model.mobilenet_v1 import MobileNetV1
 from router.model.polarity import MIDDLE, SURE, by_both_looks, look_right, negative
+from router.model.saving import save_model
+from router.model.untrained import save_random_model
 from router.pixels.prepare import prepare
 
 ALL = ("class", "view", "inverted")

@@ -22,7 +22,8 @@ from router.flow import CLASSES, Prediction, Seen
 from router.inference import Inference, InferenceError, Shadow
 from router.inference.shadow import MOST
 from router.model.calibration import Calibration
-from router.model.card import CARD, WEIGHTS, Card, save_random_model
+from router.model.card import CARD, WEIGHTS, Card
+from router.model.untrained import save_random_model
 from router.node.model_store import FILES, ModelStore, State, StoreError
 from router.node.orders import ModelOrder, SetShadow, parse
 from router.node.serving_models import FIRST_PAUSE, LONGEST_PAUSE, ServingModels

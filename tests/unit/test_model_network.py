@@ -11,9 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812
 
 from router.flow import CLASSES
+from router.model.architecture import WIDTH
 from router.model.calibration import Calibration
-from router.model.card import Card, CardError, save_model, save_random_model
-from router.model.mobilenet_v1 import WIDTH, MobileNetV1, scale
+from router.model.card import Card, CardError
+from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.model.saving import save_model
+from router.model.untrained import save_random_model
 
 
 def network(seed: int = 0) -> MobileNetV1:

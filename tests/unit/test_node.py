@@ -24,7 +24,7 @@ from router.config import ConfigError, load, shipped
 from router.demo.network import Downstream, send
 from router.inference import InferenceError
 from router.listening import AddressError
-from router.model.card import save_random_model
+from router.model.untrained import save_random_model
 from router.node.client import NoNodeError, ask, state
 from router.node.node import Node
 from router.node.orders import OrderError

@@ -20,10 +20,12 @@ from typer.testing import CliRunner
 from router.cli import adapt as adapt_command
 from router.decide.header_words import CHEST
 from router.flow import CLASSES, UNCERTAIN, Prediction
+from router.model import weights
 from router.model.calibration import Calibration
-from router.model.card import Card, save_model
+from router.model.card import Card
 from router.model.files import shipped_model
 from router.model.mobilenet_v1 import Head, MobileNetV1
+from router.model.saving import save_model
 from router.pixels.wrap import wrap_image
 from router.training.adapt import PINNED, refusals
 from router.training.adapting import Labelled, adapted
@@ -111,7 +113,7 @@ def test_labels_of_people_make_foreign_images_known(base: Path, tmp_path: Path, 
     assert found["images"]["labelled_by_people"] == 100
     assert found["images"]["held_out"] == 30
     card = Card.read(tmp_path / "own")
-    card.must_fit(MobileNetV1.read(tmp_path / "own" / "model.safetensors"))
+    card.must_fit(weights.read(tmp_path / "own" / "model.safetensors"))
     assert card.trained["adapted_from"] == Card.read(base).digest
     assert card.figures["adapted"]["own"] == found["own"]
     assert KnownImages.read(tmp_path / "own", card.digest) is not None

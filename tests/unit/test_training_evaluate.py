@@ -18,7 +18,7 @@ from router.cli import evaluate as evaluate_command
 from router.cli import train as train_command
 from router.flow import CLASSES
 from router.model.calibration import Calibration
-from router.model.card import save_random_model
+from router.model.untrained import save_random_model
 from router.pixels.wrap import wrap_image
 from router.training import metrics
 from router.training.data import Item, Skipped, read_all, read_manifest, with_header_age

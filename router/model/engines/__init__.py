@@ -1,4 +1,4 @@
-"""Ways to run the network: each module has `build(network, size, threads) -> Run`, or raises why it cannot.
+"""Ways to run the network: each module has `build(weights, size, threads) -> Run`, or raises why it cannot.
 
 A new engine: a module here, and its line in `ENGINES`. `model.load` tries them in that order.
 

@@ -14,28 +14,28 @@ import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
+from router.model.architecture import Weights
 from router.model.engines import Run
 from router.model.engines.folding import Layer, folded, in_bfloat16
 from router.model.int8 import STEPS, TOP, rounded
-from router.model.mobilenet_v1 import MobileNetV1
 
 Node = Any
 
 
-def build(network: MobileNetV1, size: int, threads: int) -> Run:
+def build(weights: Weights, size: int, threads: int) -> Run:
     """Raises RuntimeError when the network cannot be compiled here."""
     coarse = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT") == openvino.Type.bf16
-    return build_layers(in_bfloat16(network) if coarse else folded(network), network, size, threads)
+    return build_layers(in_bfloat16(weights) if coarse else folded(weights), weights, size, threads)
 
 
-def build_layers(layers: Sequence[Layer], network: MobileNetV1, size: int, threads: int, *, int8: bool = False) -> Run:
+def build_layers(layers: Sequence[Layer], weights: Weights, size: int, threads: int, *, int8: bool = False) -> Run:
     """The layers, with the network's head and novelty behind them; in `int8`, all layers but the first in integers."""
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     if int8:
         options["INFERENCE_PRECISION_HINT"] = "f32"  # the little that is no integer: bfloat16 is coarser than 8 bits
-    compiled = openvino.Core().compile_model(_model(layers, network, size, int8), "CPU", options)
+    compiled = openvino.Core().compile_model(_model(layers, weights, size, int8), "CPU", options)
     request = compiled.create_infer_request()
 
     def run(pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -46,16 +46,15 @@ def build_layers(layers: Sequence[Layer], network: MobileNetV1, size: int, threa
     return run
 
 
-def _model(layers: Sequence[Layer], network: MobileNetV1, size: int, int8: bool) -> openvino.Model:
+def _model(layers: Sequence[Layer], weights: Weights, size: int, int8: bool) -> openvino.Model:
     pictures = ops.parameter([-1, 1, size, size], np.uint8)
     x = ops.convert(pictures, np.float32)
     x = ops.subtract(ops.multiply(x, _floats(2 / 255)), _floats(1))
     for number, layer in enumerate(layers):
         x = _convolve(x, layer, int8 and number > 0)
     features = ops.reduce_mean(x, _axes(2, 3), keep_dims=False)
-    head = network.head
-    logits = ops.add(ops.matmul(features, _floats(head.weight), False, True), _floats(head.bias))
-    return openvino.Model([logits, _novelty(features, network)], [pictures])
+    logits = ops.add(ops.matmul(features, _floats(weights["head.weight"]), False, True), _floats(weights["head.bias"]))
+    return openvino.Model([logits, _novelty(features, weights)], [pictures])
 
 
 def _convolve(x: Node, layer: Layer, int8: bool) -> Node:
@@ -75,17 +74,16 @@ def _convolve(x: Node, layer: Layer, int8: bool) -> Node:
     return ops.clamp(ops.add(x, _floats(layer.bias[None, :, None, None])), 0.0, float(TOP))
 
 
-def _novelty(features: Node, network: MobileNetV1) -> Node:
-    """As `Novelty.forward`."""
-    novelty = network.novelty
-    whitened = ops.add(ops.matmul(features, _floats(novelty.project), False, True), _floats(novelty.offset))
-    apart = ops.subtract(ops.unsqueeze(whitened, _axes(1)), _floats(novelty.centres[None]))
+def _novelty(features: Node, weights: Weights) -> Node:
+    """As `mobilenet_v1.Novelty`."""
+    project, offset, centres = (_floats(weights[f"novelty.{name}"]) for name in ("project", "offset", "centres"))
+    whitened = ops.add(ops.matmul(features, project, False, True), offset)
+    apart = ops.subtract(ops.unsqueeze(whitened, _axes(1)), ops.unsqueeze(centres, _axes(0)))
     distances = ops.reduce_mean(ops.multiply(apart, apart), _axes(2), keep_dims=False)
     return ops.reduce_min(distances, _axes(1), keep_dims=False)
 
 
 def _floats(value: Any) -> Node:
-    value = value.detach().numpy() if hasattr(value, "detach") else value
     return ops.constant(np.asarray(value, np.float32))
 
 

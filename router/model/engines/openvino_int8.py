@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from router.model.architecture import Weights
 from router.model.engines import Run
-from router.model.engines.folding import folded
 from router.model.engines.openvino_cpu import build_layers
 from router.model.int8 import Int8
-from router.model.mobilenet_v1 import MobileNetV1
 
 
-def build(network: MobileNetV1, size: int, threads: int, int8: Int8) -> Run:
+def build(weights: Weights, size: int, threads: int, int8: Int8) -> Run:
     """Raises Int8Error when `int8` is of another network, and RuntimeError when it cannot be compiled here."""
-    return build_layers(int8.apply(folded(network)), network, size, threads, int8=True)
+    return build_layers(int8.apply(int8.layers(weights)), weights, size, threads, int8=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 
+from router.model.architecture import Weights
 from router.model.engines import EngineError, Run
 from router.model.engines.folding import in_bfloat16
 from router.model.engines.torch_cpu import traced
@@ -14,11 +13,11 @@ from router.model.mobilenet_v1 import MobileNetV1
 
 
 class _InBfloat16(nn.Module):
-    def __init__(self, network: MobileNetV1) -> None:
+    def __init__(self, weights: Weights) -> None:
         super().__init__()
+        network, self.network = MobileNetV1.of(weights), MobileNetV1.of(weights)
         self.head, self.novelty = network.head, network.novelty
-        self.network = deepcopy(network)
-        for layer in in_bfloat16(network):
+        for layer in in_bfloat16(weights):
             convolution: nn.Conv2d = getattr(self.network, layer.name)
             convolution.weight = nn.Parameter(torch.from_numpy(layer.weights))
             convolution.bias = nn.Parameter(torch.from_numpy(layer.bias))
@@ -30,9 +29,9 @@ class _InBfloat16(nn.Module):
         return self.head(features), self.novelty(features)
 
 
-def build(network: MobileNetV1, size: int, threads: int) -> Run:
+def build(weights: Weights, size: int, threads: int) -> Run:
     """`threads` 0: what torch chooses. Raises EngineError where the processor has no bfloat16."""
     has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     if not has_bfloat16():
         raise EngineError("the processor has no bfloat16")
-    return traced(_InBfloat16(network), size, threads)
+    return traced(_InBfloat16(weights), size, threads)

@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from router.model.architecture import Weights
 from router.model.engines import Run
 from router.model.mobilenet_v1 import MobileNetV1, scale
 
 
-def build(network: MobileNetV1, size: int, threads: int) -> Run:
+def build(weights: Weights, size: int, threads: int) -> Run:
     """`threads` 0: what torch chooses."""
-    return traced(network, size, threads, fused=True)
+    return traced(MobileNetV1.of(weights), size, threads, fused=True)
 
 
 def traced(network: nn.Module, size: int, threads: int, *, fused: bool = False) -> Run:

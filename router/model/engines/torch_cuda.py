@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from router.model.architecture import Weights
 from router.model.engines import Run
 from router.model.mobilenet_v1 import MobileNetV1, scale
 
@@ -13,11 +14,11 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 """Smaller batches are padded to the next of these."""
 
 
-def build(network: MobileNetV1, size: int, threads: int) -> Run:
+def build(weights: Weights, size: int, threads: int) -> Run:
     """Raises RuntimeError when there is no usable GPU."""
     del threads
     device = torch.device("cuda")
-    network = network.eval().half().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = MobileNetV1.of(weights).half().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.novelty.float()
     graphs = {batch: _Graph(network, batch, size, device) for batch in BATCHES}
 
