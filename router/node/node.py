@@ -108,7 +108,7 @@ class Node:
         self._web = WebServer(settings.web, view, gate)
         states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
         control = ControlServer(settings.spool.path, application(self.carry_out, states))
-        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool)
+        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool, self._limits)
         notifier = Notifier(view, self._spool.notices, self.settings)
         self._roles: tuple[Role, ...] = (
             *((shown,) if shown else ()), self._web, self._models, control, self._forwarder, classifier, committer,
@@ -119,6 +119,11 @@ class Node:
     def settings(self) -> Settings:
         """The settings in force. A reload replaces all of them at once."""
         return self._settings
+
+    def _limits(self) -> dict[str, int | None]:
+        """Where instances may follow their study: nowhere in a dry run."""
+        settings = self._settings
+        return {} if settings.node.dry_run else {name: settings.destinations[name].limit for name in settings.enabled}
 
     @property
     def spool(self) -> Spool:
