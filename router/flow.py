@@ -168,6 +168,8 @@ class Decision:
     shadow: tuple[tuple[str, tuple[str, ...]], ...] = ()
     table: str = ""
     """The digest of the rules that decided."""
+    study: bool = False
+    """The rule has `scope: study`: the other instances of the study follow to its destinations."""
 
 
 @dataclass(frozen=True, slots=True)

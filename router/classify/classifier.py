@@ -189,7 +189,9 @@ class Classifier:
         settings = self._settings()
         instance = claim.instance
         decision = decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
-        limits = {name: settings.destinations[name].limit for name in decision.destinations}
+        # In a dry run nothing follows: nothing goes where a rule sends it.
+        named = decision.destinations if settings.node.dry_run else {*decision.destinations, *settings.enabled}
+        limits = {name: settings.destinations[name].limit for name in named}
 
         words = None if claim.is_new_decision else settings.header_words
         agrees = agreement(words, instance, seen) if words else None

@@ -16,6 +16,7 @@ from router.cli.options import VARIABLE, Json, printable, wrong
 
 if TYPE_CHECKING:
     from router.commands.classify_files import Looked
+    from router.config import Settings
     from router.model.doubt import Limits
 
 
@@ -78,6 +79,7 @@ def command(
         written = into.begin(restart=restart)
     chosen = list(files(paths))
     todo = [path for path in chosen if str(path) not in written]
+    _refuse_to_go_on(settings, written, todo)
     failed = any(written.get(str(path), False) for path in chosen)
     inference = Inference(model_settings)
     inference.start()
@@ -94,6 +96,14 @@ def command(
         typer.echo(line, err=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _refuse_to_go_on(settings: Settings | None, written: dict[str, bool], todo: list[Path]) -> None:
+    """Files that are looked at now may lead those with a row, or follow them; and rows do not say their study."""
+    from router.decide.studies import keeps_together
+
+    if settings and written and todo and keeps_together(settings.rules):
+        wrong("an interrupted run cannot be continued, because these rules keep studies together: add --restart")
 
 
 def _counted(looks: Iterable[Looked], kept: Counter[tuple[str, str, str]]) -> Iterator[Looked]:
@@ -130,9 +140,11 @@ def _row(looked: Looked, *, body_part: bool) -> dict[str, Any]:
         "view_confidence": round(prediction.view_confidence, 4) if prediction and prediction.view else None,
         "inverted": prediction.inverted if prediction else None,
         "rule": decision.rule if decision else None,
-        "destinations": list(decision.destinations) if decision else [],
+        "destinations": [*decision.destinations, *(name for name, _ in looked.follows)] if decision else [],
         "error": looked.error or None,
     }
+    if looked.follows:
+        row["follows"] = {name: str(path) for name, path in looked.follows}
     if body_part:
         row["body_part_examined"] = looked.body_part
     return row
@@ -181,6 +193,8 @@ def _to_terminal(rows: Iterable[dict[str, Any]], limits: Limits | None, *, rules
             line += "  inverted"
         if rules and row["rule"]:
             line += f"  rule: {row['rule']} -> {', '.join(row['destinations']) or 'nowhere'}"
+        for name, path in row.get("follows", {}).items():
+            line += f"  {name}: follows {path}"
         if row["error"]:
             line += f"  [{row['error']}]"
         if "body_part_examined" in row:

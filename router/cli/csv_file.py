@@ -69,7 +69,8 @@ class CsvFile:
         with self._path.open("a", newline="", encoding="utf-8") as out:
             writer: csv.DictWriter[str] | None = None
             for row in rows:
-                flat = {name: value for name, value in row.items() if name not in ("probabilities", "destinations")}
+                left_out = ("probabilities", "destinations", "follows")
+                flat = {name: value for name, value in row.items() if name not in left_out}
                 flat["destinations"] = " ".join(row["destinations"])
                 if writer is None:
                     writer = csv.DictWriter(out, fieldnames=[*flat, *(f"p_{name}" for name in CLASSES)])

@@ -81,7 +81,7 @@ def _as_json(one: Found) -> dict[str, Any]:
         "view": one.view, "rule": one.rule, "table": one.table, "destinations": list(one.destinations),
         "deliveries": [
             {"id": d.id, "destination": d.destination, "state": d.state, "tries": d.tries, "done_at": d.done_at,
-             "reason": d.reason or None}
+             "reason": d.reason or None, "follows": d.follows}
             for d in one.deliveries
         ],
     }  # fmt: skip

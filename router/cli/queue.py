@@ -186,6 +186,7 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
     for delivery in row["deliveries"]:
         word = "waiting" if delivery["state"] == "open" else delivery["state"]
         ended = f" {local_time(delivery['closed_at'])}" if delivery["closed_at"] else ""
+        ended += f" (follows instance {delivery['follows']})" if delivery["follows"] else ""
         yield f"delivery {delivery['id']:<9} {delivery['destination']}: {word}{ended} {delivery['reason'] or ''}"
     for event in row["events"]:
         yield f"event {local_time(event['at'])}  {event['kind']} {event['destination'] or ''} {event['detail'] or ''}"
@@ -399,14 +400,18 @@ def _is_found(spool: Spool, text: str) -> bool:
 def send(
     instance: Which,
     to: Annotated[str, typer.Option("--to", help="The destination, by its name in routing.yaml.")],
+    study: Annotated[
+        bool, typer.Option("--study", help="All instances of its study, also those that are still to come.")
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Send an instance to one more destination. Its decision stays as it is."""
+    """Send an instance, or its whole study, to one more destination. Decisions stay as they are."""
     from router.node.orders import SendAlso
 
     which = _instance(spool_of(config), instance)
-    _order(config, f"it is owed to {to} too", as_json, SendAlso(which, to))
+    told = f"the study goes to {to} too" if study else f"it is owed to {to} too"
+    _order(config, told, as_json, SendAlso(which, to, study))
 
 
 def _order(config: Path | None, told: str, as_json: bool, order: QueueOrder) -> None:

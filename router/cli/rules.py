@@ -202,7 +202,7 @@ def _explained_as_json(found: Explained) -> dict[str, Any]:
     return {
         "of": found.of, "table": found.table, "which": found.which, "facts_kept": found.facts_kept,
         "decided": decided and {"rule": decided.rule, "destinations": list(decided.destinations),
-                                "table": decided.table, "reason": decided.reason},
+                                "follows": list(found.follows), "table": decided.table, "reason": decided.reason},
         "decision": {"rule": would.rule, "destinations": list(would.destinations), "reason": would.reason},
         "pixels": found.seen.pixels,
         "class": prediction and prediction.class_name, "top": prediction and prediction.top,
@@ -215,7 +215,8 @@ def _explained_as_json(found: Explained) -> dict[str, Any]:
 def _rule_as_json(one: ExplainedRule) -> dict[str, Any]:
     return {
         "rule": one.name, "outcome": str(one.outcome), "answer": one.answer, "because": list(one.because),
-        "send": list(one.send), "discard": one.discard, "conditions": [_answer_as_json(a) for a in one.conditions],
+        "send": list(one.send), "discard": one.discard, "scope": "study" if one.study else "instance",
+        "conditions": [_answer_as_json(a) for a in one.conditions],
     }  # fmt: skip
 
 
@@ -230,13 +231,15 @@ def _explained_lines(found: Explained) -> Iterator[str]:
     if decided is not None and (decided.rule, decided.destinations) != (would.rule, would.destinations):
         yield f"was decided: {decided.rule} -> {_places(decided.destinations)}"
     yield f"{'these rules' if decided else 'decision'}: {would.rule} -> {_places(would.destinations)}"
+    if found.follows:
+        yield f"with its study: {_places(found.follows)}"
     if not found.facts_kept:
         yield "an older version decided it and kept nothing of the header: conditions on the header are unknown"
     yield ""
     yield from _seen_lines(found)
     for number, one in enumerate(found.explanation.rules, 1):
         yield ""
-        goes = f" -> {_places(one.send)}" if one.answer else ""
+        goes = f" -> {_places(one.send)}{', with its study' if one.study else ''}" if one.answer else ""
         because = f": {', '.join(one.because)}" if one.because else ""
         yield f"{number:3d} {one.outcome:8s} {one.name}{goes}{because}"
         for answer in one.conditions:

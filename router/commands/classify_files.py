@@ -11,14 +11,16 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.config.settings import Settings
 from router.decide import decide, header_tags, kept_from
+from router.decide.studies import following, keeps_together
 from router.flow import Caller, Decision, Instance, Seen
 from router.inference import Inference
 from router.spool.blobs import COPIES, PART
+from router.spool.keyed import STUDY
 
 BODY_PART = 0x00180015
 IN_FLIGHT = 32
@@ -37,6 +39,8 @@ class Looked:
     error: str = ""
     kept_from: tuple[str, ...] = ()
     """The AIs of its class, if the rules miss all of them."""
+    follows: tuple[tuple[str, Path], ...] = ()
+    """Destinations that it gets because another file of its study goes there, each with that file."""
 
     @property
     def body_part(self) -> str:
@@ -60,8 +64,32 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def look(paths: Iterable[Path], inference: Inference, settings: Settings | None, caller: Caller) -> Iterator[Looked]:
-    """Look at each file, several at a time, and give the results in the order of `paths`."""
-    tags = frozenset({BODY_PART}) | (header_tags(settings.rules) if settings else frozenset())
+    """Look at each file, several at a time, and give the results in the order of `paths`.
+
+    If the rules keep studies together, nothing is given out until all files were looked at.
+    """
+    looks = _look(paths, inference, settings, caller)
+    if settings is None or not keeps_together(settings.rules):
+        yield from looks
+        return
+    every = [_without_header(one) for one in looks]
+    undecided = Decision("", (), "", discard=True)
+    decided = [(study, one.decision or undecided) for one, study in every]
+    for (one, _), leads in zip(every, following(decided), strict=True):
+        yield replace(one, follows=tuple((name, every[place][0].path) for name, place in leads.items()))
+
+
+def _without_header(one: Looked) -> tuple[Looked, str]:
+    """A look without what only the rules needed, and the study of its file."""
+    if one.seen is None:
+        return one, ""
+    study = one.seen.header.get(STUDY)
+    kept = {tag: values for tag, values in one.seen.header.items() if tag == BODY_PART}
+    return replace(one, seen=replace(one.seen, header=kept)), study[0] if study and len(study) == 1 else ""
+
+
+def _look(paths: Iterable[Path], inference: Inference, settings: Settings | None, caller: Caller) -> Iterator[Looked]:
+    tags = frozenset({BODY_PART, STUDY}) | (header_tags(settings.rules) if settings else frozenset())
     waiting: deque[tuple[Path, Future[Seen] | str]] = deque()
     with tempfile.TemporaryDirectory(prefix="dicom-router-") as scratch:
         for number, path in enumerate(paths):

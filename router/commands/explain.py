@@ -42,6 +42,8 @@ class Explained:
     decided: Decision | None
     limits: Limits | None
     facts_kept: bool = True
+    follows: tuple[str, ...] = ()
+    """Where the instance follows others of its study, beside the destinations of its own decision."""
 
 
 def explain_instance(spool: Spool, instance_id: str, settings: Settings, candidate: Settings | None) -> Explained:
@@ -60,8 +62,9 @@ def explain_instance(spool: Spool, instance_id: str, settings: Settings, candida
     explanation = explain(table, came.instance, came.seen, enabled=enabled, kept=kept)
     limits = _limits(came.seen, settings)
     return Explained(
-        instance_id, table.digest, which, came.seen, explanation, came.decided, limits, came.facts is not None
-    )
+        instance_id, table.digest, which, came.seen, explanation, came.decided, limits, came.facts is not None,
+        came.follows,
+    )  # fmt: skip
 
 
 def _rules_for(

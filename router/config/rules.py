@@ -99,6 +99,7 @@ def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Con
         "discard": scalar(values.boolean),
         "reason": scalar(values.text),
         "shadow": scalar(values.boolean),
+        "scope": scalar(values.one_of("instance", "study")),
     }
     found = fields(where, node, known, context)
     if "name" not in written:
@@ -108,7 +109,12 @@ def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Con
     _check_send(where, node, found, "send" in written, context)
     if any(key not in found for key in ("name", "when")) or ("send" in written and "send" not in found):
         raise Skip
-    return Rule(**{"send": (), **found})
+    study = found.pop("scope", "instance") == "study"
+    if study and found.get("discard", False):
+        fix = "remove scope: nothing is sent, so nothing follows"
+        context.wrong(node, f"{where} has both discard and scope: study", fix)
+        raise Skip
+    return Rule(**{"send": (), **found, "study": study})
 
 
 def _check_send(where: str, node: Node, found: dict[str, Any], written: bool, context: Context) -> None:

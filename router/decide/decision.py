@@ -39,7 +39,9 @@ def decide(
             continue
         if dry_run:
             return _by_otherwise(table, enabled, f"dry run: would have been {_fired(rule, send)}", shadow)
-        return Decision(rule.name, send, _short(_fired(rule, send)), rule.discard, tuple(shadow), table.digest)
+        return Decision(
+            rule.name, send, _short(_fired(rule, send)), rule.discard, tuple(shadow), table.digest, study=rule.study
+        )  # fmt: skip
     outcome = "; ".join(("no rule fired", *missed))
     prefix = "dry run: would have been otherwise: " if dry_run else "otherwise: "
     return _by_otherwise(table, enabled, prefix + outcome, shadow)

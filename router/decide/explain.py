@@ -60,6 +60,8 @@ class ExplainedRule:
     conditions: tuple[Answer, ...]
     send: tuple[str, ...]
     discard: bool
+    study: bool = False
+    """Where it sends an instance, the others of the study follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def _rules(table: RuleTable, facts: c.Facts, decision: Decision, enabled: frozen
         together = rule.when.conditions if isinstance(rule.when, c.AllOf) else (rule.when,)
         answers = tuple(_answer(one, facts) for one in together)
         because = () if answer else tuple(one.subject for one in answers if one.answer is answer)
-        yield ExplainedRule(rule.name, outcome, answer, because, answers, rule.send, rule.discard)
+        yield ExplainedRule(rule.name, outcome, answer, because, answers, rule.send, rule.discard, rule.study)
 
 
 def _outcome(rule: Rule, answer: bool | None, decision: Decision, enabled: frozenset[str], *, decided: bool) -> Outcome:

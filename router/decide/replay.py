@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from router.decide.conditions import AgeIs, AllOf, AnyOf, Condition, Facts, Kept, Not, parts
 from router.decide.decision import decide
 from router.decide.header_facts import Asked, HeaderFacts, asked
+from router.decide.studies import keeps_together
 from router.decide.table import RuleTable
 from router.flow import Decision, Instance, Seen
 
@@ -30,6 +31,10 @@ class Came:
     decided: Decision
     facts: HeaderFacts | None
     asked: Asked
+    study: str = ""
+    """A hash of its study; empty if that is not known."""
+    follows: tuple[str, ...] = ()
+    """Where it followed others of its study, by a rule with `scope: study`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +158,75 @@ def _depends(part: Condition, facts: Facts) -> bool:
     return facts.is_missing(part.tags)
 
 
+_Pair = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+"""The rule and the destinations before and after: the fields of a `Change`."""
+
+
+class _Changes:
+    """Counts how decisions differ. A change names at most a number of instances."""
+
+    def __init__(self, examples: int) -> None:
+        self._examples = examples
+        self.counts: Counter[str] = Counter()
+        self._many: Counter[_Pair] = Counter()
+        self._named: dict[_Pair, list[str]] = {}
+
+    def add(self, pair: _Pair, ids: list[str], count: int) -> None:
+        before, after, had, gets = pair
+        moves = set(had) != set(gets)
+        self.counts["moved" if moves else "renamed" if before != after else "same"] += count
+        if moves or before != after:
+            self._many[pair] += count
+            named = self._named.setdefault(pair, [])
+            named += ids
+            named.sort(reverse=True)  # ids are in the order of arrival
+            del named[self._examples :]
+
+    def found(self) -> tuple[Change, ...]:
+        """The most frequent first."""
+        return tuple(Change(*pair, count, tuple(self._named[pair])) for pair, count in self._many.most_common())
+
+
+class _Studies:
+    """What is known of each study until all of it was looked at. Memory grows with studies, not with instances."""
+
+    def __init__(self, examples: int) -> None:
+        self._examples = examples
+        self._leads: dict[str, dict[str, int]] = {}
+        self._members: dict[str, dict[tuple[_Pair, bool], list[str]]] = {}
+        self._many: Counter[tuple[str, _Pair, bool]] = Counter()
+
+    def add(self, study: str, pair: _Pair, decision: Decision, instance_id: str) -> None:
+        if decision.study:
+            self._leads.setdefault(study, {}).update(dict.fromkeys(decision.destinations, 0))
+        named = self._members.setdefault(study, {}).setdefault((pair, decision.discard), [])
+        if len(named) < self._examples:
+            named.append(instance_id)
+        self._many[study, pair, decision.discard] += 1
+
+    def close(self, into: _Changes) -> None:
+        """Add each instance with the destinations that it follows to."""
+        for study, members in self._members.items():
+            for (pair, discards), named in members.items():
+                before, after, had, gets = pair
+                more = [] if discards else [name for name in self._leads.get(study, {}) if name not in gets]
+                into.add((before, after, had, (*gets, *sorted(more))), named, self._many[study, pair, discards])
+
+
 def replay(table: RuleTable, came: Iterable[Came], enabled: frozenset[str], examples: int = EXAMPLES) -> Replay:
-    """Try rules on what came, the latest first. Memory grows with the number of different changes only.
+    """Try rules on what came, the latest first. Memory grows with the number of different changes; if the rules keep
+    studies together, with the number of studies too.
 
     A change names at most `examples` instances.
     """
     replayer = Replayer(table, enabled)
-    counts: Counter[str] = Counter()
+    changes = _Changes(examples)
+    studies = _Studies(examples) if keeps_together(table) else None
+    counts = changes.counts
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
     shadow: Counter[str] = Counter()
     unkept: Counter[str] = Counter()
-    changes: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
-    many: Counter[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = Counter()
     latest = earliest = ""
     for one in came:
         latest, earliest = latest or one.instance.id, one.instance.id
@@ -183,19 +244,18 @@ def replay(table: RuleTable, came: Iterable[Came], enabled: frozenset[str], exam
         before[was.rule] += 1
         after[now.rule] += 1
         shadow.update(name for name, _ in now.shadow)
-        moves = set(was.destinations) != set(now.destinations)
-        counts["moved" if moves else "renamed" if was.rule != now.rule else "same"] += 1
-        if moves or was.rule != now.rule:
-            change = (was.rule, now.rule, was.destinations, now.destinations)
-            many[change] += 1
-            if len(named := changes.setdefault(change, [])) < examples:
-                named.append(one.instance.id)
+        pair = (was.rule, now.rule, (*was.destinations, *one.follows), now.destinations)
+        if studies is not None and one.study:
+            studies.add(one.study, pair, now, one.instance.id)
+        else:
+            changes.add(pair, [one.instance.id], 1)
+    if studies is not None:
+        studies.close(changes)
     names = dict.fromkeys((*(rule.name for rule in table.rules), "otherwise", *sorted(before)))
     return Replay(
         **{name: counts[name] for name in
            ("instances", "same", "moved", "renamed", "unsure", "without_facts", "in_dry_run")},
         not_kept=tuple(unkept.most_common()),
         rules=tuple(Hits(name, before[name], after[name], shadow[name]) for name in names),
-        changes=tuple(Change(*change, count, tuple(changes[change])) for change, count in many.most_common()),
-        latest=latest, earliest=earliest,
+        changes=changes.found(), latest=latest, earliest=earliest,
     )  # fmt: skip

@@ -17,6 +17,8 @@ class Rule:
     discard: bool = False
     reason: str = ""
     shadow: bool = False
+    study: bool = False
+    """`scope: study`: where one instance of a study goes, its other instances follow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
-"""Works off bulk jobs in the background: a batch of each, then a pause in which everybody else writes."""
+"""Works off bulk jobs, and instances that follow their study, in the background: a batch of each, then a pause in which
+everybody else writes."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Mapping
 
 from router.observe import log, where
 from router.spool import BULK, Spool, SpoolError
@@ -17,8 +19,9 @@ AGAIN_AFTER = 5.0
 class BulkWorker:
     """A thread that works until it is stopped; what is left is gone on with at the next start."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    def __init__(self, spool: Spool, limits: Callable[[], Mapping[str, int | None]] = dict) -> None:
+        """`limits`: where instances may follow their study now, each with the limit of its open deliveries."""
+        self._spool, self._limits = spool, limits
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bulk", daemon=True)
 
@@ -41,7 +44,7 @@ class BulkWorker:
         while not self._stopped.is_set():
             version = signal.version
             try:
-                due = self._spool.bulk.step()
+                due = self._step()
             except SpoolError as error:
                 log.error("spool", stage="bulk", reason=str(error))
                 due = AGAIN_AFTER
@@ -52,3 +55,8 @@ class BulkWorker:
                 signal.wait(version, LOOK_EVERY)
             else:
                 self._stopped.wait(due)
+
+    def _step(self) -> float | None:
+        """A batch of each. Returns the seconds until the next; None where nothing is left to do."""
+        due = self._spool.bulk.step(), self._spool.studies.step(self._limits())
+        return min((one for one in due if one is not None), default=None)

@@ -117,7 +117,7 @@ class Node:
         name = socket_name(self._spool.start_among_others)
         control = ControlServer(settings.spool.path, application(self.carry_out, states), name)
         commits = committer if roles & {"receive", "forward"} else None
-        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool)
+        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool, self._limits)
         notifier = Notifier(view, self._spool.notices, self.settings)
         parts: tuple[Part | None, ...] = (
             shown, self._web, self._models, control, copy_workers, self._forwarder, classifier, commits,
@@ -145,6 +145,11 @@ class Node:
     def settings(self) -> Settings:
         """The settings in force. A reload replaces all of them at once."""
         return self._settings
+
+    def _limits(self) -> dict[str, int | None]:
+        """Where instances may follow their study: nowhere in a dry run."""
+        settings = self._settings
+        return {} if settings.node.dry_run else {name: settings.destinations[name].limit for name in settings.enabled}
 
     @property
     def spool(self) -> Spool:

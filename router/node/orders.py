@@ -64,10 +64,11 @@ class DecideAgain:
 
 @dataclass(frozen=True, slots=True)
 class SendAlso:
-    """Send one instance to a destination that its decision did not name, too."""
+    """Send one instance to a destination that its decision did not name, too; with `study`, all of its study."""
 
     instance: str
     destination: str
+    study: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,16 +295,21 @@ def _checked(what: str, value: Any, hint: Any, longest: int) -> Any:
         return tuple(value)
     if value is None and type(None) in get_args(hint):
         return None
-    if hint is int:
-        if type(value) is not int or not 0 <= value < 1 << 63:
-            raise OrderError(f"{what} must be a number", 2)
-        return value
+    if hint in (int, bool):
+        return _checked_exactly(what, value, hint)
     if hint is float or float in get_args(hint):
         if type(value) not in (int, float) or not abs(value) < LATEST:
             raise OrderError(f"{what} must be a number of seconds", 2)
         return float(value)
     if not isinstance(value, str) or len(value) > longest:
         raise OrderError(f"{what} must be a text of at most {longest} characters", 2)
+    return value
+
+
+def _checked_exactly(what: str, value: Any, kind: type[int]) -> int:
+    """A bool is an int for Python, but not here."""
+    if not isinstance(value, kind) or type(value) is not kind or not 0 <= value < 1 << 63:
+        raise OrderError(f"{what} must be {'a number' if kind is int else 'true or false'}", 2)
     return value
 
 
@@ -356,9 +362,11 @@ def _of_one(order: DecideAgain | SendAlso | Label, who: str, spool: Spool, desti
         case DecideAgain(instance):
             if not spool.orders.redecide(instance, who):
                 raise OrderError("no such instance, or its blob is gone")
-        case SendAlso(instance, destination):
+        case SendAlso(instance, destination, study):
             _refuse_unknown(destination, list(destinations))
-            if not spool.orders.send_also(instance, destination, who):
+            if study and not spool.orders.send_also(instance, destination, who, study=True):
+                raise OrderError("no such instance, it has no decision yet, or its study is not known")
+            if not study and not spool.orders.send_also(instance, destination, who):
                 raise OrderError("no such instance, or its blob is gone, or it is owed there already")
         case Label(instance, label):
             _refuse_unknown(label, CLASSES, "class")

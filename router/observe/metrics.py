@@ -41,6 +41,10 @@ INVERTED = Counter("dicom_router_inverted_total", "Pictures that came with the w
 DELIVERED = Counter("dicom_router_delivered_total", "Deliveries done", ["destination"], registry=REGISTRY)
 RETRIED = Counter("dicom_router_retried_total", "Deliveries to be tried again", ["destination"], registry=REGISTRY)
 BURIED = Counter("dicom_router_buried_total", "Deliveries given up on", ["destination"], registry=REGISTRY)
+FOLLOWED = Counter(
+    "dicom_router_followed_total", "Deliveries of instances that follow their study", ["destination"],
+    registry=REGISTRY,
+)  # fmt: skip
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 DECIDE_SECONDS = Histogram(
     "dicom_router_decide_seconds", "From received to decided", buckets=BUCKETS, registry=REGISTRY

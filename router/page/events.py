@@ -10,6 +10,8 @@ SENTENCES = {
     "retried by a person": "Tried again for {to}",
     "discarded by a person": "Delivery to {to} dropped",
     "sent also by a person": "Sent to {to} as well",
+    "study sent by a person": "The whole study sent to {to}",
+    "follows": "Sent to {to} with its study",
     "new decision ordered": "A new decision was ordered",
     "same UID again": "The same UID came before or again",
     "taken in again": "Taken in again after a crash",

@@ -46,6 +46,7 @@ DONE = {
     "retried": "It is tried again at once.",
     "discarded": "It was dropped for good.",
     "decided-again": "A new decision is ordered. It is made in a moment.",
+    "study-sent": "Its whole study goes there too.",
     "sent-also": "It is owed there too.",
     "paused": "The destination is paused. Nothing is sent to it until you resume.",
     "paused-until": "The destination is paused. Nothing is sent to it until then; it resumes by itself.",

@@ -77,9 +77,10 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     @needs(Role.OPERATE)
     async def send_also(request: Request) -> Response:
         async def work() -> str:
-            to = field(fields(request), "destination")
-            await site.carry_out(request, SendAlso(request.path_params["which"], to))
-            return "sent-also"
+            form = fields(request)
+            study = form.get("study") == "yes"
+            await site.carry_out(request, SendAlso(request.path_params["which"], field(form, "destination"), study))
+            return "study-sent" if study else "sent-also"
 
         return await site.order(request, work())
 
@@ -108,6 +109,7 @@ def _values(site: Site, spool: Spool, which: str) -> dict[str, Any]:
         "explained": why(spool, row.id, settings), "marks": MARKS,
         "has_blob": row.state is not InstanceState.GONE, "no_picture": NO_PICTURE.get(row.pixels or "", ""),
         "others": [name for name, to in settings.destinations.items() if to.enabled and name not in owed],
+        "enabled": sorted(settings.enabled),
         "classes": CLASSES, "label": _label(events), "states": spool.destinations.states(),
         "sop_class": _name_of(row.sop_class),
         "syntax": _name_of(row.transfer_syntax), "table_is_old": bool(row.table and row.table != settings.rules.digest),

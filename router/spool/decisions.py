@@ -10,28 +10,18 @@ import sqlalchemy as sa
 
 from router.decide import RuleTable
 from router.flow import Decision, Instance, Seen
-from router.observe import log
-from router.observe.metrics import BURIED as BURIED_COUNT
-from router.spool import clock, queries, statements, steady
+from router.spool import clock, owing, queries, statements, steady, studies
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
-from router.spool.destinations import still_times
-from router.spool.events import add_event
 from router.spool.finishing import look_alone
 from router.spool.keyed import Key
 from router.spool.rows import Claim, columns_of_decision
 from router.spool.rule_tables import NO_RULES, RulesInUse
 from router.spool.schema import instance
-from router.spool.signals import INSTANCES
-from router.spool.states import DeliveryState, InstanceState
+from router.spool.signals import BULK, INSTANCES
+from router.spool.states import InstanceState
 from router.spool.turns import FIRST_CALLER, Calling, take_turn
 
-CIRCLING_COPIES, CIRCLING_WITHIN = 100, 86400.0
-"""So many earlier copies of a data set from one caller within so many seconds are a loop. Four times as many instances
-of one UID are looked at, so that loops through a few callers do not hide each other."""
-CIRCLING = f"the same data set has come from the same caller {CIRCLING_COPIES} times within a day: a loop"
-LIMIT_REACHED = "the destination's own limit of open deliveries was reached"
-"""Reasons for which a delivery is buried at once."""
 NOTHING: Mapping[Calling, int] = {}
 UNLIMITED = 1 << 30
 
@@ -67,16 +57,19 @@ class Decisions:
     ) -> Future[bool]:  # fmt: skip
         """Record prediction, decision and deliveries in one transaction. The result is False if the claim was lost.
 
-        `rules`: those that decided. They are kept, and so is what they asked of the header.
+        `limits`: how many open deliveries a destination may have. The instance follows its study only to destinations
+        that are named here. `rules`: those that decided. They are kept, and so is what they asked of the header.
         """
         decided, token = claim.instance, claim.token
         buried: dict[str, str] = {}
+        followed: dict[str, str] = {}
         values = columns_of_decision(seen, decision, self.key, self._rules.asked(rules))
         is_due = self._rules.is_due(rules)
 
         def job(connection: sa.Connection) -> bool:
             buried.clear()  # a job may run again
-            if not _record(connection, decided, token, values, decision, limits, buried):
+            followed.clear()
+            if not _record(connection, decided, token, values, decision, limits, buried, followed):
                 return False
             if is_due:
                 self._rules.keep(connection, rules)
@@ -85,14 +78,19 @@ class Decisions:
         def tell(done: Future[bool]) -> None:
             if done.exception() is None and is_due:
                 self._rules.was_kept(rules)
-            self._database.signals.set_many(decision.destinations)
-            for name, reason in buried.items() if done.exception() is None else ():
-                BURIED_COUNT.labels(name).inc()
-                log.error("buried", instance=decided.id, destination=name, reason=reason, tries=0)
+            self._database.signals.set_many((*decision.destinations, *followed, *work))
+            if done.exception() is not None:
+                return
+            for name, reason in buried.items():
+                owing.tell_buried(decided.id, name, reason)
+            for name in followed:
+                studies.tell(name, 1)
 
+        work = (BULK,) if decision.study else ()
         future = self._database.end_claim(
-            instance, decided.id, token, job, lambda changed: decision.destinations if changed else ()
-        )
+            instance, decided.id, token, job,
+            lambda changed: (*decision.destinations, *followed, *work) if changed else (),
+        )  # fmt: skip
         future.add_done_callback(tell)
         return future
 
@@ -123,56 +121,36 @@ def _release(connection: sa.Connection, which: str, token: int, after: float, *,
 
 def _record(
     connection: sa.Connection, decided: Instance, token: int, columns: Mapping[str, Any], decision: Decision,
-    limits: Mapping[str, int | None], buried: dict[str, str],
+    limits: Mapping[str, int | None], buried: dict[str, str], followed: dict[str, str],
 ) -> bool:  # fmt: skip
     """Write a decision and the deliveries that it creates. Returns False if the claim was lost.
 
     `columns` are those of the decision. `buried` gets the destinations whose delivery is buried at once, each with the
-    reason.
+    reason. `followed` gets those that the decision did not name, each with the instance of the study that is followed.
     """
     moment = steady.look(connection)
     now = moment.now
     look_alone(connection, lambda: instance.c.id == decided.id)
+    claimed = connection.execute(statements.CLAIMED_INSTANCE, {"which": decided.id, "claimed_by": token}).one_or_none()
+    if claimed is None:
+        return False
     # A new decision by a person must not owe again what an older one still owes.
     already = set(connection.execute(statements.OWED_ALREADY, {"which": decided.id}).scalars())
     owed = [name for name in decision.destinations if name not in already]
-    finished = not owed and not already
+    study = columns.get("study") or claimed.study
+    follows = studies.followed(connection, study, decided.id, decision, limits, now) if study else {}
+    leaders = {name: str(row.instance_id) for name, row in follows.items()}
+    followed |= leaders
+    finished = not owed and not already and not follows
+    more = studies.in_words(follows) or (studies.NO_STUDY if decision.study and study is None else "")
     values = {
-        **columns,
-        "which": decided.id, "claimed_by": token, "token": 0, "ready_at": 0,
+        **columns, "reason": f"{decision.reason}; {more}" if more else decision.reason,
+        "which": decided.id, "token": 0, "ready_at": 0,
         "state": InstanceState.FINISHED if finished else InstanceState.DECIDED,
         "decided_at": now, "finished_at": now if finished else None,
     }  # fmt: skip
-    if not connection.execute(statements.DECIDE, values).rowcount:
-        return False
-    still = still_times(connection, moment)
-    circling = _is_circling(connection, decided)
-    for name in owed:
-        most = limits.get(name)
-        waiting = {"to": name, "most": most}
-        full = most is not None and connection.execute(statements.OPEN_UP_TO, waiting).scalar_one() >= most
-        reason = CIRCLING if circling else LIMIT_REACHED if full else ""
-        row = {
-            "instance_id": decided.id, "destination": name,
-            "state": DeliveryState.BURIED if reason else DeliveryState.OPEN, "owed_since": now,
-            "stood_still": still(name), "reason": reason, "closed_at": now if reason else None,
-        }  # fmt: skip
-        connection.execute(statements.INSERT_DELIVERY, row)
-        if reason:
-            buried[name] = reason
-            add_event(connection, "buried", decided.id, name, reason=reason)
+    connection.execute(statements.DECIDE, values)
+    buried |= owing.owe(connection, decided, [*owed, *follows], limits, moment, leaders)
+    for row in follows.values():
+        studies.note(connection, decided.id, row)
     return True
-
-
-def _is_circling(connection: sa.Connection, decided: Instance) -> bool:
-    """Whether the same data set has come from the same caller again and again: something sends it back to this node.
-
-    If a person orders it (`retry_now`), it is sent all the same.
-    """
-    asked = {"uid": decided.sop_instance, "which": decided.id, "most": 4 * CIRCLING_COPIES}
-    since = decided.received_at - CIRCLING_WITHIN
-    caller = (decided.digest, decided.caller.calling_ae, decided.caller.peer)
-    return len([
-        row for row in connection.execute(statements.COPIES_BEFORE, asked)
-        if (row.digest, row.calling_ae, row.peer) == caller and row.received_at > since
-    ]) >= CIRCLING_COPIES  # fmt: skip

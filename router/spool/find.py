@@ -95,6 +95,8 @@ class FoundDelivery:
     done_at: float | None
     """Unix time in seconds at which it was closed, however it was."""
     reason: str
+    follows: str | None = None
+    """The instance of the same study that it follows there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,7 +427,9 @@ def _deliveries(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list
     for row in connection.execute(query) if ids else ():
         if len(found[row.instance_id]) < MOST_DELIVERIES:
             found[row.instance_id].append(
-                FoundDelivery(row.id, row.destination, row.state, row.tries, row.closed_at, row.reason or "")
+                FoundDelivery(
+                    row.id, row.destination, row.state, row.tries, row.closed_at, row.reason or "", row.follows
+                )
             )
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from router.flow import Caller, Decision, Instance, PictureFacts, Prediction, Se
 from router.spool.find import id_at
 from router.spool.header_facts import from_text
 from router.spool.rule_tables import asks_of
-from router.spool.schema import instance
+from router.spool.schema import delivery, instance, study_destination
 
 PAGE_OF_CAME = 500
 """Rows that are read at once."""
@@ -26,7 +26,7 @@ _COLUMNS = [
     instance.c[name] for name in (
         "id", "received_at", "calling_ae", "called_ae", "peer", "sop_class", "sop_instance", "transfer_syntax", "size",
         "pixels", "why_no_prediction", "top", "class", "confidence", "probabilities", "novelty", "novel", "model",
-        "facts", "rule", "reason", "destinations", "shadow", "view", "table", "header",
+        "facts", "rule", "reason", "destinations", "shadow", "view", "table", "header", "study",
     )
 ]  # fmt: skip
 
@@ -41,7 +41,8 @@ def came_page(
     rows = connection.execute(query.order_by(instance.c.id.desc()).limit(limit)).all()
     new = {row._mapping["table"] for row in rows} - known.keys() - {None}
     known |= dict.fromkeys(new, NOTHING_ASKED) | asks_of(connection, sorted(new))
-    return [_came(dict(row._mapping), known) for row in rows]
+    follows = _follows(connection, [row.id for row in rows])
+    return [_came(dict(row._mapping), known, follows) for row in rows]
 
 
 def came_one(connection: sa.Connection, instance_id: str) -> Came | None:
@@ -51,10 +52,31 @@ def came_one(connection: sa.Connection, instance_id: str) -> Came | None:
     if row is None:
         return None
     table = row._mapping["table"]
-    return _came(dict(row._mapping), asks_of(connection, [table]) if table else {})
+    asks = asks_of(connection, [table]) if table else {}
+    return _came(dict(row._mapping), asks, _follows(connection, [instance_id]))
 
 
-def _came(row: Mapping[str, Any], asks: Mapping[str, Asked]) -> Came:
+def _follows(connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """By instance, where it followed its study by a rule; what a person ordered is left out."""
+    query = (
+        sa.select(delivery.c.instance_id, delivery.c.destination)
+        .join(instance, instance.c.id == delivery.c.instance_id)
+        .join(
+            study_destination,
+            (study_destination.c.study == instance.c.study)
+            & (study_destination.c.destination == delivery.c.destination),
+        )
+        .where(delivery.c.instance_id.in_(ids), delivery.c.follows.is_not(None), study_destination.c.rule != "")
+        .distinct()
+        .order_by(delivery.c.instance_id, delivery.c.destination)
+    )
+    found: dict[str, tuple[str, ...]] = {}
+    for row in connection.execute(query):
+        found[row.instance_id] = (*found.get(row.instance_id, ()), row.destination)
+    return found
+
+
+def _came(row: Mapping[str, Any], asks: Mapping[str, Asked], follows: Mapping[str, tuple[str, ...]]) -> Came:
     facts = _table(row["facts"])
     kept = from_text(row["header"])
     seen = Seen(
@@ -72,7 +94,8 @@ def _came(row: Mapping[str, Any], asks: Mapping[str, Asked]) -> Came:
     destinations = tuple(map(str, _list(row["destinations"])))
     discard = not destinations
     decided = Decision(row["rule"], destinations, row["reason"] or "", discard, shadow, row["table"] or "")
-    return Came(came, seen, decided, kept, asks.get(row["table"], NOTHING_ASKED))
+    return Came(came, seen, decided, kept, asks.get(row["table"], NOTHING_ASKED), row["study"] or "",
+                follows.get(row["id"], ()))  # fmt: skip
 
 
 def _prediction(row: Mapping[str, Any], facts: Mapping[str, Any]) -> Prediction | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from router.spool import clock, destinations, statements, steady
+from router.spool import clock, destinations, statements, steady, studies
 from router.spool.database import Database
 from router.spool.destinations import still_times
 from router.spool.events import add_event, add_events
@@ -16,7 +16,7 @@ from router.spool.finishing import finish_those_that_end, instances_of, look_alo
 from router.spool.retention import Retention
 from router.spool.schema import delivery, instance, parts
 from router.spool.schema import destination as destination_table
-from router.spool.signals import INSTANCES
+from router.spool.signals import BULK, INSTANCES
 from router.spool.states import DeliveryState, InstanceState
 
 LABELLED = "labelled"
@@ -86,12 +86,12 @@ class Orders:
         self._database.signals.set(INSTANCES)
         return ordered
 
-    def send_also(self, instance_id: str, destination: str, who: str) -> bool:
+    def send_also(self, instance_id: str, destination: str, who: str, *, study: bool = False) -> bool:
         """Owe a decided instance to one more destination; False where there is none, its blob is gone, or it is owed
-        there already."""
-        job = partial(_send_also, instance_id=instance_id, to=destination, who=who)
-        ordered = self._database.run(job, lambda _: (destination,))
-        self._database.signals.set(destination)
+        there already. With `study`, all instances of its study follow, and only an unknown study is False."""
+        job = partial(_send_study if study else _send_also, instance_id=instance_id, to=destination, who=who)
+        ordered = self._database.run(job, lambda _: (destination, BULK))
+        self._database.signals.set_many((destination, BULK))
         return ordered
 
     def label(self, instance_id: str, label: str, who: str) -> bool:
@@ -206,6 +206,21 @@ def _send_also(connection: sa.Connection, instance_id: str, to: str, who: str) -
         connection.execute(statements.INSERT_DELIVERY, owed | {"stood_still": still_times(connection, moment)(to)})
         add_event(connection, "sent also by a person", instance_id, to, who=who)
     return bool(changed)
+
+
+def _send_study(connection: sa.Connection, instance_id: str, to: str, who: str) -> bool:
+    """The instance goes there now, unless it ever did or its blob is gone; the others follow by themselves."""
+    look_alone(connection, lambda: instance.c.id == instance_id)
+    is_new = sa.select(instance.c.id).where(instance.c.id == instance_id, instance.c.state == InstanceState.NEW)
+    if connection.execute(is_new).first() is not None:
+        return False
+    if not studies.order(connection, instance_id, to, who, clock.now(connection)):
+        return False
+    had = sa.select(delivery.c.id).where(delivery.c.instance_id == instance_id, delivery.c.destination == to).limit(1)
+    if connection.execute(had).first() is None:
+        _send_also(connection, instance_id, to, who)
+    add_event(connection, "study sent by a person", instance_id, to, who=who)
+    return True
 
 
 def _label(connection: sa.Connection, instance_id: str, label: str, who: str) -> bool:

@@ -108,6 +108,8 @@ class DeliveryRow:
     closed_at: float | None
     status: int | None
     reason: str | None
+    follows: str | None
+    """The instance of the same study that it follows there."""
 
 
 @dataclass(frozen=True, slots=True)

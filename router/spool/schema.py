@@ -30,6 +30,7 @@ FOR_GOOD = 1e18
 _FRESH = sa.text("state = 'new' AND ready_at = 0")
 """Written out and not bound: a database uses this index only if a statement has the same text."""
 _IS_DONE = sa.text("state = 'done'")
+_IS_BEHIND = sa.text("cursor IS NOT NULL")
 _HAS_STUDY, _HAS_ACCESSION = sa.text("study IS NOT NULL"), sa.text("accession IS NOT NULL")
 
 instance = sa.Table(
@@ -101,6 +102,7 @@ delivery = sa.Table(
     sa.Column("closed_at", sa.Double),
     sa.Column("status", sa.Integer),
     sa.Column("reason", sa.String),
+    sa.Column("follows", sa.String(32)),
     sa.Index("delivery_work", "destination", "state", "ready_at", "id"),
     sa.Index("delivery_instance", "instance_id", "state", "destination"),
     sa.Index("delivery_state", "state", "id"),
@@ -108,6 +110,24 @@ delivery = sa.Table(
     sa.Index("delivery_found_anywhere", "state", "instance_id"),
     sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
 )
+"""`follows`: the instance of the same study that this one follows to the destination; NULL for what its own decision,
+or a person, sends there."""
+
+study_destination = sa.Table(
+    "study_destination",
+    metadata,
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("destination", sa.String, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("instance_id", sa.String(32), nullable=False),
+    sa.Column("rule", sa.String, nullable=False),
+    sa.Column("who", sa.String, nullable=False),
+    sa.Column("cursor", sa.String(32)),
+    sa.Index("study_destination_work", "cursor", sqlite_where=_IS_BEHIND, postgresql_where=_IS_BEHIND),
+)
+"""Where the instances of a study follow one of them: `instance_id`, which `rule` sent there, or the person `who`.
+`cursor`: instances with a smaller id are still to be looked at; NULL when all that were decided before have followed.
+"""
 
 destination = sa.Table(
     "destination",

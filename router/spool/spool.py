@@ -31,6 +31,7 @@ from router.spool.retention import Retention
 from router.spool.rules import Rules
 from router.spool.space import Space
 from router.spool.sqlite_log import relieve
+from router.spool.studies import Studies
 from router.spool.taking_in import TakingIn
 from router.spool.usage import Usage
 from router.spool.users import Users
@@ -41,8 +42,9 @@ class Spool:
     """Open it with `open_spool` (to work) or `read_spool` (to look), in `opening`.
 
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
-    `commitments` for storage commitment, `orders`, `bulk`, `views`, `overview` and `rules` for people, `space` and
-    `retention` for the sweeper, `notices` for notify, `users` for the page.
+    `commitments` for storage commitment, `orders`, `bulk`, `views`, `overview` and `rules` for people, `studies` for
+    instances that follow their study, `space` and `retention` for the sweeper, `notices` for notify, `users` for the
+    page.
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
@@ -59,6 +61,7 @@ class Spool:
         self.destinations = Destinations(self.database)
         self.commitments = Commitments(self.database)
         self.orders = Orders(self.database, self.retention)
+        self.studies = Studies(self.database)
         self.bulk = Bulk(self.database, settings.path)
         self.notices = Notices(self.database)
         self.views = Views(settings, self.database, self._usage)

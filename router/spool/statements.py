@@ -76,9 +76,11 @@ CALLERS = {
 """Callers with new work behind one caller, in order. Each costs one step in an index, however much work it has. SQLite
 must be told the index, or it reads all of the new work."""
 
-DECIDE = instance.update().where(
+CLAIMED_INSTANCE = sa.select(instance.c.study).where(
     instance.c.id == bound("which"), instance.c.token == bound("claimed_by"), instance.c.state == InstanceState.NEW
 )
+"""Its row is locked before: what it says holds until the transaction ends."""
+DECIDE = instance.update().where(instance.c.id == bound("which"))
 """The execution gives the columns to set."""
 
 _is_owed = (delivery.c.instance_id == bound("which")) & (

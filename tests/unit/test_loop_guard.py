@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from router.flow import Caller
 from router.observe.metrics import REGISTRY
-from router.spool import DeliveryRow, DeliveryState, Spool, decisions, open_spool
+from router.spool import DeliveryRow, DeliveryState, Spool, open_spool, owing
 from tests.unit.spooling import CALLERS, decide, instance_for, sealed, settings_of
 
 COPIES = 5
@@ -21,7 +21,7 @@ DATA, UID = b"the same bytes", "1.2.3"
 
 @pytest.fixture
 def spool(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
-    monkeypatch.setattr(decisions, "CIRCLING_COPIES", COPIES)
+    monkeypatch.setattr(owing, "CIRCLING_COPIES", COPIES)
     opened = open_spool(settings_of(tmp_path / "spool", database))
     yield opened
     opened.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from router.flow import CLASSES, Caller
+from router.node.orders import SendAlso
 from router.page.site import MENU
 from router.page.static_files import CONTENTS
 from router.spool import InstanceState, Spool, SpoolError
@@ -150,6 +151,23 @@ def test_one_more_destination(node: Node, client: Client) -> None:
     again = client.post(f"/instances/{which}/send-also", data=data)
     assert again.status_code == 409
     assert "owed there already" in again.text
+
+
+def test_a_whole_study_is_sent_and_the_story_says_whom_each_follows(node: Node, client: Client) -> None:
+    study = {0x0020000D: ("1.2.840.9",)}
+    first = decided(node.spool, header=study)
+    second = decided(node.spool, "1.2.4", header=study)
+    answer = posted(client, f"/instances/{first}", f"/instances/{first}/send-also", destination="pacs", study="yes")
+    assert answer.headers["location"] == f"/instances/{first}?done=study-sent"
+    assert node.ordered[-1][0] == SendAlso(first, "pacs", study=True)
+    while node.spool.studies.step({"ai": None, "pacs": None}) is not None:
+        pass
+    story = client.get(f"/instances/{second}").text
+    assert f'It follows <a href="/instances/{first}">instance {first[:12]}</a> of its study.' in story
+    assert "Sent to pacs with its study" in story
+    assert "Send the study" in story
+    alone = decided(node.spool, "1.2.5")
+    assert "Send the study" not in client.get(f"/instances/{alone}").text
 
 
 def test_what_is_dropped_asks_first(node: Node, client: Client) -> None:
