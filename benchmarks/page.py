@@ -30,6 +30,7 @@ import numpy as np
 
 from benchmarks.measure import Spread, cpu_seconds, percentile, report
 from router.config.settings import SignOn, SpoolSettings
+from router.page.search import seal
 from router.pixels.wrap import wrap_image
 from router.spool import open_spool
 from tests.peers import DCMTK, free_port, process
@@ -41,8 +42,8 @@ VISITOR = {SIGN_ON.header: "visitor", "X-Remote-Roles": "view,images,operate,rul
 """Some pages need a user with roles."""
 PAGES = (
     "/", "/instances", "/instances?class=uncertain", "/instances?class=spine&to=ai1&state=buried",
-    "/instances?text=1.2.3.9.500000", "/instances?rule=rule+3&since=7d", "/destinations", "/attention", "/review",
-    "/rules", "/devices", "/model", "/record",
+    "/instances?find=", "/instances?rule=rule+3&since=7d", "/destinations", "/attention", "/review", "/rules",
+    "/devices", "/model", "/record",
 )  # fmt: skip
 CONFIG = "spool: {path: spool}\ndestinations:\n" + "".join(
     f"  ai{n}: {{ae_title: AI{n}, host: 127.0.0.1, port: {100 + n}}}\n" for n in range(5)
@@ -141,17 +142,17 @@ def node(folder: Path) -> Iterator[tuple[int, int, int]]:
         yield port, web, child.pid
 
 
-def once(web: int) -> None:
+def once(web: int, word: str) -> None:
     """Ask for each page once, so that templates are compiled."""
     for page in PAGES:
-        first_byte(web, page)
+        first_byte(web, page, word)
 
 
-def first_byte(web: int, page: str) -> float:
-    """Milliseconds until the answer begins."""
+def first_byte(web: int, page: str, word: str) -> float:
+    """Milliseconds until the answer begins. `word`: a UID that is looked for, as an address has it."""
     connection = http.client.HTTPConnection("127.0.0.1", web, timeout=20)
     began = time.perf_counter()
-    connection.request("GET", page, headers=VISITOR)
+    connection.request("GET", page + word * page.endswith("find="), headers=VISITOR)
     answer = connection.getresponse()
     took = 1000 * (time.perf_counter() - began)
     assert answer.status == 200, (page, answer.status)
@@ -160,12 +161,12 @@ def first_byte(web: int, page: str) -> float:
     return took
 
 
-def visit(web: int, until: threading.Event, took: list[tuple[str, float]], first: int) -> None:
+def visit(web: int, until: threading.Event, took: list[tuple[str, float]], first: int, word: str) -> None:
     """Ask for one page after the other."""
     at = first
     while not until.is_set():
         page = PAGES[at % len(PAGES)]
-        took.append((page, first_byte(web, page)))
+        took.append((page, first_byte(web, page, word)))
         at += 1
         until.wait(PAUSE)
 
@@ -200,12 +201,13 @@ def main() -> None:
         groups = [paths[n::SENDERS] for n in range(SENDERS)]
         with node(folder) as (port, web, pid):
             store(port, groups)
-            once(web)
+            word = seal(folder / "spool", "1.2.3.9.500000")
+            once(web, word)
             for number in range(options.rounds):
                 for visited in (False, True):
                     over = threading.Event()
                     visitors = [
-                        threading.Thread(target=visit, args=(web, over, took, 3 * n))
+                        threading.Thread(target=visit, args=(web, over, took, 3 * n, word))
                         for n in range(VISITORS if visited else 0)
                     ]
                     for one in visitors:

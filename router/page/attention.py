@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from router.page import search
 from router.page.forms import asked
 from router.page.many import shown
 from router.page.site import Site
@@ -33,7 +34,10 @@ def routes(site: Site) -> Iterator[BaseRoute]:
 def _values(site: Site, spool: Spool, only: str) -> dict[str, Any]:
     causes = [one for one in spool.overview.causes() if only in ("", one.destination)]
     return {
-        "causes": [(one, spool.overview.buried(one.destination, one.reason, limit=SHOWN)) for one in causes],
+        "causes": [
+            (one, spool.overview.buried(one.destination, one.reason, limit=SHOWN), search.seal(site.folder, one.reason))
+            for one in causes
+        ],
         "only": only, "n": sum(one.n for one in causes), "jobs": shown(spool, JOBS),
         "destinations": sorted(site.node.settings().enabled),
     }  # fmt: skip

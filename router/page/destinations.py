@@ -19,6 +19,7 @@ from router.commands.pause_words import pause_end
 from router.config import Settings
 from router.config.settings import DestinationSettings
 from router.node.orders import OrderError, Pause, Resume
+from router.page import search
 from router.page.forms import FormError, field, fields
 from router.page.site import Site
 from router.spool import Spool
@@ -117,8 +118,11 @@ def _values(site: Site, spool: Spool, answers: Answers) -> dict[str, Any]:
     settings, found = site.node.settings(), site.latest.look(spool).status
     causes = spool.overview.causes()
     return {
-        "rows": [(one, settings.destinations.get(one.name), [c for c in causes if c.destination == one.name])
-                 for one in found.destinations],
+        "rows": [
+            (one, settings.destinations.get(one.name),
+             [(c, search.seal(site.folder, c.reason)) for c in causes if c.destination == one.name])
+            for one in found.destinations
+        ],
         "answers": answers.all(),
     }  # fmt: skip
 

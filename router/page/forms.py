@@ -5,10 +5,13 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from router.errors import RouterError
+from router.spool.sealed import LONGEST
 from router.web.access import form_of
 
 LONGEST_VALUE = 300
 """Characters of a value in an address."""
+SEALED_NAMES = ("find", "cause")
+"""Values that are sealed (`search`): they are long."""
 
 
 class FormError(RouterError):
@@ -23,7 +26,10 @@ class FormError(RouterError):
 
 def asked(request: Request) -> dict[str, str]:
     """What the address asks for, as text that a database can hold."""
-    return {name: _clean(value)[:LONGEST_VALUE] for name, value in request.query_params.items()}
+    return {
+        name: _clean(value)[: LONGEST if name in SEALED_NAMES else LONGEST_VALUE]
+        for name, value in request.query_params.items()
+    }
 
 
 def _clean(text: str) -> str:
@@ -48,5 +54,7 @@ def field(form: dict[str, str], name: str) -> str:
 def back_of(request: Request) -> str:
     """Where the person was: a path of this site, else the first page."""
     back = str(getattr(request.state, "back", ""))
-    is_ours = back.startswith("/") and not back.startswith(("//", "/\\")) and back.isprintable() and len(back) < 2048
+    is_ours = (
+        back.startswith("/") and not back.startswith(("//", "/\\")) and back.isprintable() and len(back) < 2 * LONGEST
+    )
     return back if is_ours else "/"

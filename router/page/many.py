@@ -54,7 +54,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     async def many(request: Request) -> Response:
         async def work() -> str | Response:
             form = fields(request)
-            order = order_of(form)
+            order = order_of(form | search.unsealed(site.folder, form))
             if form.get("sure") != "yes":
                 kept = {name: value for name, value in form.items() if name != "sure"} | _fixed(order)
                 return await site.show(request, "many.html.j2", lambda spool: _plan(spool, order) | {"kept": kept})
@@ -88,7 +88,7 @@ def order_of(form: Mapping[str, str]) -> Many:
     act = form.get("act", "")
     if act not in ACTS:
         raise FormError(f"act: use one of {', '.join(ACTS)}")
-    if not any(form.get(name) for name in ("text", *search.WORDS, "cause")):
+    if not any(form.get(name) for name in (*search.SEALED.values(), *search.WORDS)):
         raise FormError("Say which instances: nothing is done with all that there are.")
     reason = form.get("why", "").strip()[:LONGEST_REASON]
     wanted: Filter = search.filter_from(form)

@@ -1,6 +1,7 @@
 """The search box: the words of `find` in one line, as an address that holds them, and back.
 
 `class:spine to:pacs state:buried since:2h 1.2.840.113` and `--class spine --to pacs` mean the same as the command's.
+A number that is looked for, and the cause of a failure, stand in an address sealed (`spool.sealed`): `find`, `cause`.
 """
 
 from __future__ import annotations
@@ -8,13 +9,21 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from router.commands.find_words import filter_of, moment
 from router.flow import CLASSES, UNCERTAIN
-from router.page.forms import FormError
+from router.page.forms import SEALED_NAMES, FormError
 from router.spool.find import Filter, State
+from router.spool.keyed import Key, key_of
+from router.spool.sealed import opened, sealed
 
 WORDS = ("since", "until", "class", "rule", "to", "from", "state")
+SEALED = dict(zip(SEALED_NAMES, ("text", "cause"), strict=True))
+"""The words of an address that are sealed, and what they are when they are opened."""
+LINK = "This link is not of this node. Type what you look for into the box."
+IN_ADDRESS = "Type it into the box at the top: in an address it would stay in histories and logs."
 STATES = tuple(str(state) for state in State)
 _WORD = re.compile(r'(?:(?:--)?(\w+)[:=]|--(\w+)\s+)?("[^"]*"|\S+)')
 
@@ -36,25 +45,52 @@ def parse(line: str) -> dict[str, str]:
     return ({"text": texts[0]} if texts else {}) | found
 
 
+def seal(folder: Path, text: str) -> str:
+    """A text as an address may hold it. Raises FormError, SpoolError."""
+    return sealed(_key(folder), text)
+
+
+def unsealed(folder: Path, query: Mapping[str, str]) -> dict[str, str]:
+    """The words of an address or a form with what its sealed ones say. Raises FormError, SpoolError."""
+    if "text" in query or "q" in query:
+        raise FormError(IN_ADDRESS)
+    found = {name: value for name, value in query.items() if name not in SEALED}
+    for name, meaning in SEALED.items():
+        if word := query.get(name):
+            text = opened(_key(folder), word)
+            if text is None:
+                raise FormError(LINK)
+            found[meaning] = text
+    return found
+
+
+def _key(folder: Path) -> Key:
+    key = key_of(folder)
+    if key is None:
+        raise FormError("The node has no key to find by: its disk was full when it started.", 503)
+    return key
+
+
 def line_of(query: Mapping[str, str]) -> str:
-    """The words of an address in one line, as `parse` reads it."""
+    """The opened words of an address in one line, as `parse` reads it."""
     values = {name: query.get(name, "") for name in WORDS}
     words = [f'{name}:"{value}"' if " " in value else f"{name}:{value}" for name, value in values.items() if value]
     return " ".join([*words, *([query["text"]] if query.get("text") else [])])
 
 
 def filter_from(query: Mapping[str, str]) -> Filter:
-    """Raises FormError with what may be written."""
+    """The filter of opened words. Raises FormError with what may be written."""
     values = {name: query.get(name, "") for name in ("text", *WORDS)}
     if values["class"] not in ("", *CLASSES, UNCERTAIN):
         raise FormError(f"class: use one of {', '.join((*CLASSES, UNCERTAIN))}")
     if values["state"] not in ("", *STATES):
         raise FormError(f"state: use one of {', '.join(STATES)}")
     since, until = (moment_of(name, values[name]) for name in ("since", "until"))
-    return filter_of(
+    found = filter_of(
         values["text"], since, until, values["class"], values["rule"], values["to"], values["from"],
         values["state"],
     )  # fmt: skip
+    return replace(found, cause=query["cause"]) if "cause" in query else found
 
 
 def moment_of(name: str, value: str) -> float | None:

@@ -83,6 +83,11 @@ class Site:
         self._opening = threading.Lock()
         self._spool: Spool | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The spool's."""
+        return self.node.settings().spool.path
+
     def stop(self) -> None:
         self.pictures.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)

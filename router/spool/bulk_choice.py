@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from router.spool.bulk_rows import Act
 from router.spool.errors import SpoolError
-from router.spool.find import FEW, Filter, State, look
+from router.spool.find import FEW, Filter, State, has_cause, look
 from router.spool.keyed import Key
 from router.spool.schema import delivery, instance
 from router.spool.states import DeliveryState, InstanceState
@@ -87,7 +87,7 @@ def choose(
     if act is Act.DECIDE_AGAIN:
         query = sa.select(instance.c.id, instance.c.state, instance.c.received_at, gone).where(instance.c.id.in_(ids))
         if wanted.cause is not None:
-            query = query.where(sa.exists().where(delivery.c.instance_id == instance.c.id, *_buried(wanted)))
+            query = query.where(sa.exists().where(delivery.c.instance_id == instance.c.id, *has_cause(wanted)))
         rows = connection.execute(query.order_by(instance.c.id)).all()
         return Page(last, [Chosen(0, row.id, "", row.state, row.received_at, bool(row.is_gone)) for row in rows])
     assert wanted.state is not None
@@ -100,7 +100,7 @@ def choose(
     if wanted.to:
         found = found.where(delivery.c.destination == wanted.to)
     if wanted.cause is not None:
-        found = found.where(*_buried(wanted))
+        found = found.where(*has_cause(wanted))
     rows = connection.execute(found.order_by(delivery.c.instance_id, delivery.c.id)).all()
     every = [
         Chosen(row.id, row.instance_id, row.destination, row.state, row.owed_since, bool(row.is_gone)) for row in rows
@@ -108,9 +108,3 @@ def choose(
     if act is Act.RESEND:  # once, however often it was delivered there
         every = list({one.instance: one for one in every}.values())
     return Page(last, every)
-
-
-def _buried(wanted: Filter) -> list[sa.ColumnElement[bool]]:
-    """What holds of a delivery that was given up on for the cause of the filter."""
-    said = [delivery.c.state == DeliveryState.BURIED, sa.func.coalesce(delivery.c.reason, "") == wanted.cause]
-    return [*said, delivery.c.destination == wanted.to] if wanted.to else said

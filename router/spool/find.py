@@ -81,7 +81,7 @@ class Filter:
     names: Names | None = None
     """In place of `text`, for a filter that is kept."""
     cause: str | None = None
-    """Why deliveries were buried, word for word. Only bulk jobs ask for it; `find` does not."""
+    """Why deliveries were buried, word for word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,10 @@ def look(
     looked through, however few of them match the others.
     """
     few = FEW if few is None else few
-    if not all(_storable(text) for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer)):
+    if not all(
+        _storable(text)
+        for text in (wanted.text, wanted.rule, wanted.to, wanted.calling_ae, wanted.peer, wanted.cause or "")
+    ):
         return Looked((), None)
     low = "" if wanted.since is None else id_at(wanted.since)
     high = before if wanted.until is None else min(before, id_at(wanted.until))
@@ -183,7 +186,7 @@ def look(
     bound = None
     if not filters:
         ids = sa.select(instance.c.id).where(*span.holds(instance.c.id)).order_by(instance.c.id.desc()).limit(limit)
-    elif len(filters) == 1:
+    elif len(filters) == 1 and wanted.cause is None:
         ids = filters[0].latest(span, limit)
     else:
         leader, bound = _leader(connection, filters, span, few)
@@ -191,6 +194,8 @@ def look(
         # A subquery with one value is asked for each row. A join may be begun at its other end, however many rows are
         # there; and that end is where a planner begins that takes each condition for one that few rows meet.
         others = [one.holds() for one in filters if one is not leader]
+        if wanted.cause is not None:  # it has no index
+            others.append(sa.exists().where(delivery.c.instance_id == instance.c.id, *has_cause(wanted)))
         met: sa.Select[Any] = sa.select(sa.literal_column("1")).where(instance.c.id == led.c[0], *others).correlate(led)
         ids = sa.select(led.c[0]).where(met.scalar_subquery() == 1)
     found = tuple(connection.execute(_latest_first(ids, limit)).scalars())
@@ -387,6 +392,8 @@ def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
         if value:
             yield _Column(column, value)
     match wanted.state:
+        case None if wanted.cause is not None:
+            yield _HasDelivery(wanted.to, DeliveryState.BURIED)
         case None:
             if wanted.to:
                 yield _HasDelivery(wanted.to, "")
@@ -400,6 +407,12 @@ def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
             yield _AnyOf(tuple(_HasDelivery(wanted.to, one) for one in (DeliveryState.OPEN, DeliveryState.BURIED)))
         case state:
             yield _HasDelivery(wanted.to, str(state))
+
+
+def has_cause(wanted: Filter) -> list[sa.ColumnElement[bool]]:
+    """What holds of a delivery that was buried for the cause of the filter."""
+    said = [delivery.c.state == DeliveryState.BURIED, sa.func.coalesce(delivery.c.reason, "") == wanted.cause]
+    return [*said, delivery.c.destination == wanted.to] if wanted.to else said
 
 
 def _names(text: str, key: Key | None) -> Names:

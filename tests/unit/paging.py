@@ -163,6 +163,9 @@ class Elements(HTMLParser):
         self.loaded: list[str] = []
         self.inline: list[str] = []
         self.forms: list[dict[str, str]] = []
+        self.search: dict[str, str] = {}
+        """The form at the top, which every page has."""
+        self._in: dict[str, str] = {}
         self.ids: list[str] = []
         self.links: list[str] = []
         self.feed(text)
@@ -177,9 +180,13 @@ class Elements(HTMLParser):
         self.links += [found["href"]] if tag == "a" else []
         self.ids += [found["id"]] if "id" in found else []
         if tag == "form":
-            self.forms.append({"action": found.get("action", ""), "method": found.get("method", "get")})
-        if tag == "input" and self.forms:
-            self.forms[-1][found.get("name", "")] = found.get("value", "")
+            self._in = {"action": found.get("action", ""), "method": found.get("method", "get")}
+            if found.get("role") == "search":
+                self.search = self._in
+            else:
+                self.forms.append(self._in)
+        if tag == "input":
+            self._in[found.get("name", "")] = found.get("value", "")
 
 
 def posted(client: Client, page: str, action: str, **changes: str) -> Any:
@@ -188,6 +195,12 @@ def posted(client: Client, page: str, action: str, **changes: str) -> Any:
     (form, *_) = [one for one in forms if one["action"] == action]
     values = {name: value for name, value in form.items() if name not in ("action", "method")}
     return client.post(action, data=values | changes)
+
+
+def searched(client: Client, line: str) -> Any:
+    """What answers when this is typed into the box at the top."""
+    form = Elements(client.get("/").text).search
+    return client.post(form["action"], data={"csrf": form["csrf"], "q": line})
 
 
 def token(client: Client) -> str:

@@ -15,6 +15,9 @@ from router.node.orders import SendAlso
 from router.page.site import MENU
 from router.page.static_files import CONTENTS
 from router.spool import InstanceState, Spool, SpoolError
+from router.spool.keyed import Key, key_of
+from router.spool.schema import instance
+from router.spool.sealed import sealed
 from router.training.data import read_manifest
 from router.web.access.pages import HEADERS
 from router.web.access.visitors import IN_BACKGROUND
@@ -31,6 +34,7 @@ from tests.unit.paging import (
     decided,
     node_in,
     posted,
+    searched,
     sure,
     token,
 )
@@ -62,7 +66,7 @@ def test_each_page_is_whole_and_shows_hostile_text_as_text(node: Node, client: C
     node.spool.event(HOSTILE, who=HOSTILE, more={HOSTILE: HOSTILE})
     node.spool.destinations.set_circuit("pacs", 60.0, 1, HOSTILE)
     asked = [*PAGES, f"/instances/{which}", "/attention?to=ai", "/instances?state=buried", "/review?kind=disagreement"]
-    asked += [f"/instances?rule={HOSTILE}&text=x", f"/instances?from={HOSTILE}", f"/record?kind={HOSTILE}"]
+    asked += [f"/instances?rule={HOSTILE}", f"/instances?from={HOSTILE}", f"/record?kind={HOSTILE}"]
     for path in asked:
         answer = client.get(path)
         assert answer.status_code == 200, (path, answer.text)
@@ -113,17 +117,71 @@ def test_numbers_lead_to_exactly_their_rows(node: Node, client: Client) -> None:
 def test_the_search_box_has_the_words_of_find(node: Node, client: Client) -> None:
     which = decided(node.spool)
     for line in ("class:spine to:ai", "--class spine --state waiting", which[:12], "1.2.3 from:XRAY_1 since:2h"):
-        answer = client.get("/instances", params={"q": line})
+        answer = searched(client, line)
         assert answer.status_code == 303
         page = client.get(answer.headers["location"]).text
         assert f"/instances/{which}" in page, line
     assert 'value="rule:&#34;a b&#34;"' in client.get("/instances?rule=a+b").text
     for line, said in (("colour:red", "There is no word colour"), ("a b", "one UID"), ("class:spin", "")):
-        answer = client.get("/instances", params={"q": line})
+        answer = searched(client, line)
         if answer.status_code == 303:
             answer = client.get(answer.headers["location"])
         assert answer.status_code == 400
         assert said in answer.text
+
+
+def test_what_is_looked_for_stands_in_no_address(node: Node, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.page.instances.PAGE", 1)
+    ids = [decided(node.spool, f"1.2.{n}") for n in range(2)]
+    with node.spool.database.write_engine.begin() as connection:  # type: ignore[union-attr]
+        key = key_of(node.loaded.spool.path)
+        assert key is not None
+        connection.execute(instance.update().values(accession=key.accession("ACC-4711")))
+    address = searched(client, "acc-4711 class:spine").headers["location"]
+    page = client.get(address)
+    assert "4711" not in address
+    assert searched(client, "acc-4711 class:spine").headers["location"] == address, "the same page has one address"
+    assert 'value="class:spine acc-4711"' in page.text, "the box has what was typed"
+    found = Elements(page.text)
+    assert [link for link in (*found.links, *found.loaded) if "4711" in link] == []
+    assert f"/instances/{ids[1]}" in found.links
+    (older,) = [link for link in found.links if "before=" in link]
+    assert f"/instances/{ids[0]}" in Elements(client.get(older).text).links
+    (many,) = [form for form in found.forms if form["action"] == "/many"]
+    assert [value for value in many.values() if "4711" in value] == []
+    asks = client.post(
+        "/many", data={n: v for n, v in many.items() if n not in ("action", "method")} | {"act": "retry"}
+    )
+    assert "Try 2 deliveries" in asks.text
+    typed = [asks.text, address, *found.links]
+    assert all("4711" not in one for one in typed)
+
+
+def test_a_link_of_another_node_is_refused(node: Node, client: Client) -> None:
+    word = searched(client, "1.2.3").headers["location"].split("find=")[1]
+    for bad in (word[:-4] + "AAAA", sealed(Key(b"x" * 32), "1.2.3"), "A", "é", word * 200, "AAAA" * 4):
+        answer = client.get(f"/instances?find={bad}")
+        assert (answer.status_code, "not of this node" in answer.text) == (400, True), bad
+    for query in ("text=1.2.3", "q=1.2.3"):
+        assert "Type it into the box" in client.get(f"/instances?{query}").text
+
+
+def test_a_cause_leads_to_exactly_its_rows(node: Node, client: Client) -> None:
+    ids: dict[str, list[str]] = {}
+    for n, reason in enumerate(("refused", HOSTILE, "refused", "")):
+        ids.setdefault(reason, []).append(decided(node.spool, f"1.2.{n}"))
+        bury(node.spool, reason=reason)
+    decided(node.spool, "1.3", to=("pacs",))
+    bury(node.spool, "pacs", "refused")
+    for page in ("/attention?to=ai", "/destinations"):
+        links = [
+            link for link in dict.fromkeys(Elements(client.get(page).text).links) if "cause=" in link and "ai" in link
+        ]
+        rows = [[one for one in ids.values() if f"/instances/{one[0]}" in client.get(link).text] for link in links]
+        assert sorted(map(str, rows)) == sorted(str([one]) for one in ids.values()), page
+        assert [link for link in links if "refused" in link] == []
+        (two,) = [link for link in links if f"/instances/{ids['refused'][0]}" in client.get(link).text]
+        assert client.get(two).text.count("data-row") == 2
 
 
 def test_pages_of_instances_follow_each_other(node: Node, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,9 +346,9 @@ def test_paths_lead_nowhere_else(client: Client) -> None:
 
 def test_odd_addresses_are_answered(client: Client) -> None:
     for path in (
-        "/instances?before=%00", "/instances?text=%ff", "/instances?since=x", "/instances?class=x", "/record?before=x",
+        "/instances?before=%00", "/instances?find=%ff", "/instances?since=x", "/instances?class=x", "/record?before=x",
         "/record?before=999999999999999999999", "/review?kind=x&before=%00&last=%3Cb%3E", "/?done=%3Cb%3E",
-        "/instances?text=" + "9" * 5000, "/record?kind=%00",
+        "/instances?find=" + "9" * 5000, "/record?kind=%00",
     ):  # fmt: skip
         answer = client.get(path)
         assert answer.status_code in (200, 400), (path, answer.text)
