@@ -3,8 +3,9 @@
     python -m benchmarks.claims --rows 10000 10000000 --folder /var/tmp --json claims.json
 
 It starts a server of its own, with syncs, and fills it by SQL: of ten instances seven are records of the past, one
-waits for its decision, one for a destination that takes, and one for a destination that is down. Then it measures claims
-in batches, and has the server explain every statement: rows and pages that it read, and whether it read a whole table.
+waits for its decision, one for a destination that takes, and one for a destination that is down. Then it measures
+claims in batches, and has the server explain every statement: rows and pages that it read, and whether it read a
+whole table.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ def fill(url: str, rows: int) -> None:
             (list(LARGE),),
         ).fetchall()
         for name, _ in indexes:
-            connection.execute(f'DROP INDEX "{name}"')  # type: ignore[arg-type]
+            connection.execute(f'DROP INDEX "{name}"')
         for statement in (INSTANCES, DELIVERIES, EVENTS):
-            connection.execute(statement, values)  # type: ignore[arg-type]
+            connection.execute(statement, values)
         for _, definition in indexes:
             connection.execute(definition)
         connection.execute("VACUUM ANALYZE")

@@ -187,7 +187,7 @@ def test_its_csv_and_lines_name_what_is_followed(tmp_path: Path, capsys: pytest.
 def test_replay_moves_whole_studies(spool: Spool, tmp_path: Path) -> None:
     alone = TABLE.replace(", scope: study", "")
     ids = decide_all(spool, table(tmp_path, alone))
-    found = replay(table(tmp_path), spool.views.came(), ALL)
+    found = replay(table(tmp_path), spool.rules.came(), ALL)
     assert (found.instances, found.moved, found.same) == (5, 1, 4)
     (change,) = found.changes
     assert (change.from_destinations, change.to_destinations) == (("pacs",), ("pacs", "chest-ai"))
@@ -196,13 +196,13 @@ def test_replay_moves_whole_studies(spool: Spool, tmp_path: Path) -> None:
 
 def test_replay_knows_what_followed(spool: Spool, tmp_path: Path) -> None:
     ids = decide_all(spool, table(tmp_path))
-    assert replay(table(tmp_path), spool.views.came(), ALL).same == 5
-    found = replay(table(tmp_path, TABLE.replace(", scope: study", "")), spool.views.came(), ALL)
+    assert replay(table(tmp_path), spool.rules.came(), ALL).same == 5
+    found = replay(table(tmp_path, TABLE.replace(", scope: study", "")), spool.rules.came(), ALL)
     (change,) = [one for one in found.changes if one.moves]
     assert (change.from_destinations, change.to_destinations) == (("pacs", "chest-ai"), ("pacs",))
     assert change.examples == (ids["a"],)
     assert spool.orders.send_also(ids["d"], "chest-ai", "ann", study=True)  # no rule has done that
-    assert replay(table(tmp_path), spool.views.came(), ALL).same == 5
+    assert replay(table(tmp_path), spool.rules.came(), ALL).same == 5
 
 
 # -- afterwards

@@ -44,7 +44,7 @@ def gains(weights: Weights) -> dict[str, Floats]:
     found: dict[str, Floats] = {}
     for one in convolutions():
         deviation = np.sqrt(weights[f"{one.name}_bn.running_var"] + np.float32(EPSILON))
-        found[one.name] = weights[f"{one.name}_bn.weight"] / deviation
+        found[one.name] = (weights[f"{one.name}_bn.weight"] / deviation).astype(np.float32)
     return found
 
 
