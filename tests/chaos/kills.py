@@ -60,6 +60,11 @@ class Life:
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def port(self) -> int:
+        """It is up when this port answers."""
+        return self.node.port
+
     def begin(self) -> subprocess.Popen[bytes]:
         """Start a process; it is not up yet."""
         command = [sys.executable, "-m", "router", "serve", "--config", str(self.node.config)]
@@ -72,7 +77,7 @@ class Life:
     def wait_until_up(self) -> None:
         process = self.process
         assert process is not None
-        wait_for(lambda: listening(self.node.port) or process.poll() is not None, START, "the node to listen")
+        wait_for(lambda: listening(self.port) or process.poll() is not None, START, "the node to listen")
         if process.poll() is not None:
             raise RuntimeError("the node ended by itself:\n" + self.node.log.read_text(errors="replace")[-3000:])
 

@@ -190,7 +190,7 @@ class Round:
             self.faults.append(f"{alive} senders got no answer")
         self._begin_again()
         for life in self.lives:
-            wait_for(lambda life=life: listening(life.node.port), START, "both nodes to listen")  # type: ignore[misc]
+            wait_for(lambda life=life: listening(life.port), START, "all nodes to listen")  # type: ignore[misc]
         try:
             wait_for(lambda: self.ask(STILL_OWED)[0][0] == 0, REST, "the spool to come to rest")
         except AssertionError as error:
@@ -295,7 +295,13 @@ def read(file: Path) -> list[Result]:
     return results
 
 
-def campaign(out: Path, rounds: int, most: float, seed: int, say: Callable[[str], object]) -> list[Result]:
+Play = Callable[[Path, str, float], tuple[Round, Verdict]]
+"""Plays a round in a folder: its seed, and how many instances are enough."""
+
+
+def campaign(
+    out: Path, rounds: int, most: float, seed: int, say: Callable[[str], object], play_one: Play
+) -> list[Result]:
     """Add so many rounds, or fewer once `most` instances are acknowledged; the results of all, earlier ones too."""
     out.mkdir(parents=True, exist_ok=True)
     results = read(out / "rounds.jsonl")
@@ -304,7 +310,7 @@ def campaign(out: Path, rounds: int, most: float, seed: int, say: Callable[[str]
         if left <= 0:
             break
         number = 1 + max((result.number for result in results), default=0)
-        result = _result(out, number, f"{seed}:{number}", left)
+        result = _result(out, number, f"{seed}:{number}", left, play_one)
         with (out / "rounds.jsonl").open("a") as file:
             file.write(result.line())
         results.append(result)
@@ -316,34 +322,44 @@ def campaign(out: Path, rounds: int, most: float, seed: int, say: Callable[[str]
     return results
 
 
-def _result(out: Path, number: int, seed: str, most: float) -> Result:
-    """Play one round in a temporary folder; folder and database of one with faults are kept beside the results.
+def _result(out: Path, number: int, seed: str, most: float, play_one: Play) -> Result:
+    """Play one round in a temporary folder. The folder of one with faults is kept beside the results.
 
     A round that does not come to its end (no start, no traffic) counts nothing, and its one fault says why.
     """
-    kinds = random.Random(f"kinds {seed}").choices(list(KINDS), list(KINDS.values()), k=FAULTS_A_ROUND)
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     happened: Counter[str] = Counter()
     answers: Counter[str] = Counter()
     longest = 0.0
-    with postgres.server(postgres.SYNCED) as new_database:
-        database = new_database()
-        try:
-            played, verdict = play(folder, seed, database, kinds, most=most)
-        except (AssertionError, RuntimeError, psycopg.Error, subprocess.SubprocessError) as error:
-            verdict = Verdict(faults=(f"round {number} did not end: {error}",))
-        else:
-            happened, answers, longest = played.happened, played.answers, played.longest_answer_s
-        if not verdict.kept:
-            with (folder / "database.sql").open("wb") as dump:
-                subprocess.run(["pg_dump", database], stdout=dump, check=False)
+    try:
+        played, verdict = play_one(folder, seed, most)
+    except (AssertionError, RuntimeError, psycopg.Error, subprocess.SubprocessError) as error:
+        verdict = Verdict(faults=(f"round {number} did not end: {error}",))
+    else:
+        happened, answers, longest = played.happened, played.answers, played.longest_answer_s
     if verdict.kept:
         shutil.rmtree(folder)
     else:
         shutil.move(folder, out / f"round-{number}")
     seconds = round(time.monotonic() - began, 1)
     return Result(number, seed, seconds, dict(happened), dict(answers), round(longest, 1), verdict)
+
+
+def _two_nodes(folder: Path, seed: str, most: float) -> tuple[Round, Verdict]:
+    kinds = random.Random(f"kinds {seed}").choices(list(KINDS), list(KINDS.values()), k=FAULTS_A_ROUND)
+    with postgres.server(postgres.SYNCED) as new_database:
+        database = new_database()
+        played, verdict = play(folder, seed, database, kinds, most=most)
+        if not verdict.kept:
+            dump(database, folder)
+    return played, verdict
+
+
+def dump(database: str, folder: Path) -> None:
+    """Keep the database of a round with faults beside its nodes."""
+    with (folder / "database.sql").open("wb") as file:
+        subprocess.run(["pg_dump", database], stdout=file, check=False)
 
 
 def summary(results: Sequence[Result]) -> dict[str, object]:
@@ -360,17 +376,17 @@ def summary(results: Sequence[Result]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(about: str | None = __doc__, out: Path = Path("runs/chaos-postgresql"), play_one: Play = _two_nodes) -> None:
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10, help="rounds to add; 0: only print the sum")
     parser.add_argument("--acknowledged", type=int, default=None, help="stop sending once so many are acknowledged")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("runs/chaos-postgresql"))
+    parser.add_argument("--out", type=Path, default=out)
     arguments = parser.parse_args()
     quiet()
     say: Callable[[str], object] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
     most = arguments.acknowledged or float("inf")
-    whole = summary(campaign(arguments.out, arguments.rounds, most, arguments.seed, say))
+    whole = summary(campaign(arguments.out, arguments.rounds, most, arguments.seed, say, play_one))
     for name, value in whole.items():
         print(f"{name.replace('_', ' '):28} {value}")
     sys.exit(1 if whole["faults"] else 0)
