@@ -70,7 +70,8 @@ def refusal(error: BaseException, database: str) -> SpoolError:
     kind = RefusedError if is_own_fault(error) else DatabaseError
     return kind(
         f"the spool's database did not take the change: {hidden_password(describe(error), database)}{fix}",
-        may_come_back=code == sqlite3.SQLITE_IOERR,
+        # Both may come after the commit was written: if the log's sync fails, or if its index finds no memory.
+        may_come_back=code == sqlite3.SQLITE_IOERR or isinstance(error, MemoryError),
     )
 
 
