@@ -2,9 +2,9 @@
 
     python -m benchmarks.claims --rows 10000 10000000 --folder /var/tmp --json claims.json
 
-It starts a server of its own, with syncs, and fills it by SQL. Of ten instances seven are records of the past, one waits
-for its decision, one for a destination that takes, and one for a destination that is down. Then it measures claims in
-batches, and has the server explain every statement: rows and pages that it read, and whether it read a whole table.
+It starts a server of its own, with syncs, and fills it by SQL. Of ten instances seven are records of the past, one
+waits for its decision, one for a destination that takes, and one for a destination that is down. Then it measures
+claims in batches, and has the server explain every statement: rows and pages that it read, and whole tables.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def fill(url: str, rows: int) -> None:
             (list(LARGE),),
         ).fetchall()
         for name, _ in indexes:
-            connection.execute(f'DROP INDEX "{name}"')  # type: ignore[arg-type]
+            connection.execute(f'DROP INDEX "{name}"')
         for statement in (INSTANCES, DELIVERIES, EVENTS):
-            connection.execute(statement, values)  # type: ignore[arg-type]
+            connection.execute(statement, values)
         for _, definition in indexes:
             connection.execute(definition)
         connection.execute("VACUUM ANALYZE")
@@ -238,7 +238,8 @@ def main() -> None:
     with postgres.server(SERVER) as new_database, ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         spools = {f"{rows:,} rows": _filled(stack, folder / str(rows), new_database(), rows) for rows in options.rows}
-        table |= in_turn(spools)
+        for name, figures in in_turn(spools).items():
+            table[name] = dict(figures)
         for title, spool in spools.items():
             for name, value in measure(spool, 10**12, 100).items():
                 table.setdefault(name, {})[title] = value

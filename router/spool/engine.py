@@ -166,7 +166,7 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
                 "the spool has blobs but its database is empty or another's; put the right database back, or move "
                 "the blobs away (nothing was changed)"
             )
-        return there != scripts.get_current_head()
+        return bool(there != scripts.get_current_head())
 
     try:
         with engine.begin() as connection:

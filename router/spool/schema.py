@@ -111,7 +111,7 @@ delivery = sa.Table(
     sa.Index("delivery_state", "state", "id"),
     sa.Index("delivery_found", "destination", "state", "instance_id"),
     sa.Index("delivery_found_anywhere", "state", "instance_id"),
-    sa.Index("delivery_waits", "destination", "state", "owed_since", sqlite_where=_WAITS, postgresql_where=_WAITS),
+    sa.Index("delivery_waits", "state", "destination", "owed_since", sqlite_where=_WAITS, postgresql_where=_WAITS),
     sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
 )
 """`follows`: the instance of the same study that this one follows to the destination; NULL for what its own decision,

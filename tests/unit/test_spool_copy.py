@@ -18,7 +18,6 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.commands import copy_spool as copying
 from router.commands.copy_spool import CopyError, copy_spool, undo_copy
 from router.config.settings import SpoolSettings
 from router.spool import InstanceState, SpoolError, copy_marks, moving, open_spool, read_spool
@@ -122,7 +121,7 @@ def startable(settings: SpoolSettings) -> bool:
 def _engine(settings: SpoolSettings) -> Iterator[sa.Engine]:
     if settings.database == "sqlite":
         (settings.path / "node.db").touch()
-    one = copying.engine.writing(settings.path, settings.database)
+    one = engine.writing(settings.path, settings.database)
     yield one
     one.dispose()
 

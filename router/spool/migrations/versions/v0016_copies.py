@@ -32,7 +32,7 @@ def upgrade() -> None:
     present, waits = sa.text("state IN ('new', 'decided', 'finished')"), sa.text("state IN ('open', 'buried')")
     op.create_index("instance_present", "instance", ["state", "size"], sqlite_where=present, postgresql_where=present)
     op.create_index(
-        "delivery_waits", "delivery", ["destination", "state", "owed_since"], sqlite_where=waits, postgresql_where=waits
+        "delivery_waits", "delivery", ["state", "destination", "owed_since"], sqlite_where=waits, postgresql_where=waits
     )
     if op.get_bind().dialect.name == "postgresql":
         for table in ("instance", "delivery", "event"):
