@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from router.cli import app
 from router.commands.copy_spool import CopyError, copy_spool, undo_copy
 from router.config.settings import SpoolSettings
-from router.spool import InstanceState, SpoolError, copy_marks, moving, open_spool, read_spool
+from router.spool import InstanceState, SpoolError, copy_marks, engine, moving, open_spool, read_spool
 from router.spool.find import Filter, State
 from router.spool.schema import delivery, instance, owner
 from tests.unit.spooling import CALLERS, SEEN, accept, decide, decision, files, settings_of
