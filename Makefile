@@ -74,7 +74,7 @@ $(VENV)/.dev: pyproject.toml
 
 # Minutes each, side by side with peers; results and machine as JSON in benchmarks/results.
 benchmark: $(VENV)/.dev
-	@tools/system-packages.sh dcmtk orthanc
+	@tools/system-packages.sh dcmtk orthanc postgresql
 	mkdir -p benchmarks/results
 	for load in dx small dx-jpegll dx-j2k cr; do \
 	    $(BIN)/python -m benchmarks.route --load $$load --json benchmarks/results/route-$$load.json || exit 1; done
@@ -86,6 +86,7 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.spool --json benchmarks/results/spool.json
 	for part in idle budget layout echo scale steady hostile year find page; do \
 	    $(BIN)/python -m benchmarks.$$part --json benchmarks/results/$$part.json || exit 1; done
+	$(BIN)/python -m benchmarks.claims --json benchmarks/results/claims.json  # half an hour, 25 GB
 	$(BIN)/python -m benchmarks.summary
 
 # Goes on where the last campaign stopped; findings and figures in runs/fuzz.

@@ -11,6 +11,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -36,11 +38,7 @@ def server(settings: Sequence[str] = SETTINGS) -> Iterator[Callable[[], str]]:
     if os.geteuid() == 0:  # the server refuses to run as root
         shutil.chown(folder, "postgres")
 
-    def run(program: str, *arguments: str) -> None:
-        before = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
-        command = [*before, str(bin_folder / program), *arguments]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=60)
-
+    run = partial(_run, folder)
     options = " ".join(f"-c {setting}" for setting in (*settings, f"unix_socket_directories={folder}"))
     run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
     run("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-o", options, "-w", "start")
@@ -55,8 +53,81 @@ def server(settings: Sequence[str] = SETTINGS) -> Iterator[Callable[[], str]]:
     try:
         yield new_database
     finally:
+        with suppress(subprocess.CalledProcessError):  # a test has ended it
+            run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(folder)
+
+
+def _run(folder: Path, program: str, *arguments: str) -> None:
+    """Run one of the server's programs, as the account that may."""
+    bin_folder = programs()
+    assert bin_folder is not None
+    before = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
+    command = [*before, str(bin_folder / program), *arguments]
+    subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
+
+
+def change(database: str, **settings: str) -> None:
+    """Change settings of a running server; none may need a restart."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        for name, value in settings.items():
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def stranger(database: str, role: str, password: str) -> str:
+    """Make a role that may log in with a password and owns nothing. Returns the URL for it, with that password."""
+    hba = _data(database) / "pg_hba.conf"
+    hba.write_text(f"local all {role} scram-sha-256\n" + hba.read_text())
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
+        connection.execute("SELECT pg_reload_conf()")
+    return database.replace("postgres@", f"{role}:{password}@")
+
+
+@dataclass(frozen=True)
+class Standby:
+    """A second server that follows a first one by streaming replication."""
+
+    folder: Path
+    both: str
+    """The URL of the database on whichever of the two takes changes."""
+
+    def promote(self) -> None:
+        """It takes changes from now on."""
+        _run(self.folder, "pg_ctl", "-D", str(self.folder / "data"), "-w", "promote")
+
+
+@contextmanager
+def standby(database: str, *, synchronous: bool) -> Iterator[Standby]:
+    """Make a standby of the server of a database. With `synchronous` its commits wait for the standby."""
+    primary = _data(database).parent
+    folder = Path(tempfile.mkdtemp(prefix="standby-"))
+    data, host = folder / "data", f"host={primary}"
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    run = partial(_run, folder)
+    run("pg_basebackup", "-D", str(data), "-d", f"{host} user=postgres", "-R", "-X", "stream", "-c", "fast")
+    options = " ".join(f"-c {setting}" for setting in (*SETTINGS, f"unix_socket_directories={folder}"))
+    run("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-o", options, "-w", "start")
+    try:
+        if synchronous:
+            change(database, synchronous_standby_names="*")
+            with psycopg.connect(database, autocommit=True) as connection:
+                query = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+                until = time.monotonic() + 60
+                while connection.execute(query).fetchone() == (0,) and time.monotonic() < until:
+                    time.sleep(0.05)
+        yield Standby(folder, database.replace(host, f"{host},{folder}"))
+    finally:
         run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
         shutil.rmtree(folder)
+
+
+def end(database: str) -> None:
+    """The server ends at once, as if its machine had lost its power."""
+    folder = _data(database)
+    _run(folder.parent, "pg_ctl", "-D", str(folder), "-m", "immediate", "-w", "stop")
 
 
 def restart(database: str, pause: float = 0.0) -> None:

@@ -34,6 +34,18 @@ class DatabaseError(SpoolError):
     """The database did not answer in time, or is full or damaged. It may recover."""
 
 
+class DatabaseSettingError(DatabaseError):
+    """The server answers, and says that spool.database is wrong: no wait mends it."""
+
+    exit_code = 2
+
+
+class ForeignDatabaseError(SpoolError):
+    """The database holds the tables of something else."""
+
+    exit_code = 2
+
+
 class RefusedError(SpoolError):
     """The database is well and refused this one change or question."""
 

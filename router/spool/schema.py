@@ -31,6 +31,8 @@ _FRESH = sa.text("state = 'new' AND ready_at = 0")
 """Written out and not bound: a database uses this index only if a statement has the same text."""
 _IS_DONE = sa.text("state = 'done'")
 _IS_BEHIND = sa.text("cursor IS NOT NULL")
+_IS_PRESENT = sa.text("state IN ('new', 'decided', 'finished')")
+_WAITS = sa.text("state IN ('open', 'buried')")
 _HAS_STUDY, _HAS_ACCESSION = sa.text("study IS NOT NULL"), sa.text("accession IS NOT NULL")
 
 instance = sa.Table(
@@ -82,6 +84,7 @@ instance = sa.Table(
     sa.Index("instance_fresh", "peer", "calling_ae", "id", sqlite_where=_FRESH, postgresql_where=_FRESH),
     sa.Index("instance_finished", "state", "finished_at"),
     sa.Index("instance_uid", "sop_instance", "id"),
+    sa.Index("instance_present", "state", "size", sqlite_where=_IS_PRESENT, postgresql_where=_IS_PRESENT),
 )
 """`study` and `accession` are keyed hashes (`keyed`): what a person looks for is hashed and compared. `table` is the
 digest of the rules that decided. `header` holds what the decision kept of the header (`header_facts`), in JSON."""
@@ -108,6 +111,7 @@ delivery = sa.Table(
     sa.Index("delivery_state", "state", "id"),
     sa.Index("delivery_found", "destination", "state", "instance_id"),
     sa.Index("delivery_found_anywhere", "state", "instance_id"),
+    sa.Index("delivery_waits", "state", "destination", "owed_since", sqlite_where=_WAITS, postgresql_where=_WAITS),
     sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
 )
 """`follows`: the instance of the same study that this one follows to the destination; NULL for what its own decision,

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from router.config.settings import SpoolSettings
 from router.flow import Instance
 from router.observe import log
-from router.spool import postgresql, queries
+from router.spool import patience, postgresql, queries
 from router.spool.blobs import BlobStore
 from router.spool.bulk import Bulk
 from router.spool.commitments import Commitments
@@ -136,7 +136,8 @@ class Spool:
         self._blobs.tidy_up()
         self.space.ballast.lay()
         if not self.database.is_sqlite:
-            self._usage.recount(self.database.ask(queries.bytes_of_blobs))
+            # With millions of blobs it takes longer than other questions may, and nobody waits for the answer.
+            self._usage.recount(self.database.ask(queries.bytes_of_blobs, patience.LOOK))
             self._usage.forget_copies([one for one in self._usage.with_copies() if not self.blob(one).exists()])
 
     def close(self, seconds: float | None = None) -> bool:
