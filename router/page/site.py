@@ -43,8 +43,8 @@ MENU = (
     ("Devices", "/devices", Role.VIEW), ("Model", "/model", Role.VIEW), ("Record", "/record", Role.ADMIN),
 )  # fmt: skip
 DONE = {
-    "retried": "It is tried again at once.",
-    "discarded": "It was dropped for good.",
+    "retried": "It is retried at once.",
+    "discarded": "It was discarded for good.",
     "decided-again": "A new decision is ordered. It is made in a moment.",
     "study-sent": "Its whole study goes there too.",
     "sent-also": "It is owed there too.",
@@ -58,7 +58,7 @@ DONE = {
     "reloaded": "routing.yaml was read again.",
     "rules-applied": "These rules are in force. routing.yaml has them, and the earlier file is kept beside it.",
     "begun": "It is under way. You need not wait for it here.",
-    "cancelled": "The job ends. What it can take back is taken back.",
+    "cancelled": "The job is cancelled. What it can take back is taken back.",
     "silenced": "Nobody is told of it until then.",
     "told-again": "People are told again.",
 }
