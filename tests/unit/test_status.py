@@ -104,7 +104,8 @@ def test_a_destination_that_refuses_everything_needs_a_person_within_minutes(spo
     state, problems = states(failing(now - 130, 3, 2))
     assert state == "refusing"
     assert problems == ["ai refuses what it gets: each of 3 tries has failed for 2 min, the last: status A700"]
-    for few in (failing(now - 60, 9, 9), failing(now - 900, 2, 2), failing(now - 900, 9, 1), {"failing": {}}, {}):
+    none: dict[str, Any] = {"failing": {}}
+    for few in (failing(now - 60, 9, 9), failing(now - 900, 2, 2), failing(now - 900, 9, 1), none, {}):
         assert states(few) == ("open", [])
     spool.orders.pause("ai", "ann")
     assert states(failing(now - 130, 3, 2)) == ("paused", [])
