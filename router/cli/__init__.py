@@ -23,6 +23,7 @@ from router.cli import (
     conformance,
     control,
     demo,
+    devices,
     evaluate,
     events,
     find,
@@ -49,7 +50,8 @@ app = typer.Typer(
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
-    ("status", status), ("find", find), ("events", events), ("health", health), ("conformance", conformance),
+    ("status", status), ("find", find), ("devices", devices),
+    ("events", events), ("health", health), ("conformance", conformance),
     ("benchmark", benchmark), ("train", train), ("evaluate", evaluate), ("adapt", adapt),
 ):  # fmt: skip
     app.command(name)(module.command)

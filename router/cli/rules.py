@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Understand rules, and try others on what came before they are live.")
 app.command("list")(rule_tables.list_tables)
 app.command("show")(rule_tables.show)
+app.command("hits")(rule_tables.hits)
 app.command("apply")(rule_changes.apply)
 app.command("rollback")(rule_changes.roll_back)
 LAST = 5000

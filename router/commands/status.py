@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from router.commands.pause_words import in_words
 from router.config import Settings
 from router.errors import RouterError
 from router.node.client import state
-from router.spool import Counts, DestinationState, Spool, read_spool
+from router.spool import Counts, DestinationState, Job, Spool, read_spool
 from router.spool.activity import Activity
+from router.spool.notices import Silence
 from router.spool.rows import EventRow
 
 HOUR = 3600.0
 LONG_OWED = HOUR
 """Seconds after which a delivery that is still owed needs a person's eyes."""
+FAILING_FOR, FAILING_TRIES, FAILING_INSTANCES = 120.0, 3, 2
+"""A destination whose every try fails is said to refuse after so many seconds, tries and different instances."""
 LATEST = 5
 """How many of the latest failures are named."""
 SILENT_AFTER = 24 * HOUR
@@ -32,7 +35,7 @@ class Destination:
 
     name: str
     state: str
-    """`open`, `paused`, `circuit open` or `disabled`."""
+    """`open`, `refusing`, `paused`, `circuit open` or `disabled`."""
     reason: str
     owed: int
     buried: int
@@ -54,7 +57,7 @@ class Problem:
     destination: str = ""
     """The destination that it is about, if it is about one."""
     kind: str = ""
-    """Of a destination's: `paused`, `circuit`, `behind` or `buried`."""
+    """Of a destination's: `paused`, `circuit`, `refusing`, `behind` or `buried`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,13 @@ class Status:
     failures: tuple[EventRow, ...]
     silent: tuple[str, ...]
     """The callers that have sent nothing for too long."""
+    jobs: tuple[Job, ...] = ()
+    """Orders over many that are under way."""
+    silences: tuple[Silence, ...] = ()
+    """Conditions of which people are told nothing for a while."""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(replace(self, jobs=())) | {"jobs": [one.as_json() for one in self.jobs]}
 
 
 def status(settings: Settings) -> Status:
@@ -102,10 +109,13 @@ def status_of(settings: Settings, spool: Spool, node: dict[str, Any] | None, use
     counts, lately = spool.views.counts(), spool.views.activity(HOUR)
     states, room = spool.destinations.states(), _room(settings, used, lately)
     failures = tuple(_failures(spool, lately.now))
-    destinations = tuple(_destinations(settings, counts, states, lately))
+    destinations = tuple(_destinations(settings, counts, states, lately, _refusing(node, lately.now)))
     silent = silent_callers(settings, lately)
     problems = (*_problems(node, counts, destinations, room), *_missed(settings, lately, silent))
-    return Status(not problems, problems, node, counts.undecided, destinations, lately, room, failures, silent)
+    jobs, silences = tuple(spool.bulk.working()), tuple(spool.notices.silences())
+    return Status(
+        not problems, problems, node, counts.undecided, destinations, lately, room, failures, silent, jobs, silences
+    )
 
 
 def silent_callers(settings: Settings, lately: Activity) -> tuple[str, ...]:
@@ -124,8 +134,9 @@ def _node(settings: Settings) -> dict[str, Any] | None:
 
 
 def _destinations(
-    settings: Settings, counts: Counts, states: dict[str, DestinationState], lately: Activity
-) -> Iterator[Destination]:
+    settings: Settings, counts: Counts, states: dict[str, DestinationState], lately: Activity,
+    refusing: Mapping[str, str],
+) -> Iterator[Destination]:  # fmt: skip
     names = dict.fromkeys([*settings.destinations, *sorted(counts.open), *sorted(counts.buried)])
     for name in names:
         known, of = states.get(name), settings.destinations.get(name)
@@ -136,11 +147,23 @@ def _destinations(
             word, reason = "paused", in_words(known.pause_until).strip()
         elif known and known.circuit_until:
             word, reason = "circuit open", known.circuit_reason
+        elif name in refusing:
+            word, reason = "refusing", refusing[name]
         owed, delivered, oldest = counts.open.get(name, 0), lately.delivered.get(name, 0), counts.oldest.get(name)
         yield Destination(
             name, word, reason, owed, counts.buried.get(name, 0), max(0.0, lately.now - oldest) if oldest else None,
             delivered, owed * lately.seconds / delivered if owed and delivered and word == "open" else None,
         )  # fmt: skip
+
+
+def _refusing(node: dict[str, Any] | None, now: float) -> dict[str, str]:
+    """The destinations whose every try has failed for minutes, as the node counts them, and how."""
+    found = {}
+    for name, one in ((node or {}).get("failing") or {}).items():
+        lasts = now - one["since"]
+        if lasts >= FAILING_FOR and one["tries"] >= FAILING_TRIES and one["instances"] >= FAILING_INSTANCES:
+            found[name] = f"each of {one['tries']} tries has failed for {span(lasts)}, the last: {one['reason']}"
+    return found
 
 
 def _room(settings: Settings, used: int, lately: Activity) -> Room:
@@ -184,6 +207,8 @@ def _troubles(one: Destination) -> Iterator[Problem]:
         what = f"{one.name} takes nothing, {one.owed} wait: {one.reason}"
         again = ". What waits goes by itself when it answers" if one.owed else ""
         yield Problem(f"{what}{again}", f"{waiting}; 'An AI is down' in docs/operations.md", one.name, "circuit")
+    elif one.state == "refusing":
+        yield Problem(f"{one.name} refuses what it gets: {one.reason}", waiting, one.name, "refusing")
     elif one.oldest_s is not None and one.oldest_s > LONG_OWED:
         yield Problem(
             f"{one.name} is behind: the oldest of {one.owed} has waited {span(one.oldest_s)}",
@@ -193,7 +218,7 @@ def _troubles(one: Destination) -> Iterator[Problem]:
         )
     if one.buried:
         find = f"dicom-router find --to {one.name} --state buried"
-        yield Problem(f"{one.buried} given up on for {one.name}", find, one.name, "buried")
+        yield Problem(f"{one.buried} buried for {one.name}", find, one.name, "buried")
 
 
 def _missed(settings: Settings, lately: Activity, silent: tuple[str, ...]) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from router.forward.backoff import CIRCUIT_LONGEST, circuit_after
+from router.forward.failing import Failures
 from router.forward.outcomes import Outcome, Sign
 from router.observe import log
 from router.spool import Spool
@@ -46,6 +47,7 @@ class Circuit:
         self._prober: int | None = None
         self._same: tuple[str, frozenset[str]] = ("", frozenset())
         self._associations = 0
+        self.failures = Failures()
 
     @property
     def is_open(self) -> bool:
@@ -101,6 +103,7 @@ class Circuit:
 
     def succeeded(self) -> None:
         """The destination took something: close the circuit."""
+        self.failures.end()
         with self._lock:
             self._same = ("", frozenset())
             if self._until:
@@ -132,6 +135,7 @@ class Circuit:
         if outcome.sign is Sign.OURS:
             return False
         error = WORDS.get(outcome.sign, outcome.reason)
+        self.failures.note(instance_id, error)
         with self._lock:
             if self.is_open and outcome.sign is Sign.ANSWERED and self._reason != BY_INSTANCES + error:
                 self._close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from router.association.expiry import expiries
 from router.classify import Classifier
 from router.config import Settings
 from router.forward import Forwarder
+from router.forward.failing import Failing
 from router.listening import listeners
 from router.node.other_models import OtherModels
 from router.node.serving_models import ServingModels
@@ -55,6 +56,10 @@ class NodeView:
             return self.forwarder.open_circuits()
         return {name: one.circuit_until > 0 for name, one in self.spool.destinations.states().items()}
 
+    def failing(self) -> dict[str, Failing]:
+        """The destinations that fail every try, as far as this process sends."""
+        return self.forwarder.failing() if self.forwarder else {}
+
     def destinations(self) -> dict[str, bool]:
         """Each destination of the settings, and whether a person has paused it."""
         states = self.spool.destinations.states()
@@ -86,6 +91,7 @@ class NodeView:
         """Readiness, the engine of inference, and the addresses that the node took when it started."""
         return {
             "runs_on": self.models_in_use.info(), "circuits": self.circuits(),
+            "failing": {name: asdict(one) for name, one in self.failing().items()},
             "listens": [list(one) for one in listeners(self.started_with)],
             "trouble_with_blobs": self.spool.trouble_with_blobs,
         } | self.ready()  # fmt: skip

@@ -40,7 +40,7 @@ VIEWS_SEEN = Counter("dicom_router_views_total", "Predictions with a view, by vi
 INVERTED = Counter("dicom_router_inverted_total", "Pictures that came with the wrong polarity", registry=REGISTRY)
 DELIVERED = Counter("dicom_router_delivered_total", "Deliveries done", ["destination"], registry=REGISTRY)
 RETRIED = Counter("dicom_router_retried_total", "Deliveries to be tried again", ["destination"], registry=REGISTRY)
-BURIED = Counter("dicom_router_buried_total", "Deliveries given up on", ["destination"], registry=REGISTRY)
+BURIED = Counter("dicom_router_buried_total", "Deliveries buried: given up on", ["destination"], registry=REGISTRY)
 FOLLOWED = Counter(
     "dicom_router_followed_total", "Deliveries of instances that follow their study", ["destination"],
     registry=REGISTRY,

@@ -145,6 +145,11 @@ class Bulk:
         query = sa.select(bulk_job).where(bulk_job.c.id < before).order_by(bulk_job.c.id.desc()).limit(limit)
         return [job_of(row) for row in self._database.ask(lambda c: c.execute(query).all())]
 
+    def working(self, limit: int = 20) -> list[Job]:
+        """Those under way, the latest first."""
+        query = sa.select(bulk_job).where(bulk_job.c.state.in_(WORKING)).order_by(bulk_job.c.id.desc()).limit(limit)
+        return [job_of(row) for row in self._database.ask(lambda c: c.execute(query).all())]
+
     # -- work ------------------------------------------------------------------------------------------------------
 
     def step(self) -> float | None:
