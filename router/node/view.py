@@ -82,6 +82,19 @@ class NodeView:
         """What serves and what shadows (`ServingModels.report`)."""
         return self.models_in_use.report()
 
+    def about(self) -> dict[str, Any]:
+        """What the list of nodes says of this one."""
+        try:
+            ready = self.ready()
+        except OSError:  # a disk that does not answer counts as full
+            ready = {"room": False}
+        info = self.models_in_use.info()
+        return {
+            "listens": [f"{address}:{port}" for _, address, port in listeners(self.started_with)],
+            "model": self.models_in_use.digests().get("serving", ""), "engine": info.get("engine", ""),
+            "why": info.get("why", ""), "not_ready": sorted(part for part, works in ready.items() if not works),
+        }  # fmt: skip
+
     def status(self) -> dict[str, Any]:
         """Readiness, the engine of inference, and the addresses that the node took when it started."""
         return {
