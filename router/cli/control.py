@@ -79,6 +79,7 @@ def change(settings: Settings, order: SpoolOrder) -> dict[str, Any]:
     """Have a change made by the node on this spool, which alone writes; or make it here when none is running."""
     from router.node.client import NoNodeError, give
     from router.node.orders import OrderError, carry_out
+    from router.node.shared_settings import as_everywhere
     from router.spool import open_spool
 
     try:
@@ -87,7 +88,7 @@ def change(settings: Settings, order: SpoolOrder) -> dict[str, Any]:
         except NoNodeError:
             spool = open_spool(settings.spool)
         try:
-            return carry_out(order, who(), spool, settings.destinations)
+            return carry_out(order, who(), spool, as_everywhere(settings, spool).destinations)
         finally:
             spool.close()
     except OrderError as error:

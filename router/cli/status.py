@@ -52,8 +52,11 @@ def _screen(found: Status) -> Iterator[str]:
         yield f"{sender.calling_ae:24s} {sender.received:10d} {span(ago) + ' ago':>12s}{silent}"
     yield ""
     yield _spool(found)
-    if found.node and (about := found.node.get("runs_on")):
-        yield f"model       {str(about.get('model', '-'))[:12]} on {about.get('engine', '-')}"
+    for one in found.models:
+        if one.model:
+            yield f"model       {one.model[:12]} on {one.engine}{f' of {one.node}' if one.node else ''}"
+    if found.nodes:
+        yield f"nodes       {found.running} of {len(found.nodes)} run (dicom-router nodes)"
     for row in found.failures:
         ago_words = f"{span(max(0.0, lately.now - row.at))} ago"
         yield " ".join(

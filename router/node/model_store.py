@@ -25,6 +25,7 @@ from router.model import files
 from router.node.orders import ModelOrder, Promote, RollBack, SetShadow
 
 if TYPE_CHECKING:
+    from router.config import Settings
     from router.spool.shared import Shared
 
 FILES = ("model.safetensors", "card.json", "int8.safetensors", "reference.json", "MODEL_CARD.md", "LICENSE")
@@ -205,6 +206,16 @@ class ModelStore:
             young = self._shared and time.time() - path.stat().st_mtime < KEPT_UNUSED
             if NAME.fullmatch(path.name) and path.name not in needed and not young:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def opened(settings: Settings) -> ModelStore:
+    """The models of a spool, for a command. Raises SpoolError if the database with the choice does not answer."""
+    from router.spool import read_spool
+
+    spool = None if settings.spool.database == "sqlite" else read_spool(settings.spool)
+    return ModelStore(
+        settings.spool.path, settings.model.path, spool.shared if spool and spool.shared.is_there() else None
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -123,7 +123,8 @@ class Node:
         shown = page(self) if page and "web" in roles else None
         gate = protected(shown.app, Access(settings.web, self._spool)) if shown else None
         self._web = WebServer(settings.web, view, gate)
-        states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
+        states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report,
+                  "node": view.node}  # fmt: skip
         name = socket_name(self._spool.start_among_others)
         control = ControlServer(settings.spool.path, application(self.carry_out, states), name)
         commits = committer if roles & {"receive", "forward"} else None

@@ -57,6 +57,10 @@ class Shared:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def is_there(self) -> bool:
+        """Whether a node has made the tables."""
+        return self._database.ask(lambda c: sa.inspect(c).has_table(shared_choice.name))
+
     def settings(self) -> SettingsVersion | None:
         """The settings in force; None before the first node has started."""
         return self._database.ask(_settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from router.flow import Role
 from router.forward.circuit import Circuit
 from router.spool import Spool, SpoolError, open_spool, read_spool
+from router.spool.engine import MIGRATIONS
 from router.spool.keyed import KEY_BYTES, KEY_FILE, key_of, make_key
 from router.spool.schema import destination
 from tests.unit.spooling import accept, decide, settings_of
@@ -125,3 +127,21 @@ def test_the_key_of_a_folder_becomes_that_of_the_database(tmp_path: Path, databa
 def made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+# -- two versions on one database
+
+
+ADDED_SINCE = "0013"
+
+
+def test_migrations_since_then_only_add() -> None:
+    """A node of the version before goes on while a newer one starts."""
+    versions = sorted((MIGRATIONS / "versions").glob("v*.py"))
+    since = [path for path in versions if path.name[1:5] >= ADDED_SINCE]
+    assert since
+    adds = {"create_table", "create_index", "add_column"}
+    for path in since:
+        assert set(re.findall(r"op\.(\w+)", path.read_text())) <= adds, path.name
+        for column in re.findall(r"add_column\(.*", path.read_text()):
+            assert "nullable=False" not in column or "server_default" in column, path.name
