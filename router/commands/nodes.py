@@ -21,6 +21,7 @@ NOT_READY = {
     "inference": "its model is not ready",
     "database": "the database does not answer it",
     "open": "its DICOM port is not open",
+    "blobs": "the object store does not work for it",
     "room": "it has no room: it refuses callers",
 }
 TOLD_FOR = 3600.0

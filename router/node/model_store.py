@@ -15,10 +15,10 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from router.errors import RouterError
 from router.model import files
@@ -26,7 +26,8 @@ from router.node.orders import ModelOrder, Promote, RollBack, SetShadow
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.spool.shared import Shared
+    from router.config.settings import SpoolSettings
+    from router.spool.shared import ChoiceVersion
 
 FILES = ("model.safetensors", "card.json", "int8.safetensors", "reference.json", "MODEL_CARD.md", "LICENSE")
 """The files that are copied from a model's folder. The first two must exist."""
@@ -39,6 +40,14 @@ KEPT_UNUSED = 86400.0
 
 class StoreError(RouterError):
     """The model cannot be copied, or is not there. The text is one line with the fix."""
+
+
+class Choices(Protocol):
+    """Where the choice is that several nodes share (`spool.shared.Shared`)."""
+
+    def choice(self) -> ChoiceVersion | None: ...
+
+    def publish_choice(self, text: str, who: str, *, after: int) -> ChoiceVersion: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ class State:
 class ModelStore:
     """The models of one spool. Only the process that works on it changes them: the node, or else a command."""
 
-    def __init__(self, spool: Path, configured: Path | None, shared: Shared | None = None) -> None:
+    def __init__(self, spool: Path, configured: Path | None, shared: Choices | None = None) -> None:
         """`shared`: where the choice is that several nodes share. A choice is then in force whatever `configured`."""
         self._shared = shared
         self.folder = spool / FOLDER
@@ -138,8 +147,11 @@ class ModelStore:
 
     # -- choices ---------------------------------------------------------------------------------------------------
 
-    def plan(self, order: ModelOrder, who: str) -> State:
-        """The state after an order. This changes nothing yet. Raises StoreError."""
+    def plan(self, order: ModelOrder, who: str, *, runs_here: bool = True) -> State:
+        """The state after an order. This changes nothing yet. Raises StoreError.
+
+        `runs_here`: this node classifies, so what serves must be here. Otherwise what served before may be elsewhere.
+        """
         if order.configured != self.configured and not self._shared:
             raise StoreError("model.path in routing.yaml has changed since the node started; restart it first")
         old = self.state()
@@ -153,7 +165,10 @@ class ModelStore:
             case RollBack():
                 if old.previous is None:
                     raise StoreError("no other model served before, so there is nothing to roll back to")
-                return replace(old, serving=self._chosen(old.previous.name, who), previous=old.serving)
+                back = Chosen(old.previous.name, time.time(), who)
+                return replace(
+                    old, serving=self._chosen(back.name, who) if runs_here else back, previous=old.serving
+                )  # fmt: skip
             case SetShadow(wanted):
                 return replace(old, shadow=self._chosen(wanted, who) if wanted else None)
 
@@ -170,9 +185,12 @@ class ModelStore:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _chosen(self, name: str, who: str) -> Chosen:
-        if not NAME.fullmatch(name) or not (self.folder / name / FILES[0]).exists():
+        chosen = Chosen(name, time.time(), who)
+        if NAME.fullmatch(name) and self._shared:
+            self.path(chosen)
+        elif not NAME.fullmatch(name) or not (self.folder / name / FILES[0]).exists():
             raise StoreError("no such model in the spool's folder; give the command again with the model's folder")
-        return Chosen(name, time.time(), who)
+        return chosen
 
     def _read(self) -> State:
         path: Path | str = self.folder / STATE
@@ -209,13 +227,25 @@ class ModelStore:
 
 
 def opened(settings: Settings) -> ModelStore:
-    """The models of a spool, for a command. Raises SpoolError if the database with the choice does not answer."""
-    from router.spool import read_spool
+    """The models of a spool, for a command, which writes no choice. What reads it raises SpoolError."""
+    shared = None if settings.spool.database == "sqlite" else _Looking(settings.spool)
+    return ModelStore(settings.spool.path, settings.model.path, shared)
 
-    spool = None if settings.spool.database == "sqlite" else read_spool(settings.spool)
-    return ModelStore(
-        settings.spool.path, settings.model.path, spool.shared if spool and spool.shared.is_there() else None
-    )
+
+class _Looking:
+    """Looks up the shared choice, and keeps no connection."""
+
+    def __init__(self, spool: SpoolSettings) -> None:
+        self._spool = spool
+
+    def choice(self) -> ChoiceVersion | None:
+        from router.spool import read_spool
+
+        with closing(read_spool(self._spool)) as spool:
+            return spool.shared.choice() if spool.shared.is_there() else None
+
+    def publish_choice(self, text: str, who: str, *, after: int) -> ChoiceVersion:
+        raise StoreError("this command writes no choice of models")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -34,6 +34,7 @@ from router.node.orders import (
     Label,
     Many,
     Order,
+    OrderError,
     Pause,
     Promote,
     Reload,
@@ -76,6 +77,11 @@ LATE_AT_END = 2.0
 """Seconds after which the database counts as silent when the node stops."""
 DRAIN_IN_VAIN = 3.0
 """Seconds to stop in if the spool's database does not answer. Work under way cannot be finished then."""
+DIFFERS = (
+    "the routing.yaml of this node differs from the settings in force, which another node has published: change the "
+    "rules there, or make this file the same (dicom-router nodes)"
+)
+"""Why rules cannot be changed here."""
 LAST_WRITES = 1.0
 """The least seconds for changes that still wait for the database."""
 
@@ -288,7 +294,10 @@ class Node:
                 done = self.reload(who)
                 return {"done": True} | asdict(done) | {"not_followed": not_followed(self._spool, done.version)}
             case ApplyRules() | RollBackRules():
-                return self._rule_changes.carry_out(order, who)
+                if self._in_force.file_differs:
+                    raise OrderError(DIFFERS)
+                changed = self._rule_changes.carry_out(order, who)
+                return changed | {"not_followed": not_followed(self._spool, self._in_force.version)}
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
             case Retry() | Discard() | DecideAgain() | SendAlso() | Label() | Pause() | Resume() | Wipe():

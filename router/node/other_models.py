@@ -45,7 +45,7 @@ class OtherModels:
 
     def begin(self, order: ModelOrder, who: str) -> dict[str, Any]:
         """Write an order's choice down. Raises StoreError, SpoolError. `report` says which nodes have not followed."""
-        plan = self._store.plan(order, who)
+        plan = self._store.plan(order, who, runs_here=False)
         if plan != self._store.state():
             self._store.write(plan, who)
             write_down(self._spool, plan, order, who)
