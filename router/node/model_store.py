@@ -119,6 +119,16 @@ class ModelStore:
             return configured
         return kept
 
+    def share_file(self) -> None:
+        """Let the choice of this folder's file be the shared one, if there is none: an earlier version wrote it."""
+        if not self._shared or self._shared.choice() is not None or not (self.folder / STATE).is_file():
+            return
+        text = (self.folder / STATE).read_text(encoding="utf-8")
+        found = _parsed(json.loads(text), 0)
+        if found.configured != self.configured:
+            found = replace(State(self.configured), shadow=found.shadow)
+        self._shared.publish_choice(json.dumps(found.as_dict()), "", after=0)
+
     # -- copies ----------------------------------------------------------------------------------------------------
 
     def keep(self, source: Path, beside: Mapping[str, bytes] | None = None) -> str:
@@ -204,11 +214,7 @@ class ModelStore:
                 raw, version = json.loads(newest.text), newest.version
             else:
                 raw = json.loads((self.folder / STATE).read_bytes())
-            chosen = {k: Chosen(**raw[k]) if raw[k] else None for k in ("serving", "previous", "shadow")}
-            for one in filter(None, chosen.values()):
-                if not NAME.fullmatch(one.name):
-                    raise ValueError(one.name)
-            return State(str(raw["configured"]), **chosen, version=version)
+            return _parsed(raw, version)
         except FileNotFoundError:
             return State(self.configured)
         except OSError as error:
@@ -224,6 +230,15 @@ class ModelStore:
             young = self._shared and time.time() - path.stat().st_mtime < KEPT_UNUSED
             if NAME.fullmatch(path.name) and path.name not in needed and not young:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _parsed(raw: Mapping[str, Any], version: int) -> State:
+    """Raises ValueError, KeyError or TypeError for what is no choice."""
+    chosen = {k: Chosen(**raw[k]) if raw[k] else None for k in ("serving", "previous", "shadow")}
+    for one in filter(None, chosen.values()):
+        if not NAME.fullmatch(one.name):
+            raise ValueError(one.name)
+    return State(str(raw["configured"]), **chosen, version=version)
 
 
 def opened(settings: Settings) -> ModelStore:

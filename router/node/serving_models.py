@@ -22,6 +22,7 @@ from router.node.orders import NAMES, ModelOrder, Promote, RollBack, SetShadow
 from router.observe import log, where
 from router.spool import SHADOW_PREDICTION, Spool, SpoolError
 from router.spool.nodes import lagging
+from router.spool.shared import OvertakenError
 
 STOP_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
@@ -39,6 +40,7 @@ class ServingModels:
         self._spool, self._settings = spool, settings
         self._model = settings().model
         self._store = store_of(spool, self._model.path)
+        _share_file(self._store)
         self._in_force = self._store.state()
         self._follow_again = 0.0
         self._follow_problem = ""
@@ -243,6 +245,15 @@ def store_of(spool: Spool, configured: Path | None) -> ModelStore:
     """The models of a spool. `configured`: model.path."""
     shared = None if spool.database.is_sqlite else spool.shared
     return ModelStore(spool.settings.path, configured, shared)
+
+
+def _share_file(store: ModelStore) -> None:
+    try:
+        store.share_file()
+    except OvertakenError:
+        pass  # another node was first
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("configuration", about=f"the choice of models in {store.folder} cannot be read ({where(error)})")
 
 
 def behind(spool: Spool, state: State) -> list[dict[str, str]]:

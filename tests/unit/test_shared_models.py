@@ -190,6 +190,17 @@ def test_a_node_without_a_model_takes_the_order_too(site: Site) -> None:
     assert served[-1] == site.model("shipped")
 
 
+def test_the_choice_of_an_earlier_version_stays_in_force(site: Site) -> None:
+    """It was a file of the folder."""
+    file = ModelStore(site.folder / "one", site.model("shipped"))
+    before, new = (file.keep(site.model(name)) for name in ("shipped", "better"))
+    file.write(file.plan(Promote(new, before, "by hand", file.configured), "ann"))
+    site.add("one")
+    state = site.store(0).state()
+    assert (state.version, state.serving and state.serving.name, state.serving and state.serving.who) == (1, new, "ann")
+    assert site.store(0).serving() == file.folder / new
+
+
 def test_of_two_orders_at_once_one_is_refused(site: Site) -> None:
     site.add("one")
     site.add("two")
