@@ -30,6 +30,7 @@ from router.cli import (
     health,
     init,
     model,
+    nodes,
     notify,
     queue,
     rules,
@@ -50,9 +51,9 @@ app = typer.Typer(
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
-    ("status", status), ("find", find), ("devices", devices),
-    ("events", events), ("health", health), ("conformance", conformance),
-    ("benchmark", benchmark), ("train", train), ("evaluate", evaluate), ("adapt", adapt),
+    ("status", status), ("nodes", nodes), ("find", find), ("devices", devices), ("events", events),
+    ("health", health), ("conformance", conformance), ("benchmark", benchmark), ("train", train),
+    ("evaluate", evaluate), ("adapt", adapt),
 ):  # fmt: skip
     app.command(name)(module.command)
 app.command("backup")(backup.backup)

@@ -55,7 +55,7 @@ def command(
     from router.inference import Inference
     from router.model.doubt import read_limits
     from router.model.files import shipped_model
-    from router.node.model_store import ModelStore
+    from router.node.model_store import opened
     from router.observe.logging import set_up
 
     set_up("console", "warning")
@@ -67,7 +67,7 @@ def command(
     settings = load(config) if config else None
     model_settings = ModelSettings()
     if settings:
-        serving = ModelStore(settings.spool.path, settings.model.path).serving()
+        serving = opened(settings).serving()
         model_settings = replace(settings.model, path=serving)
     if model:
         model_settings = replace(model_settings, path=model)

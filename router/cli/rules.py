@@ -173,11 +173,11 @@ def _file(path: Path, settings: Settings, candidate: Settings | None, calling_ae
     from router.commands.explain import explain_file
     from router.flow import Caller
     from router.inference import Inference
-    from router.node.model_store import ModelStore
+    from router.node.model_store import opened
     from router.observe.logging import set_up
 
     set_up("console", "warning")
-    serving = ModelStore(settings.spool.path, settings.model.path).serving()
+    serving = opened(settings).serving()
     inference = Inference(replace(settings.model, path=serving))
     inference.start()
     try:

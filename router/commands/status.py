@@ -8,12 +8,15 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from router.commands.nodes import listed, troubles
 from router.commands.pause_words import in_words
 from router.config import Settings
 from router.errors import RouterError
 from router.node.client import state
+from router.node.shared_settings import as_everywhere
 from router.spool import Counts, DestinationState, Job, Spool, read_spool
 from router.spool.activity import Activity
+from router.spool.nodes import NodeRow
 from router.spool.notices import Silence
 from router.spool.rows import EventRow
 
@@ -75,13 +78,22 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class RunsOn:
+    """A model (its digest), its engine, and on which of several nodes."""
+
+    node: str
+    model: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All that `dicom-router status` shows."""
 
     well: bool
     problems: tuple[Problem, ...]
     node: dict[str, Any] | None
-    """What the running node says of itself; None where none runs."""
+    """What the running node says of itself; None where none runs, and where there is a list of all nodes."""
     undecided: int
     destinations: tuple[Destination, ...]
     lately: Activity
@@ -93,6 +105,22 @@ class Status:
     """Orders over many that are under way."""
     silences: tuple[Silence, ...] = ()
     """Conditions of which people are told nothing for a while."""
+    nodes: tuple[NodeRow, ...] = ()
+    """All nodes on this spool (PostgreSQL)."""
+
+    @property
+    def running(self) -> int:
+        """How many nodes of the list run."""
+        return sum(not one.is_gone for one in self.nodes)
+
+    @property
+    def models(self) -> list[RunsOn]:
+        """What decides: the model of each node that classifies."""
+        if not self.nodes:
+            about = (self.node or {}).get("runs_on") or {}
+            return [RunsOn("", str(about.get("model", "")), str(about.get("engine", "")))]
+        each = [(one.name, one.state.about) for one in self.nodes if "classify" in one.roles and not one.is_gone]
+        return [RunsOn(name, str(about.get("model", "")), str(about.get("engine", ""))) for name, about in each]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(replace(self, jobs=())) | {"jobs": [one.as_json() for one in self.jobs]}
@@ -101,21 +129,29 @@ class Status:
 def status(settings: Settings) -> Status:
     """Raises SpoolError where there is no spool."""
     with closing(read_spool(settings.spool)) as spool:
-        return status_of(settings, spool, _node(settings), spool.views.bytes_held())
+        node = None if listed(spool) else _node(settings)
+        return status_of(as_everywhere(settings, spool), spool, node, spool.views.bytes_held())
 
 
 def status_of(settings: Settings, spool: Spool, node: dict[str, Any] | None, used: int) -> Status:
-    """`node` is what the node says of itself, `used` the bytes of its blobs. Raises SpoolError."""
+    """`node` is what the node says of itself, `used` the bytes of its blobs. Raises SpoolError.
+
+    Where there is a list of all nodes, the status is the same wherever it is asked for.
+    """
+    nodes = listed(spool)
+    node = None if nodes else node
     counts, lately = spool.views.counts(), spool.views.activity(HOUR)
     states, room = spool.destinations.states(), _room(settings, used, lately)
     failures = tuple(_failures(spool, lately.now))
     destinations = tuple(_destinations(settings, counts, states, lately, _refusing(node, lately.now)))
     silent = silent_callers(settings, lately)
-    problems = (*_problems(node, counts, destinations, room), *_missed(settings, lately, silent))
+    of_nodes = (Problem(what, do) for what, do in troubles(nodes)) if nodes else _of_node(node)
+    problems = (*of_nodes, *_problems(node, counts, destinations, room), *_missed(settings, lately, silent))
     jobs, silences = tuple(spool.bulk.working()), tuple(spool.notices.silences())
     return Status(
-        not problems, problems, node, counts.undecided, destinations, lately, room, failures, silent, jobs, silences
-    )
+        not problems, problems, node, counts.undecided, destinations, lately, room, failures, silent, jobs, silences,
+        nodes,
+    )  # fmt: skip
 
 
 def silent_callers(settings: Settings, lately: Activity) -> tuple[str, ...]:
@@ -174,9 +210,7 @@ def _room(settings: Settings, used: int, lately: Activity) -> Room:
     return Room(used, settings.spool.limit, free, left, hours)
 
 
-def _problems(
-    node: dict[str, Any] | None, counts: Counts, destinations: tuple[Destination, ...], room: Room
-) -> Iterator[Problem]:
+def _of_node(node: dict[str, Any] | None) -> Iterator[Problem]:
     if node is None:
         yield Problem("no node answers on this spool", "dicom-router serve, or systemctl status dicom-router")
     else:
@@ -188,6 +222,11 @@ def _problems(
         ):
             if not node.get(part, True):
                 yield Problem(words, node.get(f"trouble_with_{part}") or "see the log of the node")
+
+
+def _problems(
+    node: dict[str, Any] | None, counts: Counts, destinations: tuple[Destination, ...], room: Room
+) -> Iterator[Problem]:
     if not room.left or (node is not None and not node.get("room", True)):
         yield Problem("the spool has no room: callers are refused", "see 'Full disk' in docs/operations.md")
     for one in destinations:

@@ -285,6 +285,8 @@ class Settings:
     header_words: Vocabulary | None = None
     """The words that headers are read by."""
     notify: NotifySettings = field(default_factory=NotifySettings)
+    text: str = field(default="", repr=False, compare=False)
+    """The file as it is written. It may hold a password, so `repr` leaves it out."""
 
     @property
     def enabled(self) -> frozenset[str]:

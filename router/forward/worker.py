@@ -86,7 +86,7 @@ class Worker(threading.Thread):
     def _turn(self) -> float | None:
         """Do what can be done now. Returns the seconds until the next turn (None: until something happens)."""
         destination = self._settings().destinations.get(self._to)
-        state = self._spool.destinations.state(self._to)
+        state = self._circuit.look()
         if destination is None or not destination.enabled or state.paused:
             self._pool.release()
             return self._until_resumed(state)

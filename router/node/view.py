@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 from router.association.expiry import expiries
@@ -33,6 +35,8 @@ class NodeView:
     forwarder: Forwarder | None
     receiver: Receiver | None
     takes_orders: Callable[[], bool]
+    began_at: float = field(default_factory=time.time)
+    """Unix time in seconds."""
 
     def alive(self) -> dict[str, bool]:
         classify = {"classify": self.classifier.is_alive} if self.classifier else {}
@@ -86,6 +90,26 @@ class NodeView:
     def model_report(self) -> dict[str, Any]:
         """What serves and what shadows (`ServingModels.report`)."""
         return self.models_in_use.report()
+
+    def about(self) -> dict[str, Any]:
+        """What the list of nodes says of this one."""
+        try:
+            ready = self.ready()
+        except OSError:  # a disk that does not answer counts as full
+            ready = {"room": False}
+        info = self.models_in_use.info()
+        return {
+            "listens": [f"{address}:{port}" for _, address, port in listeners(self.started_with)],
+            "model": self.models_in_use.digests().get("serving", ""), "engine": info.get("engine", ""),
+            "why": info.get("why", ""), "not_ready": sorted(part for part, works in ready.items() if not works),
+        }  # fmt: skip
+
+    def node(self) -> dict[str, Any]:
+        """What `dicom-router nodes` says of the only node."""
+        now = time.time()
+        return {
+            "version": version("dicom-router"), "began_at": self.began_at, "seen_at": now, "about": self.about(),
+        }  # fmt: skip
 
     def status(self) -> dict[str, Any]:
         """Readiness, the engine of inference, and the addresses that the node took when it started."""

@@ -32,13 +32,36 @@ class Destinations:
         return self._database.ask(lambda c: {row.name: _state_of(c, row) for row in c.execute(query).all()})
 
     def set_circuit(self, name: str, seconds: float | None, failures: int, reason: str) -> None:
-        """Open a destination's circuit for so many seconds, or close it (None)."""
+        """Open a destination's circuit for so many seconds, or close it (None). A probe that was claimed is over."""
 
         def job(connection: sa.Connection) -> None:
             until = 0.0 if seconds is None else steady.look(connection).now + seconds
-            change(connection, name, circuit_until=until, circuit_failures=failures, circuit_reason=reason)
+            change(
+                connection, name, circuit_until=until, circuit_failures=failures, circuit_reason=reason, probe_until=0.0
+            )
 
-        self._database.run(job)
+        self._database.run(job, wakes=lambda _: (name,))
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether several nodes may change them (PostgreSQL)."""
+        return not self._database.is_sqlite
+
+    def claim_probe(self, name: str, seconds: float) -> bool:
+        """Whether this one of several nodes may probe an open circuit: for so many seconds no other may."""
+
+        def job(connection: sa.Connection) -> bool:
+            now = clock.now(connection)
+            free = (destination.c.name == name) & (destination.c.probe_until <= now)
+            claimed = destination.update().where(free, destination.c.circuit_until > 0)
+            return connection.execute(claimed.values(probe_until=now + seconds)).rowcount > 0
+
+        return self._database.run(job)
+
+    def end_probe(self, name: str) -> None:
+        """Another node may probe: this one could not."""
+        over = destination.update().where(destination.c.name == name).values(probe_until=0.0)
+        self._database.run(lambda c: c.execute(over) and None)
 
 
 def _state_of(connection: sa.Connection, row: Any) -> DestinationState:

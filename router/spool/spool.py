@@ -23,12 +23,14 @@ from router.spool.destinations import Destinations
 from router.spool.errors import SpoolError
 from router.spool.events import add_event
 from router.spool.intake import Intake
-from router.spool.keyed import Key, make_key
+from router.spool.nodes import Nodes
 from router.spool.notices import Notices
 from router.spool.orders import Orders
 from router.spool.overview import Overview
 from router.spool.retention import Retention
 from router.spool.rules import Rules
+from router.spool.shared import Shared
+from router.spool.shared_key import Keys
 from router.spool.space import Space
 from router.spool.sqlite_log import relieve
 from router.spool.studies import Studies
@@ -44,12 +46,13 @@ class Spool:
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
     `commitments` for storage commitment, `orders`, `bulk`, `views`, `overview` and `rules` for people, `studies` for
     instances that follow their study, `space` and `retention` for the sweeper, `notices` for notify, `users` for the
-    page.
+    page, `nodes` and `shared` for several nodes (PostgreSQL).
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
         self.settings = settings
         self.database = Database(settings, read)
+        self._keys = Keys(self.database, settings.path)
         self.signals = self.database.signals
         self._blobs = blobs
         self._usage = Usage()
@@ -62,12 +65,14 @@ class Spool:
         self.commitments = Commitments(self.database)
         self.orders = Orders(self.database, self.retention)
         self.studies = Studies(self.database)
-        self.bulk = Bulk(self.database, settings.path)
+        self.bulk = Bulk(self.database, self._keys.key)
         self.notices = Notices(self.database)
-        self.views = Views(settings, self.database, self._usage)
+        self.views = Views(settings, self.database, self._usage, self._keys.key)
         self.users = Users(self.database)
         self.overview = Overview(self.database)
         self.rules = Rules(self.database)
+        self.nodes = Nodes(self.database)
+        self.shared = Shared(self.database)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
         """Become the node that works on this spool, or on PostgreSQL one of several nodes."""
@@ -80,7 +85,7 @@ class Spool:
             self.database.number_start(alone=alone)
         for words in self.database.ask(lambda c: list(postgresql.dangers(c))):
             log.warning("database", about=words)
-        self.decisions.key = self.intake.key = _key(self.settings.path)
+        self.decisions.key = self.intake.key = self._keys.made()
         if alone:
             self.take_in_orphans()
         self._usage.recount(self.database.ask(queries.bytes_of_blobs))
@@ -146,13 +151,3 @@ class Spool:
         Then both end with the process, and the next start frees the claims.
         """
         return self.database.close(seconds)
-
-
-def _key(folder: Path) -> Key | None:
-    """The spool's key. A disk without room for a new one must not keep the node from starting."""
-    try:
-        return make_key(folder)
-    except (SpoolError, OSError) as error:
-        reason = str(error) if isinstance(error, SpoolError) else error.strerror
-        log.warning("no key to find by", reason=reason)
-        return None
