@@ -1,7 +1,7 @@
 """The command line: it parses, calls, prints; no logic of its own.
 
-A module holds one command, its function `command`. `queue`, `rules`, `model`, `notify` and `user` hold a group of
-commands, their `app`. `backup` and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `bulk` holds
+A module holds one command, its function `command`. `queue`, `rules`, `model`, `notify`, `spool` and `user` hold a group
+of commands, their `app`. `backup` and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `bulk` holds
 commands of `queue`. `options`, `filters` and `csv_file` hold none.
 
 Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. Heavy things are imported inside the commands.
@@ -34,6 +34,7 @@ from router.cli import (
     rules,
     send,
     serve,
+    spool,
     status,
     train,
     user,
@@ -60,6 +61,7 @@ app.add_typer(queue.app, name="queue")
 app.add_typer(rules.app, name="rules")
 app.add_typer(model.app, name="model")
 app.add_typer(notify.app, name="notify")
+app.add_typer(spool.app, name="spool")
 app.add_typer(user.app, name="user")
 
 

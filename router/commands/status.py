@@ -171,6 +171,8 @@ def _problems(
         yield from _troubles(one)
     if counts.set_aside:
         yield Problem(f"{counts.set_aside} blobs are set aside", "see 'Blobs set aside' in docs/operations.md")
+    if orphans := (node or {}).get("orphans"):
+        yield Problem(f"{orphans} objects in the object store have no row", "dicom-router spool orphans")
 
 
 def _troubles(one: Destination) -> Iterator[Problem]:

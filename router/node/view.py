@@ -84,5 +84,5 @@ class NodeView:
         return {
             "runs_on": self.models_in_use.inference.info(), "circuits": self.circuits(),
             "listens": [list(one) for one in listeners(self.started_with)],
-            "trouble_with_blobs": self.spool.trouble_with_blobs,
+            "trouble_with_blobs": self.spool.trouble_with_blobs, "orphans": self.spool.orphans,
         } | self.ready()  # fmt: skip

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,23 @@ class RemoteBlobs(BlobStore):
         finally:
             coming.close()
             part.unlink(missing_ok=True)
+
+    def copy_to(self, blob_id: str, size: int, path: Path) -> None:
+        """Fetch an object as it is, whatever it is, into a new file. Raises StoreError, NoObjectError, OSError."""
+        with path.open("xb") as file:
+            self.objects.begin(
+                self.objects.get(key_of(blob_id), size, lambda piece: file.write(piece) and None)
+            ).result()
+
+    def pages(self) -> Iterator[list[tuple[str, int, float]]]:
+        """Key, size and time (Unix seconds) of all objects, some at a time."""
+        pages = self.objects.pages(BLOBS)
+
+        async def following() -> list[tuple[str, int, datetime]] | None:
+            return await anext(pages, None)
+
+        while (page := self.objects.begin(following()).result()) is not None:
+            yield [(key, size, at.timestamp()) for key, size, at in page]
 
     # -- away ------------------------------------------------------------------------------------------------------
 
