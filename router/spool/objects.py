@@ -141,7 +141,7 @@ class Objects:
             self._creates = False
             await obstore.put_async(self._store, at, path, use_multipart=False)
 
-    async def get(self, key: str, size: int, take: Callable[[Any], None]) -> None:
+    async def get(self, key: str, size: int, take: Callable[[Any], object]) -> None:
         """Give an object of about so many bytes to `take`, piece by piece. Raises NoObjectError."""
         import obstore
 

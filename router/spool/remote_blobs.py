@@ -240,9 +240,7 @@ class RemoteBlobs(BlobStore):
     def copy_to(self, blob_id: str, size: int, path: Path) -> None:
         """Fetch an object as it is, whatever it is, into a new file. Raises StoreError, NoObjectError, OSError."""
         with path.open("xb") as file:
-            self.objects.begin(
-                self.objects.get(key_of(blob_id), size, lambda piece: file.write(piece) and None)
-            ).result()
+            self.objects.begin(self.objects.get(key_of(blob_id), size, file.write)).result()
 
     def pages(self) -> Iterator[list[tuple[str, int, float]]]:
         """Key, size and time (Unix seconds) of all objects, some at a time."""

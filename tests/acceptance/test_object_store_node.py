@@ -1,4 +1,4 @@
-"""A whole node whose images lie in an object store: killed at each step between store and row, and a store that stalls."""
+"""A whole node whose images lie in an object store: killed between store and row, and a store that stalls."""
 
 from __future__ import annotations
 
@@ -88,6 +88,7 @@ def killing(site: Site, moment: str) -> Callable[[bool, bytes], None]:
             os.kill(site.process.pid, signal.SIGKILL)
             site.process.wait()
             site.line.tap = lambda _is_answer, _data: None
+            raise OSError("it gets no further")
 
     seen: list[bytes] = []
     return tap
