@@ -70,15 +70,16 @@ def receive(spool: str, paths: list[Path], associations: int) -> tuple[float, fl
 
 def route(spool: str, paths: list[Path]) -> float:
     """Instances a second from the first byte in to the last byte out."""
-    with tempfile.TemporaryDirectory() as name, Sink().running() as sink:
-        with routers.ours(Path(name), sink.port, spool=spool) as (port, _):
-            send(port, paths[:3], 1)
-            sink.wait(3, 60)
-            already, began = len(sink.arrivals), time.monotonic()
-            send(port, paths, AT_ONCE)
-            if not sink.wait(already + len(paths), 120):
-                raise SystemExit(f"{already + len(paths) - len(sink.arrivals)} instances did not arrive")
-            return len(paths) / (sink.arrivals[-1] - began)
+    with ExitStack() as stack:
+        name, sink = stack.enter_context(tempfile.TemporaryDirectory()), stack.enter_context(Sink().running())
+        port, _ = stack.enter_context(routers.ours(Path(name), sink.port, spool=spool))
+        send(port, paths[:3], 1)
+        sink.wait(3, 60)
+        already, began = len(sink.arrivals), time.monotonic()
+        send(port, paths, AT_ONCE)
+        if not sink.wait(already + len(paths), 120):
+            raise SystemExit(f"{already + len(paths) - len(sink.arrivals)} instances did not arrive")
+        return len(paths) / (sink.arrivals[-1] - began)
 
 
 def main() -> None:

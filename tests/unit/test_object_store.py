@@ -12,17 +12,23 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from router.classify import Classifier
 from router.commands.backup import back_up
 from router.commands.orphans import look, take_in_orphans
+from router.config import load as load_settings
+from router.config import shipped
 from router.config.settings import ObjectStore, Settings, SpoolSettings
-from router.flow import Instance
+from router.flow import Instance, Seen
 from router.forward.delivery import fault
 from router.spool import ChangedError, Spool, SpoolError, StoreError, engine, gate, object_orphans, objects, open_spool
 from router.spool.probe import examine
 from router.spool.remote_blobs import RemoteBlobs, key_of
 from tests.object_stores import Line, Server, deaf, hangs_up, overloaded, silent, write_credentials
-from tests.unit.peer import wait_for
+from tests.unit.forwarding import Stage as ForwardStage
+from tests.unit.peer import Peer, wait_for
 from tests.unit.spooling import accept, decide, instance_for, received, sealed, settings_of, stored
+from tests.unit.test_classify import Oracle
+from tests.unit.test_classify import Stage as ClassifyStage
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.objects]
 KINDS = ["folder", "moto", "rclone"]
@@ -472,3 +478,65 @@ def test_a_backup_says_that_it_lacks_the_images(far: Remote, tmp_path: Path) -> 
         result = back_up(settings, tmp_path / "backup", lambda _: None)
     assert (result.store, result.blobs, result.missing, result.undecided) == (far.store.name, 0, (), 1)
     assert not (tmp_path / "backup" / "cache").exists()
+
+
+# -- stages that need a blob
+
+
+def test_a_delivery_waits_for_the_store_and_others_go_on(
+    far: Remote, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.forward.worker.STORE_AGAIN", 0.2)
+    with Peer() as peer, opened(far.settings) as spool:
+        stage = ForwardStage(tmp_path, {"dest": peer.destination(name="dest")})
+        stage.spool = spool
+        (away,) = stage.owe("dest")
+        (here,) = stage.owe("dest")
+        remote(spool)._cache.drop(away.id)
+        line.become(silent)
+        stage.start()
+        (done,) = stage.until("done")
+        assert done.instance_id == here.id
+        wait_for(lambda: bool(spool.trouble_with_blobs))
+        (waits,) = (row for row in stage.rows() if row.instance_id == away.id)
+        assert (waits.state, waits.tries, stage.is_open()) == ("open", 0, False)
+        line.become(None)
+        stage.until("done", 2)
+        assert [one.data for one in peer.stored] == [b"data set"] * 2
+        stage.stop()
+
+
+def test_a_decision_waits_for_the_store_and_others_go_on(
+    far: Remote, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.classify.classifier.STORE_AGAIN", 0.2)
+    with opened(far.settings) as spool:
+        stage = object.__new__(ClassifyStage)
+        stage.spool, stage.oracle, stage.settings = spool, Oracle(), load_settings(shipped(), {})
+        stage.classifier = Classifier(spool, stage.oracle, lambda: stage.settings)  # type: ignore[arg-type]
+        away, here = stage.receive(b"away", Seen("none")), stage.receive(b"here", Seen("none"))
+        remote(spool)._cache.drop(away)
+        line.become(silent)
+        stage.classifier.start()
+        assert stage.decided(here).pixels == "none"
+        wait_for(lambda: bool(spool.trouble_with_blobs))
+        line.become(None)
+        assert stage.decided(away).pixels == "none"
+        assert stage.oracle.asked == [b"here", b"away"]
+        stage.classifier.stop(time.monotonic() + 5)
+
+
+def test_a_changed_object_is_decided_without_a_prediction_and_buried(far: Remote, tmp_path: Path) -> None:
+    with Peer() as peer, opened(far.settings) as spool:
+        stage = ForwardStage(tmp_path, {"dest": peer.destination(name="dest")})
+        stage.spool = spool
+        (one,) = stage.owe("dest")
+        found = remote(spool).objects
+        found.begin(found.write(key_of(one.id), bytes(one.offset + one.size))).result()
+        remote(spool)._cache.drop(one.id)
+        stage.start()
+        (row,) = stage.until("buried")
+        assert row.reason == "the blob has changed in the object store since it was received (digest)"
+        assert peer.stored == []
+        assert there(spool, one)
+        stage.stop()
