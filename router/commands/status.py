@@ -146,7 +146,7 @@ def _destinations(
 def _room(settings: Settings, used: int, lately: Activity) -> Room:
     space = os.statvfs(settings.spool.path)
     free = space.f_bavail * space.f_frsize
-    left = max(0, min(settings.spool.limit - used, free - settings.spool.reserve))
+    left = settings.spool.left(used, free)
     hours = left / lately.received_bytes * lately.seconds / HOUR if lately.received_bytes else None
     return Room(used, settings.spool.limit, free, left, hours)
 

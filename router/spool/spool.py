@@ -145,7 +145,9 @@ class Spool:
 
         Then both end with the process, and the next start frees the claims.
         """
-        return self.database.close(seconds)
+        closed = self.database.close(seconds)
+        self._blobs.close()
+        return closed
 
 
 def _key(folder: Path) -> Key | None:

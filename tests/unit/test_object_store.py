@@ -366,8 +366,10 @@ def test_objects_that_cannot_be_removed_are_removed_later(far: Remote, line: Lin
         line.become(hangs_up)
         assert spool.retention.remove_all() == 1
         assert remote(spool).unwanted == 1
+        spool.tidy_up()
+        assert remote(spool).unwanted == 1
         line.become(None)
-        wait_for(lambda: not spool.trouble_with_blobs, 10)
+        wait_for(lambda: not remote(spool)._removing.why, 10)
         spool.tidy_up()
         assert remote(spool).unwanted == 0
         assert not there(spool, one)
