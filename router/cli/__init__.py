@@ -64,8 +64,8 @@ app.add_typer(queue.app, name="queue")
 app.add_typer(rules.app, name="rules")
 app.add_typer(model.app, name="model")
 app.add_typer(notify.app, name="notify")
-app.add_typer(user.app, name="user")
 app.add_typer(spool.app, name="spool")
+app.add_typer(user.app, name="user")
 
 
 def _version(wanted: bool) -> None:

@@ -78,6 +78,11 @@ def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
         for state, text in examine(settings.spool.database):
             yield "spool's database", state, text
+    if settings.spool.blobs is not None:
+        from router.spool.probe import examine as examine_store
+
+        for state, text in examine_store(settings.spool.blobs):
+            yield "spool's blobs", state, text
 
 
 def _ports(settings: Settings) -> Iterator[tuple[str, str, str]]:

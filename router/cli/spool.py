@@ -1,4 +1,4 @@
-"""`dicom-router spool`: what is done with a spool as a whole while no node works on it."""
+"""`dicom-router spool`: what only a person may do to the spool itself."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from typing import Annotated
 
 import typer
 
+from router.cli import orphans
 from router.cli.options import Config, Json, parsed, settings_of, wrong
 
-app = typer.Typer(no_args_is_help=True, help="Copy the spool to another database.")
-
-
-@app.callback()
-def _group() -> None:
-    """With one command only, Typer would take its name away."""
+app = typer.Typer(no_args_is_help=True, help="The spool itself: another database, images without a record.")
+app.command("orphans")(orphans.command)
 
 
 @app.command()

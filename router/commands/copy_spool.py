@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from router.spool import (
 )
 from router.spool.copy_marks import MarkState
 from router.spool.moving import begun
+from router.spool.remote_blobs import RemoteBlobs
 
 SQLITE = "sqlite"
 NAME = "dicom-router copy"
@@ -62,6 +63,8 @@ def copy_spool(settings: SpoolSettings, to: str, tell: Progress) -> SpoolCopied:
 
     Raises CopyError, SpoolError or OSError. Then the old database can be used as before.
     """
+    if settings.blobs and to == SQLITE:
+        raise CopyError("spool.blobs is an object store, which does not go with SQLite; name a PostgreSQL URL")
     with _both(settings, to) as (source, target):
         old, new = _name(settings.path, source), _name(settings.path, target)
         with begun(source) as connection:
@@ -85,7 +88,7 @@ def copy_spool(settings: SpoolSettings, to: str, tell: Progress) -> SpoolCopied:
                     f"{table}: {found[table].rows} rows in {new} are not the {one.rows} of {old}; the old database "
                     f"goes on. {_emptied(settings.path, target)}, and copy again"
                 )
-        _hand_over(settings.path, source, target, stamp)
+        _hand_over(settings, source, target, stamp)
         sums = {table: one.sum for table, one in copied.items()}
         return SpoolCopied(old, new, sum(rows for rows, _ in sums.values()), sums, _size(settings.path, source))
 
@@ -182,14 +185,19 @@ def _prepare(target: sa.Engine, old: str, new: str, stamp: str) -> None:
             copy_marks.write(connection, MarkState.ARRIVING, old, stamp)
 
 
-def _hand_over(folder: Path, source: sa.Engine, target: sa.Engine, stamp: str) -> None:
+def _hand_over(settings: SpoolSettings, source: sa.Engine, target: sa.Engine, stamp: str) -> None:
     """From here on nodes start on the new database only."""
+    folder = settings.path
     with begun(source) as connection:
         numbers = moving.last_numbers(connection) if source.dialect.name == "postgresql" else {}
     if target.dialect.name == "postgresql":
         with begun(target) as connection:
             moving.set_sequences(connection, numbers)
-        identity.keep_together(target, folder)
+        if settings.blobs:
+            with closing(RemoteBlobs(settings)) as store:
+                identity.keep_together(target, store)
+        else:
+            identity.keep_together(target, identity.Folder(folder))
     with begun(source) as connection:
         copy_marks.write(connection, MarkState.LEFT, _name(folder, target), stamp)
     with begun(target) as connection:

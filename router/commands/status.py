@@ -205,7 +205,7 @@ def _refusing(node: dict[str, Any] | None, now: float) -> dict[str, str]:
 def _room(settings: Settings, used: int, lately: Activity) -> Room:
     space = os.statvfs(settings.spool.path)
     free = space.f_bavail * space.f_frsize
-    left = max(0, min(settings.spool.limit - used, free - settings.spool.reserve))
+    left = settings.spool.left(used, free)
     hours = left / lately.received_bytes * lately.seconds / HOUR if lately.received_bytes else None
     return Room(used, settings.spool.limit, free, left, hours)
 
@@ -233,6 +233,8 @@ def _problems(
         yield from _troubles(one)
     if counts.set_aside:
         yield Problem(f"{counts.set_aside} blobs are set aside", "see 'Blobs set aside' in docs/operations.md")
+    if orphans := (node or {}).get("orphans"):
+        yield Problem(f"{orphans} objects in the object store have no row", "dicom-router spool orphans")
 
 
 def _troubles(one: Destination) -> Iterator[Problem]:

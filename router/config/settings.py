@@ -134,6 +134,11 @@ class SpoolSettings:
     reserve: int = 1 * GB
     """Bytes of the file system that stay free: below, new associations are refused."""
 
+    def left(self, used: int, free: int) -> int:
+        """Bytes that can still come. The cache beside an object store makes way, so there only `limit` counts."""
+        left = self.limit - used
+        return max(0, left if self.blobs else min(left, free - self.reserve))
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:

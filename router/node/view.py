@@ -117,5 +117,5 @@ class NodeView:
             "runs_on": self.models_in_use.info(), "circuits": self.circuits(),
             "failing": {name: asdict(one) for name, one in self.failing().items()},
             "listens": [list(one) for one in listeners(self.started_with)],
-            "trouble_with_blobs": self.spool.trouble_with_blobs,
+            "trouble_with_blobs": self.spool.trouble_with_blobs, "orphans": self.spool.orphans,
         } | self.ready()  # fmt: skip

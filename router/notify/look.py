@@ -71,8 +71,7 @@ class Looker:
 
     def _room(self, settings: Settings, counts: Counts) -> tuple[int, float | None]:
         disk = os.statvfs(settings.spool.path)
-        free = disk.f_bavail * disk.f_frsize - settings.spool.reserve
-        room = max(0, min(settings.spool.limit - counts.bytes, free))
+        room = settings.spool.left(counts.bytes, disk.f_bavail * disk.f_frsize)
         came = self._node.received_bytes(HOUR) if settings.notify.disk is not None else 0
         return room, room / came * HOUR if came else None
 

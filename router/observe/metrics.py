@@ -59,11 +59,14 @@ STORE_SECONDS = Histogram(
     buckets=BUCKETS, registry=REGISTRY,
 )  # fmt: skip
 STORE_FAILURES = Counter(
-    "dicom_router_store_failures_total", "Failures of the object store, by what it did not do: read, write", ["what"],
-    registry=REGISTRY,
+    "dicom_router_store_failures_total", "Failures of the object store, by what it did not do: read, write, remove",
+    ["what"], registry=REGISTRY,
 )  # fmt: skip
 STORE_DOWN = Gauge(
-    "dicom_router_store_down", "1 while the object store does not read, or does not write", ["what"], registry=REGISTRY
+    "dicom_router_store_down",
+    "1 while the object store does not do this: read, write, remove",
+    ["what"],
+    registry=REGISTRY,
 )
 CACHE_BYTES = Gauge("dicom_router_cache_bytes", "Bytes of blobs kept beside the object store", registry=REGISTRY)
 ORPHANS = Gauge("dicom_router_orphans", "Objects without a row, as last counted", registry=REGISTRY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from router.commands.limits import limits_for
 from router.config import Settings
-from router.flow import CLASSES
+from router.flow import CLASSES, Instance
 from router.node.orders import DecideAgain, SendAlso
 from router.page.events import said
 from router.page.forms import FormError, field, fields
@@ -22,6 +23,7 @@ from router.page.viewed import Viewed
 from router.page.why import MARKS, why
 from router.spool import DeliveryState, EventRow, InstanceRow, InstanceState, Spool, SpoolError
 from router.spool.orders import LABELLED
+from router.spool.rows import instance_of
 from router.web.access import Role, needs
 
 MOST = 200
@@ -56,8 +58,8 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     async def picture(request: Request) -> Response:
         which, who = request.path_params["which"], request.state.person.name
         try:
-            path = await site.read(lambda spool: spool.blob(_row(spool, which).id))
-            content = await site.pictures.png(who, which, path)
+            one = instance_of(await site.read(lambda spool: _row(spool, which)))
+            content = await _picture(site, who, one)
         except (NoPictureError, FormError) as error:
             return PlainTextResponse(str(error), status_code=404)
         except (SpoolError, BusyError) as error:
@@ -88,6 +90,17 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     yield Route("/instances/{which}/picture.png", picture)
     yield Route("/instances/{which}/decide-again", decide_again, methods=["POST"])
     yield Route("/instances/{which}/send-also", send_also, methods=["POST"])
+
+
+async def _picture(site: Site, who: str, one: Instance) -> bytes:
+    """Raises NoPictureError, SpoolError."""
+    spool = site.node.spool
+    here = await asyncio.wrap_future(spool.bring(one))
+    try:
+        return await site.pictures.png(who, one.id, spool.blob(one.id))
+    finally:
+        if here:
+            spool.let_go(one)
 
 
 def _row(spool: Spool, which: str) -> InstanceRow:

@@ -109,6 +109,20 @@ class Objects:
                 threading.Thread(target=self._loop.run_forever, name="objects", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
+    def close(self) -> None:
+        """End what is under way. Whoever waits for it gets CancelledError."""
+
+        async def end() -> None:
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        with self._starting:
+            if self._loop is not None and self._loop.is_running():
+                ended = asyncio.run_coroutine_threadsafe(end(), self._loop)
+                ended.add_done_callback(lambda _: self._loop and self._loop.call_soon_threadsafe(self._loop.stop))
+
     async def put(self, key: str, path: Path, size: int) -> None:
         """Store a file under a new key."""
 
@@ -141,7 +155,7 @@ class Objects:
             self._creates = False
             await obstore.put_async(self._store, at, path, use_multipart=False)
 
-    async def get(self, key: str, size: int, take: Callable[[Any], None]) -> None:
+    async def get(self, key: str, size: int, take: Callable[[Any], object]) -> None:
         """Give an object of about so many bytes to `take`, piece by piece. Raises NoObjectError."""
         import obstore
 

@@ -25,8 +25,10 @@ from router.spool.events import add_event
 from router.spool.intake import Intake
 from router.spool.nodes import Nodes
 from router.spool.notices import Notices
+from router.spool.object_orphans import Watched
 from router.spool.orders import Orders
 from router.spool.overview import Overview
+from router.spool.remote_blobs import RemoteBlobs
 from router.spool.retention import Retention
 from router.spool.rules import Rules
 from router.spool.shared import Shared
@@ -56,6 +58,7 @@ class Spool:
         self.signals = self.database.signals
         self._blobs = blobs
         self._usage = Usage()
+        self._orphans = Watched(blobs, self.database.ask) if isinstance(blobs, RemoteBlobs) else None
         self.retention = Retention(settings, self.database, blobs, self._usage)
         self.space = Space(settings, self.database, blobs, self._usage, self.retention)
         self.intake = Intake(self.database, blobs, self._usage, self.space)
@@ -124,6 +127,12 @@ class Spool:
         return self._blobs.bring_again(instance)
 
     @property
+    def orphans(self) -> int | None:
+        """How many objects without a row were counted last; None before, and without an object store."""
+        last = self._orphans.last if self._orphans else None
+        return last.count if last else None
+
+    @property
     def trouble_with_blobs(self) -> str:
         """Why the object store does not work; empty while it does, or if there is none. Never waits."""
         return self._blobs.trouble
@@ -139,6 +148,8 @@ class Spool:
         """
         self.intake.failed.ask_again()
         self._blobs.tidy_up()
+        if self._orphans:
+            self._orphans.look_if_due()
         self.space.ballast.lay()
         if not self.database.is_sqlite:
             # With millions of blobs it takes longer than other questions may, and nobody waits for the answer.
@@ -150,4 +161,6 @@ class Spool:
 
         Then both end with the process, and the next start frees the claims.
         """
-        return self.database.close(seconds)
+        closed = self.database.close(seconds)
+        self._blobs.close()
+        return closed

@@ -1,0 +1,23 @@
+"""Objects without a row: what `dicom-router spool orphans` does. A node may run meanwhile."""
+
+from __future__ import annotations
+
+from router.config.settings import SpoolSettings
+from router.spool import read_spool
+from router.spool.object_orphans import YOUNG, Looked, TakenIn, look_through, take_in
+from router.spool.remote_blobs import RemoteBlobs
+
+
+def look(settings: SpoolSettings, *, young: float = YOUNG) -> Looked:
+    """Raises SpoolError."""
+    spool = read_spool(settings)
+    try:
+        return look_through(RemoteBlobs(settings), spool.database.ask, young=young, also_rows=True)
+    finally:
+        spool.close()
+
+
+def take_in_orphans(settings: SpoolSettings, looked: Looked) -> TakenIn:
+    """Raises SpoolError, OSError."""
+    settings.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return take_in(settings, RemoteBlobs(settings), looked.orphans)
