@@ -44,7 +44,7 @@ def command(
 
     console = Console(stderr=True)
     with failing():
-        from router.observe import to_install
+        from router.errors import to_install
         from router.training.data import DataError, deal
         from router.training.networks import NAMES, must_be_buildable
         from router.training.recipe import RECIPES, with_overrides

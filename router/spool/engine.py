@@ -148,6 +148,8 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
     Raises SpoolError for a newer version, for a damaged file, and for an empty database that cannot be new. A lost
     database must not be replaced by an empty one: then every blob would look like an orphan.
     """
+    if _is_current(engine):
+        return
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -181,6 +183,22 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
         if not is_of_database(error):
             raise
         raise trouble(engine, error) from error
+
+
+def _is_current(engine: sa.Engine) -> bool:
+    """Whether the schema is this program's, asked without the library of migrations, which takes long to come in.
+
+    False also where it cannot be told: then the migration says why.
+    """
+    newest = max(path.name for path in (MIGRATIONS / "versions").glob("v*.py")).removeprefix("v").partition("_")[0]
+    try:
+        with engine.begin() as connection:
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
+    except Exception as error:
+        if not is_of_database(error):
+            raise
+        return False
+    return list(found) == [newest]
 
 
 def trouble(engine: sa.Engine, error: BaseException) -> DatabaseError:

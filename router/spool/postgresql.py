@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from router.config.values import hidden_password
-from router.observe import to_install
+from router.errors import to_install
 from router.spool import patience
 from router.spool.errors import DatabaseError, describe
 
