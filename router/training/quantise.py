@@ -176,7 +176,7 @@ def main(
     except (CardError, DataError) as error:
         raise SystemExit(f"quantise: {error}") from error
     except ImportError as error:
-        raise SystemExit(f"quantise: OpenVINO is not installed; pip install openvino") from error
+        raise SystemExit("quantise: OpenVINO is not installed; pip install openvino") from error
     print(json.dumps(dict(int8.figures), indent=1))
     if why_not:
         (model / FILE).unlink(missing_ok=True)
