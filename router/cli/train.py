@@ -96,10 +96,12 @@ def failing() -> Iterator[None]:
 
 def check_device(device: str) -> None:
     """End the command with code 2 where there is no such device here."""
+    choose("--device", device, ("auto", "cpu", "cuda"))
+    if device != "cuda":
+        return
     import torch
 
-    choose("--device", device, ("auto", "cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         wrong("--device cuda: torch finds no CUDA device here; use auto or cpu")
 
 

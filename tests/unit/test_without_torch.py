@@ -6,6 +6,7 @@ A stand-in takes PyTorch's place on the path of every process, and notes that it
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 
 from router.demo.phantoms import radiograph
 from router.model.engines import INT8
+from router.model.files import shipped_model
+from router.model.mobilenet_v1 import MobileNetV1
 from router.pixels.wrap import wrap_image
 from tests.peers import free_port, process, wait_for
 
@@ -66,15 +69,14 @@ def test_a_node_serves(asked: Path, site: Path) -> None:
     port = int((site / "routing.yaml").read_text().split("port: ")[1].split("}")[0])
     command = [sys.executable, "-m", "router", "serve", "--config", "routing.yaml"]
     with process(command, port, site / "node.log", cwd=site, seconds=120):
-        assert run("send", site / "one.dcm", f"ROUTER@127.0.0.1:{port}", cwd=site).returncode == 0
+        assert run("send", "one.dcm", "--to", f"ROUTER@127.0.0.1:{port}", cwd=site).returncode == 0
 
         def decided() -> bool:
             found = run("find", "--json", cwd=site)
             return bool(found.stdout) and json.loads(found.stdout.splitlines()[0])["class"] is not None
 
         wait_for(decided, 60, "a decision")
-        assert run("status", cwd=site).returncode == 0
-    assert f"engine={INT8!r}" in (site / "node.log").read_text() or INT8 in (site / "node.log").read_text()
+        assert INT8 in run("status", cwd=site).stdout
     assert not asked.exists(), asked.read_text()
 
 
@@ -86,6 +88,23 @@ def test_commands_that_look_need_none(asked: Path, site: Path, words: tuple[str,
     done = run(*words, cwd=site)
     assert done.returncode == 0, done.stderr
     assert not asked.exists(), asked.read_text()
+
+
+@pytest.mark.slow
+def test_a_model_is_judged_and_promoted_by_the_engine_that_serves(asked: Path, site: Path) -> None:
+    shutil.copytree(shipped_model(), site / "new")
+    card = json.loads((site / "new" / "card.json").read_text())
+    card["calibration"]["thresholds"]["abdominal"] = 0.91
+    (site / "new" / "card.json").write_text(json.dumps(card))
+    done = run("model", "promote", "new", "--json", cwd=site)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert json.loads(done.stdout)["digest"] == card["digest"]
+    (site / "manifest.csv").write_text("file,label\none.dcm,spine\n")
+    done = run("evaluate", "--manifest", "manifest.csv", "--json", "--resamples", 100, cwd=site)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert INT8 in found["milliseconds"]["device"]
+    assert found["model"]["parameters"] == sum(p.numel() for p in MobileNetV1(10).parameters())
 
 
 @pytest.mark.slow
