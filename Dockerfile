@@ -17,8 +17,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 COPY docker/requirements-build.lock /locks/
 RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r /locks/requirements-build.lock
 COPY docker/requirements-${TORCH}.lock /locks/
-# What runs never needs PyTorch's headers, tests and compilers, nor what OpenVINO has for other processors and for models
-# from files. /opt/app is the program itself, in a layer of its own.
+# What runs never needs tests, nor PyTorch's headers and compilers, nor what OpenVINO has for other processors and for
+# models from files. /opt/app is the program itself, in a layer of its own.
 RUN if [ "$TORCH" = cpu ]; then set -- --extra-index-url "$TORCH_INDEX"; fi \
     && python -m venv --without-pip /opt/venv \
     && /opt/build/bin/pip --python /opt/venv/bin/python install "$@" \
@@ -29,7 +29,7 @@ RUN if [ "$TORCH" = cpu ]; then set -- --extra-index-url "$TORCH_INDEX"; fi \
         && find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete; fi \
     && rm -r "$packages"/openvino/libs/libopenvino_*_frontend.so* "$packages"/openvino/libs/libopenvino_intel_[gn]pu_* \
         "$packages/openvino/libs/cache.json" \
-    && find "$packages" -name '*.pyi' -delete \
+    && find "$packages" -name '*.pyi' -delete && find "$packages" -type d -name tests -prune -exec rm -r {} + \
     && echo "/opt/app${packages#/opt/venv}" >"$packages/app.pth"
 
 # The program, and the list of all that is in the image (SBOM, CycloneDX).
