@@ -54,6 +54,15 @@ def begin() -> None:
         pass
 
 
+def never_mind() -> None:
+    """End a process that was begun: there will be no model here."""
+    while not _early.empty():
+        started = _early.get_nowait()
+        started.line.close()
+        started.process.kill()
+        started.process.wait()
+
+
 def _started() -> Started:
     """Raises OSError."""
     ours, theirs = socket.socketpair()
