@@ -1,4 +1,4 @@
-"""The answers that every engine is held against: written with the weights, read where they belong, computed elsewhere."""
+"""The answers that every engine is held against: written with the weights, and computed where none belong to them."""
 
 from __future__ import annotations
 
