@@ -16,20 +16,14 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY docker/requirements-build.lock /locks/
 RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r /locks/requirements-build.lock
-COPY docker/requirements-${TORCH}.lock /locks/
-# What runs never needs tests, nor PyTorch's headers and compilers, nor what OpenVINO has for other processors and for
-# models from files. /opt/app is the program itself, in a layer of its own.
+COPY docker/requirements-${TORCH}.lock tools/prune.sh /locks/
+# /opt/app is the program itself, in a layer of its own.
 RUN if [ "$TORCH" = cpu ]; then set -- --extra-index-url "$TORCH_INDEX"; fi \
     && python -m venv --without-pip /opt/venv \
     && /opt/build/bin/pip --python /opt/venv/bin/python install "$@" \
         --require-hashes --only-binary :all: -r "/locks/requirements-$TORCH.lock" \
     && packages=$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
-    && if [ "$TORCH" != none ]; then \
-        rm -r "$packages/torch/test" "$packages/torch/include" \
-        && find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete; fi \
-    && rm -r "$packages"/openvino/libs/libopenvino_*_frontend.so* "$packages"/openvino/libs/libopenvino_intel_[gn]pu_* \
-        "$packages/openvino/libs/cache.json" \
-    && find "$packages" -name '*.pyi' -delete && find "$packages" -type d -name tests -prune -exec rm -r {} + \
+    && /locks/prune.sh "$packages" \
     && echo "/opt/app${packages#/opt/venv}" >"$packages/app.pth"
 
 # The program, and the list of all that is in the image (SBOM, CycloneDX).

@@ -105,7 +105,7 @@ passed "the image, $(($(docker image inspect dicom-router --format '{{.Size}}') 
 
 mkdir "$dir/changed"
 # Without what Python compiles: tests that run beside this check write it meanwhile.
-tar -c --exclude=__pycache__ Dockerfile .dockerignore pyproject.toml README.md LICENSE routing.yaml models router docker |
+tar -c --exclude=__pycache__ Dockerfile .dockerignore pyproject.toml README.md LICENSE routing.yaml models router docker tools |
     tar -x -C "$dir/changed"
 echo '# changed' >>"$dir/changed/router/__init__.py"
 build --tag changed "$dir/changed" || fail "the image was not built again"

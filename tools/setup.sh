@@ -13,7 +13,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
 fi
 free=$(df -Pm . | awk 'NR==2 {print $4}')
 if [ "$free" -lt 2000 ]; then
-    echo "warning: $free MB free here; the installation takes about 1.5 GB (0.5 GB with TORCH=none, 8 GB with cuda)" >&2
+    echo "warning: $free MB free here; the installation takes about 1.5 GB (0.4 GB with TORCH=none, 8 GB with cuda)" >&2
 fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip="$venv/bin/python -m pip --disable-pip-version-check -q"
@@ -31,3 +31,6 @@ if [ "$torch" != none ] && ! "$venv/bin/python" -c 'import torch' 2>/dev/null; t
 fi
 echo "installing dicom-router${extras:+ with $extras} ..."
 $pip install -e ".${extras:+[$extras]}"
+if [ "$torch" = none ]; then
+    "$here/prune.sh" "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+fi

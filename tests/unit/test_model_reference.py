@@ -106,7 +106,7 @@ def test_an_engine_is_held_against_the_file_and_without_one_against_the_network(
     assert load(folder, device="cpu", threads=1).engine == "openvino"
     network, card = weights.read(folder / WEIGHTS), Card.read(folder)
     wrong = reference.computed(network, SIZE)
-    replace(wrong, logits=wrong.logits + np.arange(5, dtype=np.float32)).write(folder, card.digest, SIZE)
+    replace(wrong, logits=(wrong.logits + np.arange(5)).astype(np.float32)).write(folder, card.digest, SIZE)
     model = load(folder, device="cpu", threads=1)
     assert model.engine == "torch"
     assert "openvino disagrees with the reference" in model.why
