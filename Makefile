@@ -1,5 +1,6 @@
 # Two commands on a fresh machine, each doing all its set-up: `make demo` and `make test`.
-# TORCH=cuda chooses PyTorch's CUDA build (several GB); the default is the CPU build.
+# TORCH=cuda chooses PyTorch's CUDA build (several GB); the default is the CPU build. `make demo TORCH=none` leaves
+# PyTorch out, which only training and GPUs need.
 
 PYTHON ?= python3
 TORCH  ?= cpu
@@ -69,7 +70,7 @@ $(VENV)/.serve: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
-	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,fast,notify,postgres,s3"
+	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,notify,postgres,s3"
 	@touch $@ $(VENV)/.serve
 
 # Minutes each, side by side with peers; results and machine as JSON in benchmarks/results.

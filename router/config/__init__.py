@@ -6,6 +6,7 @@
 from importlib.resources import files
 from pathlib import Path
 
+import router.dicom  # noqa: F401 - before anything imports pydicom (see there)
 from router.config.loading import Instead, load
 from router.config.problems import ConfigError, Problem
 from router.config.settings import Settings

@@ -152,42 +152,49 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
     Raises SpoolError for a newer version, for a damaged file, and for an empty database that cannot be new. A lost
     database must not be replaced by an empty one: then every blob would look like an orphan.
     """
-    from alembic import command
-
-    config, scripts = _scripts()
-    known = {script.revision for script in scripts.walk_revisions()}
-
-    def is_due(connection: sa.Connection) -> bool:
-        there = schema_version.current(connection)
-        if there is not None and schema_version.is_newer(connection, there, known):
-            return False
-        if there is None and not may_be_new:
-            raise SpoolError(
-                "the spool has blobs but its database is empty or another's; put the right database back, or move "
-                "the blobs away (nothing was changed)"
-            )
-        return bool(there != scripts.get_current_head())
-
+    if _is_current(engine):
+        return
     try:
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 postgresql.require(connection)
-            if not is_due(connection):
-                return
-            if engine.dialect.name == "postgresql":
-                for setting in ("statement_timeout", "lock_timeout"):
-                    connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
-            config.attributes["connection"] = connection
-            with patience.within(patience.MIGRATION):
-                if engine.dialect.name == "postgresql":
-                    schema_version.wait_for_others(connection)
-                    if not is_due(connection):  # another has done it meanwhile
-                        return
-                command.upgrade(config, "head")
+            if _is_due(connection, may_be_new=may_be_new):
+                _upgrade(connection, may_be_new=may_be_new)
     except Exception as error:
         if not is_of_database(error):
             raise
         raise trouble(engine, error) from error
+
+
+def _is_due(connection: sa.Connection, *, may_be_new: bool) -> bool:
+    """Whether the schema is older than this program. Raises SpoolError."""
+    scripts = _scripts()[1]
+    there, known = schema_version.current(connection), {script.revision for script in scripts.walk_revisions()}
+    if there is not None and schema_version.is_newer(connection, there, known):
+        return False
+    if there is None and not may_be_new:
+        raise SpoolError(
+            "the spool has blobs but its database is empty or another's; put the right database back, or move "
+            "the blobs away (nothing was changed)"
+        )
+    return bool(there != scripts.get_current_head())
+
+
+def _upgrade(connection: sa.Connection, *, may_be_new: bool) -> None:
+    from alembic import command
+
+    config = _scripts()[0]
+    config.attributes["connection"] = connection
+    is_postgresql = connection.dialect.name == "postgresql"
+    if is_postgresql:
+        for setting in ("statement_timeout", "lock_timeout"):
+            connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
+    with patience.within(patience.MIGRATION):
+        if is_postgresql:
+            schema_version.wait_for_others(connection)
+            if not _is_due(connection, may_be_new=may_be_new):  # another has done it meanwhile
+                return
+        command.upgrade(config, "head")
 
 
 def newest() -> str:
@@ -203,6 +210,22 @@ def _scripts() -> tuple[Any, Any]:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     return config, ScriptDirectory.from_config(config)
+
+
+def _is_current(engine: sa.Engine) -> bool:
+    """Whether the schema is this program's, asked without the library of migrations, which takes long to come in.
+
+    False also where it cannot be told: then the migration says why.
+    """
+    newest = max(path.name for path in (MIGRATIONS / "versions").glob("v*.py")).removeprefix("v").partition("_")[0]
+    try:
+        with engine.begin() as connection:
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
+    except Exception as error:
+        if not is_of_database(error):
+            raise
+        return False
+    return list(found) == [newest]
 
 
 def trouble(engine: sa.Engine, error: BaseException) -> DatabaseError:

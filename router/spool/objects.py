@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from router.config.settings import ObjectStore
-from router.observe import to_install
+from router.errors import to_install
 from router.spool.errors import SpoolError
 
 T = TypeVar("T")

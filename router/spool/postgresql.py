@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from router.observe import to_install
+from router.errors import to_install
 from router.spool import patience
 from router.spool.errors import DatabaseError
 from router.spool.server_errors import trouble
