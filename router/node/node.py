@@ -108,7 +108,7 @@ class Node:
         self._web = WebServer(settings.web, view, gate)
         states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
         control = ControlServer(settings.spool.path, application(self.carry_out, states))
-        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool, self._limits)
+        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool, self._follow)
         notifier = Notifier(view, self._spool.notices, self.settings)
         self._roles: tuple[Role, ...] = (
             *((shown,) if shown else ()), self._web, self._models, control, self._forwarder, classifier, committer,
@@ -120,10 +120,10 @@ class Node:
         """The settings in force. A reload replaces all of them at once."""
         return self._settings
 
-    def _limits(self) -> dict[str, int | None]:
-        """Where instances may follow their study: nowhere in a dry run."""
-        settings = self._settings
-        return {} if settings.node.dry_run else {name: settings.destinations[name].limit for name in settings.enabled}
+    def _follow(self) -> float | None:
+        """Let instances follow their study; nothing does in a dry run. See `Studies.step`."""
+        now = self._settings
+        return None if now.node.dry_run else self._spool.studies.step(now.limits, now.gathers)
 
     @property
     def spool(self) -> Spool:
