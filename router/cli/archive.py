@@ -54,7 +54,7 @@ class Outputs:
             from importlib.util import find_spec
 
             if find_spec("pyarrow") is None:
-                wrong("--parquet needs pyarrow: pip install 'dicom-router[parquet]'")
+                wrong("--parquet needs pyarrow: pip install pyarrow")
         for path in self.tables:
             if path.exists() and not path.is_file():
                 wrong(f"{path} is not a regular file; name another, or use --json for a pipe")
