@@ -70,7 +70,7 @@ $(VENV)/.serve: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
-	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,notify,postgres,s3"
+	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,notify,parquet,postgres,s3"
 	@touch $@ $(VENV)/.serve
 
 # Minutes each, side by side with peers; results and machine as JSON in benchmarks/results.

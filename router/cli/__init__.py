@@ -2,7 +2,7 @@
 
 A module holds one command, its function `command`. `queue`, `rules`, `model`, `notify`, `user` and `spool` hold a group
 of commands, their `app`. `backup` and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `bulk` holds
-commands of `queue`. `options`, `filters` and `csv_file` hold none.
+commands of `queue`. `options`, `filters`, `archive`, `progress` and `runs` hold none.
 
 Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. Heavy things are imported inside the commands.
 """

@@ -19,9 +19,10 @@ def seconds_until(connection: sa.Connection, at: float | None) -> float | None:
 
 def counts(connection: sa.Connection) -> Counts:
     """Open work. The bytes of blobs and copies are left at zero here."""
-    undecided = connection.execute(
-        sa.select(sa.func.count()).select_from(instance).where(instance.c.state == InstanceState.NEW)
-    ).scalar_one()
+    new = instance.c.state == InstanceState.NEW
+    undecided, first = connection.execute(sa.select(sa.func.count(), sa.func.min(instance.c.id)).where(new)).one()
+    received = sa.select(instance.c.received_at).where(instance.c.id == first)
+    since = connection.execute(received).scalar() if first else None
     rows = connection.execute(
         sa.select(
             delivery.c.destination, delivery.c.state, sa.func.count().label("n"),
@@ -32,6 +33,7 @@ def counts(connection: sa.Connection) -> Counts:
     ).all()  # fmt: skip
     return Counts(
         undecided=undecided,
+        oldest_undecided=since or 0.0,
         open={row.destination: row.n for row in rows if row.state == DeliveryState.OPEN},
         buried={row.destination: row.n for row in rows if row.state == DeliveryState.BURIED},
         oldest={row.destination: row.oldest for row in rows if row.state == DeliveryState.OPEN},

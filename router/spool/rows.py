@@ -73,6 +73,8 @@ class Counts:
     """Open work: instances without a decision, and for each destination its open and buried deliveries."""
 
     undecided: int = 0
+    oldest_undecided: float = 0.0
+    """Unix time at which the first instance without a decision was received; 0 if there is none."""
     open: Mapping[str, int] = field(default_factory=dict)
     buried: Mapping[str, int] = field(default_factory=dict)
     oldest: Mapping[str, float] = field(default_factory=dict)

@@ -30,7 +30,17 @@ from router.spool import (
 )
 from router.spool.find import Filter, State
 from router.spool.schema import delivery, event, instance, metadata
-from tests.unit.spooling import SEEN, accept, decide, decision, files, settings_of, turned_by_hand
+from tests.unit.spooling import (
+    SEEN,
+    accept,
+    decide,
+    decision,
+    files,
+    instance_for,
+    sealed,
+    settings_of,
+    turned_by_hand,
+)  # fmt: skip
 
 LARGE = ("instance", "delivery", "event")
 
@@ -455,3 +465,16 @@ def test_the_oldest_that_is_owed(settings: SpoolSettings) -> None:
         spool.deliveries.close(owed, DeliveryState.DONE).result()
         assert spool.views.counts().oldest == {"ai": begin + 10}
         spool.close()
+
+
+def test_the_oldest_without_a_decision(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    assert spool.views.counts().oldest_undecided == 0
+    for number in range(1, 3):
+        blob = sealed(spool, b"pixels")
+        spool.intake.accept(blob, instance_for(blob, f"1.{number}", at=100.0 * number))
+    counts = spool.views.counts()
+    assert (counts.undecided, counts.oldest_undecided) == (2, 100.0)
+    decide(spool, "ai")
+    assert spool.views.counts().oldest_undecided == 200.0
+    spool.close()
