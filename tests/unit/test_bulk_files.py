@@ -31,7 +31,7 @@ from router.commands.walking import Found
 from router.config.settings import DestinationSettings
 from router.flow import Caller, Seen
 from router.inference import InferenceError
-from router.model.card import save_random_model
+from router.model.untrained import save_random_model
 from router.pixels.wrap import wrap_image
 from tests.peers import free_port
 from tests.unit.peer import wait_for
