@@ -45,9 +45,9 @@ class NodeView:
     def ready(self) -> dict[str, bool]:
         answers = self.spool.database.answers(LATE)
         model = {"inference": self.models_in_use.is_ready} if self.classifier else {}
-        port = {"open": self.receiver.is_open} if self.receiver else {}
+        port = {"room": answers and self.spool.space.has_room(), "open": self.receiver.is_open} if self.receiver else {}
         blobs = {"blobs": not self.spool.trouble_with_blobs} if self.started_with.spool.blobs else {}
-        return model | {"database": answers, "room": answers and self.spool.space.has_room()} | port | blobs
+        return model | {"database": answers} | port | blobs
 
     def counts(self) -> Counts:
         return self.spool.views.counts()

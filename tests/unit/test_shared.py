@@ -11,11 +11,11 @@ import pytest
 
 from router.flow import Role
 from router.forward.circuit import Circuit
-from router.spool import Spool, SpoolError, open_spool, read_spool
+from router.spool import CommitmentState, Spool, SpoolError, open_spool, read_spool
 from router.spool.engine import MIGRATIONS
 from router.spool.keyed import KEY_BYTES, KEY_FILE, key_of, make_key
 from router.spool.schema import destination
-from tests.unit.spooling import accept, decide, settings_of
+from tests.unit.spooling import CALLERS, accept, decide, settings_of
 
 pytestmark = pytest.mark.postgresql
 
@@ -145,3 +145,37 @@ def test_migrations_since_then_only_add() -> None:
         assert set(re.findall(r"op\.(\w+)", path.read_text())) <= adds, path.name
         for column in re.findall(r"add_column\(.*", path.read_text()):
             assert "nullable=False" not in column or "server_default" in column, path.name
+
+
+# -- storage commitment
+
+
+def test_a_report_on_its_own_association_waits_for_the_node_that_holds_it(nodes: tuple[Spool, Spool]) -> None:
+    one, other = nodes
+    one.nodes.begin("one", "host", ["receive"], "1", "one")
+    one.commitments.add(CALLERS[0], "1.2", [("1.2.840", "1.1")], 60.0, reported_here=True)
+    assert one.commitments.claim((), asks=False) is None, "a node that only receives asks no archive"
+    answered(other)
+    assert other.commitments.claim(()) is None
+    assert other.commitments.next_due(()) is None, "else it would look again and again"
+    report = one.commitments.claim((), asks=False)
+    assert report is not None
+    one.commitments.release(report, 0.0, state=CommitmentState.ANSWERED, tries=1)
+    one.nodes.end()
+    assert other.commitments.claim(()) is not None, "the association has ended with its node"
+
+
+def test_any_node_that_asks_sends_a_report_to_an_address(nodes: tuple[Spool, Spool]) -> None:
+    one, other = nodes
+    one.nodes.begin("one", "host", ["receive"], "1", "one")
+    one.commitments.add(CALLERS[0], "1.2", [("1.2.840", "1.1")], 60.0)
+    answered(other)
+    assert one.commitments.claim((), asks=False) is None
+    assert other.commitments.claim(()) is not None
+
+
+def answered(spool: Spool) -> None:
+    """The archive was asked by this node, and has answered."""
+    due = spool.commitments.claim(())
+    assert due is not None
+    spool.commitments.release(due, 0.0, state=CommitmentState.ANSWERED, tries=0)
