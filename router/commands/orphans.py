@@ -10,14 +10,19 @@ from router.spool.remote_blobs import RemoteBlobs
 
 def look(settings: SpoolSettings, *, young: float = YOUNG) -> Looked:
     """Raises SpoolError."""
-    spool = read_spool(settings)
+    spool, blobs = read_spool(settings), RemoteBlobs(settings)
     try:
-        return look_through(RemoteBlobs(settings), spool.database.ask, young=young, also_rows=True)
+        return look_through(blobs, spool.database.ask, young=young, also_rows=True)
     finally:
+        blobs.close()
         spool.close()
 
 
 def take_in_orphans(settings: SpoolSettings, looked: Looked) -> TakenIn:
     """Raises SpoolError, OSError."""
     settings.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return take_in(settings, RemoteBlobs(settings), looked.orphans)
+    blobs = RemoteBlobs(settings)
+    try:
+        return take_in(settings, blobs, looked.orphans)
+    finally:
+        blobs.close()

@@ -34,6 +34,7 @@ from router.spool.taking_in import take_in_again
 YOUNG = 3600.0
 """Seconds. The row of a younger object may still come: a commit that got no answer can happen minutes later."""
 LOOK_EVERY = 6 * 3600.0
+STOP_WITHIN = 1.0
 MOST_NAMED = 10_000
 ROWS_AT_ONCE = 5000
 
@@ -120,14 +121,28 @@ class Watched:
     """Counts the orphans of a running node from time to time, in a thread of its own: there may be millions."""
 
     def __init__(self, blobs: RemoteBlobs, ask: Ask) -> None:
-        self._blobs, self._ask = blobs, ask
+        self._blobs, self._ask_database = blobs, ask
         self._due = 0.0
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
         self.last: Looked | None = None
 
     def look_if_due(self) -> None:
         if time.monotonic() >= self._due and not self._blobs.trouble:
             self._due = time.monotonic() + LOOK_EVERY
-            threading.Thread(target=self._look, name="orphans", daemon=True).start()
+            self._thread = threading.Thread(target=self._look, name="orphans", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the database no more."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(STOP_WITHIN)
+
+    def _ask(self, question: Callable[[sa.Connection], Any]) -> Any:
+        if self._stopping.is_set():
+            raise SpoolError("the node stops")
+        return self._ask_database(question)
 
     def _look(self) -> None:
         try:

@@ -106,7 +106,7 @@ class Objects:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._sending, self._fetching = asyncio.Semaphore(SENDING), asyncio.Semaphore(FETCHING)
-                threading.Thread(target=self._loop.run_forever, name="objects", daemon=True).start()
+                threading.Thread(target=_run, args=(self._loop,), name="objects", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
@@ -119,9 +119,9 @@ class Objects:
             await asyncio.gather(*others, return_exceptions=True)
 
         with self._starting:
-            if self._loop is not None and self._loop.is_running():
-                ended = asyncio.run_coroutine_threadsafe(end(), self._loop)
-                ended.add_done_callback(lambda _: self._loop and self._loop.call_soon_threadsafe(self._loop.stop))
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(end(), loop).add_done_callback(lambda _: loop.stop())
 
     async def put(self, key: str, path: Path, size: int) -> None:
         """Store a file under a new key."""
@@ -221,6 +221,13 @@ class Objects:
 
     def _trouble(self, error: BaseException) -> StoreError:
         return StoreError(f"the object store {self.name}: {words_for(error)}")
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def _open(settings: ObjectStore) -> Any:

@@ -13,10 +13,13 @@ CONTENT = b"written by dicom-router check\n"
 
 def examine(settings: ObjectStore) -> Iterator[tuple[str, str]]:
     """(state, text). Writes one small object below the prefix, reads it, lists it, and removes it."""
-    doing, key = "be opened", f"probe/{new_id()}"
     try:
         store = Objects(settings)
-        doing = "be written to"
+    except StoreError as error:
+        yield "failed", str(error)
+        return
+    doing, key = "be written to", f"probe/{new_id()}"
+    try:
         store.begin(store.write(key, CONTENT)).result()
         doing = "be read"
         is_same = store.begin(store.read(key)).result() == CONTENT
@@ -27,6 +30,8 @@ def examine(settings: ObjectStore) -> Iterator[tuple[str, str]]:
     except (StoreError, NoObjectError) as error:
         yield "failed", f"cannot {doing}: {error}"
         return
+    finally:
+        store.close()
     if not is_same:
         yield "failed", f"{settings.name} gives back other bytes than were written"
         return

@@ -161,6 +161,8 @@ class Spool:
 
         Then both end with the process, and the next start frees the claims.
         """
+        if self._orphans:
+            self._orphans.stop()
         closed = self.database.close(seconds)
         self._blobs.close()
         return closed
