@@ -197,9 +197,9 @@ def _hand_over(settings: SpoolSettings, source: sa.Engine, target: sa.Engine, st
             with closing(RemoteBlobs(settings)) as store:
                 identity.keep_together(target, store)
         else:
-            identity.keep_together(target, identity.Folder(folder))
+            identity.keep_together(target, identity.Folder(settings.path))
     with begun(source) as connection:
-        copy_marks.write(connection, MarkState.LEFT, _name(folder, target), stamp)
+        copy_marks.write(connection, MarkState.LEFT, _name(settings.path, target), stamp)
     with begun(target) as connection:
         claims.free_all(connection, clock.now(connection))
         copy_marks.remove(connection)
