@@ -3,7 +3,8 @@
 # headers and compilers, and what OpenVINO has for other processors and for models from files. A quarter of the disk.
 set -eu
 cd "$1"
-rm -rf openvino/libs/libopenvino_*_frontend.so* openvino/libs/libopenvino_intel_[gn]pu_* openvino/libs/cache.json
+rm -rf openvino/include openvino/libs/libopenvino_*_frontend.so* openvino/libs/libopenvino_intel_[gn]pu_* \
+    openvino/libs/cache.json
 if [ -d torch ]; then
     rm -rf torch/test torch/include
     find torch/bin -type f ! -name torch_shm_manager -delete

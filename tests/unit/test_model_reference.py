@@ -42,12 +42,12 @@ def test_the_list_of_layers_is_the_network() -> None:
     assert {name: tuple(values.shape) for name, values in MobileNetV1().state_dict().items()} == shapes()
 
 
-def test_without_torch_the_network_says_the_same(folder: Path) -> None:
-    network = weights.read(folder / WEIGHTS)
+def test_without_torch_the_network_says_the_same() -> None:
+    network = weights.read(shipped_model() / WEIGHTS)
     plain, computed = answers(network, SIZE), reference.computed(network, SIZE)
-    assert np.abs(plain.logits - computed.logits).max() < 1e-4
-    assert np.ptp(plain.logits, axis=0).max() > 1e-3, "these pictures say nothing"
-    assert np.abs(plain.novelty - computed.novelty).max() < 1e-4
+    assert np.abs(plain.logits - computed.logits).max() < 1e-3
+    assert np.ptp(plain.logits, axis=0).min() > 0.1, "these pictures say nothing"
+    assert np.abs(plain.novelty - computed.novelty).max() < 1e-3
 
 
 @pytest.mark.slow
