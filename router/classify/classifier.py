@@ -190,8 +190,8 @@ class Classifier:
         instance = claim.instance
         decision = decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
         # In a dry run nothing follows: nothing goes where a rule sends it.
-        named = decision.destinations if settings.node.dry_run else {*decision.destinations, *settings.enabled}
-        limits = {name: settings.destinations[name].limit for name in named}
+        named = decision.destinations if settings.node.dry_run else settings.limits
+        limits = {name: settings.destinations[name].limit for name in {*named, *decision.destinations}}
 
         words = None if claim.is_new_decision else settings.header_words
         agrees = agreement(words, instance, seen) if words else None
@@ -203,7 +203,8 @@ class Classifier:
                     AGREEMENT.add(agrees)
                 self._then(instance, claim.path, seen, decision)
 
-        self._spool.decisions.record(claim, seen, decision, limits, settings.rules).add_done_callback(tell)
+        written = self._spool.decisions.record(claim, seen, decision, limits, settings.rules, settings.gathers)
+        written.add_done_callback(tell)
 
     def _came(self, claim: Claim, answer: Future[Seen] | None = None) -> None:
         """An answer has come. None: the claim has gone to the slow lane."""

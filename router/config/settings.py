@@ -271,6 +271,10 @@ class DestinationSettings:
     connect_timeout: float = 10.0
     response_timeout: float = 60.0
     least_rate: int = 50_000
+    gather: float | None = None
+    """Deliveries of a study wait until none was made for so long, then go in one association."""
+    gather_limit: float = 10 * MINUTE
+    """The longest that they wait."""
     archive: bool = False
     """It is asked for storage commitment on behalf of callers that may ask us."""
 
@@ -302,6 +306,16 @@ class Settings:
     def archives(self) -> dict[str, DestinationSettings]:
         """The destinations whose word on storage commitment counts."""
         return {name: to for name, to in self.destinations.items() if to.archive and to.enabled}
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """By enabled destination: how many open deliveries it may have."""
+        return {name: self.destinations[name].limit for name in self.enabled}
+
+    @property
+    def gathers(self) -> dict[str, tuple[float, float]]:
+        """By destination that waits for more of a study: the pause, and how long at most."""
+        return {name: (to.gather, to.gather_limit) for name, to in self.destinations.items() if to.gather is not None}
 
     def calling_ae(self, destination: DestinationSettings) -> str:
         """What the node calls itself towards a destination."""

@@ -24,6 +24,8 @@ from router.spool import ChangedError, DeliveryState, DestinationState, Spool, S
 
 BATCH = 8
 """Deliveries that are claimed together."""
+STUDY_BATCH = 250
+"""Deliveries of one study that are claimed together, so that they go in one association."""
 LONGEST_LOOK = 60.0
 """Seconds after which a worker looks again whether a pause is over: the clock may have been set."""
 OWN_LIMIT = 5.0
@@ -102,7 +104,7 @@ class Worker(threading.Thread):
         wait = self._circuit.wait()
         deliveries = self._spool.deliveries.claim_untried(self._to) if self._circuit.by_instances else []
         if not deliveries and wait <= 0:
-            deliveries = self._spool.deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH)
+            deliveries = self._claim(destination)
         if deliveries:
             self._deliver_all(destination, deliveries)
             return 0.0
@@ -110,6 +112,11 @@ class Worker(threading.Thread):
             self._pool.abort()
             return wait
         return self._rest(destination)
+
+    def _claim(self, destination: DestinationSettings) -> list[Delivery]:
+        if destination.gather is None:
+            return self._spool.deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH)
+        return self._spool.deliveries.claim_study(self._to, 1 if self._circuit.is_open else STUDY_BATCH)
 
     def _until_resumed(self, state: DestinationState) -> float | None:
         """End a pause whose time is over. Returns the seconds until the next look; None: until something happens."""
@@ -129,7 +136,9 @@ class Worker(threading.Thread):
                 self._pool.release()
             else:
                 waits.append(left)
-        due = self._spool.deliveries.next_due(self._to)
+        gathers = destination.gather is not None
+        deliveries = self._spool.deliveries
+        due = deliveries.next_study_due(self._to) if gathers else deliveries.next_due(self._to)
         if due is not None:
             waits.append(max(0.05, due))
         return min(min(waits), 3600.0) if waits else None

@@ -22,6 +22,7 @@ from router.page.site import BusyError, Site
 from router.page.viewed import Viewed
 from router.page.why import MARKS, why
 from router.spool import DeliveryState, EventRow, InstanceRow, InstanceState, Spool, SpoolError
+from router.spool.gathering import WAITS
 from router.spool.orders import LABELLED
 from router.spool.rows import instance_of
 from router.web.access import Role, needs
@@ -122,7 +123,7 @@ def _values(site: Site, spool: Spool, which: str) -> dict[str, Any]:
         "explained": why(spool, row.id, settings), "marks": MARKS,
         "has_blob": row.state is not InstanceState.GONE, "no_picture": NO_PICTURE.get(row.pixels or "", ""),
         "others": [name for name, to in settings.destinations.items() if to.enabled and name not in owed],
-        "enabled": sorted(settings.enabled),
+        "gathers": WAITS, "enabled": sorted(settings.enabled),
         "classes": CLASSES, "label": _label(events), "states": spool.destinations.states(),
         "sop_class": _name_of(row.sop_class),
         "syntax": _name_of(row.transfer_syntax), "table_is_old": bool(row.table and row.table != settings.rules.digest),

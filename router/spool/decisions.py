@@ -14,6 +14,7 @@ from router.spool import clock, owing, queries, statements, steady, studies
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
 from router.spool.finishing import look_alone
+from router.spool.gathering import NOTHING_GATHERED, Gathers
 from router.spool.keyed import Key
 from router.spool.rows import Claim, columns_of_decision
 from router.spool.rule_tables import NO_RULES, RulesInUse
@@ -53,12 +54,13 @@ class Decisions:
 
     def record(
         self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None],
-        rules: RuleTable = NO_RULES,
+        rules: RuleTable = NO_RULES, gathers: Gathers = NOTHING_GATHERED,
     ) -> Future[bool]:  # fmt: skip
         """Record prediction, decision and deliveries in one transaction. The result is False if the claim was lost.
 
         `limits`: how many open deliveries a destination may have. The instance follows its study only to destinations
         that are named here. `rules`: those that decided. They are kept, and so is what they asked of the header.
+        `gathers`: the destinations that wait for more of a study.
         """
         decided, token = claim.instance, claim.token
         buried: dict[str, str] = {}
@@ -69,7 +71,7 @@ class Decisions:
         def job(connection: sa.Connection) -> bool:
             buried.clear()  # a job may run again
             followed.clear()
-            if not _record(connection, decided, token, values, decision, limits, buried, followed):
+            if not _record(connection, decided, token, values, decision, limits, gathers, buried, followed):
                 return False
             if is_due:
                 self._rules.keep(connection, rules)
@@ -121,7 +123,7 @@ def _release(connection: sa.Connection, which: str, token: int, after: float, *,
 
 def _record(
     connection: sa.Connection, decided: Instance, token: int, columns: Mapping[str, Any], decision: Decision,
-    limits: Mapping[str, int | None], buried: dict[str, str], followed: dict[str, str],
+    limits: Mapping[str, int | None], gathers: Gathers, buried: dict[str, str], followed: dict[str, str],
 ) -> bool:  # fmt: skip
     """Write a decision and the deliveries that it creates. Returns False if the claim was lost.
 
@@ -150,7 +152,7 @@ def _record(
         "decided_at": now, "finished_at": now if finished else None,
     }  # fmt: skip
     connection.execute(statements.DECIDE, values)
-    buried |= owing.owe(connection, decided, [*owed, *follows], limits, moment, leaders)
+    buried |= owing.owe(connection, decided, [*owed, *follows], limits, moment, leaders, study, gathers)
     for row in follows.values():
         studies.note(connection, decided.id, row)
     return True

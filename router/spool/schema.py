@@ -133,6 +133,17 @@ study_destination = sa.Table(
 `cursor`: instances with a smaller id are still to be looked at; NULL when all that were decided before have followed.
 """
 
+gathering = sa.Table(
+    "gathering",
+    metadata,
+    sa.Column("destination", sa.String, primary_key=True),
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("quiet_at", sa.Double, nullable=False),
+    sa.Column("latest", sa.Double, nullable=False),
+    sa.Index("gathering_quiet", "destination", "quiet_at"),
+)
+"""Studies of which a destination waits for more: until `quiet_at` if nothing comes, and no longer than `latest`."""
+
 destination = sa.Table(
     "destination",
     metadata,

@@ -117,8 +117,7 @@ def test_in_a_node_the_study_follows_and_in_a_dry_run_nothing_does(
     table(tmp_path)
     loaded = load(tmp_path / "routing.yaml", {})
     stage.settings = replace(loaded, node=replace(loaded.node, dry_run=dry_run))
-    limits: dict[str, int | None] = {} if dry_run else dict.fromkeys(ALL)
-    bulk = BulkWorker(stage.spool, lambda: limits)
+    bulk = BulkWorker(stage.spool, lambda: stage.spool.studies.step(loaded.limits))
     stage.classifier.start()
     bulk.start()
     try:
