@@ -22,6 +22,7 @@ from typing import cast
 from router.config.settings import Settings
 from router.decide import agreement, decide, header_tags
 from router.decide.age import TAGS as AGE_TAGS
+from router.decide.decision import places
 from router.decide.header_facts import FIXED_TAGS, VERSION
 from router.flow import Decision, Instance, Seen
 from router.inference import Inference, InferenceError
@@ -231,7 +232,7 @@ def _tell(claim: Claim, seen: Seen, decision: Decision) -> None:
         view=(prediction.view or None) if prediction else None,
         inverted=prediction.inverted if prediction else None,
         rule=decision.rule,
-        destinations=list(decision.destinations),
+        destinations=list(places(decision)),
         ms=None if seconds is None else round(1000 * seconds),
         render_ms=round(seen.render_ms, 1),
         model_ms=round(seen.model_ms, 1),

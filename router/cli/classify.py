@@ -124,6 +124,7 @@ def summary(kept: Counter[tuple[str, str, str]]) -> list[str]:
 
 
 def _row(looked: Looked, *, body_part: bool) -> dict[str, Any]:
+    from router.decide.decision import places
     from router.flow import CLASSES
 
     prediction = looked.seen.prediction if looked.seen else None
@@ -140,7 +141,7 @@ def _row(looked: Looked, *, body_part: bool) -> dict[str, Any]:
         "view_confidence": round(prediction.view_confidence, 4) if prediction and prediction.view else None,
         "inverted": prediction.inverted if prediction else None,
         "rule": decision.rule if decision else None,
-        "destinations": [*decision.destinations, *(name for name, _ in looked.follows)] if decision else [],
+        "destinations": [*places(decision), *(name for name, _ in looked.follows)] if decision else [],
         "error": looked.error or None,
     }
     if looked.follows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -148,8 +149,8 @@ def decide_for(path: Path, seen: Seen, settings: Settings, caller: Caller) -> De
 def as_came(path: Path, caller: Caller) -> Instance:
     """A file as the instance that it would be if `caller` had sent it."""
     return Instance(
-        id="0" * 32, received_at=0.0, caller=caller, sop_class=_sop_class(path), sop_instance="", transfer_syntax="",
-        offset=0, size=0, digest="",
+        id="0" * 32, received_at=time.time(), caller=caller, sop_class=_sop_class(path), sop_instance="",
+        transfer_syntax="", offset=0, size=0, digest="",
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 
 from router.decide import RuleTable
 from router.flow import Decision, Instance, Seen
-from router.spool import clock, owing, queries, statements, steady, studies
+from router.spool import clock, owing, queries, replicas, statements, steady, studies
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
 from router.spool.finishing import look_alone
@@ -136,10 +137,11 @@ def _record(
     claimed = connection.execute(statements.CLAIMED_INSTANCE, {"which": decided.id, "claimed_by": token}).one_or_none()
     if claimed is None:
         return False
+    study = columns.get("study") or claimed.study
+    decision = replicas.chosen(connection, decision, study, decided.id, now)
     # A new decision by a person must not owe again what an older one still owes.
     already = set(connection.execute(statements.OWED_ALREADY, {"which": decided.id}).scalars())
     owed = [name for name in decision.destinations if name not in already]
-    study = columns.get("study") or claimed.study
     follows = studies.followed(connection, study, decided.id, decision, limits, now) if study else {}
     leaders = {name: str(row.instance_id) for name, row in follows.items()}
     followed |= leaders
@@ -147,6 +149,7 @@ def _record(
     more = studies.in_words(follows) or (studies.NO_STUDY if decision.study and study is None else "")
     values = {
         **columns, "reason": f"{decision.reason}; {more}" if more else decision.reason,
+        "destinations": json.dumps(decision.destinations),
         "which": decided.id, "token": 0, "ready_at": 0,
         "state": InstanceState.FINISHED if finished else InstanceState.DECIDED,
         "decided_at": now, "finished_at": now if finished else None,

@@ -7,7 +7,7 @@ import math
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.spool import bulk, commitment_rows, gathering, rule_tables, schema, steady, studies
+from router.spool import bulk, commitment_rows, gathering, replicas, rule_tables, schema, steady, studies
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
 from router.spool.errors import SpoolError
@@ -92,5 +92,5 @@ def _forget_records(connection: sa.Connection, before: float, limit: int) -> int
     connection.execute(schema.jump.delete().where(schema.jump.c.at < before))
     rules = rule_tables.forget(connection, before, limit)
     jobs = bulk.forget(connection, before, limit) + studies.forget(connection, before, limit)
-    jobs += gathering.forget(connection, before)
+    jobs += gathering.forget(connection, before) + replicas.forget(connection, before, limit)
     return len(ids) + events + rules + jobs + commitment_rows.forget(connection, before, limit)

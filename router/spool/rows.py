@@ -110,6 +110,8 @@ class DeliveryRow:
     reason: str | None
     follows: str | None
     """The instance of the same study that it follows there."""
+    priority: int
+    """The less, the sooner it goes."""
 
 
 @dataclass(frozen=True, slots=True)

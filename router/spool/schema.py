@@ -106,6 +106,7 @@ delivery = sa.Table(
     sa.Column("status", sa.Integer),
     sa.Column("reason", sa.String),
     sa.Column("follows", sa.String(32)),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Index("delivery_work", "destination", "state", "ready_at", "id"),
     sa.Index("delivery_instance", "instance_id", "state", "destination"),
     sa.Index("delivery_state", "state", "id"),
@@ -144,6 +145,15 @@ gathering = sa.Table(
 )
 """Studies of which a destination waits for more: until `quiet_at` if nothing comes, and no longer than `latest`."""
 
+study_choice = sa.Table(
+    "study_choice",
+    metadata,
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("destination", sa.String, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+)
+"""Which of several destinations a study goes to; of several that may be meant, the latest."""
+
 destination = sa.Table(
     "destination",
     metadata,
@@ -156,6 +166,8 @@ destination = sa.Table(
     sa.Column("stood_still", sa.Double, nullable=False, server_default="0"),
     sa.Column("pause_until", sa.Double, nullable=False, server_default="0"),
     sa.Column("probe_until", sa.Double, nullable=False, server_default="0"),
+    sa.Column("closed_until", sa.Double, nullable=False, server_default="0"),
+    sa.Column("next_send_at", sa.Double, nullable=False, server_default="0"),
 )
 """A pause ends by itself at `pause_until`, a time of the wall clock (0: only a person ends it). Until `probe_until` one
 of several nodes probes an open circuit.
