@@ -58,7 +58,9 @@ def _hold(row: dict[str, Any], state: DestinationState | None) -> str:
         return " (being sent)"
     if row["state"] != "open" or state is None:
         return ""
-    return " (paused)" if state.paused else " (circuit open)" if state.circuit_until else ""
+    if state.paused:
+        return " (paused)"
+    return " (outside of its hours)" if state.closed_until else " (circuit open)" if state.circuit_until else ""
 
 
 def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) -> Iterator[str]:
@@ -75,6 +77,8 @@ def _held(spool: Spool, states: Mapping[str, DestinationState], to: str | None) 
         if state.paused:
             until, n = in_words(state.pause_until), waiting.get(name, 0)
             yield f"{name} is paused{until}, {n} wait: dicom-router queue resume {name}"
+        elif state.closed_until and name in waiting:
+            yield f"{name} is outside of its hours{in_words(state.closed_until)}, {waiting[name]} wait"
         elif state.circuit_until and name in waiting:
             left = state.circuit_left or 0.0
             again = "now" if left <= 0 else local_time(time.time() + left)

@@ -187,7 +187,6 @@ def _prepare(target: sa.Engine, old: str, new: str, stamp: str) -> None:
 
 def _hand_over(settings: SpoolSettings, source: sa.Engine, target: sa.Engine, stamp: str) -> None:
     """From here on nodes start on the new database only."""
-    folder = settings.path
     with begun(source) as connection:
         numbers = moving.last_numbers(connection) if source.dialect.name == "postgresql" else {}
     if target.dialect.name == "postgresql":

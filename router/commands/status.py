@@ -38,7 +38,7 @@ class Destination:
 
     name: str
     state: str
-    """`open`, `refusing`, `paused`, `circuit open` or `disabled`."""
+    """`open`, `refusing`, `paused`, `circuit open`, `closed` (outside of its hours) or `disabled`."""
     reason: str
     owed: int
     buried: int
@@ -181,6 +181,8 @@ def _destinations(
             word = "disabled"
         elif known and known.paused:
             word, reason = "paused", in_words(known.pause_until).strip()
+        elif known and known.closed_until:
+            word, reason = "closed", f"outside of its hours{in_words(known.closed_until)}"
         elif known and known.circuit_until:
             word, reason = "circuit open", known.circuit_reason
         elif name in refusing:
@@ -250,7 +252,7 @@ def _troubles(one: Destination) -> Iterator[Problem]:
         yield Problem(f"{what}{again}", f"{waiting}; 'An AI is down' in docs/operations.md", one.name, "circuit")
     elif one.state == "refusing":
         yield Problem(f"{one.name} refuses what it gets: {one.reason}", waiting, one.name, "refusing")
-    elif one.oldest_s is not None and one.oldest_s > LONG_OWED:
+    elif one.state != "closed" and one.oldest_s is not None and one.oldest_s > LONG_OWED:
         yield Problem(
             f"{one.name} is behind: the oldest of {one.owed} has waited {span(one.oldest_s)}",
             waiting,

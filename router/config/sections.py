@@ -22,6 +22,7 @@ from router.config.fields import (
     scalar,
     several,
 )
+from router.config.hours import hours
 from router.config.object_store import object_store
 from router.config.settings import (
     Accept,
@@ -192,6 +193,7 @@ DESTINATION: dict[str, Parser] = {
     "least_rate": _RATE,
     "gather": _DURATION,
     "gather_limit": _DURATION,
+    "hours": several(hours),
     "archive": _BOOLEAN,
 }
 

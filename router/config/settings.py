@@ -14,6 +14,7 @@ from typing import Literal
 
 from router.decide import RuleTable
 from router.decide.header_words import Vocabulary
+from router.decide.hours import Hours
 
 ROLES = ("receive", "classify", "forward", "web")
 """What a node may do."""
@@ -275,8 +276,16 @@ class DestinationSettings:
     """Deliveries of a study wait until none was made for so long, then go in one association."""
     gather_limit: float = 10 * MINUTE
     """The longest that they wait."""
+    hours: tuple[Hours, ...] = ()
+    """Nothing is sent outside of these times of the week; empty: at any time."""
     archive: bool = False
     """It is asked for storage commitment on behalf of callers that may ask us."""
+
+    def closed_until(self, now: float) -> float:
+        """When its hours begin again (Unix time); 0: nothing is closed."""
+        if not self.hours or any(one.holds(now) for one in self.hours):
+            return 0.0
+        return min(one.next_begin(now) for one in self.hours)
 
 
 @dataclass(frozen=True, slots=True)

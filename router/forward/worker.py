@@ -92,6 +92,9 @@ class Worker(threading.Thread):
         if destination is None or not destination.enabled or state.paused:
             self._pool.release()
             return self._until_resumed(state)
+        if (closed := self._closed(destination, state)) > 0:
+            self._pool.release()
+            return closed
         self._circuit.heed()
         wait = max(self._circuit.wait(untried=True), self._rests_until - time.monotonic())
         if wait > 0:
@@ -126,6 +129,15 @@ class Worker(threading.Thread):
             self._spool.orders.end_pause(self._to)
             return 0.0
         return min(state.pause_left, LONGEST_LOOK)
+
+    def _closed(self, destination: DestinationSettings, state: DestinationState) -> float:
+        """Seconds until the next look at a destination outside of its hours; 0 within them. The spool is told, so that
+        the time does not count, and people see it."""
+        now = time.time()
+        until = destination.closed_until(now)
+        if until != state.closed_until:
+            self._spool.destinations.set_closed(self._to, until)
+        return min(until - now, LONGEST_LOOK) if until else 0.0
 
     def _rest(self, destination: DestinationSettings) -> float | None:
         """Nothing is due. Decide how long to keep the association. Returns the seconds until the next try."""
@@ -180,9 +192,10 @@ class Worker(threading.Thread):
             self._signal.set()  # another worker of this destination may be resting, and this one may be about to stop
 
     def _has_changed(self, destination: DestinationSettings) -> bool:
-        """Whether a person has paused the destination or changed its settings."""
+        """Whether a person has paused the destination or changed its settings, or its hours are over."""
         now = self._settings().destinations.get(self._to)
-        return now != destination or self._spool.destinations.state(self._to).paused
+        is_closed = destination.closed_until(time.time()) > 0
+        return now != destination or is_closed or self._spool.destinations.state(self._to).paused
 
     def _deliver(
         self, destination: DestinationSettings, delivery: Delivery, wanted: list[tuple[str, str]]

@@ -134,7 +134,7 @@ class Node:
         name = socket_name(self._spool.start_among_others)
         control = ControlServer(settings.spool.path, application(self.carry_out, states), name)
         commits = committer if roles & {"receive", "forward"} else None
-        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool, self._let_follow)
+        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool, self._follow_studies)
         notifier = Notifier(view, self._spool.notices, self.settings)
         self._together = None if self._spool.database.is_sqlite else self._among_others()
         parts: tuple[Part | None, ...] = (
@@ -177,7 +177,7 @@ class Node:
         """The settings in force. A reload replaces all of them at once."""
         return self._in_force.settings
 
-    def _let_follow(self) -> float | None:
+    def _follow_studies(self) -> float | None:
         """Let instances follow their study; nothing does in a dry run. See `Studies.step`."""
         now = self.settings()
         return None if now.node.dry_run else self._spool.studies.step(now.limits, now.gathers)

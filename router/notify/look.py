@@ -57,7 +57,7 @@ class Looker:
             circuits={
                 name: one.still_since
                 for name, one in self._node.destination_states().items()
-                if one.circuit_until and one.still_since and not one.paused
+                if one.circuit_until and one.still_since and not one.paused and not one.closed_until
             },
             waiting=counts.open,
             last_from={name: known.get(name, self._begun) for name in wanted.silent},

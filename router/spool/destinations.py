@@ -63,24 +63,28 @@ class Destinations:
         over = destination.update().where(destination.c.name == name).values(probe_until=0.0)
         self._database.run(lambda c: c.execute(over) and None)
 
+    def set_closed(self, name: str, until: float) -> None:
+        """Note that a destination is outside of its hours until a Unix time, or (0) within them."""
+        self._database.run(lambda c: change(c, name, closed_until=until))
+
 
 def _state_of(connection: sa.Connection, row: Any) -> DestinationState:
     left = queries.seconds_until(connection, row.circuit_until) if row.circuit_until > 0 else None
     pause_left = queries.seconds_until(connection, row.pause_until) if row.paused and row.pause_until > 0 else None
     return DestinationState(
         bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left, row.still_since,
-        row.pause_until if row.paused else 0.0, pause_left,
+        row.pause_until if row.paused else 0.0, pause_left, row.closed_until,
     )  # fmt: skip
 
 
 def change(connection: sa.Connection, name: str, **changes: Any) -> None:
-    """Change pause or circuit, and add up the time during which nothing is tried."""
+    """Change pause, circuit or hours, and add up the time during which nothing is tried."""
     now = steady.look(connection).now
     row = connection.execute(sa.select(destination).where(destination.c.name == name).with_for_update()).one_or_none()
     if row is None:
         connection.execute(destination.insert().values(name=name))
         row = connection.execute(sa.select(destination).where(destination.c.name == name)).one()
-    still = bool(changes.get("paused", row.paused)) or float(changes.get("circuit_until", row.circuit_until)) > 0
+    still = any(changes.get(one, row._mapping[one]) for one in ("paused", "circuit_until", "closed_until"))
     if still and not row.still_since:
         changes["still_since"] = now
     elif not still and row.still_since:

@@ -17,13 +17,14 @@ from xxhash import xxh3_128_intdigest
 
 from router.spool import copy_marks, engine, patience
 from router.spool.errors import OWN_FAULTS, SpoolError, describe, is_of_database
-from router.spool.node_rows import compatible, node
+from router.spool.node_rows import node
 from router.spool.schema import delivery, event, identity, instance, metadata, owner
+from router.spool.schema_version import compatibility
 
 PAGE = 5000
 """Rows that are copied with one commit."""
 MODULO = 1 << 128
-STAYS = frozenset((copy_marks.spool_copy, compatible, identity, node))
+STAYS = frozenset((copy_marks.spool_copy, compatibility, identity, node))
 """Tables that say something about one database alone."""
 
 Tell = Callable[[str, int], None]

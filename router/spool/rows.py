@@ -61,6 +61,8 @@ class DestinationState:
     """When a pause ends by itself; 0: only a person ends it."""
     pause_left: float | None = None
     """Seconds until then by the database's clock; None without an end."""
+    closed_until: float = 0.0
+    """When its hours begin again, if it is outside of them; 0: it is not."""
 
     @property
     def try_ordered(self) -> bool:

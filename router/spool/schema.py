@@ -170,9 +170,9 @@ destination = sa.Table(
     sa.Column("next_send_at", sa.Double, nullable=False, server_default="0"),
 )
 """A pause ends by itself at `pause_until`, a time of the wall clock (0: only a person ends it). Until `probe_until` one
-of several nodes probes an open circuit.
-`stood_still` adds up the seconds during which nothing was tried (paused, circuit open) before `still_since`, the
-begin of the present such time (0: none). They do not count towards giving up."""
+of several nodes probes an open circuit. `closed_until`: outside of its hours, and until when.
+`stood_still` adds up the seconds during which nothing was tried (paused, circuit open, closed) before `still_since`,
+the begin of the present such time (0: none). They do not count towards giving up."""
 
 event = sa.Table(
     "event",

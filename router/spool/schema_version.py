@@ -1,8 +1,8 @@
 """Which version a database's schema has, and whether this program may work with it.
 
-A migration that only adds what older programs do not need leaves `compatible` as it is. So they go on beside the
-newer one, and a group of nodes is updated one node after the other. A migration that older programs cannot live with
-sets it to its own version.
+A migration that only adds what older programs do not need leaves `oldest` as it is. So they go on beside the newer one,
+and a group of nodes is updated one node after the other. A migration that older programs cannot live with sets `oldest`
+to its own version.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from router.spool.errors import ForeignDatabaseError, SpoolError
-from router.spool.node_rows import compatible
+from router.spool.schema import metadata
+
+compatibility = sa.Table(
+    "compatibility",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("oldest", sa.String(32), nullable=False),
+)
+"""One row: the oldest version that a program must know to work with this database."""
 
 OURS = re.compile(r"\d{4}")
 ALEMBICS = "alembic_version"
@@ -47,8 +55,8 @@ def is_newer(connection: sa.Connection, there: str, known: Collection[str]) -> b
     if there in known:
         return False
     oldest = "nothing"
-    if sa.inspect(connection).has_table(compatible.name):
-        oldest = connection.execute(sa.select(compatible.c.oldest)).scalar() or oldest
+    if sa.inspect(connection).has_table(compatibility.name):
+        oldest = connection.execute(sa.select(compatibility.c.oldest)).scalar() or oldest
     if oldest not in known:
         raise SpoolError(
             f"the spool's database has version {there}, which is newer than this program; "

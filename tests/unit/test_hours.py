@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import json
+import threading
+import time
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from router.cli import app
 from router.config import ConfigError, load
 from router.config.hours import hours
+from router.config.settings import DestinationSettings
 from router.config.values import WrongError
 from router.decide import decide
+from router.decide.hours import MINUTES, Hours
 from router.flow import Instance, Seen
-from tests.unit.spooling import CALLERS
+from router.spool import open_spool
+from router.spool.schema import destination
+from tests.unit.forwarding import forwarding
+from tests.unit.peer import Peer, wait_for
+from tests.unit.spooling import CALLERS, accept, settings_of
+from tests.unit.spooling import decide as owe
 
 BERLIN = "Europe/Berlin"
 
@@ -90,3 +104,72 @@ otherwise: {send: pacs}
     file.write_text(file.read_text().replace("Mon-Fri", "Mon-Fry"))
     with pytest.raises(ConfigError, match="'Fry' is not a day"):
         load(file, {})
+
+
+def around(begin: int, end: int) -> Hours:
+    """Hours that begin and end so many minutes from now, in UTC."""
+    now = datetime.fromtimestamp(time.time(), UTC)
+    minute = 60 * now.hour + now.minute
+    return Hours("", (minute + begin) % MINUTES, (minute + end) % MINUTES, zone="UTC")
+
+
+def test_outside_of_its_hours_a_destination_gets_nothing_and_the_time_does_not_count(tmp_path: Path) -> None:
+    closed, open_now = (around(120, 240),), (around(-120, 240),)
+    with Peer() as peer, Peer() as other, forwarding(tmp_path, peer, other) as stage:
+        stage.change("dest", hours=closed)
+        wait_for(lambda: stage.spool.destinations.state("dest").closed_until > time.time() + 3600)
+        stage.owe("dest", "dest2", count=2)
+        stage.until("done", 2, "dest2")
+        assert stage.states("dest") == ["open"] * 2
+        assert peer.connections == 0
+        state = stage.spool.destinations.state("dest")
+        assert state.still_since > 0
+        stage.change("dest", hours=open_now)
+        stage.until("done", 2, "dest")
+        state = stage.spool.destinations.state("dest")
+        assert (state.closed_until, state.still_since) == (0.0, 0.0)
+        stood = sa.select(destination.c.stood_still).where(destination.c.name == "dest")
+        assert stage.spool.database.ask(lambda c: c.execute(stood).scalar_one()) > 0
+
+
+def test_when_the_hours_end_the_delivery_under_way_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(DestinationSettings, "closed_until", lambda _, now: now + 3600.0 if ended.is_set() else 0.0)
+
+    def ends(_: object) -> int:
+        ended.set()
+        return 0
+
+    with Peer(status=ends) as peer, forwarding(tmp_path, peer, start=False) as stage:
+        stage.owe("dest", count=5)
+        stage.start()
+        stage.until("done")
+        wait_for(lambda: stage.spool.destinations.state("dest").closed_until > 0)
+        assert sorted(stage.states()) == ["done", *["open"] * 4]
+        assert not any(row.token for row in stage.rows() if row.state == "open")
+
+
+def test_people_see_that_it_is_closed(tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text("""
+spool: {path: spool}
+destinations:
+  ai: {ae_title: A, host: 127.0.0.1, port: 104, hours: ["08:00-12:00 Mon-Fri", "13:00-18:00 Mon-Fri"]}
+rules: []
+otherwise: {send: ai}
+""")
+    loaded = load(file, {})
+    assert [one.written for one in loaded.destinations["ai"].hours] == ["08:00-12:00 Mon-Fri", "13:00-18:00 Mon-Fri"]
+    with closing(open_spool(settings_of(tmp_path / "spool"))) as spool:
+        accept(spool)
+        owe(spool, "ai")
+        spool.destinations.set_closed("ai", 2e9)
+    run, config = CliRunner(), ["--config", str(file)]
+    listed = run.invoke(app, ["queue", "list", *config])
+    assert "(outside of its hours)" in listed.stdout
+    assert "ai is outside of its hours until 2033-05-18" in listed.stderr
+    said = json.loads(run.invoke(app, ["status", "--json", *config]).stdout)
+    (one,) = said["destinations"]
+    assert (one["state"], one["owed"]) == ("closed", 1)
+    assert one["reason"].startswith("outside of its hours until 2033-05-18")
+    assert not [problem for problem in said["problems"] if problem["destination"]]

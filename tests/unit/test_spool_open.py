@@ -227,7 +227,7 @@ def test_a_newer_schema_is_refused(settings: SpoolSettings) -> None:
     with sqlite3.connect(database) as connection:
         (known,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-        connection.execute("UPDATE compatible SET oldest = '9999'")
+        connection.execute("UPDATE compatibility SET oldest = '9999'")
     connection.close()
     before = database.read_bytes()
     assert "version 9999, which is newer than this program" in refused(settings)

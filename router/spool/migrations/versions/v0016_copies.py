@@ -23,7 +23,12 @@ def upgrade() -> None:
         sa.Column("stamp", sa.String(64), nullable=False),
         sa.Column("progress", sa.String, nullable=False, server_default=""),
     )
-    op.execute("INSERT INTO compatible (id, oldest) VALUES (1, '0016')")
+    made = op.create_table(
+        "compatibility",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("oldest", sa.String(32), nullable=False),
+    )
+    op.bulk_insert(made, [{"id": 1, "oldest": revision}])
     present, waits = sa.text("state IN ('new', 'decided', 'finished')"), sa.text("state IN ('open', 'buried')")
     op.create_index("instance_present", "instance", ["state", "size"], sqlite_where=present, postgresql_where=present)
     op.create_index(
