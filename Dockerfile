@@ -1,7 +1,8 @@
 # The node in a container:  docker build -t dicom-router .
 #
 # Build arguments:
-#   TORCH=cuda       PyTorch's CUDA build (the image then takes 5.6 GB). The default is its CPU build.
+#   TORCH=cuda       with PyTorch's CUDA build, for a GPU (the image then takes 5.6 GB).
+#   TORCH=cpu        with PyTorch's CPU build, to train and adapt models. The default, none, serves, and no more.
 #   TORCH_INDEX=URL  a mirror of PyTorch's index of CPU builds, where that index cannot be reached.
 #   BASE=IMAGE       another base image with Python 3.11 and the `venv` module, for example one of your own, or the same
 #                    one by its digest: python:3.11-slim-bookworm@sha256:... A tag moves on with security updates. A
@@ -10,21 +11,19 @@ ARG BASE=python:3.11-slim-bookworm
 
 # What the program needs. This is the large layer; it is built again only when a lock file changes.
 FROM ${BASE} AS needs
-ARG TORCH=cpu
+ARG TORCH=none
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY docker/requirements-build.lock /locks/
 RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r /locks/requirements-build.lock
-COPY docker/requirements-${TORCH}.lock /locks/
-# What runs never needs PyTorch's headers, tests and compilers. /opt/app is the program itself, in a layer of its own.
+COPY docker/requirements-${TORCH}.lock tools/prune.sh /locks/
+# /opt/app is the program itself, in a layer of its own.
 RUN if [ "$TORCH" = cpu ]; then set -- --extra-index-url "$TORCH_INDEX"; fi \
     && python -m venv --without-pip /opt/venv \
     && /opt/build/bin/pip --python /opt/venv/bin/python install "$@" \
         --require-hashes --only-binary :all: -r "/locks/requirements-$TORCH.lock" \
     && packages=$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
-    && rm -r "$packages/torch/test" "$packages/torch/include" \
-    && find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete \
-    && find "$packages" -name '*.pyi' -delete \
+    && /locks/prune.sh "$packages" \
     && echo "/opt/app${packages#/opt/venv}" >"$packages/app.pth"
 
 # The program, and the list of all that is in the image (SBOM, CycloneDX).

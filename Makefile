@@ -1,5 +1,6 @@
 # Two commands on a fresh machine, each doing all its set-up: `make demo` and `make test`.
-# TORCH=cuda chooses PyTorch's CUDA build (several GB); the default is the CPU build.
+# TORCH=cuda chooses PyTorch's CUDA build (several GB); the default is the CPU build. `make demo TORCH=none` leaves
+# PyTorch out, which only training and GPUs need.
 
 PYTHON ?= python3
 TORCH  ?= cpu
@@ -69,12 +70,12 @@ $(VENV)/.serve: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
-	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,fast,notify,postgres,s3"
+	@tools/setup.sh $(VENV) $(PYTHON) $(TORCH) "dev,notify,parquet,postgres,s3"
 	@touch $@ $(VENV)/.serve
 
 # Minutes each, side by side with peers; results and machine as JSON in benchmarks/results.
 benchmark: $(VENV)/.dev
-	@tools/system-packages.sh dcmtk orthanc
+	@tools/system-packages.sh dcmtk orthanc postgresql
 	mkdir -p benchmarks/results
 	for load in dx small dx-jpegll dx-j2k cr; do \
 	    $(BIN)/python -m benchmarks.route --load $$load --json benchmarks/results/route-$$load.json || exit 1; done
@@ -84,8 +85,9 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.classify --json benchmarks/results/classify.json
 	$(BIN)/python -m benchmarks.decode --json benchmarks/results/decode.json
 	$(BIN)/python -m benchmarks.spool --json benchmarks/results/spool.json
-	for part in idle budget layout echo scale steady hostile year find page; do \
+	for part in store idle budget layout echo scale steady hostile year find page; do \
 	    $(BIN)/python -m benchmarks.$$part --json benchmarks/results/$$part.json || exit 1; done
+	$(BIN)/python -m benchmarks.claims --json benchmarks/results/claims.json  # half an hour, 25 GB
 	$(BIN)/python -m benchmarks.summary
 
 # Goes on where the last campaign stopped; findings and figures in runs/fuzz.

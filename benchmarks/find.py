@@ -1,9 +1,11 @@
 """What it takes to look for an instance among a million, and to try other rules on the latest of them.
 
     python -m benchmarks.find --rows 1000000 --json find.json
+    python -m benchmarks.find --rows 1000000 --database postgresql --json find-postgresql.json
 
 The records are made by SQL: a year of them, of twenty callers, most of them delivered. Each question is asked as the
-first page of `find`, so with a limit of 100; "all pages" goes on until nothing is left.
+first page of `find`, so with a limit of 100; "all pages" goes on until nothing is left. For PostgreSQL it starts a
+server of its own, with syncs, unless it is given the URL of an empty database.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from router.spool.find import FIRST_PAGE, Filter, State
 from router.spool.header_facts import as_text
 from router.spool.keyed import make_key
 from router.spool.schema import delivery, instance
+from tests import postgres
 
 PAGE = 100
 CHUNK = 5000
@@ -180,19 +183,31 @@ def _replayed(spool: Spool, settings: Any, last: int) -> None:
     assert not found.without_facts
 
 
+@contextmanager
+def the_database(wanted: str) -> Iterator[str]:
+    """A database for `spool.database`. `postgresql`: an empty one of a server that ends with the block."""
+    if wanted != "postgresql":
+        yield wanted
+        return
+    with postgres.server(postgres.SYNCED) as new_database:
+        yield new_database()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--database", default="sqlite", help="PostgreSQL: the URL of an empty one")
+    parser.add_argument(
+        "--database", default="sqlite", help="`postgresql`: a server of its own; or the URL of an empty one"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        settings = SpoolSettings(path=Path(name) / "spool", database=options.database, reserve=0)
+    with tempfile.TemporaryDirectory() as name, the_database(options.database) as database:
+        settings = SpoolSettings(path=Path(name) / "spool", database=database, reserve=0)
         with closing(open_spool(settings)) as spool:
             print("filled", round(seconds(partial(fill, spool, options.rows))), "s", flush=True)
             if not spool.database.is_sqlite:
-                analyse(options.database)
+                analyse(database)
             table = dict(results(spool, options.rows, options.runs))
     report(f"find among {options.rows} instances", table, options.json)
 

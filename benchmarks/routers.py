@@ -49,7 +49,7 @@ ae.start_server(("127.0.0.1", port), evt_handlers=[(evt.EVT_C_STORE, store)])
 @contextmanager
 def ours(
     folder: Path, sink: int, *, engine: str = "auto", threads: int = 0, workers: int = 0, per_peer: int = 64,
-    program: Sequence[str] = ("-m", "router"),
+    program: Sequence[str] = ("-m", "router"), spool: str = "",
 ) -> Iterator[tuple[int, int]]:  # fmt: skip
     """This node, as `dicom-router serve`, durable and classifying; every class goes to the sink."""
     port, web = free_port(), free_port()
@@ -58,7 +58,7 @@ def ours(
         f"associations_per_peer: {per_peer}}}\n"
         f"web: {{address: 127.0.0.1, port: {web}}}\n"
         f"model: {{engine: {engine}, device: cpu, threads: {threads}, workers: {workers}}}\n"
-        "spool: {path: spool, keep: 1s}\n"
+        f"spool: {{path: spool, keep: 1s{spool}}}\n"
         f"destinations:\n  sink: {{ae_title: SINK, host: 127.0.0.1, port: {sink}}}\n"
         "rules:\n  - {name: spine, when: {class: spine}, send: sink}\n"
         "otherwise: {send: sink}\n"

@@ -19,6 +19,7 @@ from benchmarks.measure import Spread, memory_mb, report, tree
 from benchmarks.route import Sink, radiographs
 from benchmarks.routers import ours
 from router.commands.send_files import read_meta, send_files
+from router.commands.walking import Found
 from router.config.settings import DestinationSettings
 
 GROUP = 50
@@ -59,7 +60,7 @@ def main() -> None:
         node = DestinationSettings("node", "ROUTER", "127.0.0.1", port)
         done = 0
         for group in renamed(radiographs(folder, "small"), folder, options.instances):
-            assert all(sent.arrived for sent in send_files(group, node, "STEADY"))
+            assert all(sent.arrived for sent in send_files(map(Found, group), node, "STEADY"))
             done += len(group)
             assert sink.wait(done, 120)
             if done % options.every == 0:

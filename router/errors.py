@@ -16,6 +16,11 @@ class RouterError(Exception):
         return {}
 
 
+def to_install(extra: str) -> str:
+    """How to install one of this package's extras, for a message. It is installed from a clone: no index has it."""
+    return f"pip install '.[{extra}]' in a clone of dicom-router"
+
+
 def explain(error: Exception) -> tuple[int, str, dict[str, Any]]:
     """Exit code, line and details of a failure that a person can mend. Raises the error again if it is another."""
     if isinstance(error, RouterError):
@@ -23,4 +28,6 @@ def explain(error: Exception) -> tuple[int, str, dict[str, Any]]:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror or error}", {}
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        return 1, f"this needs PyTorch, which is not installed: {to_install('torch')}", {}
     raise error

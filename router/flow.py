@@ -170,6 +170,9 @@ class Decision:
     """The digest of the rules that decided."""
     study: bool = False
     """The rule has `scope: study`: the other instances of the study follow to its destinations."""
+    one_of: Literal["", "study", "instance"] = ""
+    """Only one of the destinations gets the instance; by `study` all instances of a study go to the same one. The spool
+    chooses. Empty: all of them get it."""
 
 
 @dataclass(frozen=True, slots=True)

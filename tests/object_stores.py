@@ -101,6 +101,8 @@ class Line:
     fault: Fault | None = None
     cut_after: int | None = None
     flip: bool = False
+    tap: Callable[[bool, bytes], None] = lambda _is_answer, _data: None
+    """Called with what is about to be passed on."""
     connections: int = 0
     requests: list[str] = field(default_factory=list)
     _socks: list[socket.socket] = field(default_factory=list)
@@ -163,6 +165,7 @@ class Line:
                 passed += len(data)
                 if cut_after is not None and passed > cut_after:
                     break
+                self.tap(is_answer, data)
                 target.sendall(data)
         for sock in (source, target):
             with suppress(OSError):

@@ -71,7 +71,7 @@ def change(database: str, **settings: str) -> None:
     """Change settings of a running server; none may need a restart."""
     with psycopg.connect(database, autocommit=True) as connection:
         for name, value in settings.items():
-            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")  # type: ignore[arg-type]
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         connection.execute("SELECT pg_reload_conf()")
 
 
@@ -80,7 +80,7 @@ def stranger(database: str, role: str, password: str) -> str:
     hba = _data(database) / "pg_hba.conf"
     hba.write_text(f"local all {role} scram-sha-256\n" + hba.read_text())
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")  # type: ignore[arg-type]
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
         connection.execute("SELECT pg_reload_conf()")
     return database.replace("postgres@", f"{role}:{password}@")
 

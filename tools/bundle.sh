@@ -11,7 +11,7 @@ range='torch>=2.6,<2.14'
 echo "collecting wheels ..."
 $pip download --retries 0 --timeout 10 --index-url https://download.pytorch.org/whl/cpu -d "$out/wheels" "$range" 2>/dev/null ||
     $pip download -d "$out/wheels" "$range"
-$pip wheel --find-links "$out/wheels" -w "$out/wheels" ".[fast]"
+$pip wheel --find-links "$out/wheels" -w "$out/wheels" ".[torch]"
 cp README.md LICENSE routing.yaml packaging/dicom-router.service "$out"
 cat >"$out/install.sh" <<'INSTALL'
 #!/bin/sh
@@ -21,7 +21,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-/opt/dicom-router}
 python3 -m venv "$folder/.venv"
 "$folder/.venv/bin/python" -m pip --disable-pip-version-check -q install \
-    --no-index --find-links "$here/wheels" "dicom-router[fast]"
+    --no-index --find-links "$here/wheels" "dicom-router[torch]"
 echo "installed. Next: $folder/.venv/bin/dicom-router demo"
 INSTALL
 chmod +x "$out/install.sh"

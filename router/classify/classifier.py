@@ -22,6 +22,7 @@ from typing import cast
 from router.config.settings import Settings
 from router.decide import agreement, decide, header_tags
 from router.decide.age import TAGS as AGE_TAGS
+from router.decide.decision import places
 from router.decide.header_facts import FIXED_TAGS, VERSION
 from router.flow import Decision, Instance, Seen
 from router.inference import Inference, InferenceError
@@ -190,8 +191,8 @@ class Classifier:
         instance = claim.instance
         decision = decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
         # In a dry run nothing follows: nothing goes where a rule sends it.
-        named = decision.destinations if settings.node.dry_run else {*decision.destinations, *settings.enabled}
-        limits = {name: settings.destinations[name].limit for name in named}
+        named = decision.destinations if settings.node.dry_run else settings.limits
+        limits = {name: settings.destinations[name].limit for name in {*named, *decision.destinations}}
 
         words = None if claim.is_new_decision else settings.header_words
         agrees = agreement(words, instance, seen) if words else None
@@ -203,7 +204,8 @@ class Classifier:
                     AGREEMENT.add(agrees)
                 self._then(instance, claim.path, seen, decision)
 
-        self._spool.decisions.record(claim, seen, decision, limits, settings.rules).add_done_callback(tell)
+        written = self._spool.decisions.record(claim, seen, decision, limits, settings.rules, settings.gathers)
+        written.add_done_callback(tell)
 
     def _came(self, claim: Claim, answer: Future[Seen] | None = None) -> None:
         """An answer has come. None: the claim has gone to the slow lane."""
@@ -230,7 +232,7 @@ def _tell(claim: Claim, seen: Seen, decision: Decision) -> None:
         view=(prediction.view or None) if prediction else None,
         inverted=prediction.inverted if prediction else None,
         rule=decision.rule,
-        destinations=list(decision.destinations),
+        destinations=list(places(decision)),
         ms=None if seconds is None else round(1000 * seconds),
         render_ms=round(seen.render_ms, 1),
         model_ms=round(seen.model_ms, 1),

@@ -1,8 +1,8 @@
 """The command line: it parses, calls, prints; no logic of its own.
 
-A module holds one command, its function `command`. `queue`, `rules`, `model`, `notify` and `user` hold a group of
-commands, their `app`. `backup` and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `bulk` holds
-commands of `queue`. `options`, `filters` and `csv_file` hold none.
+A module holds one command, its function `command`. `queue`, `rules`, `model`, `notify`, `user` and `spool` hold a group
+of commands, their `app`. `backup` and `control` hold two each: `backup`, `restore`; `reload`, `wipe`. `bulk` holds
+commands of `queue`. `options`, `filters`, `archive`, `progress` and `runs` hold none.
 
 Exit codes: 0 fine, 1 failed, 2 wrong use or configuration. Heavy things are imported inside the commands.
 """
@@ -23,17 +23,20 @@ from router.cli import (
     conformance,
     control,
     demo,
+    devices,
     evaluate,
     events,
     find,
     health,
     init,
     model,
+    nodes,
     notify,
     queue,
     rules,
     send,
     serve,
+    spool,
     status,
     train,
     user,
@@ -48,8 +51,9 @@ app = typer.Typer(
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
-    ("status", status), ("find", find), ("events", events), ("health", health), ("conformance", conformance),
-    ("benchmark", benchmark), ("train", train), ("evaluate", evaluate), ("adapt", adapt),
+    ("status", status), ("nodes", nodes), ("find", find), ("devices", devices), ("events", events),
+    ("health", health), ("conformance", conformance), ("benchmark", benchmark), ("train", train),
+    ("evaluate", evaluate), ("adapt", adapt),
 ):  # fmt: skip
     app.command(name)(module.command)
 app.command("backup")(backup.backup)
@@ -60,6 +64,7 @@ app.add_typer(queue.app, name="queue")
 app.add_typer(rules.app, name="rules")
 app.add_typer(model.app, name="model")
 app.add_typer(notify.app, name="notify")
+app.add_typer(spool.app, name="spool")
 app.add_typer(user.app, name="user")
 
 

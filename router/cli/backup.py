@@ -40,6 +40,8 @@ def backup(
             print("linked blobs are on the spool's disk only: copy the folder to another machine, or use --copy")
         if result.database == POSTGRESQL:
             print("this backup does not contain the database: run pg_dump before each backup")
+        if result.store:
+            print(f"this backup does not contain the images in {result.store}: let the object store keep versions")
     _tell("missing", result.missing)
 
 
@@ -62,6 +64,8 @@ def restore(
         print(json.dumps(asdict(result)))
     else:
         print(f"{result.spool}: {result.blobs} blobs, {_work(result)}")
+        if result.store:
+            print(f"the images in {result.store} were not looked at: dicom-router spool orphans compares them")
         if result.without_row:
             print(f"{result.without_row} blobs are newer than the database; the node takes them in when it starts")
     _tell("missing", result.missing)

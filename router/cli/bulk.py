@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli.control import change
-from router.cli.filters import ClassName, Rule, Since, Until, filter_of
+from router.cli.filters import Cause, ClassName, Rule, Since, Until, filter_of
 from router.cli.options import (
     Config,
     Json,
@@ -61,6 +61,7 @@ def move(
     rule: Rule = "",
     caller: Annotated[str, typer.Option("--caller", help="Only from this caller: AE title or address.")] = "",
     state: Annotated[str, typer.Option(help="Only what is waiting, or only what is buried.")] = "",
+    cause: Cause = "",
     reason: Reason = "",
     dry_run: DryRun = False,
     no_wait: NoWait = False,
@@ -73,7 +74,7 @@ def move(
     """
     if state:
         choose("--state", state, ("waiting", "buried"))
-    wanted = filter_of(text, since, until, class_name, rule, from_, caller, state)
+    wanted = filter_of(text, since, until, class_name, rule, from_, caller, state, cause)
     settings = settings_of(config)
     choose("--to", to, sorted(settings.destinations))
     do_many(settings, "move", wanted, to, reason, dry_run=dry_run, wait=not no_wait, as_json=as_json)
@@ -176,7 +177,7 @@ def do_many(
         return
     order = Many(
         act, destination, reason, wanted.text, wanted.since, wanted.until, wanted.class_name, wanted.rule, wanted.to,
-        wanted.calling_ae, wanted.peer, str(wanted.state or ""),
+        wanted.calling_ae, wanted.peer, str(wanted.state or ""), wanted.cause,
     )  # fmt: skip
     if not wait:
         number = change(settings, order)["job"]

@@ -48,13 +48,15 @@ def command(
 def _model(settings: Settings) -> Iterator[tuple[str, str, str]]:
     from router.model.card import Card, CardError
     from router.model.load import load, shipped_model
-    from router.node.model_store import ModelStore, StoreError
+    from router.node.model_store import StoreError, opened
+    from router.spool import SpoolError
 
-    chosen, store = settings.model, ModelStore(settings.spool.path, settings.model.path)
+    chosen = settings.model
     try:
+        store = opened(settings)
         state, path = store.state(), store.serving() or shipped_model()
         model = load(path, device=chosen.device, engine=chosen.engine, threads=chosen.threads)
-    except (CardError, StoreError) as error:
+    except (CardError, StoreError, SpoolError) as error:
         yield "model", "failed", str(error)
         return
     name = "promoted" if state.serving else path.name
@@ -76,6 +78,11 @@ def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
         for state, text in examine(settings.spool.database):
             yield "spool's database", state, text
+    if settings.spool.blobs is not None:
+        from router.spool.probe import examine as examine_store
+
+        for state, text in examine_store(settings.spool.blobs):
+            yield "spool's blobs", state, text
 
 
 def _ports(settings: Settings) -> Iterator[tuple[str, str, str]]:

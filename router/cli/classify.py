@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.csv_file import CsvFile, run_of
+from router.cli.archive import Account, Csv, Outputs, Parquet, Restart, Resume, account
 from router.cli.options import VARIABLE, Json, printable, wrong
 
 if TYPE_CHECKING:
     from router.commands.classify_files import Looked
+    from router.commands.tables import Columns
     from router.config import Settings
+    from router.config.settings import ModelSettings
     from router.model.doubt import Limits
 
 
@@ -32,78 +35,101 @@ def command(
         ),
     ] = None,
     as_json: Json = False,
-    csv_file: Annotated[
-        Path | None,
-        typer.Option("--csv", help="Write CSV to this file. The same command continues an interrupted run."),
-    ] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="With --csv: delete the rows of the file and start again.")
-    ] = False,
+    resume: Resume = None,
+    csv_file: Csv = None,
+    parquet: Parquet = None,
+    restart: Restart = False,
     body_part: Annotated[bool, typer.Option(help="Add BodyPartExamined from the header.")] = False,
     calling_ae: Annotated[
         str, typer.Option(help="Apply the rules as if this calling AE title had sent the files.")
     ] = "",
     model: Annotated[Path | None, typer.Option(help="Folder of another model.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, max=64, help="Decode so many images at a time; 0: as model.workers says.")
+    ] = 0,
 ) -> None:
     """Classify files as the node would, and show where it would send them. Exit code 1 if a file could not be read."""
-    from dataclasses import replace
-
-    from router.commands.classify_files import files, look
+    from router.cli.runs import run_of
+    from router.commands.classify_files import in_order, look
     from router.config import load
-    from router.config.settings import ModelSettings
+    from router.decide.studies import keeps_together
     from router.flow import Caller
     from router.inference import Inference
     from router.model.doubt import read_limits
     from router.model.files import shipped_model
-    from router.node.model_store import ModelStore
     from router.observe.logging import set_up
 
     set_up("console", "warning")
     missing = [path for path in paths if not path.exists()]
     if missing:
         wrong(f"{missing[0]}: no such file or folder")
-    if restart and not csv_file:
-        wrong("--restart needs --csv")
     settings = load(config) if config else None
-    model_settings = ModelSettings()
-    if settings:
-        serving = ModelStore(settings.spool.path, settings.model.path).serving()
-        model_settings = replace(settings.model, path=serving)
-    if model:
-        model_settings = replace(model_settings, path=model)
-    into, written = None, {}
-    if csv_file:
-        into = CsvFile(csv_file, run_of(settings, model_settings, calling_ae=calling_ae, body_part=body_part))
-        if refusal := into.refusal(restart=restart):
-            wrong(refusal)
-        written = into.begin(restart=restart)
-    chosen = list(files(paths))
-    todo = [path for path in chosen if str(path) not in written]
-    _refuse_to_go_on(settings, written, todo)
-    failed = any(written.get(str(path), False) for path in chosen)
-    inference = Inference(model_settings)
-    inference.start()
-    try:
-        caller = Caller(calling_ae, settings.node.ae_title if settings else "", "127.0.0.1")
-        kept: Counter[tuple[str, str, str]] = Counter()
-        seen = _counted(look(todo, inference, settings, caller), kept)
-        rows = (_row(looked, body_part=body_part) for looked in seen)
-        limits = read_limits(model_settings.path or shipped_model())
-        failed |= _write(rows, into, limits, as_json=as_json, rules=settings is not None)
-    finally:
-        inference.stop(2.0)
+    model_settings = _model_settings(settings, model, workers)
+    outputs = Outputs(resume, csv_file, parquet)
+    limits = read_limits(model_settings.path or shipped_model())
+    kept: Counter[tuple[str, str, str]] = Counter()
+
+    def run() -> dict[str, str]:
+        return run_of(settings, model_settings, calling_ae=calling_ae, body_part=body_part)
+
+    with account(paths, outputs, columns(body_part=body_part), run, restart=restart) as counts:
+        inference = Inference(model_settings)
+        inference.start()
+        try:
+            caller = Caller(calling_ae, settings.node.ae_title if settings else "", "127.0.0.1")
+            together = settings is not None and keeps_together(settings.rules)
+            looks = look(counts.todo(whole=together), inference, settings, caller)
+            # What a journal notes, it notes as it comes: nothing that is done waits for what is slow.
+            looks = _counted(looks if counts.journal else in_order(looks), kept)
+            rows = _noted(looks, counts, body_part=body_part)
+            _write(rows, limits, as_json=as_json, quiet=bool(outputs.tables), rules=settings is not None)
+        finally:
+            inference.stop(2.0)
     for line in summary(kept):
         typer.echo(line, err=True)
-    if failed:
+    if counts.progress.failed:
         raise typer.Exit(1)
 
 
-def _refuse_to_go_on(settings: Settings | None, written: dict[str, bool], todo: list[Path]) -> None:
-    """Files that are looked at now may lead those with a row, or follow them; and rows do not say their study."""
-    from router.decide.studies import keeps_together
+def _model_settings(settings: Settings | None, model: Path | None, workers: int) -> ModelSettings:
+    from router.config.settings import ModelSettings
+    from router.node.model_store import opened
 
-    if settings and written and todo and keeps_together(settings.rules):
-        wrong("an interrupted run cannot be continued, because these rules keep studies together: add --restart")
+    chosen = ModelSettings()
+    if settings:
+        serving = opened(settings).serving()
+        chosen = replace(settings.model, path=serving)
+    if model:
+        chosen = replace(chosen, path=model)
+    return replace(chosen, workers=workers) if workers else chosen
+
+
+def columns(*, body_part: bool) -> Columns:
+    """The columns of a table."""
+    from router.flow import CLASSES
+
+    part: dict[str, type] = {"body_part_examined": str} if body_part else {}
+    return {
+        "path": str, "top": str, "class": str, "confidence": float, "view": str, "view_confidence": float,
+        "inverted": bool, "rule": str, "error": str, **part, "destinations": list,
+        **{f"p_{name}": float for name in CLASSES},
+    }  # fmt: skip
+
+
+def _noted(looks: Iterable[Looked], counts: Account, *, body_part: bool) -> Iterator[dict[str, Any]]:
+    """The row of each file, when it is noted."""
+    for looked in looks:
+        row = _row(looked, body_part=body_part)
+        # An error of the file itself; pixels that cannot be decoded are a fact that rules decide with.
+        error = looked.error if row["top"] is None and row["rule"] is None else ""
+        counts.add(looked.path, flat(row), error, done=not looked.unreadable)
+        yield row
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as a table has it."""
+    cells = {name: value for name, value in row.items() if name not in ("probabilities", "follows")}
+    return cells | {f"p_{name}": p for name, p in (row["probabilities"] or {}).items()}
 
 
 def _counted(looks: Iterable[Looked], kept: Counter[tuple[str, str, str]]) -> Iterator[Looked]:
@@ -124,6 +150,7 @@ def summary(kept: Counter[tuple[str, str, str]]) -> list[str]:
 
 
 def _row(looked: Looked, *, body_part: bool) -> dict[str, Any]:
+    from router.decide.decision import places
     from router.flow import CLASSES
 
     prediction = looked.seen.prediction if looked.seen else None
@@ -140,7 +167,7 @@ def _row(looked: Looked, *, body_part: bool) -> dict[str, Any]:
         "view_confidence": round(prediction.view_confidence, 4) if prediction and prediction.view else None,
         "inverted": prediction.inverted if prediction else None,
         "rule": decision.rule if decision else None,
-        "destinations": [*decision.destinations, *(name for name, _ in looked.follows)] if decision else [],
+        "destinations": [*places(decision), *(name for name, _ in looked.follows)] if decision else [],
         "error": looked.error or None,
     }
     if looked.follows:
@@ -150,30 +177,16 @@ def _row(looked: Looked, *, body_part: bool) -> dict[str, Any]:
     return row
 
 
-def _write(
-    rows: Iterator[dict[str, Any]], into: CsvFile | None, limits: Limits | None, *, as_json: bool, rules: bool
-) -> bool:
-    """Print or write each row as it comes; True if one of them was an error of the file itself."""
-    failed = False
-
-    def watched() -> Iterator[dict[str, Any]]:
-        nonlocal failed
+def _write(rows: Iterable[dict[str, Any]], limits: Limits | None, *, as_json: bool, quiet: bool, rules: bool) -> None:
+    """Print each row as it comes; with a table to write, only if it was asked for."""
+    if as_json:
         for row in rows:
-            failed = failed or (row["top"] is None and row["rule"] is None)
-            if as_json:
-                print(json.dumps(row), flush=True)
-            yield row
-
-    if into:
-        from rich.console import Console
-        from rich.progress import track
-
-        into.write(track(watched(), description="looking", console=Console(stderr=True), total=None))
-    elif as_json:
-        deque(watched(), maxlen=0)
+            print(json.dumps(row), flush=True)
+    elif quiet:
+        for _ in rows:
+            pass
     else:
-        _to_terminal(watched(), limits, rules=rules)
-    return failed
+        _to_terminal(rows, limits, rules=rules)
 
 
 def _to_terminal(rows: Iterable[dict[str, Any]], limits: Limits | None, *, rules: bool) -> None:

@@ -14,6 +14,7 @@ from router.cli.options import (
     confirm,
     fail,
     local_time,
+    printable,
     settings_of,
     who,
 )
@@ -33,14 +34,19 @@ def reload(config: Config = None, as_json: Json = False) -> None:
         answer = give(settings.spool.path, Reload(), who())
     except OrderError as error:
         fail(str(error), error.exit_code, **error.details())
+    behind = answer.get("not_followed") or ()
     if as_json:
         print(json.dumps(answer))
-        return
+        raise typer.Exit(1 if behind else 0)
     said = "reloaded" if answer["changed"] else "reloaded: nothing has changed"
     waiting = ", ".join(answer["needs_restart"])
     print(f"{said}; needs a restart: {waiting}" if waiting else said)
     if answer["changed"]:
         typer.echo(f"changed: {', '.join(answer['changed'])}", err=True)
+    for one in behind:
+        typer.echo(printable(f"not followed by {one['node']}: {one['problem']}"), err=True)
+    if behind:
+        raise typer.Exit(1)
 
 
 def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None:
@@ -73,6 +79,7 @@ def change(settings: Settings, order: SpoolOrder) -> dict[str, Any]:
     """Have a change made by the node on this spool, which alone writes; or make it here when none is running."""
     from router.node.client import NoNodeError, give
     from router.node.orders import OrderError, carry_out
+    from router.node.shared_settings import as_everywhere
     from router.spool import open_spool
 
     try:
@@ -81,7 +88,7 @@ def change(settings: Settings, order: SpoolOrder) -> dict[str, Any]:
         except NoNodeError:
             spool = open_spool(settings.spool)
         try:
-            return carry_out(order, who(), spool, settings.destinations)
+            return carry_out(order, who(), spool, as_everywhere(settings, spool).destinations)
         finally:
             spool.close()
     except OrderError as error:

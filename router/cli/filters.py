@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,7 @@ Until = Annotated[str, typer.Option(help="Received before then.")]
 ClassName = Annotated[str, typer.Option("--class", help="What the pixels show: a class, or uncertain.")]
 Rule = Annotated[str, typer.Option(help="The rule that decided.")]
 Caller = Annotated[str, typer.Option("--from", help="The caller: AE title or address.")]
+Cause = Annotated[str, typer.Option(help="Only what was buried for this reason, word for word: see queue causes.")]
 StateIs = Annotated[
     str, typer.Option("--state", help="State of a delivery: waiting, done, buried, discarded or skipped.")
 ]
@@ -26,7 +28,7 @@ StateIs = Annotated[
 
 def filter_of(
     text: str = "", since: str = "", until: str = "", class_name: str = "", rule: str = "", to: str = "",
-    caller: str = "", state: str = "",
+    caller: str = "", state: str = "", cause: str = "",
 ) -> Filter:  # fmt: skip
     """The filter that the options name. It is wrong use where one of them has no meaning."""
     from router.commands import find_words
@@ -40,7 +42,8 @@ def filter_of(
     begin, end = moment("--since", since, now), moment("--until", until, now)
     if begin is not None and end is not None and begin >= end:
         wrong(f"--since {since} is not before --until {until}")
-    return find_words.filter_of(text, begin, end, class_name, rule, to, caller, state)
+    found = find_words.filter_of(text, begin, end, class_name, rule, to, caller, state)
+    return replace(found, cause=cause) if cause else found
 
 
 def moment(option: str, text: str, now: float) -> float | None:

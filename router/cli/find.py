@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.filters import Caller, ClassName, Rule, Since, StateIs, Until, filter_of
+from router.cli.csv_out import write_csv
+from router.cli.filters import Caller, Cause, ClassName, Rule, Since, StateIs, Until, filter_of
 from router.cli.options import Config, Json, fail, local_time, printable, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from router.spool.find import Filter, Found
 
@@ -38,6 +37,7 @@ def command(
     to: Annotated[str, typer.Option(help="A destination of the decision.")] = "",
     caller: Caller = "",
     state: StateIs = "",
+    cause: Cause = "",
     limit: Annotated[int, typer.Option(min=1, max=MOST, help="Show at most this many.")] = 20,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the instances to this CSV file.")] = None,
     config: Config = None,
@@ -47,9 +47,9 @@ def command(
 
     Exit code 1 if there is none.
     """
-    found = _found(config, filter_of(text, since, until, class_name, rule, to, caller, state), limit)
+    found = _found(config, filter_of(text, since, until, class_name, rule, to, caller, state, cause), limit)
     if csv_file is not None:
-        _write_csv(csv_file, found, as_json=as_json)
+        write_csv(csv_file, COLUMNS, map(_flat, found), as_json=as_json)
         return
     shown = 0
     for one in found:
@@ -89,32 +89,20 @@ def _as_json(one: Found) -> dict[str, Any]:
 
 def _line(one: Found) -> str:
     seen = f"{one.class_name} {one.confidence:.2f}" if one.class_name and one.confidence is not None else one.pixels
-    went = ", ".join(f"{d.destination} {d.state}" for d in one.deliveries) or ("no delivery" if one.rule else "waits")
+    from router.spool.states import in_words
+
+    went = ", ".join(f"{d.destination} {in_words(d.state, d.reason)}" for d in one.deliveries) or (
+        "no delivery" if one.rule else "waits"
+    )
     return (
         f"{one.id}  {local_time(one.received_at)}  {one.calling_ae or '-':16s} {seen or 'not looked at yet':22s}  "
         f"{one.rule or '-'}: {went}"
     )
 
 
-def _write_csv(path: Path, found: Iterable[Found], *, as_json: bool) -> None:
-    count = 0
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            for one in found:
-                count += 1
-                row = _as_json(one) | {
-                    "received_at": local_time(one.received_at),
-                    "destinations": " ".join(one.destinations),
-                    "deliveries": " ".join(f"{d.destination}={d.state}" for d in one.deliveries),
-                }
-                writer.writerow({name: _plain(row[name]) for name in COLUMNS})
-    except OSError as error:
-        fail(f"--csv {path}: {error.strerror}")
-    print(json.dumps({"file": str(path), "rows": count}) if as_json else f"{count} rows in {path}", file=sys.stdout)
-
-
-def _plain(value: Any) -> Any:
-    """A text that a spreadsheet does not take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+def _flat(one: Found) -> dict[str, Any]:
+    return _as_json(one) | {
+        "received_at": local_time(one.received_at),
+        "destinations": " ".join(one.destinations),
+        "deliveries": " ".join(f"{d.destination}={d.state}" for d in one.deliveries),
+    }

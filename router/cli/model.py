@@ -20,6 +20,7 @@ from router.cli.options import (
     must_be_file,
     must_be_folder,
     pages,
+    printable,
     settings_of,
     spool_of,
     who,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from router.training.data import Item
 
 app = typer.Typer(no_args_is_help=True, help="The models of the node: show, promote, shadow, compare, roll back.")
+
+FOLLOW_WITHIN = 30.0
+"""Seconds for other nodes to start the models that were chosen."""
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder: card.json and model.safetensors.")]
 
@@ -123,17 +127,24 @@ def shadow(
 
 
 @app.command()
+def keep(folder: Folder, config: Config = None, as_json: Json = False) -> None:
+    """Copy a model into this node's folder, so that it can serve or shadow here when another node's order says so."""
+    settings, store = _store(config)
+    must_be_folder("model", folder)
+    name = _keep(store, folder)
+    print(json.dumps({"model": name, "folder": str(settings.spool.path)}) if as_json else f"{name} is kept")
+
+
+@app.command()
 def show(config: Config = None, as_json: Json = False) -> None:
     """Show which model serves, which served before, and which is the shadow; with digest, time, and who ordered it."""
-    from dataclasses import asdict
-
     from router.node.client import NoNodeError, state
 
     settings, store = _store(config)
     try:
         found: dict[str, Any] = {"running": True} | state(settings.spool.path, "models")
     except NoNodeError:
-        found = {"running": False} | asdict(store.state())
+        found = {"running": False} | store.state().as_dict()
     found["digests"] = {
         role: _digest(settings, store, chosen["name"] if chosen else None)
         for role in ("serving", "previous", "shadow")
@@ -153,6 +164,8 @@ def show(config: Config = None, as_json: Json = False) -> None:
         return
     if found["shadow"] and not found["shadow_ready"]:
         print("the shadow has not answered yet")
+    for one in found.get("behind", ()):
+        print(printable(f"not in force at {one['node']}: {one['problem']}"))
     if found["busy"]:
         print("an order is being carried out")
     if found["error"]:
@@ -176,10 +189,10 @@ def compare_(config: Config = None, as_json: Json = False) -> None:
 
 
 def _store(config: Path | None) -> tuple[Settings, ModelStore]:
-    from router.node.model_store import ModelStore
+    from router.node.model_store import opened
 
     settings = settings_of(config)
-    return settings, ModelStore(settings.spool.path, settings.model.path)
+    return settings, opened(settings)
 
 
 def _keep(store: ModelStore, folder: Path) -> str:
@@ -239,12 +252,9 @@ def _items(pinned: Path | None, root: Path | None, trained: Mapping[str, Any]) -
 
 def _order(settings: Settings, order: ModelOrder) -> dict[str, Any]:
     """Have an order carried out by the running node, and wait for its end; or write it down where none is running."""
-    from dataclasses import asdict
-
     from router.node.client import NoNodeError, give, state
-    from router.node.model_store import ModelStore
     from router.node.orders import OrderError
-    from router.node.serving_models import write_down
+    from router.node.serving_models import store_of, write_down
     from router.spool import open_spool
 
     folder = settings.spool.path
@@ -253,20 +263,34 @@ def _order(settings: Settings, order: ModelOrder) -> dict[str, Any]:
     except OrderError as error:
         fail(f"nothing has changed: {error}", error.exit_code)
     except NoNodeError:
-        spool, store = open_spool(settings.spool), ModelStore(folder, settings.model.path)
+        spool = open_spool(settings.spool)
         try:
+            store = store_of(spool, settings.model.path)
             plan = store.plan(order, who())
             if plan != store.state():
-                store.write(plan)
+                store.write(plan, who())
                 write_down(spool, plan, order, who())
         finally:
             spool.close()
-        return asdict(plan)
+        return plan.as_dict()
     while (answer := state(folder, "models"))["busy"]:
         time.sleep(0.2)
     if answer["error"]:
         fail(f"nothing has changed: {answer['error']}")
+    if behind := _behind(folder):
+        names = "; ".join(printable(f"{one['node']}: {one['problem']}") for one in behind)
+        fail(f"chosen, but not followed by {names}", not_followed=behind)
     return answer
+
+
+def _behind(folder: Path) -> list[dict[str, str]]:
+    """The nodes that have not followed a choice in the time that models need to start, and why."""
+    from router.node.client import state
+
+    until = time.monotonic() + FOLLOW_WITHIN
+    while (behind := state(folder, "models").get("behind", [])) and time.monotonic() < until:
+        time.sleep(0.2)
+    return list(behind)
 
 
 def _show_test(result: dict[str, Any], *, phantoms: bool) -> None:

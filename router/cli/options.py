@@ -166,6 +166,18 @@ def spool_of(config: Path | None) -> Spool:
     return read_spool(settings_of(config).spool)
 
 
+def open_spool_of(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
+    """Settings and spool. An unknown `to` is wrong use."""
+    from router.node.orders import known
+    from router.spool import read_spool
+
+    settings = settings_of(config)
+    spool = read_spool(settings.spool)
+    if to is not None:
+        choose("--to", to, known(spool, settings.destinations))
+    return settings, spool
+
+
 def pages(ask: Callable[..., list[Row]], after: int = 0, **choice: Any) -> Iterator[Row]:
     """The rows of a question to the spool, however many there are, from the one after `after` on."""
     while rows := ask(after=after, limit=PAGE, **choice):

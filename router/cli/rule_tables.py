@@ -63,6 +63,22 @@ def show(
         print(printable(line))
 
 
+def hits(config: Config = None, as_json: Json = False) -> None:
+    """Show how often each rule in force decided, and when it last did. A rule that never did is named so."""
+    from router.decide.decision import OTHERWISE
+
+    names = [*(rule.name for rule in settings_of(config).rules.rules), OTHERWISE]
+    with closing(spool_of(config)) as spool:
+        found = spool.overview.hits(names)
+    if not as_json:
+        print(f"{'24 h':>8s} {'7 days':>8s}  rule")
+    for name in names:
+        one = found[name]
+        last = f"last {local_time(one.last_at)}" if one.last_at else "never, in the records that are kept"
+        about = {"rule": name, "day": one.day, "week": one.week, "last_at": one.last_at}
+        print(json.dumps(about) if as_json else printable(f"{one.day:8d} {one.week:8d}  {name}  ({last})"))
+
+
 def _about(one: KeptTable) -> dict[str, Any]:
     return {"digest": one.digest, "first_used": one.first_used, "last_used": one.last_used,
             "applied_at": one.applied_at or None, "author": one.author, "comment": one.comment}  # fmt: skip

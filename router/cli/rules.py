@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Understand rules, and try others on what came before they are live.")
 app.command("list")(rule_tables.list_tables)
 app.command("show")(rule_tables.show)
+app.command("hits")(rule_tables.hits)
 app.command("apply")(rule_changes.apply)
 app.command("rollback")(rule_changes.roll_back)
 LAST = 5000
@@ -172,11 +173,11 @@ def _file(path: Path, settings: Settings, candidate: Settings | None, calling_ae
     from router.commands.explain import explain_file
     from router.flow import Caller
     from router.inference import Inference
-    from router.node.model_store import ModelStore
+    from router.node.model_store import opened
     from router.observe.logging import set_up
 
     set_up("console", "warning")
-    serving = ModelStore(settings.spool.path, settings.model.path).serving()
+    serving = opened(settings).serving()
     inference = Inference(replace(settings.model, path=serving))
     inference.start()
     try:
@@ -197,13 +198,15 @@ def _chances(found: Explained) -> dict[str, float]:
 
 
 def _explained_as_json(found: Explained) -> dict[str, Any]:
+    from router.decide.decision import places
+
     prediction, limits, decided = found.seen.prediction, found.limits, found.decided
     would = found.explanation.decision
     return {
         "of": found.of, "table": found.table, "which": found.which, "facts_kept": found.facts_kept,
         "decided": decided and {"rule": decided.rule, "destinations": list(decided.destinations),
                                 "follows": list(found.follows), "table": decided.table, "reason": decided.reason},
-        "decision": {"rule": would.rule, "destinations": list(would.destinations), "reason": would.reason},
+        "decision": {"rule": would.rule, "destinations": list(places(would)), "reason": would.reason},
         "pixels": found.seen.pixels,
         "class": prediction and prediction.class_name, "top": prediction and prediction.top,
         "probabilities": _chances(found) or None, "thresholds": limits and dict(limits.thresholds),
@@ -216,6 +219,7 @@ def _rule_as_json(one: ExplainedRule) -> dict[str, Any]:
     return {
         "rule": one.name, "outcome": str(one.outcome), "answer": one.answer, "because": list(one.because),
         "send": list(one.send), "discard": one.discard, "scope": "study" if one.study else "instance",
+        "one_of": one.one_of,
         "conditions": [_answer_as_json(a) for a in one.conditions],
     }  # fmt: skip
 
@@ -226,11 +230,13 @@ def _answer_as_json(one: Answer) -> dict[str, Any]:
 
 
 def _explained_lines(found: Explained) -> Iterator[str]:
+    from router.decide.decision import places
+
     would, decided = found.explanation.decision, found.decided
     yield f"{found.of}: {found.which} ({found.table[:SHORT]})"
-    if decided is not None and (decided.rule, decided.destinations) != (would.rule, would.destinations):
+    if decided is not None and (decided.rule, decided.destinations) != (would.rule, places(would)):
         yield f"was decided: {decided.rule} -> {_places(decided.destinations)}"
-    yield f"{'these rules' if decided else 'decision'}: {would.rule} -> {_places(would.destinations)}"
+    yield f"{'these rules' if decided else 'decision'}: {would.rule} -> {_places(places(would))}"
     if found.follows:
         yield f"with its study: {_places(found.follows)}"
     if not found.facts_kept:
@@ -239,7 +245,11 @@ def _explained_lines(found: Explained) -> Iterator[str]:
     yield from _seen_lines(found)
     for number, one in enumerate(found.explanation.rules, 1):
         yield ""
-        goes = f" -> {_places(one.send)}{', with its study' if one.study else ''}" if one.answer else ""
+        goes = (
+            f" -> {'one of ' if one.one_of else ''}{_places(one.send)}{', with its study' if one.study else ''}"
+            if one.answer
+            else ""
+        )
         because = f": {', '.join(one.because)}" if one.because else ""
         yield f"{number:3d} {one.outcome:8s} {one.name}{goes}{because}"
         for answer in one.conditions:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.cli.archive import Csv, Outputs, Parquet, Restart, Resume, account
 from router.cli.options import Config, Json, choose, parsed, printable, settings_of
 
 if TYPE_CHECKING:
     from router.config.settings import DestinationSettings
+
+COLUMNS = {"path": str, "status": str, "error": str}
 
 
 def command(
@@ -19,31 +22,37 @@ def command(
     to: Annotated[str, typer.Option("--to", help="A destination of routing.yaml, or AE@HOST:PORT.")],
     config: Config = None,
     calling_ae: Annotated[str, typer.Option(help="The calling AE title to use.")] = "",
+    associations: Annotated[int, typer.Option(min=1, max=64, help="Send over so many associations at a time.")] = 1,
     as_json: Json = False,
+    resume: Resume = None,
+    csv_file: Csv = None,
+    parquet: Parquet = None,
+    restart: Restart = False,
 ) -> None:
     """Send files unchanged by C-STORE. Exit code 1 if one of them did not arrive."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from router.commands.classify_files import files
     from router.commands.send_files import send_files
 
     destination, ours = _destination(to, config, calling_ae)
-    chosen = list(files(paths))
-    failed = 0
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("sending", total=len(chosen))
-        for sent in send_files(chosen, destination, ours):
-            progress.advance(task)
-            failed += not sent.arrived
+    outputs = Outputs(resume, csv_file, parquet)
+
+    def run() -> dict[str, str]:
+        return {"--to": f"{destination.ae_title}@{destination.host}:{destination.port}", "--calling-ae": ours}
+
+    with account(paths, outputs, COLUMNS, run, restart=restart) as counts:
+        for sent in send_files(counts.todo(), destination, ours, associations):
+            status = None if sent.status is None else f"0x{sent.status:04X}"
+            row = {"path": str(sent.path), "status": status, "error": sent.error or None}
+            counts.add(sent.path, row, sent.error, done=sent.arrived)
             if as_json:
-                status = None if sent.status is None else f"0x{sent.status:04X}"
-                print(json.dumps({"path": str(sent.path), "status": status, "error": sent.error or None}), flush=True)
-            elif not sent.arrived:
+                print(json.dumps(row), flush=True)
+            elif not (sent.arrived or outputs.tables):
                 print(printable(f"{sent.path}: {sent.error}"))
+    progress = counts.progress
+    total, arrived = progress.skipped + progress.done, progress.skipped + progress.done - progress.failed
     if not as_json:
-        print(f"{len(chosen) - failed} of {len(chosen)} arrived at {to}")
-    if failed or not chosen:
+        before = f" ({progress.skipped:,} of them before)" if progress.skipped else ""
+        print(f"{arrived:,} of {total:,} arrived at {to}{before}")
+    if progress.failed or not total:
         raise typer.Exit(1)
 
 

@@ -30,6 +30,9 @@ def command(
 ) -> None:
     """Run the node until SIGTERM or Ctrl-C. Exit code 2: a mistake in the configuration; 1: it could not start."""
     gc.disable()  # looking for garbage while a thousand modules come in takes a fifth of the start
+    from router.inference.process import begin, never_mind
+
+    begin()  # the model's process starts beside this one
     from router.config import ConfigError
     from router.config.values import roles
     from router.forward import NoWorkerError
@@ -46,6 +49,8 @@ def command(
     if role is not None:
         os.environ[ROLES] = ",".join(parsed(roles, role, "--role"))  # so that a reload keeps it
     settings = settings_of(config)
+    if "classify" not in settings.node.roles:
+        never_mind()
     set_up(settings.node.log, log_level)
     signals = signal_pipe()
     systemd = Systemd()

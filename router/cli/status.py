@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from router.cli.options import Config, Json, printable, settings_of
+from router.cli.options import Config, Json, local_time, printable, settings_of
 
 if TYPE_CHECKING:
     from router.commands.status import Destination, Status
@@ -52,8 +52,17 @@ def _screen(found: Status) -> Iterator[str]:
         yield f"{sender.calling_ae:24s} {sender.received:10d} {span(ago) + ' ago':>12s}{silent}"
     yield ""
     yield _spool(found)
-    if found.node and (about := found.node.get("runs_on")):
-        yield f"model       {str(about.get('model', '-'))[:12]} on {about.get('engine', '-')}"
+    for model in found.models:
+        if model.model:
+            yield f"model       {model.model[:12]} on {model.engine}{f' of {model.node}' if model.node else ''}"
+    if found.nodes:
+        yield f"nodes       {found.running} of {len(found.nodes)} run (dicom-router nodes)"
+    for job in found.jobs:
+        of = "" if job.total is None else f" of {job.total}"
+        where = " to ".join(name for name in (job.filter.to, job.destination) if name)
+        yield f"job         {job.id}: {job.act} {where}, {job.chosen}{of}, by {job.who}: dicom-router queue jobs"
+    for one in found.silences:
+        yield f"silent      {one.condition or 'everything'} until {local_time(one.until)}, by {one.who}"
     for row in found.failures:
         ago_words = f"{span(max(0.0, lately.now - row.at))} ago"
         yield " ".join(

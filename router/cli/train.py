@@ -44,7 +44,7 @@ def command(
 
     console = Console(stderr=True)
     with failing():
-        from router.observe import to_install
+        from router.errors import to_install
         from router.training.data import DataError, deal
         from router.training.networks import NAMES, must_be_buildable
         from router.training.recipe import RECIPES, with_overrides
@@ -96,10 +96,12 @@ def failing() -> Iterator[None]:
 
 def check_device(device: str) -> None:
     """End the command with code 2 where there is no such device here."""
+    choose("--device", device, ("auto", "cpu", "cuda"))
+    if device != "cuda":
+        return
     import torch
 
-    choose("--device", device, ("auto", "cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         wrong("--device cuda: torch finds no CUDA device here; use auto or cpu")
 
 

@@ -52,6 +52,8 @@ class BackedUp:
     owed: int
     buried: int
     missing: tuple[str, ...]
+    store: str = ""
+    """The object store with the blobs, which the backup does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Restored:
     without_row: int
     missing: tuple[str, ...]
     damaged: tuple[str, ...]
+    store: str = ""
+    """The object store with the blobs, at which nothing was looked."""
 
 
 def back_up(settings: Settings, target: Path, tell: Tell, *, always_copy: bool = False) -> BackedUp:
@@ -102,7 +106,9 @@ def _fill(settings: Settings, target: Path, tell: Tell, *, always_copy: bool) ->
     copying.copy_rest(spool.path, target)
     copying.copy_file(settings.file, target / CONFIGURATION)
     missing, counts = _settle(spool, database if kind == SQLITE else None, target)
-    result = BackedUp(str(target), kind, len(done), copied, **asdict(counts), missing=tuple(missing))
+    result = BackedUp(
+        str(target), kind, len(done), copied, **asdict(counts), missing=tuple(missing), store=_store(spool)
+    )
     _write_about(target, result)
     return result
 
@@ -145,10 +151,10 @@ def restore(source: Path, spool: SpoolSettings, tell: Tell) -> Restored:
             copying.copy_file(database, part)
             part.rename(spool.path / engine.DATABASE)
         sync_folder(spool.path)
-    missing = tuple(sorted(set(work) - found))
+    missing = () if spool.blobs else tuple(sorted(set(work) - found))
     return Restored(
         str(spool.path), len(found), **asdict(counts), without_row=len(found - known), missing=missing,
-        damaged=tuple(sorted(damaged)),
+        damaged=tuple(sorted(damaged)), store=_store(spool),
     )  # fmt: skip
 
 
@@ -185,7 +191,8 @@ def _settle(spool: SpoolSettings, database: Path | None, target: Path) -> tuple[
     """Note what was delivered meanwhile. Returns instances with open work but no blob in the backup, and its counts."""
     live = engine.reading(spool.path, spool.database)
     copy = copying.engine_of(database) if database else live
-    lacking = [one for one in copying.open_work(copy) if not copying.blob_in(target, one).exists()]
+    needed = [] if spool.blobs else copying.open_work(copy)
+    lacking = [one for one in needed if not copying.blob_in(target, one).exists()]
     delivered = copying.done_meanwhile(live, lacking) if lacking else set()
     if database and delivered:
         copy.dispose()
@@ -199,6 +206,10 @@ def _settle(spool: SpoolSettings, database: Path | None, target: Path) -> tuple[
 
 def _kind(spool: SpoolSettings) -> str:
     return SQLITE if spool.database == "sqlite" else POSTGRESQL
+
+
+def _store(spool: SpoolSettings) -> str:
+    return spool.blobs.name if spool.blobs else ""
 
 
 def _must_be_empty(folder: Path, fix: str) -> None:

@@ -53,8 +53,10 @@ def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
     free = space.f_bavail * space.f_frsize
     if free < settings.reserve:
         yield "failed", f"{free / GB:.1f} GB free, less than spool.reserve; the node would refuse all instances"
-    elif free < settings.limit:
+    elif settings.blobs is None and free < settings.limit:
         yield "warning", f"{free / GB:.1f} GB free, less than spool.limit ({settings.limit / GB:.0f} GB)"
+    elif settings.blobs is not None and free - settings.reserve < settings.cache:
+        yield "warning", f"{free / GB:.1f} GB free, too little for spool.cache ({settings.cache / GB:.0f} GB)"
     inodes = free_inodes(existing)
     if inodes < LEAST_INODES:
         yield (

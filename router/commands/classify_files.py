@@ -7,25 +7,30 @@ pictures are looked at as the DX instance that they would be.
 from __future__ import annotations
 
 import os
+import queue
+import stat
 import tempfile
-from collections import deque
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from router.commands.walking import Found
 from router.config.settings import Settings
 from router.decide import decide, header_tags, kept_from
 from router.decide.studies import following, keeps_together
 from router.flow import Caller, Decision, Instance, Seen
-from router.inference import Inference
-from router.spool.blobs import COPIES, PART
+from router.inference import Inference, InferenceError
 from router.spool.keyed import STUDY
 
 BODY_PART = 0x00180015
-IN_FLIGHT = 32
-NO_INSTANCES = (PART, *COPIES)
-"""What lies beside the instances in a spool's folder: half of one, never acknowledged, and another form of one."""
+IN_FLIGHT = 64
+"""Files that are asked about at a time: some for each pixel worker, and a batch for the model."""
+AHEAD = 4096
+"""How far the answers may run ahead of the oldest file without one."""
+RESTART = 60.0
+"""Seconds in which inference must be there again after it died."""
 PICTURES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
 
 
@@ -41,6 +46,10 @@ class Looked:
     """The AIs of its class, if the rules miss all of them."""
     follows: tuple[tuple[str, Path], ...] = ()
     """Destinations that it gets because another file of its study goes there, each with that file."""
+    number: int = 0
+    """Its place among the files."""
+    unreadable: bool = False
+    """Whether this says nothing of the file, so that it may be looked at again."""
 
     @property
     def body_part(self) -> str:
@@ -49,30 +58,17 @@ class Looked:
         return values[0] if values else ""
 
 
-def files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files named, and those below the folders named, in order. In folders, hidden ones, DICOMDIRs and what is no
-    instance of a spool are left out."""
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        for folder, folders, names in os.walk(path):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                if not (name.startswith(".") or name.upper() == "DICOMDIR" or name.endswith(NO_INSTANCES)):
-                    yield Path(folder, name)
+def look(found: Iterable[Found], inference: Inference, settings: Settings | None, caller: Caller) -> Iterator[Looked]:
+    """Look at each file, many at a time, and give each result as it comes. `in_order` puts them in order again.
 
-
-def look(paths: Iterable[Path], inference: Inference, settings: Settings | None, caller: Caller) -> Iterator[Looked]:
-    """Look at each file, several at a time, and give the results in the order of `paths`.
-
-    If the rules keep studies together, nothing is given out until all files were looked at.
+    If the rules keep studies together, nothing is given out until all files were looked at. Raises InferenceError if
+    inference dies and does not come back.
     """
-    looks = _look(paths, inference, settings, caller)
+    looks = _look(found, inference, settings, caller)
     if settings is None or not keeps_together(settings.rules):
         yield from looks
         return
-    every = [_without_header(one) for one in looks]
+    every = [_without_header(one) for one in in_order(looks)]
     undecided = Decision("", (), "", discard=True)
     decided = [(study, one.decision or undecided) for one, study in every]
     for (one, _), leads in zip(every, following(decided), strict=True):
@@ -88,16 +84,42 @@ def _without_header(one: Looked) -> tuple[Looked, str]:
     return replace(one, seen=replace(one.seen, header=kept)), study[0] if study and len(study) == 1 else ""
 
 
-def _look(paths: Iterable[Path], inference: Inference, settings: Settings | None, caller: Caller) -> Iterator[Looked]:
+def _look(found: Iterable[Found], inference: Inference, settings: Settings | None, caller: Caller) -> Iterator[Looked]:
     tags = frozenset({BODY_PART, STUDY}) | (header_tags(settings.rules) if settings else frozenset())
-    waiting: deque[tuple[Path, Future[Seen] | str]] = deque()
+    asked: dict[int, tuple[Found, Future[Seen] | str | OSError]] = {}
+    answered: queue.SimpleQueue[int] = queue.SimpleQueue()
+    died: list[tuple[int, Found]] = []
+    numbered = enumerate(found)
     with tempfile.TemporaryDirectory(prefix="dicom-router-") as scratch:
-        for number, path in enumerate(paths):
-            waiting.append((path, _ask(path, inference, tags, Path(scratch, f"{number % (2 * IN_FLIGHT)}.dcm"))))
-            if len(waiting) >= IN_FLIGHT:
-                yield _answer(*waiting.popleft(), settings, caller)
-        while waiting:
-            yield _answer(*waiting.popleft(), settings, caller)
+        while True:
+            while not died and len(asked) < IN_FLIGHT and (one := _next(numbered, asked)):
+                number, file = one
+                asked[number] = file, _ask(file, inference, tags, Path(scratch, f"{number}.dcm"))
+                _tell(asked[number][1], number, answered)
+            if asked:
+                number = answered.get()
+                file, answer = asked.pop(number)
+                try:
+                    yield _answer(number, file.path, answer, settings, caller)
+                except InferenceError:
+                    died.append((number, file))
+            elif died:  # whichever of them was the cause, the others do not die with it again
+                number, file = died.pop(0)
+                yield _look_alone(number, file, inference, tags, Path(scratch, f"{number}.dcm"), settings, caller)
+            else:
+                return
+            Path(scratch, f"{number}.dcm").unlink(missing_ok=True)
+
+
+def in_order(looks: Iterable[Looked]) -> Iterator[Looked]:
+    """The results of `look` in the order of its files. At most `AHEAD` of them wait for an earlier one."""
+    waiting: dict[int, Looked] = {}
+    number = 0
+    for looked in looks:
+        waiting[looked.number] = looked
+        while number in waiting:
+            yield waiting.pop(number)
+            number += 1
 
 
 def look_at(path: Path, inference: Inference, settings: Settings) -> Seen:
@@ -107,18 +129,55 @@ def look_at(path: Path, inference: Inference, settings: Settings) -> Seen:
         return asked.result()
 
 
-def _ask(path: Path, inference: Inference, tags: frozenset[int], scratch: Path) -> Future[Seen] | str:
+def _next(numbered: Iterator[tuple[int, Found]], asked: Mapping[int, object]) -> tuple[int, Found] | None:
+    """The next file and its number, unless one without an answer is too far behind."""
+    oldest = next(iter(asked), None)
+    if oldest is not None and max(asked) - oldest >= AHEAD:
+        return None
+    return next(numbered, None)
+
+
+def _ask(found: Found, inference: Inference, tags: frozenset[int], scratch: Path) -> Future[Seen] | str | OSError:
+    if found.error:
+        return OSError(found.error)
     try:
-        return inference.look(as_instance(path, scratch), tags)
+        return inference.look(as_instance(found.path, scratch), tags)
     except OSError as error:
-        return error.strerror or type(error).__name__
+        return error
     except ValueError as error:
         return str(error)
 
 
+def _tell(asked: Future[Seen] | str | OSError, number: int, answered: queue.SimpleQueue[int]) -> None:
+    if isinstance(asked, Future):
+        asked.add_done_callback(lambda _: answered.put(number))
+    else:
+        answered.put(number)
+
+
+def _look_alone(
+    number: int, found: Found, inference: Inference, tags: frozenset[int], scratch: Path,
+    settings: Settings | None, caller: Caller,
+) -> Looked:  # fmt: skip
+    """Once more, with nothing beside it. Raises InferenceError if inference is not there in time."""
+    deadline = time.monotonic() + RESTART
+    while not inference.is_ready and time.monotonic() < deadline:
+        time.sleep(0.1)
+    was_ready = inference.is_ready
+    try:
+        return _answer(number, found.path, _ask(found, inference, tags, scratch), settings, caller)
+    except InferenceError as error:
+        if not was_ready:
+            raise
+        return Looked(found.path, error=str(error), number=number, unreadable=True)
+
+
 def as_instance(path: Path, scratch: Path) -> Path:
     """The Part 10 file to look at: itself, or a PNG or JPEG wrapped into `scratch`. Raises ValueError, OSError."""
-    with path.open("rb") as file:
+    # Without waiting: a pipe in a file's place would be waited for until somebody writes into it.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not a regular file")
         start = file.read(132)
     if start[128:] == b"DICM":
         return path
@@ -130,13 +189,18 @@ def as_instance(path: Path, scratch: Path) -> Path:
     raise ValueError("not a DICOM (Part 10), PNG or JPEG file")
 
 
-def _answer(path: Path, asked: Future[Seen] | str, settings: Settings | None, caller: Caller) -> Looked:
+def _answer(
+    number: int, path: Path, asked: Future[Seen] | str | OSError, settings: Settings | None, caller: Caller
+) -> Looked:
+    if isinstance(asked, OSError):
+        return Looked(path, error=asked.strerror or str(asked), number=number, unreadable=True)
     if isinstance(asked, str):
-        return Looked(path, error=asked)
+        return Looked(path, error=asked, number=number)
     seen = asked.result()
     decision = decide_for(path, seen, settings, caller) if settings else None
     kept = kept_from(settings.rules, seen, decision) if settings and decision else ()
-    return Looked(path, seen, decision, "" if seen.pixels == "decoded" else seen.reason or seen.pixels, kept)
+    error = "" if seen.pixels == "decoded" else seen.reason or seen.pixels
+    return Looked(path, seen, decision, error, kept, number=number)
 
 
 def decide_for(path: Path, seen: Seen, settings: Settings, caller: Caller) -> Decision:
@@ -148,8 +212,8 @@ def decide_for(path: Path, seen: Seen, settings: Settings, caller: Caller) -> De
 def as_came(path: Path, caller: Caller) -> Instance:
     """A file as the instance that it would be if `caller` had sent it."""
     return Instance(
-        id="0" * 32, received_at=0.0, caller=caller, sop_class=_sop_class(path), sop_instance="", transfer_syntax="",
-        offset=0, size=0, digest="",
+        id="0" * 32, received_at=time.time(), caller=caller, sop_class=_sop_class(path), sop_instance="",
+        transfer_syntax="", offset=0, size=0, digest="",
     )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from router.flow import UNCERTAIN
 from router.spool.devices import Taken
 
 STATION, MAKER, MODEL = 0x00081010, 0x00080070, 0x00081090
+MOST_SENDERS = 40
+"""Senders that are looked at, those seen last."""
 LONGEST = 64
 """Characters of a name that is shown."""
 MOST_STATIONS = 12

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from router.commands.nodes import listed, troubles
 from router.commands.pause_words import in_words
 from router.config import Settings
 from router.errors import RouterError
 from router.node.client import state
-from router.spool import Counts, DestinationState, Spool, read_spool
+from router.node.shared_settings import as_everywhere
+from router.spool import Counts, DestinationState, Job, Spool, read_spool
 from router.spool.activity import Activity
+from router.spool.nodes import NodeRow
+from router.spool.notices import Silence
 from router.spool.rows import EventRow
 
 HOUR = 3600.0
 LONG_OWED = HOUR
 """Seconds after which a delivery that is still owed needs a person's eyes."""
+FAILING_FOR, FAILING_TRIES, FAILING_INSTANCES = 120.0, 3, 2
+"""A destination whose every try fails is said to refuse after so many seconds, tries and different instances."""
 LATEST = 5
 """How many of the latest failures are named."""
 SILENT_AFTER = 24 * HOUR
@@ -32,7 +38,7 @@ class Destination:
 
     name: str
     state: str
-    """`open`, `paused`, `circuit open` or `disabled`."""
+    """`open`, `refusing`, `paused`, `circuit open`, `closed` (outside of its hours) or `disabled`."""
     reason: str
     owed: int
     buried: int
@@ -54,7 +60,7 @@ class Problem:
     destination: str = ""
     """The destination that it is about, if it is about one."""
     kind: str = ""
-    """Of a destination's: `paused`, `circuit`, `behind` or `buried`."""
+    """Of a destination's: `paused`, `circuit`, `refusing`, `behind` or `buried`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +78,22 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class RunsOn:
+    """A model (its digest), its engine, and on which of several nodes."""
+
+    node: str
+    model: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All that `dicom-router status` shows."""
 
     well: bool
     problems: tuple[Problem, ...]
     node: dict[str, Any] | None
-    """What the running node says of itself; None where none runs."""
+    """What the running node says of itself; None where none runs, and where there is a list of all nodes."""
     undecided: int
     destinations: tuple[Destination, ...]
     lately: Activity
@@ -86,26 +101,57 @@ class Status:
     failures: tuple[EventRow, ...]
     silent: tuple[str, ...]
     """The callers that have sent nothing for too long."""
+    jobs: tuple[Job, ...] = ()
+    """Orders over many that are under way."""
+    silences: tuple[Silence, ...] = ()
+    """Conditions of which people are told nothing for a while."""
+    nodes: tuple[NodeRow, ...] = ()
+    """All nodes on this spool (PostgreSQL)."""
+
+    @property
+    def running(self) -> int:
+        """How many nodes of the list run."""
+        return sum(not one.is_gone for one in self.nodes)
+
+    @property
+    def models(self) -> list[RunsOn]:
+        """What decides: the model of each node that classifies."""
+        if not self.nodes:
+            about = (self.node or {}).get("runs_on") or {}
+            return [RunsOn("", str(about.get("model", "")), str(about.get("engine", "")))]
+        each = [(one.name, one.state.about) for one in self.nodes if "classify" in one.roles and not one.is_gone]
+        return [RunsOn(name, str(about.get("model", "")), str(about.get("engine", ""))) for name, about in each]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(replace(self, jobs=())) | {"jobs": [one.as_json() for one in self.jobs]}
 
 
 def status(settings: Settings) -> Status:
     """Raises SpoolError where there is no spool."""
     with closing(read_spool(settings.spool)) as spool:
-        return status_of(settings, spool, _node(settings), spool.views.bytes_held())
+        node = None if listed(spool) else _node(settings)
+        return status_of(as_everywhere(settings, spool), spool, node, spool.views.bytes_held())
 
 
 def status_of(settings: Settings, spool: Spool, node: dict[str, Any] | None, used: int) -> Status:
-    """`node` is what the node says of itself, `used` the bytes of its blobs. Raises SpoolError."""
+    """`node` is what the node says of itself, `used` the bytes of its blobs. Raises SpoolError.
+
+    Where there is a list of all nodes, the status is the same wherever it is asked for.
+    """
+    nodes = listed(spool)
+    node = None if nodes else node
     counts, lately = spool.views.counts(), spool.views.activity(HOUR)
     states, room = spool.destinations.states(), _room(settings, used, lately)
     failures = tuple(_failures(spool, lately.now))
-    destinations = tuple(_destinations(settings, counts, states, lately))
+    destinations = tuple(_destinations(settings, counts, states, lately, _refusing(node, lately.now)))
     silent = silent_callers(settings, lately)
-    problems = (*_problems(node, counts, destinations, room), *_missed(settings, lately, silent))
-    return Status(not problems, problems, node, counts.undecided, destinations, lately, room, failures, silent)
+    of_nodes = (Problem(what, do) for what, do in troubles(nodes)) if nodes else _of_node(node)
+    problems = (*of_nodes, *_problems(node, counts, destinations, room), *_missed(settings, lately, silent))
+    jobs, silences = tuple(spool.bulk.working()), tuple(spool.notices.silences())
+    return Status(
+        not problems, problems, node, counts.undecided, destinations, lately, room, failures, silent, jobs, silences,
+        nodes,
+    )  # fmt: skip
 
 
 def silent_callers(settings: Settings, lately: Activity) -> tuple[str, ...]:
@@ -124,8 +170,9 @@ def _node(settings: Settings) -> dict[str, Any] | None:
 
 
 def _destinations(
-    settings: Settings, counts: Counts, states: dict[str, DestinationState], lately: Activity
-) -> Iterator[Destination]:
+    settings: Settings, counts: Counts, states: dict[str, DestinationState], lately: Activity,
+    refusing: Mapping[str, str],
+) -> Iterator[Destination]:  # fmt: skip
     names = dict.fromkeys([*settings.destinations, *sorted(counts.open), *sorted(counts.buried)])
     for name in names:
         known, of = states.get(name), settings.destinations.get(name)
@@ -134,8 +181,12 @@ def _destinations(
             word = "disabled"
         elif known and known.paused:
             word, reason = "paused", in_words(known.pause_until).strip()
+        elif known and known.closed_until:
+            word, reason = "closed", f"outside of its hours{in_words(known.closed_until)}"
         elif known and known.circuit_until:
             word, reason = "circuit open", known.circuit_reason
+        elif name in refusing:
+            word, reason = "refusing", refusing[name]
         owed, delivered, oldest = counts.open.get(name, 0), lately.delivered.get(name, 0), counts.oldest.get(name)
         yield Destination(
             name, word, reason, owed, counts.buried.get(name, 0), max(0.0, lately.now - oldest) if oldest else None,
@@ -143,17 +194,25 @@ def _destinations(
         )  # fmt: skip
 
 
+def _refusing(node: dict[str, Any] | None, now: float) -> dict[str, str]:
+    """The destinations whose every try has failed for minutes, as the node counts them, and how."""
+    found = {}
+    for name, one in ((node or {}).get("failing") or {}).items():
+        lasts = now - one["since"]
+        if lasts >= FAILING_FOR and one["tries"] >= FAILING_TRIES and one["instances"] >= FAILING_INSTANCES:
+            found[name] = f"each of {one['tries']} tries has failed for {span(lasts)}, the last: {one['reason']}"
+    return found
+
+
 def _room(settings: Settings, used: int, lately: Activity) -> Room:
     space = os.statvfs(settings.spool.path)
     free = space.f_bavail * space.f_frsize
-    left = max(0, min(settings.spool.limit - used, free - settings.spool.reserve))
+    left = settings.spool.left(used, free)
     hours = left / lately.received_bytes * lately.seconds / HOUR if lately.received_bytes else None
     return Room(used, settings.spool.limit, free, left, hours)
 
 
-def _problems(
-    node: dict[str, Any] | None, counts: Counts, destinations: tuple[Destination, ...], room: Room
-) -> Iterator[Problem]:
+def _of_node(node: dict[str, Any] | None) -> Iterator[Problem]:
     if node is None:
         yield Problem("no node answers on this spool", "dicom-router serve, or systemctl status dicom-router")
     else:
@@ -165,12 +224,19 @@ def _problems(
         ):
             if not node.get(part, True):
                 yield Problem(words, node.get(f"trouble_with_{part}") or "see the log of the node")
+
+
+def _problems(
+    node: dict[str, Any] | None, counts: Counts, destinations: tuple[Destination, ...], room: Room
+) -> Iterator[Problem]:
     if not room.left or (node is not None and not node.get("room", True)):
         yield Problem("the spool has no room: callers are refused", "see 'Full disk' in docs/operations.md")
     for one in destinations:
         yield from _troubles(one)
     if counts.set_aside:
         yield Problem(f"{counts.set_aside} blobs are set aside", "see 'Blobs set aside' in docs/operations.md")
+    if orphans := (node or {}).get("orphans"):
+        yield Problem(f"{orphans} objects in the object store have no row", "dicom-router spool orphans")
 
 
 def _troubles(one: Destination) -> Iterator[Problem]:
@@ -184,7 +250,9 @@ def _troubles(one: Destination) -> Iterator[Problem]:
         what = f"{one.name} takes nothing, {one.owed} wait: {one.reason}"
         again = ". What waits goes by itself when it answers" if one.owed else ""
         yield Problem(f"{what}{again}", f"{waiting}; 'An AI is down' in docs/operations.md", one.name, "circuit")
-    elif one.oldest_s is not None and one.oldest_s > LONG_OWED:
+    elif one.state == "refusing":
+        yield Problem(f"{one.name} refuses what it gets: {one.reason}", waiting, one.name, "refusing")
+    elif one.state != "closed" and one.oldest_s is not None and one.oldest_s > LONG_OWED:
         yield Problem(
             f"{one.name} is behind: the oldest of {one.owed} has waited {span(one.oldest_s)}",
             waiting,
@@ -193,7 +261,7 @@ def _troubles(one: Destination) -> Iterator[Problem]:
         )
     if one.buried:
         find = f"dicom-router find --to {one.name} --state buried"
-        yield Problem(f"{one.buried} given up on for {one.name}", find, one.name, "buried")
+        yield Problem(f"{one.buried} buried for {one.name}", find, one.name, "buried")
 
 
 def _missed(settings: Settings, lately: Activity, silent: tuple[str, ...]) -> Iterator[Problem]:

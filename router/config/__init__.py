@@ -6,11 +6,13 @@
 from importlib.resources import files
 from pathlib import Path
 
-from router.config.loading import load
+import router.dicom  # noqa: F401 - before anything imports pydicom (see there)
+from router.config.loading import Instead, load
 from router.config.problems import ConfigError, Problem
 from router.config.settings import Settings
+from router.config.shared import SharedPart, shared_part
 
-__all__ = ["ConfigError", "Problem", "Settings", "load", "shipped"]
+__all__ = ["ConfigError", "Instead", "Problem", "Settings", "SharedPart", "load", "shared_part", "shipped"]
 
 
 def shipped() -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
 
-from router.config.document import Scalar, Table, as_written, parse
+from router.config.document import AS_WRITTEN, Scalar, Table, as_written, parse
 from router.config.fields import Context, Skip
 from router.config.header_words import HEADER_WORDS, vocabulary
 from router.config.problems import Problems
@@ -31,16 +31,6 @@ class Candidate:
     warnings: tuple[str, ...]
 
 
-class _AsWritten(dict[str, str]):
-    """No variable is replaced: a text that comes from elsewhere must not read the environment."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
-        return f"${{{name}}}"
-
-
 def candidate(text: str, destinations: Mapping[str, bool]) -> Candidate:
     """The rules, `otherwise` and header words of a text; what else is in it does not count.
 
@@ -50,7 +40,7 @@ def candidate(text: str, destinations: Mapping[str, bool]) -> Candidate:
     if len(text) > MOST:
         problems.add(0, f"more than {MOST} characters", "try it with 'dicom-router rules replay FILE'")
         problems.check()
-    root = parse(text, _AsWritten(), problems)
+    root = parse(text, AS_WRITTEN, problems)  # a text that comes from elsewhere must not read the environment
     named = root.entries.get("destinations")
     known = dict(destinations) | (dict.fromkeys(named.entries, True) if isinstance(named, Table) else {})
     for name in ("rules", "otherwise"):

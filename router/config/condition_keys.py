@@ -17,6 +17,7 @@ import re2
 from router.config import values
 from router.config.document import Node, Sequence, Table
 from router.config.fields import Context, Skip, as_table, attempt_all, scalar, several, unknown
+from router.config.hours import hours
 from router.config.keywords import element, has_one_value, is_text, nearest_name, private
 from router.config.uids import sop_class
 from router.config.values import WrongError
@@ -238,6 +239,10 @@ def _peer(where: str, node: Node, context: Context) -> c.Condition:
     return c.PeerIn(several(values.network)(where, node, context))
 
 
+def _time(where: str, node: Node, context: Context) -> c.Condition:
+    return c.ReceivedAt(several(hours)(where, node, context))
+
+
 def _calling(where: str, node: Node, context: Context) -> c.Condition:
     return c.FromAe("calling_ae", _matcher(where, node, context, values.ae_title))
 
@@ -278,6 +283,7 @@ CONDITIONS: dict[str, Build] = {
     "calling_ae": _calling,
     "called_ae": _called,
     "peer": _peer,
+    "time": _time,
     "sop_class": _sop_class,
     "not": _not,
     "any": _any,

@@ -68,15 +68,28 @@ def as_written(node: Node) -> Any:
             return None if node.null else node.text
 
 
-def read(path: Path, environ: Mapping[str, str], problems: Problems) -> Table:
-    """The file's top-level mapping, `${NAME}` replaced. Raises ConfigError where nothing can be read at all."""
+class _AsWritten(dict[str, str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+        return f"${{{name}}}"
+
+
+AS_WRITTEN: Mapping[str, str] = _AsWritten()
+"""In place of the environment: no variable is replaced."""
+
+
+def read(path: Path, problems: Problems) -> str:
+    """The file's text. Raises ConfigError."""
     text = _text(path, problems)
     problems.check()
-    return parse(text, environ, problems)
+    return text
 
 
 def parse(text: str, environ: Mapping[str, str], problems: Problems) -> Table:
-    """The same of a file's text."""
+    """The top-level mapping of a file's text, `${NAME}` replaced. Raises ConfigError where nothing can be read at
+    all."""
     root = _compose(text, problems)
     problems.check()
     if root is None:

@@ -42,6 +42,7 @@ def _sent_to(written: Mapping[str, Any]) -> set[str]:
     """The destinations that rules name."""
     tables = [written.get("otherwise"), *(written.get("rules") or ())]
     sent = [one.get("send") for one in tables if isinstance(one, dict)]
+    sent = [one.get("one_of") if isinstance(one, dict) else one for one in sent]
     return {str(name) for names in sent for name in (names if isinstance(names, list) else [names]) if name is not None}
 
 

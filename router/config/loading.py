@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
 from router.config import values
-from router.config.document import Node, Scalar, Table, as_written, read
+from router.config.document import Node, Scalar, Table, as_written, parse, read
 from router.config.fields import Context, Skip, unknown
 from router.config.header_words import HEADER_WORDS, vocabulary
 from router.config.notify import notify_section
@@ -21,6 +21,7 @@ from router.config.problems import Problems
 from router.config.rules import otherwise, rules
 from router.config.sections import destination, model_section, node_section, spool_section, web_section
 from router.config.settings import ROLES, DestinationSettings, NodeSettings, Settings, SpoolSettings, WebSettings
+from router.config.shared import combined
 from router.decide import Rule, RuleTable
 
 _SECTIONS = {
@@ -30,10 +31,27 @@ _KEYS = (*_SECTIONS, "destinations", HEADER_WORDS, "rules", "otherwise")
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read, check and freeze a routing.yaml. Raises ConfigError with every mistake that was found."""
-    problems = Problems(str(path))
-    root = overridden(read(path, environ, problems), environ, problems)
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """What takes the place of the shared part of a file (`shared`), under the name by which its mistakes are told."""
+
+    name: str
+    text: str
+
+
+def load(
+    path: Path, environ: Mapping[str, str] = os.environ, *, text: str | None = None, instead: Instead | None = None
+) -> Settings:
+    """Read, check and freeze a routing.yaml. Raises ConfigError with every mistake that was found.
+
+    `text`: what the file said earlier, to be taken again. `instead`: the shared part, if it is not the file's own.
+    """
+    problems = Problems(instead.name if instead else str(path))
+    text = read(path, problems) if text is None else text
+    root = parse(text, environ, problems)
+    if instead is not None:
+        root = combined(root, parse(instead.text, environ, problems))
+    root = overridden(root, environ, problems)
     context = Context(problems, path.absolute().parent)
     context = replace(context, vocabulary=_attempt(vocabulary, HEADER_WORDS, root, context))
     for key in root.entries:
@@ -50,10 +68,11 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     if table is None:
         raise AssertionError("a rule table is only absent together with a problem")
     warnings = [*_warnings(root, found["node"], destinations, table), *problems.warnings]
-    said = tuple(f"{path}:{line}: {text}" for line, text in warnings)
+    said = tuple(f"{problems.file}:{line}: {about}" for line, about in warnings)
     return Settings(
-        path.absolute(), **found, destinations=destinations, rules=table, warnings=said, header_words=context.vocabulary
-    )
+        path.absolute(), **found, destinations=destinations, rules=table, warnings=said,
+        header_words=context.vocabulary, text=text,
+    )  # fmt: skip
 
 
 def _attempt(parse: Any, name: str, root: Table, context: Context) -> Any:

@@ -12,7 +12,7 @@ from router.config import values
 from router.config.document import Node, Scalar, Sequence, Table
 from router.config.fields import Context, Parser, Skip, as_table, attempt_all, existing_file, fields, scalar, several
 from router.config.settings import CONDITIONS, NotifySettings, Quiet
-from router.observe import to_install
+from router.errors import to_install
 
 LARGEST_ADDRESS = 4096
 """Bytes."""

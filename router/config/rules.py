@@ -7,7 +7,7 @@ from typing import Any
 
 from router.config import values
 from router.config.condition_keys import all_of
-from router.config.document import Node, Scalar, Sequence
+from router.config.document import Node, Scalar, Sequence, Table
 from router.config.fields import Context, Parser, Skip, as_table, fields, scalar, several
 from router.config.problems import nearest
 from router.decide import Otherwise, Rule
@@ -95,7 +95,7 @@ def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Con
     known: dict[str, Parser] = {
         "name": scalar(_name),
         "when": lambda _, below, inner: all_of(f"{where}.when", below, inner),
-        "send": _send(destinations),
+        "send": _replicas(destinations) if isinstance(written.get("send"), Table) else _send(destinations),
         "discard": scalar(values.boolean),
         "reason": scalar(values.text),
         "shadow": scalar(values.boolean),
@@ -109,12 +109,32 @@ def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Con
     _check_send(where, node, found, "send" in written, context)
     if any(key not in found for key in ("name", "when")) or ("send" in written and "send" not in found):
         raise Skip
+    if isinstance(found.get("send"), dict):
+        found |= {"send": found["send"]["one_of"], "one_of": found["send"].get("by", "study")}
     study = found.pop("scope", "instance") == "study"
     if study and found.get("discard", False):
         fix = "remove scope: nothing is sent, so nothing follows"
         context.wrong(node, f"{where} has both discard and scope: study", fix)
         raise Skip
     return Rule(**{"send": (), **found, "study": study})
+
+
+def _replicas(destinations: Mapping[str, bool]) -> Parser:
+    """`send: {one_of: [a, b], by: study}`."""
+    known: dict[str, Parser] = {"one_of": _send(destinations), "by": scalar(values.one_of("study", "instance"))}
+
+    def parser(where: str, node: Node, context: Context) -> dict[str, Any]:
+        found = fields(where, node, known, context)
+        names = found.get("one_of", ())
+        if len(names) < 2:
+            if "one_of" in found or "one_of" not in as_table(where, node, context).entries:
+                context.wrong(
+                    node, f"{where} must name two destinations", "write send: {one_of: [ai-1, ai-2], by: study}"
+                )
+            raise Skip
+        return found
+
+    return parser
 
 
 def _check_send(where: str, node: Node, found: dict[str, Any], written: bool, context: Context) -> None:

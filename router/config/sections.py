@@ -22,6 +22,7 @@ from router.config.fields import (
     scalar,
     several,
 )
+from router.config.hours import hours
 from router.config.object_store import object_store
 from router.config.settings import (
     Accept,
@@ -190,6 +191,9 @@ DESTINATION: dict[str, Parser] = {
     "connect_timeout": _DURATION,
     "response_timeout": _DURATION,
     "least_rate": _RATE,
+    "gather": _DURATION,
+    "gather_limit": _DURATION,
+    "hours": several(hours),
     "archive": _BOOLEAN,
 }
 
@@ -227,4 +231,9 @@ def destination(name: str, node: Node, context: Context) -> DestinationSettings:
     where = f"destination '{name}'"
     found = fields(where, node, DESTINATION, context)
     required(where, node, found, {"ae_title": "CHEST_AI", "host": "10.1.0.21", "port": "104"}, context)
-    return DestinationSettings(name=name, **found)
+    settings = DestinationSettings(name=name, **found)
+    if settings.gather is not None and settings.gather > settings.gather_limit:
+        place = as_table(where, node, context).entries["gather"]
+        context.wrong(place, f"{where}.gather is longer than gather_limit", "make gather_limit longer: 10min is usual")
+        raise Skip
+    return settings

@@ -14,6 +14,7 @@ from typing import Literal
 
 from router.decide import RuleTable
 from router.decide.header_words import Vocabulary
+from router.decide.hours import Hours
 
 ROLES = ("receive", "classify", "forward", "web")
 """What a node may do."""
@@ -133,6 +134,11 @@ class SpoolSettings:
     limit: int = 50 * GB
     reserve: int = 1 * GB
     """Bytes of the file system that stay free: below, new associations are refused."""
+
+    def left(self, used: int, free: int) -> int:
+        """Bytes that can still come. The cache beside an object store makes way, so there only `limit` counts."""
+        left = self.limit - used
+        return max(0, left if self.blobs else min(left, free - self.reserve))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +272,20 @@ class DestinationSettings:
     connect_timeout: float = 10.0
     response_timeout: float = 60.0
     least_rate: int = 50_000
+    gather: float | None = None
+    """Deliveries of a study wait until none was made for so long, then go in one association."""
+    gather_limit: float = 10 * MINUTE
+    """The longest that they wait."""
+    hours: tuple[Hours, ...] = ()
+    """Nothing is sent outside of these times of the week; empty: at any time."""
     archive: bool = False
     """It is asked for storage commitment on behalf of callers that may ask us."""
+
+    def closed_until(self, now: float) -> float:
+        """When its hours begin again (Unix time); 0: nothing is closed."""
+        if not self.hours or any(one.holds(now) for one in self.hours):
+            return 0.0
+        return min(one.next_begin(now) for one in self.hours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +303,8 @@ class Settings:
     header_words: Vocabulary | None = None
     """The words that headers are read by."""
     notify: NotifySettings = field(default_factory=NotifySettings)
+    text: str = field(default="", repr=False, compare=False)
+    """The file as it is written. It may hold a password, so `repr` leaves it out."""
 
     @property
     def enabled(self) -> frozenset[str]:
@@ -295,6 +315,16 @@ class Settings:
     def archives(self) -> dict[str, DestinationSettings]:
         """The destinations whose word on storage commitment counts."""
         return {name: to for name, to in self.destinations.items() if to.archive and to.enabled}
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """By enabled destination: how many open deliveries it may have."""
+        return {name: self.destinations[name].limit for name in self.enabled}
+
+    @property
+    def gathers(self) -> dict[str, tuple[float, float]]:
+        """By destination that waits for more of a study: the pause, and how long at most."""
+        return {name: (to.gather, to.gather_limit) for name, to in self.destinations.items() if to.gather is not None}
 
     def calling_ae(self, destination: DestinationSettings) -> str:
         """What the node calls itself towards a destination."""

@@ -40,7 +40,8 @@ def decide(
         if dry_run:
             return _by_otherwise(table, enabled, f"dry run: would have been {_fired(rule, send)}", shadow)
         return Decision(
-            rule.name, send, _short(_fired(rule, send)), rule.discard, tuple(shadow), table.digest, study=rule.study
+            rule.name, send, _short(_fired(rule, send)), rule.discard, tuple(shadow), table.digest, study=rule.study,
+            one_of=rule.one_of,
         )  # fmt: skip
     outcome = "; ".join(("no rule fired", *missed))
     prefix = "dry run: would have been otherwise: " if dry_run else "otherwise: "
@@ -60,12 +61,18 @@ def _fired(rule: Rule, send: tuple[str, ...]) -> str:
     if rule.discard:
         return f"{said}discarded: {rule.reason}"
     disabled = [name for name in rule.send if name not in send]
-    return said + "sent to " + ", ".join(send) + (f"; disabled: {', '.join(disabled)}" if disabled else "")
+    said += "sent to one of " if rule.one_of else "sent to "
+    return said + ", ".join(send) + (f"; disabled: {', '.join(disabled)}" if disabled else "")
 
 
 def _unknown(when: Condition, facts: Facts) -> str:
     parts = when.conditions if isinstance(when, AllOf) else (when,)
     return ", ".join(part.subject for part in parts if part.holds(facts) is None)
+
+
+def places(decision: Decision) -> tuple[str, ...]:
+    """Where a decision sends, before one of several destinations is chosen."""
+    return (f"one of {', '.join(decision.destinations)}",) if decision.one_of else decision.destinations
 
 
 def _short(reason: str) -> str:

@@ -62,6 +62,8 @@ class ExplainedRule:
     discard: bool
     study: bool = False
     """Where it sends an instance, the others of the study follow."""
+    one_of: bool = False
+    """Only one of the destinations gets the instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ def _rules(table: RuleTable, facts: c.Facts, decision: Decision, enabled: frozen
         together = rule.when.conditions if isinstance(rule.when, c.AllOf) else (rule.when,)
         answers = tuple(_answer(one, facts) for one in together)
         because = () if answer else tuple(one.subject for one in answers if one.answer is answer)
-        yield ExplainedRule(rule.name, outcome, answer, because, answers, rule.send, rule.discard, rule.study)
+        yield ExplainedRule(
+            rule.name, outcome, answer, because, answers, rule.send, rule.discard, rule.study, bool(rule.one_of)
+        )
 
 
 def _outcome(rule: Rule, answer: bool | None, decision: Decision, enabled: frozenset[str], *, decided: bool) -> Outcome:
@@ -139,6 +143,8 @@ def _wanted(condition: c.Condition) -> str:
             return _matched(condition.matcher)
         case c.PeerIn():
             return ", ".join(map(str, condition.networks))
+        case c.ReceivedAt():
+            return ", ".join(one.written for one in condition.hours)
     return condition.subject
 
 
@@ -160,6 +166,8 @@ def _found(condition: c.Condition, facts: c.Facts) -> str:
             return _short(caller.calling_ae if condition.subject == "calling_ae" else caller.called_ae)
         case c.PeerIn():
             return facts.instance.caller.peer
+        case c.ReceivedAt():
+            return condition.hours[0].local(facts.instance.received_at).strftime("%a %H:%M")
         case c.SopClass():
             return facts.instance.sop_class
         case c.PixelsAre():

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from router.decide.conditions import AgeIs, AllOf, AnyOf, Condition, Facts, Kept, Not, parts
-from router.decide.decision import decide
+from router.decide.decision import decide, places
 from router.decide.header_facts import Asked, HeaderFacts, asked
 from router.decide.studies import keeps_together
 from router.decide.table import RuleTable
@@ -198,7 +198,7 @@ class _Studies:
 
     def add(self, study: str, pair: _Pair, decision: Decision, instance_id: str) -> None:
         if decision.study:
-            self._leads.setdefault(study, {}).update(dict.fromkeys(decision.destinations, 0))
+            self._leads.setdefault(study, {}).update(dict.fromkeys(pair[3], 0))
         named = self._members.setdefault(study, {}).setdefault((pair, decision.discard), [])
         if len(named) < self._examples:
             named.append(instance_id)
@@ -244,7 +244,9 @@ def replay(table: RuleTable, came: Iterable[Came], enabled: frozenset[str], exam
         before[was.rule] += 1
         after[now.rule] += 1
         shadow.update(name for name, _ in now.shadow)
-        pair = (was.rule, now.rule, (*was.destinations, *one.follows), now.destinations)
+        stays = now.one_of and len(was.destinations) == 1 and was.destinations[0] in now.destinations
+        gets = was.destinations if stays else places(now)
+        pair = (was.rule, now.rule, (*was.destinations, *one.follows), gets)
         if studies is not None and one.study:
             studies.add(one.study, pair, now, one.instance.id)
         else:

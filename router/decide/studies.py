@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from router.decide.decision import places
 from router.decide.table import RuleTable
 from router.flow import Decision
 
@@ -22,7 +23,7 @@ def following(decided: Sequence[tuple[str, Decision]]) -> list[Mapping[str, int]
     leads: dict[str, dict[str, int]] = defaultdict(dict)
     for place, (study, decision) in enumerate(decided):
         if study and decision.study:
-            for name in decision.destinations:
+            for name in places(decision):
                 leads[study].setdefault(name, place)
     return [beyond(decision, leads.get(study, {})) for study, decision in decided]
 
@@ -31,4 +32,4 @@ def beyond(decision: Decision, leads: Mapping[str, int]) -> Mapping[str, int]:
     """What an instance gets because others of its study lead there; nothing if a rule discards it."""
     if decision.discard:
         return {}
-    return {name: place for name, place in leads.items() if name not in decision.destinations}
+    return {name: place for name, place in leads.items() if name not in places(decision)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from router.decide.conditions import Condition
 
@@ -19,6 +20,8 @@ class Rule:
     shadow: bool = False
     study: bool = False
     """`scope: study`: where one instance of a study goes, its other instances follow."""
+    one_of: Literal["", "study", "instance"] = ""
+    """Only one of the destinations gets an instance; by `study` the same one gets all of a study."""
 
 
 @dataclass(frozen=True, slots=True)

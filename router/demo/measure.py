@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from router.commands.send_files import send_files
+from router.commands.walking import Found
 from router.config.settings import DestinationSettings
 from router.demo.network import LOOPBACK
 from router.demo.phantoms import PARTS, radiograph
@@ -55,7 +56,7 @@ def route(paths: Sequence[Path], on: Stage) -> Sustained:
     node = DestinationSettings("node", on.ae_title, LOOPBACK, on.port)
     before = _arrived(on)
     began = time.monotonic()
-    sent = sum(one.arrived for one in send_files(paths, node, "MODALITY"))
+    sent = sum(one.arrived for one in send_files(map(Found, paths), node, "MODALITY"))
     while _arrived(on) - before < sent and time.monotonic() - began < SECONDS:
         time.sleep(0.02)
     seconds = max(one.last for one in on.downstream) - began

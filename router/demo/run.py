@@ -134,7 +134,8 @@ def without_limit(settings: Settings, folder: Path) -> Settings:
 
 def own_files(paths: Sequence[Path], folder: Path) -> tuple[list[Picture], list[str]]:
     """The user's DICOM, PNG and JPEG files as pictures to send, and what could not be used with the reason."""
-    from router.commands.classify_files import as_instance, files
+    from router.commands.classify_files import as_instance
+    from router.commands.walking import files
 
     pictures: list[Picture] = []
     refused: list[str] = []

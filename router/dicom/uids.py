@@ -11,9 +11,6 @@ import re
 from functools import cache
 
 from pydicom._uid_dict import UID_dictionary
-from pynetdicom import AllStoragePresentationContexts
-
-from router.observe import safe
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 """Implicit and Explicit VR Little Endian."""
@@ -70,8 +67,18 @@ KNOWN_SYNTAXES = frozenset(NEWER_SYNTAXES) | frozenset(
     and uid not in (*JPIP, *JPIP_DEFLATED)
     and not uid.startswith((f"{IMPLICIT}.6.", f"{IMPLICIT}.7."))
 )
-STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts) | frozenset(
-    uid for uid, entry in UID_dictionary.items() if uid.startswith("1.2.840.10008.5.1.4.1.1.") and "Storage" in entry[0]
+NEWER_STORAGE = frozenset(f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("9.100.1", "9.100.2", "66.7", "66.8"))
+"""Storage SOP classes that the library's dictionary does not list yet."""
+INSTRUCTIONS = frozenset(("1.2.840.10008.5.1.4.34.7", "1.2.840.10008.5.1.4.34.10"))
+"""RT delivery instructions: the storage SOP classes outside the root of all others."""
+STORAGE = (
+    NEWER_STORAGE
+    | INSTRUCTIONS
+    | {
+        uid
+        for uid, entry in UID_dictionary.items()
+        if uid.startswith("1.2.840.10008.5.1.4.1.1.") and "Storage" in entry[0]
+    }
 )
 """All storage SOP classes of composite instances, also the retired ones that old modalities still send."""
 
@@ -88,6 +95,8 @@ IMPLEMENTATION_VERSION = "DICOM_ROUTER_0_1"
 
 def name_of(uid: str) -> str:
     """The name of a UID by PS3.6, for people. Without one, the UID itself, made printable."""
+    from router.observe import safe  # late: a pixel worker writes no log, and needs none of what that brings
+
     entry = UID_dictionary.get(uid)
     return NEWER_SYNTAXES.get(uid) or (entry[0] if entry else safe(uid))
 

@@ -3,7 +3,7 @@
 A dead destination must cost nothing and bury nothing. While its circuit is open, only one probe at a time is tried, and
 the time does not count towards giving up. (A probe that is itself refused `FEW_WHILE_OPEN` times is buried.) The state
 is in the spool, so that the node does not flood a dead destination after a restart. Within a process the monotonic
-clock counts.
+clock counts. Several nodes (PostgreSQL) share the state: each turn of a worker reads it, and one node at a time probes.
 
 If failing instances opened the circuit, they may be at fault and not the destination. Then only the tried instances
 wait for the whole growing time. An untried one may be the probe after the first, short time, however often others
@@ -15,17 +15,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from router.forward.backoff import CIRCUIT_LONGEST, circuit_after
+from router.forward.failing import Failures
 from router.forward.outcomes import Outcome, Sign
 from router.observe import log
-from router.spool import Spool
+from router.spool import DestinationState, Spool, SpoolError
 
 SAME_ERROR = 3
 """If so many different instances in a row meet the same error, the destination is at fault, not the instances."""
 BY_INSTANCES = "instances failed: "
 """How the reason begins if C-STORE failed and not the connection. Then only a delivery can show that it works again."""
+PROBE_SECONDS = 90.0
+"""Seconds for which a node that probes keeps the others from it. If it ends meanwhile, another one probes then."""
 WORDS = {Sign.SILENT: "no answer in time", Sign.ENDED: "the association ended"}
+
+
+def _until(state: DestinationState) -> float:
+    """The time (monotonic) of an open circuit's next try; 0: it is closed."""
+    if state.circuit_left is None:
+        return 0.0
+    # A longer time means that the clock was set: no circuit is open for so long.
+    return max(0.001, time.monotonic() + min(state.circuit_left, 1.25 * CIRCUIT_LONGEST))
 
 
 class Circuit:
@@ -33,19 +45,21 @@ class Circuit:
 
     def __init__(self, name: str, spool: Spool, chance: Callable[[], float]) -> None:
         state = spool.destinations.state(name)
+        self._is_shared = spool.destinations.are_shared
         self._name = name
         self._spool = spool
         self._chance = chance
         self._lock = threading.RLock()
-        self._until = 0.0
-        if state.circuit_left is not None:  # a longer time means that the clock was set: no circuit is open for so long
-            self._until = time.monotonic() + min(state.circuit_left, 1.25 * CIRCUIT_LONGEST)
+        self._until = _until(state)
         self._untried_from = 0.0
         self._failures = state.circuit_failures
         self._reason = state.circuit_reason
         self._prober: int | None = None
+        self._claimed = False
+        """Whether no other node may probe, because this one does."""
         self._same: tuple[str, frozenset[str]] = ("", frozenset())
         self._associations = 0
+        self.failures = Failures()
 
     @property
     def is_open(self) -> bool:
@@ -55,6 +69,20 @@ class Circuit:
     def by_instances(self) -> bool:
         """Whether instances failed while the destination answered. Then a C-ECHO proves nothing."""
         return self.is_open and self._reason.startswith(BY_INSTANCES)
+
+    def look(self) -> DestinationState:
+        """The destination's state in the spool. What other nodes have found out about it counts here too."""
+        if not self._is_shared:
+            return self._spool.destinations.state(self._name)
+        with self._lock:  # so that what is read is no older than what was written here
+            state = self._spool.destinations.state(self._name)
+            was_open, self._until = self.is_open, _until(state)
+            self._failures, self._reason = state.circuit_failures, state.circuit_reason
+            if self.is_open and not was_open:
+                self._untried_from = time.monotonic() + circuit_after(0, self._chance())
+            if was_open and not self.is_open:
+                self._same = ("", frozenset())
+            return state
 
     def wait(self, *, untried: bool = False) -> float:
         """Seconds until something may be tried (`untried`: an instance without a try). 0 if the circuit is closed, and
@@ -68,6 +96,10 @@ class Circuit:
                 return left
             if self._prober not in (None, threading.get_ident()):
                 return 1.0
+            if self._is_shared and not self._claimed:
+                self._claimed = self._spool.destinations.claim_probe(self._name, PROBE_SECONDS)
+                if not self._claimed:
+                    return 1.0
             self._prober = threading.get_ident()
             return 0.0
 
@@ -76,6 +108,10 @@ class Circuit:
         with self._lock:
             if self._prober == threading.get_ident():
                 self._prober = None
+                if self._claimed:
+                    self._claimed = False
+                    with suppress(SpoolError):  # then it ends by itself
+                        self._spool.destinations.end_probe(self._name)
 
     def hurry(self) -> None:
         """Try soon: the settings of the destination have changed, or a person has ordered it."""
@@ -101,6 +137,7 @@ class Circuit:
 
     def succeeded(self) -> None:
         """The destination took something: close the circuit."""
+        self.failures.end()
         with self._lock:
             self._same = ("", frozenset())
             if self._until:
@@ -119,6 +156,7 @@ class Circuit:
             self._failures += 1
             self._same = ("", frozenset())
             self._spool.destinations.set_circuit(self._name, seconds, self._failures, reason)
+            self._claimed = False
             if not was_open:
                 log.warning("circuit opened", destination=self._name, reason=reason, seconds=round(seconds, 1))
                 self._spool.event("circuit opened", destination=self._name, reason=reason)
@@ -132,6 +170,7 @@ class Circuit:
         if outcome.sign is Sign.OURS:
             return False
         error = WORDS.get(outcome.sign, outcome.reason)
+        self.failures.note(instance_id, error)
         with self._lock:
             if self.is_open and outcome.sign is Sign.ANSWERED and self._reason != BY_INSTANCES + error:
                 self._close()
@@ -144,6 +183,7 @@ class Circuit:
     def _close(self) -> None:
         self._until, self._failures, self._reason = 0.0, 0, ""
         self._spool.destinations.set_circuit(self._name, None, 0, "")
+        self._claimed = False
         log.info("circuit closed", destination=self._name)
         self._spool.event("circuit closed", destination=self._name)
         self._spool.signals.set(self._name)

@@ -12,6 +12,7 @@ from router.config.settings import DestinationSettings, Settings
 from router.errors import RouterError
 from router.forward.circuit import Circuit
 from router.forward.delivery import Transcode
+from router.forward.failing import Failing
 from router.forward.worker import Worker
 from router.spool import Spool
 
@@ -100,6 +101,11 @@ class Forwarder:
     def open_circuits(self) -> dict[str, bool]:
         """Whether each destination's circuit is open."""
         return {name: circuit.is_open for name, circuit in self._circuits.items()}
+
+    def failing(self) -> dict[str, Failing]:
+        """The destinations that have failed each try since their last success, in this process."""
+        found = {name: circuit.failures.so_far() for name, circuit in list(self._circuits.items())}
+        return {name: one for name, one in found.items() if one is not None}
 
     def stop(self, deadline: float) -> None:
         """Let every worker finish its present delivery, until `deadline` (monotonic seconds)."""

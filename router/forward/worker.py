@@ -24,6 +24,8 @@ from router.spool import ChangedError, DeliveryState, DestinationState, Spool, S
 
 BATCH = 8
 """Deliveries that are claimed together."""
+STUDY_BATCH = 250
+"""Deliveries of one study that are claimed together, so that they go in one association."""
 LONGEST_LOOK = 60.0
 """Seconds after which a worker looks again whether a pause is over: the clock may have been set."""
 OWN_LIMIT = 5.0
@@ -86,10 +88,13 @@ class Worker(threading.Thread):
     def _turn(self) -> float | None:
         """Do what can be done now. Returns the seconds until the next turn (None: until something happens)."""
         destination = self._settings().destinations.get(self._to)
-        state = self._spool.destinations.state(self._to)
+        state = self._circuit.look()
         if destination is None or not destination.enabled or state.paused:
             self._pool.release()
             return self._until_resumed(state)
+        if (closed := self._closed(destination, state)) > 0:
+            self._pool.release()
+            return closed
         self._circuit.heed()
         wait = max(self._circuit.wait(untried=True), self._rests_until - time.monotonic())
         if wait > 0:
@@ -102,7 +107,7 @@ class Worker(threading.Thread):
         wait = self._circuit.wait()
         deliveries = self._spool.deliveries.claim_untried(self._to) if self._circuit.by_instances else []
         if not deliveries and wait <= 0:
-            deliveries = self._spool.deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH)
+            deliveries = self._claim(destination)
         if deliveries:
             self._deliver_all(destination, deliveries)
             return 0.0
@@ -110,6 +115,11 @@ class Worker(threading.Thread):
             self._pool.abort()
             return wait
         return self._rest(destination)
+
+    def _claim(self, destination: DestinationSettings) -> list[Delivery]:
+        if destination.gather is None:
+            return self._spool.deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH)
+        return self._spool.deliveries.claim_study(self._to, 1 if self._circuit.is_open else STUDY_BATCH)
 
     def _until_resumed(self, state: DestinationState) -> float | None:
         """End a pause whose time is over. Returns the seconds until the next look; None: until something happens."""
@@ -120,6 +130,15 @@ class Worker(threading.Thread):
             return 0.0
         return min(state.pause_left, LONGEST_LOOK)
 
+    def _closed(self, destination: DestinationSettings, state: DestinationState) -> float:
+        """Seconds until the next look at a destination outside of its hours; 0 within them. The spool is told, so that
+        the time does not count, and people see it."""
+        now = time.time()
+        until = destination.closed_until(now)
+        if until != state.closed_until:
+            self._spool.destinations.set_closed(self._to, until)
+        return min(until - now, LONGEST_LOOK) if until else 0.0
+
     def _rest(self, destination: DestinationSettings) -> float | None:
         """Nothing is due. Decide how long to keep the association. Returns the seconds until the next try."""
         waits = []
@@ -129,7 +148,9 @@ class Worker(threading.Thread):
                 self._pool.release()
             else:
                 waits.append(left)
-        due = self._spool.deliveries.next_due(self._to)
+        gathers = destination.gather is not None
+        deliveries = self._spool.deliveries
+        due = deliveries.next_study_due(self._to) if gathers else deliveries.next_due(self._to)
         if due is not None:
             waits.append(max(0.05, due))
         return min(min(waits), 3600.0) if waits else None
@@ -171,9 +192,10 @@ class Worker(threading.Thread):
             self._signal.set()  # another worker of this destination may be resting, and this one may be about to stop
 
     def _has_changed(self, destination: DestinationSettings) -> bool:
-        """Whether a person has paused the destination or changed its settings."""
+        """Whether a person has paused the destination or changed its settings, or its hours are over."""
         now = self._settings().destinations.get(self._to)
-        return now != destination or self._spool.destinations.state(self._to).paused
+        is_closed = destination.closed_until(time.time()) > 0
+        return now != destination or is_closed or self._spool.destinations.state(self._to).paused
 
     def _deliver(
         self, destination: DestinationSettings, delivery: Delivery, wanted: list[tuple[str, str]]

@@ -11,9 +11,22 @@ In the inference process (`inside`): `lanes` shares the work among pixel workers
 `pixel_worker`. Between them: `framing`.
 """
 
-from router.inference.copy_workers import CopyWorkers
-from router.inference.process import InferenceError
-from router.inference.shadow import Shadow
-from router.inference.supervisor import Inference
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CopyWorkers", "Inference", "InferenceError", "Shadow"]
+if TYPE_CHECKING:
+    from router.inference.copy_workers import CopyWorkers as CopyWorkers
+    from router.inference.process import InferenceError as InferenceError
+    from router.inference.shadow import Shadow as Shadow
+    from router.inference.supervisor import Inference as Inference
+
+OFFERED = {"CopyWorkers": "copy_workers", "Inference": "supervisor", "InferenceError": "process", "Shadow": "shadow"}
+"""What other rooms use, and its module, which is imported when it is asked for. The inference process and the pixel
+workers are of this room too, and need nothing of what the node's side needs."""
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in OFFERED:
+        raise AttributeError(name)
+    return getattr(import_module(f"{__name__}.{OFFERED[name]}"), name)

@@ -18,13 +18,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from router.inference.child_start import live_and_die_with
+from router.inference.child_start import give_back_memory, live_and_die_with
 from router.inference.framing import pack, receive, send, unpack
 from router.inference.lanes import Lanes
 from router.inference.schedule import Request
 from router.inference.worker_handle import PixelWorker
-from router.model.card import CardError
-from router.model.load import LARGEST_BATCH, Model, load
+from router.model.card import Card, CardError
+from router.model.load import Model, load, shipped_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +56,25 @@ def main() -> None:
     if options is None:
         return
     os.nice(options["nice"])  # before threads and workers start, so that they inherit it
+    rendered: queue.SimpleQueue[Rendered] = queue.SimpleQueue()
     try:
+        directory = Path(options["path"]) if options["path"] else shipped_model()
+        card = Card.read(directory)
+        lanes = _lanes(card.size, options, rendered, answers)
+        lanes.launch()  # while the model warms up, the workers take in their modules
         model = load(
-            Path(options["path"]) if options["path"] else None,
-            device=options["device"], engine=options["engine"], threads=options["threads"],
-        )  # fmt: skip
+            directory, card=card, device=options["device"], engine=options["engine"], threads=options["threads"]
+        )
     except CardError as error:
         answers.send({"refused": str(error)})
         return
-    serve(model, options, requests, answers)
+    lanes.start()
+    give_back_memory()
+    serve(model, lanes, rendered, options["workers"], requests, answers)
 
 
-def serve(model: Model, options: dict[str, Any], requests: BinaryIO, answers: Answers) -> None:
-    rendered: queue.SimpleQueue[Rendered] = queue.SimpleQueue()
+def _lanes(size: int, options: dict[str, Any], rendered: queue.SimpleQueue[Rendered], answers: Answers) -> Lanes:
+    """What makes pictures of this size; they come into `rendered`."""
 
     def answered(request: Request, message: dict[str, Any], picture: bytes) -> None:
         if request["op"] == "transcode":
@@ -79,22 +85,27 @@ def serve(model: Model, options: dict[str, Any], requests: BinaryIO, answers: An
         else:
             answers.send({"id": request["id"], "seen": message["seen"]})
 
-    lanes = Lanes(
-        options["workers"], options["timeout"], lambda: PixelWorker(model.card.size, options["memory"]), answered,
+    return Lanes(
+        options["workers"], options["timeout"], lambda: PixelWorker(size, options["memory"]), answered,
         failed=lambda request, reason: answers.send({"id": request["id"], "failed": reason}),
         slowed=lambda request: answers.send({"id": request["id"], "slow": True}),
     )  # fmt: skip
-    lanes.start()
+
+
+def serve(
+    model: Model, lanes: Lanes, rendered: queue.SimpleQueue[Rendered], workers: int, requests: BinaryIO,
+    answers: Answers,
+) -> None:  # fmt: skip
     clock = BatchClock()
     threading.Thread(target=_listen, args=(requests, lanes, clock, answers), daemon=True).start()
     answers.send({
         "ready": {
             "engine": model.engine, "why": model.why, "model": model.card.digest, "size": model.card.size,
-            "warm_s": round(model.warm_s, 2), "workers": options["workers"],
+            "warm_s": round(model.warm_s, 2), "workers": workers,
         }
     })  # fmt: skip
     while True:
-        batch = _take(rendered)
+        batch = _take(rendered, model.largest_batch)
         clock.began = time.monotonic()
         _predict(model, batch, answers)
         clock.began = None
@@ -119,10 +130,10 @@ def _listen(requests: BinaryIO, lanes: Lanes, clock: BatchClock, answers: Answer
     os._exit(0)  # the node is gone: no thread here has anything to finish
 
 
-def _take(rendered: queue.SimpleQueue[Rendered]) -> list[Rendered]:
+def _take(rendered: queue.SimpleQueue[Rendered], most: int) -> list[Rendered]:
     """The pictures that wait, up to the largest warm batch. Does not wait for more."""
     batch = [rendered.get()]
-    while len(batch) < LARGEST_BATCH:
+    while len(batch) < most:
         try:
             batch.append(rendered.get_nowait())
         except queue.Empty:

@@ -45,6 +45,7 @@ class Worker(Protocol):
     def is_warm(self) -> bool: ...
     @property
     def is_lowered(self) -> bool: ...
+    def launch(self) -> None: ...
     def start(self) -> None: ...
     def ask(self, request: Request) -> None: ...
     def answer(self, seconds: float) -> Answer: ...
@@ -88,8 +89,14 @@ class Lanes:
         self._warming = 0
         self._stopped = False
 
+    def launch(self) -> None:
+        """Start the processes of the first lane, and do not wait for them. Raises OSError."""
+        for slot in self._slots[: self._schedule.most[Lane.LOOK]]:
+            slot.worker.launch()
+
     def start(self) -> None:
-        """Start the processes of the first lane. Raises OSError, WorkerDiedError or TimeoutError."""
+        """Wait until the processes of the first lane are ready. Raises OSError, WorkerDiedError or TimeoutError."""
+        self.launch()
         for number, slot in enumerate(self._slots):
             if number < self._schedule.most[Lane.LOOK]:
                 slot.worker.start()

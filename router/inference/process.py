@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import os
+import queue
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from router.config.settings import ModelSettings
 from router.errors import RouterError
 from router.flow import Seen
 from router.inference.framing import receive, send, unpack
+
+if TYPE_CHECKING:  # it starts before the configuration is read
+    from router.config.settings import ModelSettings
 
 START_SECONDS = 180.0
 _STARTER = ThreadPoolExecutor(1, "inference-starter")
@@ -31,6 +35,51 @@ class InferenceError(RouterError):
     """There is no answer: the process does not run, died, or could not answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that waits for its options, and our end of its life line."""
+
+    process: subprocess.Popen[bytes]
+    line: socket.socket
+
+
+_early: queue.SimpleQueue[Started] = queue.SimpleQueue()
+
+
+def begin() -> None:
+    """Start a process for the first model to come: while settings and spool are read, it takes in its modules."""
+    try:
+        _early.put(_started())
+    except OSError:  # the one who needs it tries again, and says so
+        pass
+
+
+def never_mind() -> None:
+    """End a process that was begun: there will be no model here."""
+    while not _early.empty():
+        started = _early.get_nowait()
+        started.line.close()
+        started.process.kill()
+        started.process.wait()
+
+
+def _started() -> Started:
+    """Raises OSError."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "router.inference", str(os.getpid()), str(theirs.fileno())]
+    try:
+        process = _STARTER.submit(
+            subprocess.Popen[bytes],
+            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/",
+        ).result()  # fmt: skip
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return Started(process, ours)
+
+
 class Child:
     """A process with the model of `settings.path`. `ask` may be called from any thread once `warm` has returned."""
 
@@ -44,18 +93,11 @@ class Child:
         self._unanswered = 0
         self._working = 0.0
         self._open = self._retired = False
-        self._line, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "router.inference", str(os.getpid()), str(theirs.fileno())]
         try:
-            self._process = _STARTER.submit(
-                subprocess.Popen[bytes],
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/",
-            ).result()  # fmt: skip
-        except OSError:
-            self._line.close()
-            raise
-        finally:
-            theirs.close()
+            started = _early.get_nowait()
+        except queue.Empty:
+            started = _started()
+        self._process, self._line = started.process, started.line
         self._requests, self._answers = self._line.makefile("wb"), self._line.makefile("rb")
 
     def warm(self, on_end: Callable[[Child, int], None]) -> None:

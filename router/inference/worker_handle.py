@@ -36,6 +36,7 @@ class PixelWorker:
     def __init__(self, size: int, memory: int) -> None:
         self._size, self._memory = size, memory
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = False
         self.is_lowered = False
         """Whether the process has a low priority. That cannot be undone."""
 
@@ -43,8 +44,8 @@ class PixelWorker:
     def is_warm(self) -> bool:
         return self._process is not None
 
-    def start(self) -> None:
-        """Start the process if there is none. Raises OSError, WorkerDiedError or TimeoutError."""
+    def launch(self) -> None:
+        """Start the process if there is none, and do not wait until it is ready. Raises OSError."""
         if self._process is not None and self._process.poll() is None:
             return
         self.stop()
@@ -53,7 +54,14 @@ class PixelWorker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | ENVIRONMENT, bufsize=1 << 16
         )
-        self.answer(START_SECONDS)
+
+    def start(self) -> None:
+        """Start the process if there is none, and wait until it is ready. Raises OSError, WorkerDiedError or
+        TimeoutError."""
+        self.launch()
+        if not self._is_ready:
+            self.answer(START_SECONDS)
+            self._is_ready = True
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Ask the process that `start` started. `answer` returns its answer."""
@@ -90,7 +98,8 @@ class PixelWorker:
 
     def stop(self) -> None:
         """Kill the process."""
-        process, self._process, self.is_lowered = self._process, None, False
+        process, self._process = self._process, None
+        self._is_ready = self.is_lowered = False
         if process is None:
             return
         process.kill()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from router.errors import to_install
 from router.flow import Prediction
 from router.model import reference, weights
 from router.model.architecture import Weights
@@ -19,14 +20,13 @@ from router.model.files import shipped_model as shipped_model
 from router.model.int8 import Int8
 from router.model.polarity import look_right
 from router.model.reference import sample_pictures as sample_pictures
-from router.observe import to_install
 
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What a driver makes where torch could see a GPU: NVIDIA's, AMD's, and that of a virtual machine under Windows."""
-EXTRAS = {"openvino": "fast", "torch": "torch"}
-"""The extra of this package that brings an engine's library."""
 WARM_BATCHES = (1, 2, 4, 8, 16)
-LARGEST_BATCH = WARM_BATCHES[-1]
+"""Pictures that are asked about at once, and so tried before the first comes."""
+LARGEST_ON_CPU = 4
+"""A processor gains nothing from more (`python -m benchmarks.classify`), and they take 30 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,11 @@ class Model:
     warm_s: float
     run: Run
 
+    @property
+    def largest_batch(self) -> int:
+        """Pictures in one batch at most."""
+        return _batches(self.engine)[-1]
+
     def predict(self, pictures: NDArray[np.uint8]) -> list[Prediction]:
         """Predictions for pictures (n, size, size) uint8, n at least 1."""
         calibration = self.card.calibration
@@ -46,19 +51,28 @@ class Model:
         return calibration.predictions(logits, novelty, self.card.digest, inverted)
 
 
-def load(directory: Path | None, *, device: str = "auto", engine: str = "auto", threads: int = 0) -> Model:
-    """Check, build and warm. Raises CardError: one line with the fix. Torch is imported only where it may answer."""
+def load(
+    directory: Path | None, *, card: Card | None = None, device: str = "auto", engine: str = "auto", threads: int = 0
+) -> Model:
+    """Check, build and warm. Raises CardError: one line with the fix. Torch is imported only where it may answer.
+
+    `card`: the folder's, if it has just been read.
+    """
     began = time.monotonic()
     directory = directory or shipped_model()
-    card = Card.read(directory)
+    card = card or Card.read(directory)
     network = weights.read(directory / WEIGHTS)
     card.must_fit(network)
     name, why, run = _choose(network, card, directory, device, engine, threads)
-    for batch in WARM_BATCHES:
+    for batch in _batches(name):
         run(np.zeros((batch, card.size, card.size), np.uint8))
     if not all(np.isfinite(values).all() for values in run(sample_pictures(card.size))):
         raise CardError(f"{directory / WEIGHTS}: what it answers is not finite; copy the model's folder again")
     return Model(card, name, why, time.monotonic() - began, run)
+
+
+def _batches(engine: str) -> list[int]:
+    return [batch for batch in WARM_BATCHES if engine == ON_GPU or batch <= LARGEST_ON_CPU]
 
 
 def _choose(
@@ -80,7 +94,8 @@ def _choose(
             passed_over.append(f"{name}: {error}")
         except ImportError:
             program = name.split()[0]
-            passed_over.append(f"{program} is not installed ({to_install(EXTRAS[program])})")
+            how = to_install("torch") if program == "torch" else f"pip install {program}"
+            passed_over.append(f"{program} is not installed ({how})")
         except RuntimeError as error:
             passed_over.append(f"{name} failed ({type(error).__name__})")
         else:

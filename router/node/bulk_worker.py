@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from router.observe import log, where
 from router.spool import BULK, Spool, SpoolError
@@ -19,9 +19,9 @@ AGAIN_AFTER = 5.0
 class BulkWorker:
     """A thread that works until it is stopped; what is left is gone on with at the next start."""
 
-    def __init__(self, spool: Spool, limits: Callable[[], Mapping[str, int | None]] = dict) -> None:
-        """`limits`: where instances may follow their study now, each with the limit of its open deliveries."""
-        self._spool, self._limits = spool, limits
+    def __init__(self, spool: Spool, follow: Callable[[], float | None] = lambda: None) -> None:
+        """`follow` lets some instances follow their study; it returns the seconds until there is more to do."""
+        self._spool, self._follow = spool, follow
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bulk", daemon=True)
 
@@ -58,5 +58,5 @@ class BulkWorker:
 
     def _step(self) -> float | None:
         """A batch of each. Returns the seconds until the next; None where nothing is left to do."""
-        due = self._spool.bulk.step(), self._spool.studies.step(self._limits())
+        due = self._spool.bulk.step(), self._follow()
         return min((one for one in due if one is not None), default=None)

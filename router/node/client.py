@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -50,6 +50,13 @@ def sockets(folder: Path) -> list[str]:
     several = sorted(found, key=lambda parts: int(parts[2]), reverse=True)
     several.sort(key=lambda parts: not ".".join(parts).startswith(own))
     return [SOCKET, *map(".".join, several)]
+
+
+def remove_sockets_but(folder: Path, starts: Collection[int]) -> None:
+    """Remove the sockets of nodes that are in no list any more: of killed ones nobody else does. Raises OSError."""
+    for name in sockets(folder)[1:]:
+        if int(name.rpartition(".")[2]) not in starts:
+            (folder / name).unlink(missing_ok=True)
 
 
 class NoNodeError(RouterError):

@@ -34,6 +34,7 @@ from router.node.orders import (
     Label,
     Many,
     Order,
+    OrderError,
     Pause,
     Promote,
     Reload,
@@ -50,10 +51,18 @@ from router.node.orders import (
     Wipe,
 )
 from router.node.other_models import OtherModels
-from router.node.reloading import Reloaded, refuse_bad_certificates, refuse_orphaned_deliveries, reloaded
+from router.node.reloading import (
+    Reloaded,
+    not_followed,
+    refuse_bad_certificates,
+    refuse_orphaned_deliveries,
+    reloaded,
+)
 from router.node.rule_changes import RuleChanges
 from router.node.serving_models import ServingModels
+from router.node.shared_settings import InForce, at_start, following, publish
 from router.node.sweeper import Sweeper
+from router.node.together import SettingsFollower, Together
 from router.node.view import NodeView
 from router.notify import Notifier
 from router.observe import log
@@ -68,6 +77,11 @@ LATE_AT_END = 2.0
 """Seconds after which the database counts as silent when the node stops."""
 DRAIN_IN_VAIN = 3.0
 """Seconds to stop in if the spool's database does not answer. Work under way cannot be finished then."""
+DIFFERS = (
+    "the routing.yaml of this node differs from the settings in force, which another node has published: change the "
+    "rules there, or make this file the same (dicom-router nodes)"
+)
+"""Why rules cannot be changed here."""
 LAST_WRITES = 1.0
 """The least seconds for changes that still wait for the database."""
 
@@ -94,11 +108,13 @@ class Node:
 
     def __init__(self, settings: Settings, page: Callable[[Node], WebPage] | None = None) -> None:
         """`page` makes what the web port shows beside health and metrics."""
-        self._settings = self._started_with = settings
         self._stopped = threading.Event()
         self._reloading = threading.Lock()
         roles = frozenset(settings.node.roles)
         self._spool: Spool = open_spool(settings.spool)
+        self._in_force = self._at_start(settings)
+        self._started_with = settings = self._in_force.settings
+        self._follower = SettingsFollower(self._spool, self._in_force.version, self._follow)
         self._rule_changes = RuleChanges(self.settings, self.reload, self._spool)
         self._models, classifier = self._models_and_classifier(roles)
         self._forwarder, copy_workers = self._forwarder_and_workers(roles)
@@ -113,14 +129,16 @@ class Node:
         shown = page(self) if page and "web" in roles else None
         gate = protected(shown.app, Access(settings.web, self._spool)) if shown else None
         self._web = WebServer(settings.web, view, gate)
-        states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report}
+        states = {"health": lambda: {**view.alive()}, "status": view.status, "models": self._models.report,
+                  "node": view.node}  # fmt: skip
         name = socket_name(self._spool.start_among_others)
         control = ControlServer(settings.spool.path, application(self.carry_out, states), name)
         commits = committer if roles & {"receive", "forward"} else None
-        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool, self._limits)
+        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool, self._follow_studies)
         notifier = Notifier(view, self._spool.notices, self.settings)
+        self._together = None if self._spool.database.is_sqlite else self._among_others()
         parts: tuple[Part | None, ...] = (
-            shown, self._web, self._models, control, copy_workers, self._forwarder, classifier, commits,
+            shown, self._web, self._models, control, self._together, copy_workers, self._forwarder, classifier, commits,
             sweeper, bulk, notifier, self._receiver,
         )  # fmt: skip
         self._parts = tuple(part for part in parts if part is not None)
@@ -128,7 +146,7 @@ class Node:
 
     def _models_and_classifier(self, roles: frozenset[str]) -> tuple[ServingModels | OtherModels, Classifier | None]:
         if "classify" not in roles:
-            return OtherModels(self.settings), None
+            return OtherModels(self._spool, self.settings), None
         models = ServingModels(self._spool, self.settings, on_ready=lambda: classifier.wake())
         classifier = Classifier(self._spool, models.inference, self.settings, models.decided)
         return models, classifier
@@ -137,19 +155,32 @@ class Node:
         """Copies are made beside the model where there is one."""
         if "forward" not in roles:
             return None, None
-        workers = None if isinstance(self._models, ServingModels) else CopyWorkers(self._settings.model)
+        workers = None if isinstance(self._models, ServingModels) else CopyWorkers(self.settings().model)
         transcoder = workers or cast(ServingModels, self._models).inference
         copies = Copies(transcoder, self._spool.space.for_copy)
         return Forwarder(self._spool, self.settings, copies.get), workers
 
+    def _at_start(self, own: Settings) -> InForce:
+        try:
+            return at_start(own, self._spool)
+        except BaseException:
+            self._spool.close()
+            raise
+
+    def _among_others(self) -> Together:
+        def about() -> dict[str, Any]:
+            return self.view.about() | {"file_differs": self._in_force.file_differs}
+
+        return Together(self._spool, self.settings().node, self._follower, self._models, about)
+
     def settings(self) -> Settings:
         """The settings in force. A reload replaces all of them at once."""
-        return self._settings
+        return self._in_force.settings
 
-    def _limits(self) -> dict[str, int | None]:
-        """Where instances may follow their study: nowhere in a dry run."""
-        settings = self._settings
-        return {} if settings.node.dry_run else {name: settings.destinations[name].limit for name in settings.enabled}
+    def _follow_studies(self) -> float | None:
+        """Let instances follow their study; nothing does in a dry run. See `Studies.step`."""
+        now = self.settings()
+        return None if now.node.dry_run else self._spool.studies.step(now.limits, now.gathers)
 
     @property
     def spool(self) -> Spool:
@@ -172,8 +203,8 @@ class Node:
             self.stop(0.0)
             raise
         self._web.look()
-        node, port, web_port = self._settings.node, cast(int, ports[self._receiver]), cast(int, ports[self._web])
-        for warning in self._settings.warnings:
+        node, port, web_port = self.settings().node, cast(int, ports[self._receiver]), cast(int, ports[self._web])
+        for warning in self.settings().warnings:
             log.warning("configuration", about=warning)
         log.info(
             "serving", ae_title=node.ae_title, roles=list(node.roles), address=node.address, port=port,
@@ -190,7 +221,7 @@ class Node:
         if self._stopped.is_set():
             return
         self._stopped.set()
-        if self._receiver and (drain := self._settings.node.drain):
+        if self._receiver and (drain := self.settings().node.drain):
             log.info("draining", associations=self._receiver.associations, within_s=drain)
             self._receiver.drain(time.monotonic() + drain)
         if not self._spool.database.answers(LATE_AT_END):
@@ -209,17 +240,16 @@ class Node:
     def reload(self, who: str = "") -> Reloaded:
         """Read routing.yaml again. Afterwards all of it is in force, or if something fails, nothing of it.
 
-        Raises ConfigError, SpoolError, NoWorkerError. Then the old settings stay in force, and a person may try again.
+        Of several nodes each follows. Raises ConfigError, SpoolError, NoWorkerError. Then the old settings stay in
+        force, and a person may try again.
         """
         with self._reloading:  # a signal and the local socket may ask at once
-            new, old = load(self._settings.file), self._settings
+            new, old = load(self.settings().file), self.settings()
             refuse_orphaned_deliveries(self._spool, new)
             refuse_bad_certificates(old, new)
-            prepared = self._forwarder.prepare(new.destinations) if self._forwarder else None
-            self._settings = new
-            if self._forwarder and prepared:
-                self._forwarder.take(prepared)
-            done = reloaded(self._started_with, old, new)
+            self._take(new, lambda: publish(new, self._spool, who))
+            self._follower.now_in_force(self._in_force.version)
+            done = reloaded(self._started_with, old, new, self._in_force.version)
             for part in done.needs_restart:
                 log.warning("needs a restart", part=part)
             log.info("reloaded", changed=done.changed, rules=len(new.rules.rules), destinations=len(new.destinations))
@@ -229,18 +259,50 @@ class Node:
                 log.error("spool", stage="reload", reason=str(error))
             return done
 
+    def _follow(self) -> int:
+        """Take over the newest settings that another node has published. Returns their version.
+
+        Raises ConfigError, SpoolError, NoWorkerError.
+        """
+        with self._reloading:
+            newest, old = self._spool.shared.settings(), self.settings()
+            if newest is None or newest.version <= self._in_force.version:
+                return self._in_force.version
+            found = following(old, newest)
+            refuse_bad_certificates(old, found.settings)
+            self._take(found.settings, lambda: found)
+            done = reloaded(self._started_with, old, found.settings, newest.version)
+            log.info("followed", version=newest.version, who=newest.who, node=newest.node, changed=done.changed)
+            return newest.version
+
+    def _take(self, new: Settings, in_force: Callable[[], InForce]) -> None:
+        """Make new settings those in force. What `in_force` raises leaves the old ones."""
+        prepared = self._forwarder.prepare(new.destinations) if self._forwarder else None
+        try:
+            self._in_force = in_force()
+        except BaseException:
+            if self._forwarder and prepared:
+                self._forwarder.discard(prepared)
+            raise
+        if self._forwarder and prepared:
+            self._forwarder.take(prepared)
+
     def carry_out(self, order: Order, who: str) -> dict[str, Any]:
         """Carry out what a person ordered. Raises RouterError."""
         match order:
             case Reload():
-                return {"done": True} | asdict(self.reload(who))
+                done = self.reload(who)
+                return {"done": True} | asdict(done) | {"not_followed": not_followed(self._spool, done.version)}
             case ApplyRules() | RollBackRules():
-                return self._rule_changes.carry_out(order, who)
+                if self._in_force.file_differs:
+                    raise OrderError(DIFFERS)
+                changed = self._rule_changes.carry_out(order, who)
+                return changed | {"not_followed": not_followed(self._spool, self._in_force.version)}
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
             case Retry() | Discard() | DecideAgain() | SendAlso() | Label() | Pause() | Resume() | Wipe():
-                return orders.carry_out(order, who, self._spool, self._settings.destinations)
+                return orders.carry_out(order, who, self._spool, self.settings().destinations)
             case Many() | CancelJob() | Silence() | AddUser() | RemoveUser() | SetPassword() | SetRoles():
-                return orders.carry_out(order, who, self._spool, self._settings.destinations)
+                return orders.carry_out(order, who, self._spool, self.settings().destinations)
             case _:
                 assert_never(order)

@@ -1,21 +1,27 @@
-"""What a node without a model knows of models: other nodes, with the role `classify`, have them."""
+"""What a node without a model knows of models: other nodes, with the role `classify`, have them.
+
+A choice that is ordered here is written down, and those nodes follow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from router.config import Settings
-from router.node.model_store import ModelStore, StoreError
 from router.node.orders import ModelOrder
+from router.node.serving_models import behind, store_of, write_down
+from router.spool import Spool
 
 
 class OtherModels:
     """The same questions as `ServingModels` answers."""
 
-    def __init__(self, settings: Callable[[], Settings]) -> None:
-        self._store = ModelStore(settings().spool.path, settings().model.path)
+    def __init__(self, spool: Spool, settings: Callable[[], Settings]) -> None:
+        self._spool = spool
+        self._store = store_of(spool, settings().model.path)
+        self.version = 0
+        self.problem = ""
 
     def start(self) -> None:
         """Nothing has to be started."""
@@ -34,9 +40,20 @@ class OtherModels:
     def digests(self) -> dict[str, str]:
         return {}
 
+    def follow(self) -> None:
+        """There is nothing that could follow."""
+
     def begin(self, order: ModelOrder, who: str) -> dict[str, Any]:
-        raise StoreError("this node has no model; give the order to one with the role classify")
+        """Write an order's choice down. Raises StoreError, SpoolError. `report` says which nodes have not followed."""
+        plan = self._store.plan(order, who, runs_here=False)
+        if plan != self._store.state():
+            self._store.write(plan, who)
+            write_down(self._spool, plan, order, who)
+        return {"begun": True}
 
     def report(self) -> dict[str, Any]:
-        state = asdict(self._store.state())
-        return state | {"inference": {}, "shadow_ready": False, "busy": False, "error": ""}
+        state = self._store.state()
+        return state.as_dict() | {
+            "inference": {}, "shadow_ready": bool(state.shadow), "busy": False, "error": "",
+            "behind": behind(self._spool, state),
+        }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +11,14 @@ from router.association.tls import client_context, server_context, unusable
 from router.config import ConfigError, Problem, Settings
 from router.node.sweeper import orphaned
 from router.spool import Spool
+from router.spool.nodes import lagging
 
 PARTS = ("node", "spool", "model", "web", "notify", "destinations", "rules")
 """The parts of the settings that a reload compares."""
+FOLLOW_WITHIN = 5.0
+"""Seconds in which each node follows what was published."""
+LOOK_EVERY = 0.1
+"""Seconds between two looks whether all have."""
 TLS_FIX = "correct the file, or name another file"
 
 
@@ -23,6 +29,8 @@ class Reloaded:
     file: str
     changed: list[str]
     needs_restart: list[str]
+    version: int = 0
+    """Of the settings that several nodes share; 0 with SQLite."""
 
 
 def refuse_orphaned_deliveries(spool: Spool, new: Settings) -> None:
@@ -56,7 +64,18 @@ def refuse_bad_certificates(old: Settings, new: Settings) -> None:
         raise ConfigError([Problem(str(new.file), 0, f"{of}.tls: {words}", TLS_FIX) for of, words in found.items()])
 
 
-def reloaded(started_with: Settings, old: Settings, new: Settings) -> Reloaded:
+def not_followed(spool: Spool, version: int) -> list[dict[str, str]]:
+    """The nodes in which a version of the shared settings is not in force after FOLLOW_WITHIN, and why."""
+    until = time.monotonic() + FOLLOW_WITHIN
+    while version:
+        behind = lagging(spool.nodes.running(), settings=version)
+        if not behind or time.monotonic() > until:
+            return [{"node": one.name, "problem": one.state.problem} for one in behind]
+        time.sleep(LOOK_EVERY)
+    return []
+
+
+def reloaded(started_with: Settings, old: Settings, new: Settings, version: int = 0) -> Reloaded:
     """Compares the settings before and after, and with those from the start of the node."""
     changed = [part for part in PARTS if getattr(old, part) != getattr(new, part)]
     restart = [part for part in ("spool", "model", "web") if getattr(started_with, part) != getattr(new, part)]
@@ -65,4 +84,4 @@ def reloaded(started_with: Settings, old: Settings, new: Settings) -> Reloaded:
         restart.append("node address, port or tls")
     if started_with.node.roles != new.node.roles or started_with.node.name != new.node.name:
         restart.append("node roles or name")
-    return Reloaded(str(new.file), changed, restart)
+    return Reloaded(str(new.file), changed, restart, version)

@@ -7,8 +7,9 @@ way. The choice is written down before it takes effect. A model that does not st
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from router.config import Settings
 from router.decide import decide, header_tags
 from router.flow import Decision, Instance, Prediction, Seen
 from router.inference import Inference, InferenceError, Shadow
-from router.node.model_store import ModelStore, State, StoreError
+from router.node.model_store import Chosen, ModelStore, State, StoreError
 from router.node.orders import NAMES, ModelOrder, Promote, RollBack, SetShadow
 from router.observe import log, where
 from router.spool import SHADOW_PREDICTION, Spool, SpoolError
+from router.spool.nodes import lagging
+from router.spool.shared import OvertakenError
 
 STOP_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
@@ -36,8 +39,13 @@ class ServingModels:
         """Raises StoreError if the choice of models cannot be read."""
         self._spool, self._settings = spool, settings
         self._model = settings().model
-        self._store = ModelStore(settings().spool.path, self._model.path)
-        self.inference = Inference(replace(self._model, path=self._store.serving()), on_ready)
+        self._store = store_of(spool, self._model.path)
+        _share_file(self._store)
+        self._in_force = self._store.state()
+        self._follow_again = 0.0
+        self._follow_problem = ""
+        path = self._store.path(self._in_force.serving) or self._model.path
+        self.inference = Inference(replace(self._model, path=path), on_ready)
         self._shadow: Shadow | None = None
         self._coming: Shadow | None = None
         self._lock = threading.Lock()
@@ -73,10 +81,10 @@ class ServingModels:
 
     def report(self) -> dict[str, Any]:
         """What is chosen and what runs, whether an order is under way, and why the last one failed (else empty)."""
-        shadow = self._shadow
-        return asdict(self._store.state()) | {
+        shadow, state = self._shadow, self._store.state()
+        return state.as_dict() | {
             "inference": self.inference.info(), "shadow_ready": shadow is not None and shadow.is_ready,
-            "busy": self._is_busy(), "error": self._error,
+            "busy": self._is_busy(), "error": self._error, "behind": behind(self._spool, state),
         }  # fmt: skip
 
     @property
@@ -94,6 +102,44 @@ class ServingModels:
         if shadow is not None and shadow.is_ready:
             found["shadow"] = shadow.digest
         return found
+
+    # -- other nodes -----------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """The version of the shared choice that is in force here (0: it is not shared)."""
+        return self._in_force.version
+
+    @property
+    def problem(self) -> str:
+        """Why the newest choice is not in force here; empty if it is."""
+        return self._follow_problem
+
+    def follow(self) -> None:
+        """Take over what another node's order has chosen, in a thread. Raises SpoolError, StoreError."""
+        newest = self._store.state()
+        if newest.version <= self._in_force.version or time.monotonic() < self._follow_again:
+            return
+        if self._in_background(lambda: self._adopt(newest)):
+            self._follow_problem = self._follow_problem or "it starts the models that were chosen"
+
+    def _adopt(self, newest: State) -> None:
+        self._follow_again = time.monotonic() + FIRST_PAUSE
+        old = self._in_force
+        try:
+            if _name(newest.serving) != _name(old.serving):
+                self.inference.swap(self._store.path(newest.serving) or self._model.path, lambda: None)
+                self._in_force = replace(old, serving=newest.serving)  # if its shadow fails, this need not be repeated
+            if _name(newest.shadow) != _name(old.shadow):
+                self._change_shadow(newest)
+        except (InferenceError, StoreError, OSError) as error:
+            self._follow_problem = str(error)
+            raise
+        except Exception as error:
+            self._follow_problem = where(error)
+            raise
+        self._in_force, self._follow_again, self._follow_problem = newest, 0.0, ""
+        self._store.forget_unused()
 
     # -- shadow ----------------------------------------------------------------------------------------------------
 
@@ -126,7 +172,7 @@ class ServingModels:
         def run() -> None:
             try:
                 work()
-            except (InferenceError, StoreError, OSError) as error:
+            except (InferenceError, StoreError, SpoolError, OSError) as error:
                 self._error = str(error)
             except Exception as error:  # the person who gave the order must learn that it failed
                 self._error = where(error)
@@ -146,9 +192,9 @@ class ServingModels:
         if plan == old:
             return  # there was no shadow to end, so nothing has changed
         if plan.serving != old.serving:
-            self.inference.swap(self._store.path(plan.serving), lambda: self._store.write(plan))
+            self.inference.swap(self._store.path(plan.serving), lambda: self._write(plan, who))
         if plan.shadow != old.shadow:
-            self._change_shadow(plan)
+            self._change_shadow(plan, who)
         write_down(self._spool, plan, order, who)
 
     def _resume_shadow(self) -> None:
@@ -169,7 +215,12 @@ class ServingModels:
             self._stopping.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _change_shadow(self, plan: State) -> None:
+    def _write(self, plan: State, who: str) -> None:
+        """Write down a choice that this node makes, unless it is written down already."""
+        if plan != self._store.state():
+            self._in_force = self._store.write(plan, who)
+
+    def _change_shadow(self, plan: State, who: str = "") -> None:
         path = self._store.path(plan.shadow)
         coming = None
         try:
@@ -179,7 +230,7 @@ class ServingModels:
                         return
                     coming = self._coming = Shadow(self._model, path)
                 coming.start()
-            self._store.write(plan)
+            self._write(plan, who)
         except BaseException:
             if coming:
                 coming.stop()
@@ -188,6 +239,33 @@ class ServingModels:
             old, self._shadow, self._coming = self._shadow, coming, None
         if old:
             old.stop()
+
+
+def store_of(spool: Spool, configured: Path | None) -> ModelStore:
+    """The models of a spool. `configured`: model.path."""
+    shared = None if spool.database.is_sqlite else spool.shared
+    return ModelStore(spool.settings.path, configured, shared)
+
+
+def _share_file(store: ModelStore) -> None:
+    try:
+        store.share_file()
+    except OvertakenError:
+        pass  # another node was first
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("configuration", about=f"the choice of models in {store.folder} cannot be read ({where(error)})")
+
+
+def behind(spool: Spool, state: State) -> list[dict[str, str]]:
+    """The nodes that run, and in which an older choice of models is in force; and why."""
+    if not state.version:
+        return []
+    found = lagging(spool.nodes.running("classify"), choice=state.version)
+    return [{"node": one.name, "problem": one.state.problem} for one in found]
+
+
+def _name(chosen: Chosen | None) -> str:
+    return chosen.name if chosen else ""
 
 
 EVENTS = {Promote: "model promoted", RollBack: "model rolled back", SetShadow: "shadow changed"}

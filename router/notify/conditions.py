@@ -73,7 +73,7 @@ def troubles(wanted: NotifySettings, seen: Seen) -> Iterator[Trouble]:
 def _destinations(wanted: NotifySettings, seen: Seen) -> Iterator[Trouble]:
     for name, number in seen.buried.items():
         if wanted.buried is not None and number >= wanted.buried:
-            yield Trouble("buried", name, f"{_deliveries(number)} for {name} given up on and waiting for a person")
+            yield Trouble("buried", name, f"{_deliveries(number)} buried for {name}, waiting for a person")
     for name, since in seen.circuits.items():
         if wanted.circuit is not None and seen.now - since >= wanted.circuit:
             wait = f"{_deliveries(seen.waiting.get(name, 0))} waiting"

@@ -57,7 +57,7 @@ class Looker:
             circuits={
                 name: one.still_since
                 for name, one in self._node.destination_states().items()
-                if one.circuit_until and one.still_since and not one.paused
+                if one.circuit_until and one.still_since and not one.paused and not one.closed_until
             },
             waiting=counts.open,
             last_from={name: known.get(name, self._begun) for name in wanted.silent},
@@ -71,8 +71,7 @@ class Looker:
 
     def _room(self, settings: Settings, counts: Counts) -> tuple[int, float | None]:
         disk = os.statvfs(settings.spool.path)
-        free = disk.f_bavail * disk.f_frsize - settings.spool.reserve
-        room = max(0, min(settings.spool.limit - counts.bytes, free))
+        room = settings.spool.left(counts.bytes, disk.f_bavail * disk.f_frsize)
         came = self._node.received_bytes(HOUR) if settings.notify.disk is not None else 0
         return room, room / came * HOUR if came else None
 

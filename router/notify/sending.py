@@ -20,8 +20,9 @@ from functools import partial
 from typing import Any
 
 from router.config import Settings
+from router.errors import to_install
 from router.notify.ledger import TEST, Message
-from router.observe import to_install, where
+from router.observe import where
 
 WITHIN = 15.0
 """Seconds for one try."""

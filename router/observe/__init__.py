@@ -13,11 +13,6 @@ structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 log: Any = structlog.get_logger("router")
 
 
-def to_install(extra: str) -> str:
-    """How to install one of this package's extras, for a message. It is installed from a clone: no index has it."""
-    return f"pip install '.[{extra}]' in a clone of dicom-router"
-
-
 def safe(text: str, limit: int = 64) -> str:
     """Received text made safe for a log line: printable ASCII, at most `limit` characters."""
     shown = "".join(c if " " <= c <= "~" else "?" for c in text[: limit + 1])

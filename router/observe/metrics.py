@@ -40,7 +40,7 @@ VIEWS_SEEN = Counter("dicom_router_views_total", "Predictions with a view, by vi
 INVERTED = Counter("dicom_router_inverted_total", "Pictures that came with the wrong polarity", registry=REGISTRY)
 DELIVERED = Counter("dicom_router_delivered_total", "Deliveries done", ["destination"], registry=REGISTRY)
 RETRIED = Counter("dicom_router_retried_total", "Deliveries to be tried again", ["destination"], registry=REGISTRY)
-BURIED = Counter("dicom_router_buried_total", "Deliveries given up on", ["destination"], registry=REGISTRY)
+BURIED = Counter("dicom_router_buried_total", "Deliveries buried: given up on", ["destination"], registry=REGISTRY)
 FOLLOWED = Counter(
     "dicom_router_followed_total", "Deliveries of instances that follow their study", ["destination"],
     registry=REGISTRY,
@@ -59,11 +59,14 @@ STORE_SECONDS = Histogram(
     buckets=BUCKETS, registry=REGISTRY,
 )  # fmt: skip
 STORE_FAILURES = Counter(
-    "dicom_router_store_failures_total", "Failures of the object store, by what it did not do: read, write", ["what"],
-    registry=REGISTRY,
+    "dicom_router_store_failures_total", "Failures of the object store, by what it did not do: read, write, remove",
+    ["what"], registry=REGISTRY,
 )  # fmt: skip
 STORE_DOWN = Gauge(
-    "dicom_router_store_down", "1 while the object store does not read, or does not write", ["what"], registry=REGISTRY
+    "dicom_router_store_down",
+    "1 while the object store does not do this: read, write, remove",
+    ["what"],
+    registry=REGISTRY,
 )
 CACHE_BYTES = Gauge("dicom_router_cache_bytes", "Bytes of blobs kept beside the object store", registry=REGISTRY)
 ORPHANS = Gauge("dicom_router_orphans", "Objects without a row, as last counted", registry=REGISTRY)

@@ -19,6 +19,7 @@ from router.page import (
     kept_rules,
     many,
     model,
+    nodes,
     notices,
     now,
     record,
@@ -32,7 +33,7 @@ from router.page.static_files import route as static_files
 
 PAGES = (
     now, notices, instances, story, deliveries, destinations, attention, many, review, rules, candidate, kept_rules,
-    devices, model, record,
+    devices, model, nodes, record,
 )  # fmt: skip
 
 

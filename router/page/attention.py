@@ -1,4 +1,4 @@
-"""Attention: what was given up on, by its cause and not by its row, and what a person can do for all of a cause."""
+"""Attention: what was buried, by its cause and not by its row, and what a person can do for all of a cause."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
             number = _number(form)
             if form.get("sure") != "yes":
                 return site.sure(
-                    request, f"Drop the delivery to {form.get('destination', '')} for good?", "Drop it",
+                    request, f"Discard the delivery to {form.get('destination', '')} for good?", "Discard it",
                     {"delivery": str(number)},
                 )  # fmt: skip
             _must_change(await site.carry_out(request, Discard((number,))))

@@ -147,11 +147,12 @@ def send_test(settings: Settings, to: DestinationSettings) -> str:
     import numpy as np
 
     from router.commands.send_files import send_files
+    from router.commands.walking import Found
     from router.pixels.wrap import wrap_image
 
     y, x = np.mgrid[-1:1:480j, -1:1:400j]
     disc = (2000 * np.clip(1 - (x / 0.7) ** 2 - (y / 0.8) ** 2, 0, 1) + 300).astype(np.uint16)
     with tempfile.TemporaryDirectory(prefix="dicom-router-") as folder:
         path = wrap_image(disc, Path(folder, "test.dcm"))
-        (sent,) = send_files([path], to, settings.calling_ae(to))
+        (sent,) = send_files([Found(path)], to, settings.calling_ae(to))
     return sent.error

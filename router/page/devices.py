@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from router.commands.devices import ENOUGH, Device, devices_of
+from router.commands.devices import ENOUGH, MOST_SENDERS, Device, devices_of
 from router.commands.status import HOUR, silent_callers
 from router.config import Settings
 from router.config.header_words import shipped_vocabulary
@@ -22,8 +22,6 @@ from router.spool import Spool
 from router.spool.devices import MOST as MOST_LOOKED_AT
 from router.web.access import Role, needs
 
-MOST = 40
-"""Senders that are looked at, those seen last."""
 FRESH = 60.0
 """Seconds for which all visitors see the same figures."""
 AGREES = "header_agrees"
@@ -63,7 +61,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
 
 def _values(site: Site, spool: Spool, measured: Measured) -> dict[str, Any]:
     lately = spool.views.activity(HOUR)
-    senders = lately.senders[:MOST]
+    senders = lately.senders[:MOST_SENDERS]
     found = measured.look(spool, [one.calling_ae for one in senders], site.node.settings())
     return {
         "rows": [(sender, found.get(sender.calling_ae)) for sender in senders], "now": lately.now, "classes": CLASSES,

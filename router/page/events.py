@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 SENTENCES = {
-    "buried": "Given up on for {to}",
-    "retried by a person": "Tried again for {to}",
-    "discarded by a person": "Delivery to {to} dropped",
+    "buried": "Buried for {to}",
+    "retried by a person": "Retried for {to}",
+    "discarded by a person": "Delivery to {to} discarded",
     "sent also by a person": "Sent to {to} as well",
     "study sent by a person": "The whole study sent to {to}",
     "follows": "Sent to {to} with its study",

@@ -25,13 +25,13 @@ COUNT_FOR = 4.0
 """Seconds in which what a job would take is counted; then it is "more than" that."""
 LONGEST_REASON = 200
 ACTS = {
-    Act.RETRY: ("Try again", "Try {n} to {to} again?"),
-    Act.DISCARD: ("Drop for good", "Drop {n} to {to} for good?"),
-    Act.MOVE: ("Send elsewhere", "Send {n} for {to} to {new} instead?"),
-    Act.RESEND: ("Send once more", "Send {n} to {to} once more?"),
+    Act.RETRY: ("Retry", "Retry {n} to {to}?"),
+    Act.DISCARD: ("Discard", "Discard {n} to {to} for good?"),
+    Act.MOVE: ("Move", "Move {n} from {to} to {new}?"),
+    Act.RESEND: ("Resend", "Resend {n} to {to}?"),
     Act.DECIDE_AGAIN: ("Decide again", "Decide again for {n}?"),
 }
-NAMES = {"open": "waiting", "done": "delivered", "buried": "given up on"}
+NAMES = {"open": "waiting"}
 _TIMES = ("since", "until")
 
 

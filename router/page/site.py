@@ -36,6 +36,11 @@ MOST_WAITING = 24
 """Requests that wait for them."""
 SECONDS = 6.0
 """For all questions of one request."""
+ORDERING, MOST_ORDERS = 2, 8
+"""Threads that carry out orders, and orders that are under way or wait for them."""
+ORDER_SECONDS = 8.0
+"""That a person waits for an order; a locked database may take it later."""
+LOOK_FIRST = "Look at Now and at what you ordered before you order it again."
 TEMPLATES = Path(__file__).parent / "templates"
 MENU = (
     ("Now", "/", Role.VIEW), ("Instances", "/instances", Role.VIEW), ("Destinations", "/destinations", Role.VIEW),
@@ -43,8 +48,8 @@ MENU = (
     ("Devices", "/devices", Role.VIEW), ("Model", "/model", Role.VIEW), ("Record", "/record", Role.ADMIN),
 )  # fmt: skip
 DONE = {
-    "retried": "It is tried again at once.",
-    "discarded": "It was dropped for good.",
+    "retried": "It is retried at once.",
+    "discarded": "It was discarded for good.",
     "decided-again": "A new decision is ordered. It is made in a moment.",
     "study-sent": "Its whole study goes there too.",
     "sent-also": "It is owed there too.",
@@ -58,7 +63,7 @@ DONE = {
     "reloaded": "routing.yaml was read again.",
     "rules-applied": "These rules are in force. routing.yaml has them, and the earlier file is kept beside it.",
     "begun": "It is under way. You need not wait for it here.",
-    "cancelled": "The job ends. What it can take back is taken back.",
+    "cancelled": "The job is cancelled. What it can take back is taken back.",
     "silenced": "Nobody is told of it until then.",
     "told-again": "People are told again.",
 }
@@ -80,6 +85,8 @@ class Site:
         self.latest = Latest(node)
         self._threads = ThreadPoolExecutor(READERS, "page")
         self._places = threading.BoundedSemaphore(MOST_WAITING)
+        self._ordering = ThreadPoolExecutor(ORDERING, "order")
+        self._orders = threading.BoundedSemaphore(MOST_ORDERS)
         self._opening = threading.Lock()
         self._spool: Spool | None = None
 
@@ -91,6 +98,7 @@ class Site:
     def stop(self) -> None:
         self.pictures.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._ordering.shutdown(wait=False, cancel_futures=True)
         with self._opening:
             if self._spool is not None:
                 self._spool.close(0.0)
@@ -136,9 +144,24 @@ class Site:
         """Raises RouterError."""
         who = request.state.person.name
         try:
-            return await self.in_thread(lambda: self.node.carry_out(order, who))
+            return await self._ordered(lambda: self.node.carry_out(order, who))
         finally:
             self.latest.forget()
+
+    async def _ordered(self, work: Callable[[], T]) -> T:
+        """In threads of its own: an order waits for the database, and pages must be shown meanwhile."""
+        if not self._orders.acquire(blocking=False):
+            raise BusyError(f"the database has not taken the orders before: nothing was done. {LOOK_FIRST}")
+        future = self._ordering.submit(work)
+        future.add_done_callback(lambda _: self._orders.release())
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), ORDER_SECONDS)
+        except TimeoutError as error:
+            if future.cancelled():
+                said = "the orders before wait for the database: nothing was done"
+            else:
+                said = f"the database has not taken it within {ORDER_SECONDS:g} s: it is done when it does"
+            raise BusyError(f"{said}. {LOOK_FIRST}") from error
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         if not self._places.acquire(blocking=False):

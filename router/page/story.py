@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from router.commands.limits import limits_for
 from router.config import Settings
-from router.flow import CLASSES
+from router.flow import CLASSES, Instance
 from router.node.orders import DecideAgain, SendAlso
 from router.page.events import said
 from router.page.forms import FormError, field, fields
@@ -21,7 +22,9 @@ from router.page.site import BusyError, Site
 from router.page.viewed import Viewed
 from router.page.why import MARKS, why
 from router.spool import DeliveryState, EventRow, InstanceRow, InstanceState, Spool, SpoolError
+from router.spool.gathering import WAITS
 from router.spool.orders import LABELLED
+from router.spool.rows import instance_of
 from router.web.access import Role, needs
 
 MOST = 200
@@ -56,8 +59,8 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     async def picture(request: Request) -> Response:
         which, who = request.path_params["which"], request.state.person.name
         try:
-            path = await site.read(lambda spool: spool.blob(_row(spool, which).id))
-            content = await site.pictures.png(who, which, path)
+            one = instance_of(await site.read(lambda spool: _row(spool, which)))
+            content = await _picture(site, who, one)
         except (NoPictureError, FormError) as error:
             return PlainTextResponse(str(error), status_code=404)
         except (SpoolError, BusyError) as error:
@@ -90,6 +93,17 @@ def routes(site: Site) -> Iterator[BaseRoute]:
     yield Route("/instances/{which}/send-also", send_also, methods=["POST"])
 
 
+async def _picture(site: Site, who: str, one: Instance) -> bytes:
+    """Raises NoPictureError, SpoolError."""
+    spool = site.node.spool
+    here = await asyncio.wrap_future(spool.bring(one))
+    try:
+        return await site.pictures.png(who, one.id, spool.blob(one.id))
+    finally:
+        if here:
+            spool.let_go(one)
+
+
 def _row(spool: Spool, which: str) -> InstanceRow:
     row = spool.views.instance(which) if which.isalnum() and which.isascii() and len(which) == 32 else None
     if row is None:
@@ -109,7 +123,7 @@ def _values(site: Site, spool: Spool, which: str) -> dict[str, Any]:
         "explained": why(spool, row.id, settings), "marks": MARKS,
         "has_blob": row.state is not InstanceState.GONE, "no_picture": NO_PICTURE.get(row.pixels or "", ""),
         "others": [name for name, to in settings.destinations.items() if to.enabled and name not in owed],
-        "enabled": sorted(settings.enabled),
+        "gathers": WAITS, "enabled": sorted(settings.enabled),
         "classes": CLASSES, "label": _label(events), "states": spool.destinations.states(),
         "sop_class": _name_of(row.sop_class),
         "syntax": _name_of(row.transfer_syntax), "table_is_old": bool(row.table and row.table != settings.rules.digest),

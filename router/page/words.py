@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from router.commands.status import span
 from router.config.settings import GB, MIB
+from router.spool.states import in_words
 
 DAY = 86400.0
 
@@ -85,6 +86,11 @@ def from_nanosecond(at: int) -> str:
 def bar(value: float, most: float, length: float = 100.0) -> str:
     """The length of a bar, for SVG."""
     return f"{length * min(1.0, max(0.0, value / most)) if most else 0.0:.2f}"
+
+
+def delivery(state: str, reason: str | None) -> str:
+    """The state of a delivery."""
+    return in_words(state, reason)
 
 
 def listed(names: Sequence[str]) -> str:

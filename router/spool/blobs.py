@@ -188,6 +188,9 @@ class BlobStore:
     def tidy_up(self) -> None:
         """Try again what failed."""
 
+    def close(self) -> None:
+        """Nothing is asked any more."""
+
     def remove(self, blob_id: str) -> None:
         """Remove a blob and its copies, if they are still there."""
         blob = self.path(blob_id)

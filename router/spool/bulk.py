@@ -7,9 +7,8 @@ what comes later has greater ids and is not met. Between two batches everybody e
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,7 +29,7 @@ from router.spool.bulk_rows import (
 from router.spool.database import Database
 from router.spool.events import add_event
 from router.spool.find import FIRST_PAGE, Filter, kept
-from router.spool.keyed import key_of
+from router.spool.keyed import Key
 from router.spool.schema import delivery, instance
 from router.spool.signals import BULK, INSTANCES
 from router.spool.states import InstanceState
@@ -62,8 +61,8 @@ class Planned:
 class Bulk:
     """What `node` and the command line ask of the spool about many at once."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
-        self._database, self._folder = database, folder
+    def __init__(self, database: Database, key: Callable[[], Key | None]) -> None:
+        self._database, self._key = database, key
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
@@ -93,7 +92,7 @@ class Bulk:
 
     def begin(self, act: Act, wanted: Filter, destination: str, who: str, reason: str) -> int:
         """Note a job, to be worked off by `step`; returns its number. Raises ChoiceError, SpoolError."""
-        wanted, key = narrowed(act, wanted), key_of(self._folder)
+        wanted, key = narrowed(act, wanted), self._key()
 
         def job(connection: sa.Connection) -> int:
             bounds = _bounds(connection)
@@ -145,6 +144,11 @@ class Bulk:
         query = sa.select(bulk_job).where(bulk_job.c.id < before).order_by(bulk_job.c.id.desc()).limit(limit)
         return [job_of(row) for row in self._database.ask(lambda c: c.execute(query).all())]
 
+    def working(self, limit: int = 20) -> list[Job]:
+        """Those under way, the latest first."""
+        query = sa.select(bulk_job).where(bulk_job.c.state.in_(WORKING)).order_by(bulk_job.c.id.desc()).limit(limit)
+        return [job_of(row) for row in self._database.ask(lambda c: c.execute(query).all())]
+
     # -- work ------------------------------------------------------------------------------------------------------
 
     def step(self) -> float | None:
@@ -183,7 +187,7 @@ class Bulk:
         return 0.0
 
     def _page(self, act: Act, wanted: Filter, bounds: Bounds, before: str, limit: int) -> Page:
-        key = key_of(self._folder) if wanted.text else None
+        key = self._key() if wanted.text else None
         return self._database.ask(lambda c: choose(c, act, wanted, bounds, key, before=before, limit=limit))
 
     def _all(self, act: Act, wanted: Filter, bounds: Bounds) -> Iterator[Chosen]:

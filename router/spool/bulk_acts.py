@@ -14,7 +14,7 @@ from router.spool.destinations import still_times
 from router.spool.events import add_event, add_events
 from router.spool.finishing import OWED, finish_those_that_end, look_alone
 from router.spool.schema import delivery, instance
-from router.spool.states import DeliveryState, InstanceState
+from router.spool.states import BY_A_PERSON, MOVED, DeliveryState, InstanceState
 
 
 def act(connection: sa.Connection, job: Job, chosen: Sequence[Chosen]) -> int:
@@ -66,7 +66,7 @@ def _move(connection: sa.Connection, job: Job, numbers: Sequence[int]) -> int:
         return 0
     closed = {
         "state": DeliveryState.DISCARDED, "token": 0, "ready_at": 0, "closed_at": now,
-        "reason": f"moved to {job.destination} by a person",
+        "reason": f"{MOVED}{job.destination}{BY_A_PERSON}",
     }  # fmt: skip
     connection.execute(delivery.update().where(delivery.c.id.in_([row.id for row in free])).values(closed))
     ids = list(dict.fromkeys(row.instance_id for row in free))

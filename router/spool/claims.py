@@ -18,11 +18,16 @@ def number_start(connection: sa.Connection, *, alone: bool) -> int:
     """Number a start of a node. If the node is alone, free what earlier starts had claimed."""
     now = steady.look(connection).now
     if alone:
-        for table, state, ready_at in ((instance, InstanceState.NEW, now), (delivery, DeliveryState.OPEN, 0)):
-            claimed = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token != 0)
-            connection.execute(table.update().where(claimed).values(ready_at=ready_at, token=0))
-        commitment_rows.free_claims(connection)
+        free_all(connection, now)
     return int(connection.execute(owner.insert().values(at=now).returning(owner.c.start)).scalar_one())
+
+
+def free_all(connection: sa.Connection, now: float) -> None:
+    """End all claims, where no node works."""
+    for table, state, ready_at in ((instance, InstanceState.NEW, now), (delivery, DeliveryState.OPEN, 0)):
+        claimed = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token != 0)
+        connection.execute(table.update().where(claimed).values(ready_at=ready_at, token=0))
+    commitment_rows.free_claims(connection)
 
 
 def claim_end(connection: sa.Connection) -> float:

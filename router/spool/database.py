@@ -40,10 +40,10 @@ class Database:
         self._start = 0
         self._tokens = itertools.count(1)
 
-    def ask(self, question: Callable[[sa.Connection], T]) -> T:
-        """Answer a question that changes nothing."""
+    def ask(self, question: Callable[[sa.Connection], T], seconds: float | None = None) -> T:
+        """Answer a question that changes nothing. `seconds`: how long it may take, if not as long as all others."""
         try:
-            with patience.within(self._patience), self._read_engine.connect() as connection:
+            with patience.within(seconds or self._patience), self._read_engine.connect() as connection:
                 return question(connection)
         except Exception as error:
             if not is_of_database(error):

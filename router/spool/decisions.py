@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -10,10 +11,11 @@ import sqlalchemy as sa
 
 from router.decide import RuleTable
 from router.flow import Decision, Instance, Seen
-from router.spool import clock, owing, queries, statements, steady, studies
+from router.spool import clock, owing, queries, replicas, statements, steady, studies
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
 from router.spool.finishing import look_alone
+from router.spool.gathering import NOTHING_GATHERED, Gathers
 from router.spool.keyed import Key
 from router.spool.rows import Claim, columns_of_decision
 from router.spool.rule_tables import NO_RULES, RulesInUse
@@ -53,12 +55,13 @@ class Decisions:
 
     def record(
         self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None],
-        rules: RuleTable = NO_RULES,
+        rules: RuleTable = NO_RULES, gathers: Gathers = NOTHING_GATHERED,
     ) -> Future[bool]:  # fmt: skip
         """Record prediction, decision and deliveries in one transaction. The result is False if the claim was lost.
 
         `limits`: how many open deliveries a destination may have. The instance follows its study only to destinations
         that are named here. `rules`: those that decided. They are kept, and so is what they asked of the header.
+        `gathers`: the destinations that wait for more of a study.
         """
         decided, token = claim.instance, claim.token
         buried: dict[str, str] = {}
@@ -69,7 +72,7 @@ class Decisions:
         def job(connection: sa.Connection) -> bool:
             buried.clear()  # a job may run again
             followed.clear()
-            if not _record(connection, decided, token, values, decision, limits, buried, followed):
+            if not _record(connection, decided, token, values, decision, limits, gathers, buried, followed):
                 return False
             if is_due:
                 self._rules.keep(connection, rules)
@@ -121,7 +124,7 @@ def _release(connection: sa.Connection, which: str, token: int, after: float, *,
 
 def _record(
     connection: sa.Connection, decided: Instance, token: int, columns: Mapping[str, Any], decision: Decision,
-    limits: Mapping[str, int | None], buried: dict[str, str], followed: dict[str, str],
+    limits: Mapping[str, int | None], gathers: Gathers, buried: dict[str, str], followed: dict[str, str],
 ) -> bool:  # fmt: skip
     """Write a decision and the deliveries that it creates. Returns False if the claim was lost.
 
@@ -134,10 +137,11 @@ def _record(
     claimed = connection.execute(statements.CLAIMED_INSTANCE, {"which": decided.id, "claimed_by": token}).one_or_none()
     if claimed is None:
         return False
+    study = columns.get("study") or claimed.study
+    decision = replicas.chosen(connection, decision, study, decided.id, now)
     # A new decision by a person must not owe again what an older one still owes.
     already = set(connection.execute(statements.OWED_ALREADY, {"which": decided.id}).scalars())
     owed = [name for name in decision.destinations if name not in already]
-    study = columns.get("study") or claimed.study
     follows = studies.followed(connection, study, decided.id, decision, limits, now) if study else {}
     leaders = {name: str(row.instance_id) for name, row in follows.items()}
     followed |= leaders
@@ -145,12 +149,13 @@ def _record(
     more = studies.in_words(follows) or (studies.NO_STUDY if decision.study and study is None else "")
     values = {
         **columns, "reason": f"{decision.reason}; {more}" if more else decision.reason,
+        "destinations": json.dumps(decision.destinations),
         "which": decided.id, "token": 0, "ready_at": 0,
         "state": InstanceState.FINISHED if finished else InstanceState.DECIDED,
         "decided_at": now, "finished_at": now if finished else None,
     }  # fmt: skip
     connection.execute(statements.DECIDE, values)
-    buried |= owing.owe(connection, decided, [*owed, *follows], limits, moment, leaders)
+    buried |= owing.owe(connection, decided, [*owed, *follows], limits, moment, leaders, study, gathers)
     for row in follows.values():
         studies.note(connection, decided.id, row)
     return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from typing import Any
 
 import sqlalchemy as sa
 
 from router.flow import Delivery
-from router.spool import clock, queries, statements, steady
+from router.spool import clock, gathering, queries, statements, steady
 from router.spool.blobs import BlobStore
 from router.spool.claims import claim_end
 from router.spool.database import Database
@@ -29,17 +30,31 @@ class Deliveries:
         """Up to `limit` deliveries that are due, oldest first."""
         return self._claim(statements.CLAIM_DELIVERIES, destination, limit)
 
+    def claim_study(self, destination: str, limit: int) -> list[Delivery]:
+        """Up to `limit` deliveries that are due, of one study, oldest first; one if its study is not known.
+
+        Studies that wait for more are due when their pause is over.
+        """
+        return self._claim(statements.CLAIM_OF_STUDY, destination, limit, of_study=True)
+
     def claim_untried(self, destination: str) -> list[Delivery]:
         """The newest delivery without a try, if any. Older ones may have come together with those that failed."""
         return self._claim(statements.CLAIM_UNTRIED, destination, 1)
 
-    def _claim(self, statement: sa.Executable, to: str, limit: int) -> list[Delivery]:
+    def _claim(self, statement: sa.Executable, to: str, limit: int, *, of_study: bool = False) -> list[Delivery]:
         token = self._database.new_token()
 
         def job(connection: sa.Connection) -> list[Delivery]:
             moment = steady.look(connection)
-            claim = {"to": to, "now": moment.now, "most": limit, "by": token, "until": claim_end(connection)}
-            ids = sorted(connection.execute(statement, claim).scalars())
+            claim: dict[str, Any] = {"to": to, "now": moment.now, "most": limit, "by": token}
+            claim["until"] = claim_end(connection)
+            which = statement
+            if of_study:
+                gathering.release(connection, to, moment.now)
+                claim["of"] = gathering.first_study(connection, to, moment.now)
+                if claim["of"] is None:
+                    which, claim["most"] = statements.CLAIM_DELIVERIES, 1
+            ids = sorted(connection.execute(which, claim).scalars())
             if not ids:
                 return []
             counts_from = moment.now - still_times(connection, moment)(to)
@@ -102,6 +117,16 @@ class Deliveries:
         """Seconds until an open delivery to a destination may be claimed. None: there is none, or all are claimed."""
         query = statements.NEXT_DUE, {"to": destination}
         return self._database.ask(lambda c: queries.seconds_until(c, c.execute(*query).scalar()))
+
+    def next_study_due(self, destination: str) -> float | None:
+        """The same for a destination that waits for more of a study."""
+
+        def ask(connection: sa.Connection) -> float | None:
+            asked = ((query, {"to": destination}) for query in (statements.NEXT_DUE, gathering.NEXT_QUIET))
+            times = [connection.execute(*one).scalar() for one in asked]
+            return queries.seconds_until(connection, min((at for at in times if at is not None), default=None))
+
+        return self._database.ask(ask)
 
     def known_digests(self, destination: str, sop_instance: str) -> frozenset[str]:
         """Digests of the data sets that a destination got under a UID."""

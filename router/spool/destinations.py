@@ -32,13 +32,40 @@ class Destinations:
         return self._database.ask(lambda c: {row.name: _state_of(c, row) for row in c.execute(query).all()})
 
     def set_circuit(self, name: str, seconds: float | None, failures: int, reason: str) -> None:
-        """Open a destination's circuit for so many seconds, or close it (None)."""
+        """Open a destination's circuit for so many seconds, or close it (None). A probe that was claimed is over."""
 
         def job(connection: sa.Connection) -> None:
             until = 0.0 if seconds is None else steady.look(connection).now + seconds
-            change(connection, name, circuit_until=until, circuit_failures=failures, circuit_reason=reason)
+            change(
+                connection, name, circuit_until=until, circuit_failures=failures, circuit_reason=reason, probe_until=0.0
+            )
 
-        self._database.run(job)
+        self._database.run(job, wakes=lambda _: (name,))
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether several nodes may change them (PostgreSQL)."""
+        return not self._database.is_sqlite
+
+    def claim_probe(self, name: str, seconds: float) -> bool:
+        """Whether this one of several nodes may probe an open circuit: for so many seconds no other may."""
+
+        def job(connection: sa.Connection) -> bool:
+            now = clock.now(connection)
+            free = (destination.c.name == name) & (destination.c.probe_until <= now)
+            claimed = destination.update().where(free, destination.c.circuit_until > 0)
+            return connection.execute(claimed.values(probe_until=now + seconds)).rowcount > 0
+
+        return self._database.run(job)
+
+    def end_probe(self, name: str) -> None:
+        """Another node may probe: this one could not."""
+        over = destination.update().where(destination.c.name == name).values(probe_until=0.0)
+        self._database.run(lambda c: c.execute(over) and None)
+
+    def set_closed(self, name: str, until: float) -> None:
+        """Note that a destination is outside of its hours until a Unix time, or (0) within them."""
+        self._database.run(lambda c: change(c, name, closed_until=until))
 
 
 def _state_of(connection: sa.Connection, row: Any) -> DestinationState:
@@ -46,18 +73,18 @@ def _state_of(connection: sa.Connection, row: Any) -> DestinationState:
     pause_left = queries.seconds_until(connection, row.pause_until) if row.paused and row.pause_until > 0 else None
     return DestinationState(
         bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left, row.still_since,
-        row.pause_until if row.paused else 0.0, pause_left,
+        row.pause_until if row.paused else 0.0, pause_left, row.closed_until,
     )  # fmt: skip
 
 
 def change(connection: sa.Connection, name: str, **changes: Any) -> None:
-    """Change pause or circuit, and add up the time during which nothing is tried."""
+    """Change pause, circuit or hours, and add up the time during which nothing is tried."""
     now = steady.look(connection).now
     row = connection.execute(sa.select(destination).where(destination.c.name == name).with_for_update()).one_or_none()
     if row is None:
         connection.execute(destination.insert().values(name=name))
         row = connection.execute(sa.select(destination).where(destination.c.name == name)).one()
-    still = bool(changes.get("paused", row.paused)) or float(changes.get("circuit_until", row.circuit_until)) > 0
+    still = any(changes.get(one, row._mapping[one]) for one in ("paused", "circuit_until", "closed_until"))
     if still and not row.still_since:
         changes["still_since"] = now
     elif not still and row.still_since:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from router.spool import patience, postgresql
+from router.spool import patience, postgresql, schema_version, server_errors
 from router.spool.errors import DatabaseError, SpoolError, describe, is_of_database
 
 DATABASE = "node.db"
@@ -124,7 +124,11 @@ def reading(folder: Path, database: str) -> sa.Engine:
     """An engine that cannot write."""
     if database != "sqlite":
         return postgresql.engine(
-            database, statement=patience.LOOK, execution_options={"postgresql_readonly": True}, pool_size=4
+            database,
+            statement=patience.LOOK,
+            execution_options={"postgresql_readonly": True},
+            pool_size=postgresql.READERS,
+            max_overflow=postgresql.MORE_READERS,
         )
     engine = sa.create_engine("sqlite://", creator=_opener(folder, "ro"), poolclass=sa.pool.QueuePool, pool_size=4)
 
@@ -148,45 +152,86 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
     Raises SpoolError for a newer version, for a damaged file, and for an empty database that cannot be new. A lost
     database must not be replaced by an empty one: then every blob would look like an orphan.
     """
-    from alembic import command
-    from alembic.config import Config
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    scripts = ScriptDirectory.from_config(config)
+    if _is_current(engine):
+        return
     try:
         with engine.begin() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-            known = {script.revision for script in scripts.walk_revisions()}
-            if current is not None and current not in known:
-                raise SpoolError(
-                    f"the spool's database has version {current}, which is newer than this program; "
-                    "install the newer dicom-router again (nothing was changed)"
-                )
-            if current is None and not may_be_new:
-                raise SpoolError(
-                    "the spool has blobs but its database is empty or another's; put the right database back, or move "
-                    "the blobs away (nothing was changed)"
-                )
-            if current != scripts.get_current_head():
-                if engine.dialect.name == "postgresql":
-                    for setting in ("statement_timeout", "lock_timeout"):
-                        connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
-                config.attributes["connection"] = connection
-                with patience.within(patience.MIGRATION):
-                    command.upgrade(config, "head")
+            if engine.dialect.name == "postgresql":
+                postgresql.require(connection)
+            if _is_due(connection, may_be_new=may_be_new):
+                _upgrade(connection, may_be_new=may_be_new)
     except Exception as error:
         if not is_of_database(error):
             raise
         raise trouble(engine, error) from error
 
 
+def _is_due(connection: sa.Connection, *, may_be_new: bool) -> bool:
+    """Whether the schema is older than this program. Raises SpoolError."""
+    scripts = _scripts()[1]
+    there, known = schema_version.current(connection), {script.revision for script in scripts.walk_revisions()}
+    if there is not None and schema_version.is_newer(connection, there, known):
+        return False
+    if there is None and not may_be_new:
+        raise SpoolError(
+            "the spool has blobs but its database is empty or another's; put the right database back, or move "
+            "the blobs away (nothing was changed)"
+        )
+    return bool(there != scripts.get_current_head())
+
+
+def _upgrade(connection: sa.Connection, *, may_be_new: bool) -> None:
+    from alembic import command
+
+    config = _scripts()[0]
+    config.attributes["connection"] = connection
+    is_postgresql = connection.dialect.name == "postgresql"
+    if is_postgresql:
+        for setting in ("statement_timeout", "lock_timeout"):
+            connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
+    with patience.within(patience.MIGRATION):
+        if is_postgresql:
+            schema_version.wait_for_others(connection)
+            if not _is_due(connection, may_be_new=may_be_new):  # another has done it meanwhile
+                return
+        command.upgrade(config, "head")
+
+
+def newest() -> str:
+    """The version that this program gives a schema."""
+    return str(_scripts()[1].get_current_head())
+
+
+def _scripts() -> tuple[Any, Any]:
+    """Alembic's configuration, and the migrations of this program."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config, ScriptDirectory.from_config(config)
+
+
+def _is_current(engine: sa.Engine) -> bool:
+    """Whether the schema is this program's, asked without the library of migrations, which takes long to come in.
+
+    False also where it cannot be told: then the migration says why.
+    """
+    newest = max(path.name for path in (MIGRATIONS / "versions").glob("v*.py")).removeprefix("v").partition("_")[0]
+    try:
+        with engine.begin() as connection:
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
+    except Exception as error:
+        if not is_of_database(error):
+            raise
+        return False
+    return list(found) == [newest]
+
+
 def trouble(engine: sa.Engine, error: BaseException) -> DatabaseError:
     """What to do about a database that does not answer."""
     if engine.dialect.name == "postgresql":
-        return DatabaseError(postgresql.trouble(engine.url.render_as_string(hide_password=False), error))
+        return server_errors.trouble(engine.url.render_as_string(hide_password=False), error)
     if getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
         return DatabaseError("the answer takes too long; ask for less, such as a shorter time")
     return DatabaseError(

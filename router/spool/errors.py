@@ -34,6 +34,18 @@ class DatabaseError(SpoolError):
     """The database did not answer in time, or is full or damaged. It may recover."""
 
 
+class DatabaseSettingError(DatabaseError):
+    """The server answers, and says that spool.database is wrong: no wait mends it."""
+
+    exit_code = 2
+
+
+class ForeignDatabaseError(SpoolError):
+    """The database holds the tables of something else."""
+
+    exit_code = 2
+
+
 class RefusedError(SpoolError):
     """The database is well and refused this one change or question."""
 
@@ -70,7 +82,8 @@ def refusal(error: BaseException, database: str) -> SpoolError:
     kind = RefusedError if is_own_fault(error) else DatabaseError
     return kind(
         f"the spool's database did not take the change: {hidden_password(describe(error), database)}{fix}",
-        may_come_back=code == sqlite3.SQLITE_IOERR,
+        # Both may come after the commit was written: if the log's sync fails, or if its index finds no memory.
+        may_come_back=code == sqlite3.SQLITE_IOERR or isinstance(error, MemoryError),
     )
 
 

@@ -16,17 +16,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from router.spool import schema
+from router.spool import filters, schema
 from router.spool.keyed import Key
 from router.spool.states import DeliveryState, InstanceState
 
 instance, delivery = schema.instance, schema.delivery
-FIRST_PAGE = "g"
-"""Sorts behind every id."""
+FIRST_PAGE = filters.BEHIND_ALL
+"""The first page comes before every id: the latest are first."""
 FEW = 4_000
 """Rows of one filter that one look reads."""
-FOR_EVER = 1e300
-"""Seconds; more than any `ready_at`."""
 MOST_DELIVERIES = 64
 """Of one instance, that a page shows."""
 LEAST_ID = 6
@@ -181,60 +179,33 @@ def look(
         return Looked((), None)
     low = "" if wanted.since is None else id_at(wanted.since)
     high = before if wanted.until is None else min(before, id_at(wanted.until))
-    span = Span(low, high)
-    filters = list(_filters(wanted, key))
+    span = filters.Span(low, high)
+    asked = list(_filters(wanted, key))
     bound = None
-    if not filters:
+    if not asked:
         ids = sa.select(instance.c.id).where(*span.holds(instance.c.id)).order_by(instance.c.id.desc()).limit(limit)
-    elif len(filters) == 1 and wanted.cause is None:
-        ids = filters[0].latest(span, limit)
+    elif len(asked) == 1 and wanted.cause is None:
+        ids = asked[0].latest(span, limit)
     else:
-        leader, bound = _leader(connection, filters, span, few)
+        leader, bound = _leader(connection, asked, span, few)
         led = leader.latest(span, few).subquery()
         # A subquery with one value is asked for each row. A join may be begun at its other end, however many rows are
         # there; and that end is where a planner begins that takes each condition for one that few rows meet.
-        others = [one.holds() for one in filters if one is not leader]
+        others = [one.holds() for one in asked if one is not leader]
         if wanted.cause is not None:  # it has no index
             others.append(sa.exists().where(delivery.c.instance_id == instance.c.id, *has_cause(wanted)))
         met: sa.Select[Any] = sa.select(sa.literal_column("1")).where(instance.c.id == led.c[0], *others).correlate(led)
         ids = sa.select(led.c[0]).where(met.scalar_subquery() == 1)
-    found = tuple(connection.execute(_latest_first(ids, limit)).scalars())
+    found = tuple(connection.execute(filters.latest_first(ids, limit)).scalars())
     return Looked(found, found[-1] if len(found) == limit else bound)
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Ids from `low` on, below `high`."""
-
-    low: str
-    high: str
-
-    def holds(self, column: sa.Column[Any]) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
-        return column >= self.low, column < self.high
-
-
-def _latest_first(ids: sa.Select[Any], most: int) -> sa.Select[Any]:
-    only = ids.subquery()
-    return sa.select(only.c[0]).order_by(only.c[0].desc()).limit(most)
-
-
-def _along(columns: Sequence[sa.Column[Any]], values: Sequence[Any], span: Span, most: int) -> sa.Select[Any]:
-    """The latest ids with these values in all but the last of the columns of an index, which is the id.
-
-    The columns are compared together. With `=` a planner may go along all ids instead, until enough of them have the
-    value; together, only this index has them in order.
-    """
-    whole = sa.tuple_(*columns)
-    low, high = (sa.tuple_(*map(sa.literal, (*values, end))) for end in (span.low, span.high))
-    rows = sa.select(*columns).distinct().where(whole >= low, whole < high)
-    rows = rows.order_by(*(one.desc() for one in columns)).limit(most)
-    return sa.select(rows.subquery().c[len(columns) - 1])
-
-
-def _leader(connection: sa.Connection, filters: Sequence[_Filter], span: Span, few: int) -> tuple[_Filter, str | None]:
+def _leader(
+    connection: sa.Connection, asked: Sequence[filters.AnyFilter], span: filters.Span, few: int
+) -> tuple[filters.AnyFilter, str | None]:
     """The filter with the fewest rows, and the earliest of its latest `few`; None if it has no more than those."""
-    best, leader = (few, FIRST_PAGE), filters[0]
-    for one in filters:
+    best, leader = (few, FIRST_PAGE), asked[0]
+    for one in asked:
         ids = one.latest(span, few).subquery()
         count, earliest = connection.execute(sa.select(sa.func.count(), sa.func.min(ids.c[0]))).one()
         if (count, earliest or "") < best:
@@ -261,7 +232,7 @@ def kept(connection: sa.Connection, wanted: Filter, key: Key | None) -> Filter:
         return replace(wanted, text="", names=Names())
     known = [
         connection.execute(sa.select(instance.c.id).where(condition).limit(1)).first() is not None
-        for condition in (_BeginsWith(names.begins).holds(), instance.c.sop_instance == names.sop_instance)
+        for condition in (filters.BeginsWith(names.begins).holds(), instance.c.sop_instance == names.sop_instance)
     ]
     names = replace(names, begins=names.begins * known[0], sop_instance=names.sop_instance * known[1])
     return replace(wanted, text="", names=names)
@@ -277,136 +248,34 @@ def id_at(seconds: float) -> str:
     return f"{max(0, int(seconds * 1e9)):016x}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """Instances with one value in a column that has an index with the id."""
-
-    column: sa.Column[Any]
-    value: str
-
-    def latest(self, span: Span, most: int) -> sa.Select[Any]:
-        return _along((self.column, instance.c.id), (self.value,), span, most)
-
-    def holds(self) -> sa.ColumnElement[bool]:
-        return sa.func.coalesce(self.column, "") == self.value  # so that no planner takes the column's index
-
-
-@dataclass(frozen=True, slots=True)
-class _Name(_Column):
-    """Instances with one value that hardly any others have; not every row is in the column's index."""
-
-    def latest(self, span: Span, most: int) -> sa.Select[Any]:
-        return sa.select(instance.c.id).where(self.column == self.value, *span.holds(instance.c.id)).limit(most)
-
-
-@dataclass(frozen=True, slots=True)
-class _InState:
-    """Instances in one state. Their index has `ready_at` before the id: it is 0 for all but some that are new."""
-
-    state: str
-
-    def latest(self, span: Span, most: int) -> sa.Select[Any]:
-        columns = (instance.c.state, instance.c.ready_at, instance.c.id)
-        asked_about = sa.select(instance.c.id).where(
-            sa.tuple_(*columns) > sa.tuple_(sa.literal(self.state), sa.literal(0.0), sa.literal(FIRST_PAGE)),
-            sa.tuple_(*columns) < sa.tuple_(sa.literal(self.state), sa.literal(FOR_EVER), sa.literal("")),
-            *span.holds(instance.c.id),
-        )
-        return _together([_along(columns, (self.state, 0.0), span, most), asked_about], most)
-
-    def holds(self) -> sa.ColumnElement[bool]:
-        return sa.func.coalesce(instance.c.state, "") == self.state
-
-
-@dataclass(frozen=True, slots=True)
-class _AnyOf:
-    """Instances for which one of several filters holds."""
-
-    filters: tuple[_Filter, ...]
-
-    def latest(self, span: Span, most: int) -> sa.Select[Any]:
-        if not self.filters:
-            return sa.select(instance.c.id).where(sa.false())
-        return _together([one.latest(span, most) for one in self.filters], most)
-
-    def holds(self) -> sa.ColumnElement[bool]:
-        return sa.or_(sa.false(), *(one.holds() for one in self.filters))
-
-
-def _together(parts: Sequence[sa.Select[Any]], most: int) -> sa.Select[Any]:
-    """The latest ids of several selections, each of which is at its limit or complete."""
-    below = [part.subquery() for part in parts]  # SQLite wants no bare LIMIT in a UNION
-    return _latest_first(sa.select(sa.union(*(sa.select(one.c[0].label("id")) for one in below)).subquery()), most)
-
-
-@dataclass(frozen=True, slots=True)
-class _BeginsWith:
-    """Instances whose id begins with these digits."""
-
-    digits: str
-
-    def latest(self, span: Span, most: int) -> sa.Select[Any]:
-        own = Span(max(span.low, self.digits), min(span.high, self.digits + FIRST_PAGE))
-        return sa.select(instance.c.id).where(*own.holds(instance.c.id)).order_by(instance.c.id.desc()).limit(most)
-
-    def holds(self) -> sa.ColumnElement[bool]:
-        return sa.and_(instance.c.id >= self.digits, instance.c.id < self.digits + FIRST_PAGE)
-
-
-@dataclass(frozen=True, slots=True)
-class _HasDelivery:
-    """Instances with a delivery in a state, to a destination, or both."""
-
-    to: str
-    state: str
-
-    def latest(self, span: Span, most: int) -> sa.Select[Any]:
-        if not self.state:  # the index has the state before the instance
-            return _together([_HasDelivery(self.to, one).latest(span, most) for one in DeliveryState], most)
-        columns, values = zip(*self._asked(), strict=True)
-        return _along((*columns, delivery.c.instance_id), values, span, most)
-
-    def holds(self) -> sa.ColumnElement[bool]:
-        asked = [sa.func.coalesce(column, "") == value for column, value in self._asked()]
-        return sa.exists().where(delivery.c.instance_id == instance.c.id, *asked)
-
-    def _asked(self) -> Iterator[tuple[sa.Column[Any], str]]:
-        """In the order of the index."""
-        if self.to:
-            yield delivery.c.destination, self.to
-        if self.state:
-            yield delivery.c.state, self.state
-
-
-_Filter = _Column | _InState | _AnyOf | _BeginsWith | _HasDelivery
-
-
-def _filters(wanted: Filter, key: Key | None) -> Iterator[_Filter]:
+def _filters(wanted: Filter, key: Key | None) -> Iterator[filters.AnyFilter]:
     names = _names(wanted.text, key) if wanted.text else wanted.names
     if names is not None:
-        yield _AnyOf(tuple(_named(names)))
+        yield filters.AnyOf(tuple(_named(names)))
     for column, value in (
         (instance.c["class"], wanted.class_name), (instance.c.rule, wanted.rule),
         (instance.c.calling_ae, wanted.calling_ae), (instance.c.peer, wanted.peer),
     ):  # fmt: skip
         if value:
-            yield _Column(column, value)
+            yield filters.InColumn(column, value)
     match wanted.state:
         case None if wanted.cause is not None:
-            yield _HasDelivery(wanted.to, DeliveryState.BURIED)
+            yield filters.HasDelivery(wanted.to, DeliveryState.BURIED)
         case None:
             if wanted.to:
-                yield _HasDelivery(wanted.to, "")
+                yield filters.HasDelivery(wanted.to, "")
         case State.WAITING if not wanted.to:
-            yield _AnyOf((_InState(InstanceState.NEW), _HasDelivery("", DeliveryState.OPEN)))
+            yield filters.AnyOf((filters.InState(InstanceState.NEW), filters.HasDelivery("", DeliveryState.OPEN)))
         case State.DONE if not wanted.to:
-            yield _AnyOf(tuple(_InState(end) for end in (InstanceState.FINISHED, InstanceState.GONE)))
+            yield filters.AnyOf(tuple(filters.InState(end) for end in (InstanceState.FINISHED, InstanceState.GONE)))
         case State.WAITING:
-            yield _HasDelivery(wanted.to, DeliveryState.OPEN)
+            yield filters.HasDelivery(wanted.to, DeliveryState.OPEN)
         case State.OWED:
-            yield _AnyOf(tuple(_HasDelivery(wanted.to, one) for one in (DeliveryState.OPEN, DeliveryState.BURIED)))
+            yield filters.AnyOf(
+                tuple(filters.HasDelivery(wanted.to, one) for one in (DeliveryState.OPEN, DeliveryState.BURIED))
+            )
         case state:
-            yield _HasDelivery(wanted.to, str(state))
+            yield filters.HasDelivery(wanted.to, str(state))
 
 
 def has_cause(wanted: Filter) -> list[sa.ColumnElement[bool]]:
@@ -423,15 +292,15 @@ def _names(text: str, key: Key | None) -> Names:
     return Names(digits if is_id else "", text, study, accession)
 
 
-def _named(names: Names) -> Iterator[_Filter]:
+def _named(names: Names) -> Iterator[filters.AnyFilter]:
     if names.begins:
-        yield _BeginsWith(names.begins)
+        yield filters.BeginsWith(names.begins)
     for column, value in (
         (instance.c.sop_instance, names.sop_instance), (instance.c.study, names.study),
         (instance.c.accession, names.accession),
     ):  # fmt: skip
         if value:
-            yield _Name(column, value)
+            yield filters.ByName(column, value)
 
 
 def _deliveries(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[FoundDelivery]]:

@@ -20,7 +20,7 @@ ASK_EVERY = 1.0
 
 
 class Gate:
-    """One kind of work, `read` or `write`. `ask` tries it in small, and raises StoreError. Thread-safe."""
+    """One kind of work, `read`, `write` or `remove`. `ask` tries it in small, and raises StoreError. Thread-safe."""
 
     def __init__(self, kind: str, ask: Callable[[], Awaitable[object]]) -> None:
         self._kind, self._ask = kind, ask

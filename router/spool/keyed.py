@@ -1,7 +1,7 @@
 """Keyed hashes of study and accession number: people look for them, but the spool must not hold them.
 
-The key is a file in the spool's folder that only its owner may read. Without the key a hash says nothing, even if
-somebody tries all accession numbers.
+The key is a file in the spool's folder that only its owner may read, and on PostgreSQL also a row (`shared_key`).
+Without the key a hash says nothing, even if somebody tries all accession numbers.
 """
 
 from __future__ import annotations
@@ -68,8 +68,10 @@ def key_of(folder: Path) -> Key | None:
     return Key(secret)
 
 
-def make_key(folder: Path) -> Key:
+def make_key(folder: Path, secret: bytes | None = None) -> Key:
     """The key of a spool, made if there is none. Nodes on one folder get the same key. Raises SpoolError, OSError.
+
+    `secret`: what a new one consists of; None: something random.
 
     Its file appears with all its bytes, so a crash leaves no key or a whole one.
     """
@@ -80,7 +82,7 @@ def make_key(folder: Path) -> Key:
         fcntl.flock(fd, fcntl.LOCK_EX)  # another node may be making it
         if (known := key_of(folder)) is not None:
             return known
-        secret, part = secrets.token_bytes(KEY_BYTES), folder / f"{KEY_FILE}.part"
+        secret, part = secret or secrets.token_bytes(KEY_BYTES), folder / f"{KEY_FILE}.part"
         part.unlink(missing_ok=True)
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(secret)

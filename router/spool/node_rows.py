@@ -64,14 +64,6 @@ shared_key = sa.Table(
 )
 """One row: the key of the hashes that people find by (`keyed`), in hex digits."""
 
-compatible = sa.Table(
-    "compatible",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("oldest", sa.String(32), nullable=False),
-)
-"""One row: the oldest version of the schema whose programs can work with the present one."""
-
 
 def is_there(start: sa.ColumnElement[int], now: float) -> sa.ColumnElement[bool]:
     """Whether a start is that of a node that runs."""

@@ -82,6 +82,8 @@ class Notices:
         """Replace the notices of all nodes and of one machine in one transaction. `decide` may be called again."""
 
         def job(connection: sa.Connection) -> T:
+            if connection.dialect.name == "postgresql":  # two nodes would begin the same notice at once
+                connection.exec_driver_sql("LOCK TABLE notice IN SHARE ROW EXCLUSIVE MODE")
             ours = notice.c.origin.in_(("", origin))
             rows = connection.execute(sa.select(notice).where(ours).with_for_update())
             before = {one.key: one for one in (Notice(**row._mapping) for row in rows)}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from router.config.settings import ObjectStore
-from router.observe import to_install
+from router.errors import to_install
 from router.spool.errors import SpoolError
 
 T = TypeVar("T")
@@ -106,8 +106,22 @@ class Objects:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._sending, self._fetching = asyncio.Semaphore(SENDING), asyncio.Semaphore(FETCHING)
-                threading.Thread(target=self._loop.run_forever, name="objects", daemon=True).start()
+                threading.Thread(target=_run, args=(self._loop,), name="objects", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def close(self) -> None:
+        """End what is under way. Whoever waits for it gets CancelledError."""
+
+        async def end() -> None:
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        with self._starting:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(end(), loop).add_done_callback(lambda _: loop.stop())
 
     async def put(self, key: str, path: Path, size: int) -> None:
         """Store a file under a new key."""
@@ -141,7 +155,7 @@ class Objects:
             self._creates = False
             await obstore.put_async(self._store, at, path, use_multipart=False)
 
-    async def get(self, key: str, size: int, take: Callable[[Any], None]) -> None:
+    async def get(self, key: str, size: int, take: Callable[[Any], object]) -> None:
         """Give an object of about so many bytes to `take`, piece by piece. Raises NoObjectError."""
         import obstore
 
@@ -207,6 +221,13 @@ class Objects:
 
     def _trouble(self, error: BaseException) -> StoreError:
         return StoreError(f"the object store {self.name}: {words_for(error)}")
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def _open(settings: ObjectStore) -> Any:

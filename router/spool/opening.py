@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from router.config.settings import SpoolSettings
-from router.spool import engine, identity
+from router.spool import copy_marks, engine, identity
 from router.spool.account import as_owner
 from router.spool.ballast import Ballast
 from router.spool.blobs import BlobStore, make_folder, sync_folder
@@ -43,6 +43,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
             write = engine.writing(folder, settings.database)
             undo.callback(write.dispose)
             engine.migrate(write, may_be_new=not blobs.has_any())
+            copy_marks.refuse_marked(write)
             if not is_sqlite:
                 identity.keep_together(write, blobs if isinstance(blobs, RemoteBlobs) else identity.Folder(folder))
             spool = Spool(settings, blobs, engine.reading(folder, settings.database))

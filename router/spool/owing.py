@@ -12,6 +12,7 @@ from router.observe.metrics import BURIED as BURIED_COUNT
 from router.spool import statements, steady
 from router.spool.destinations import still_times
 from router.spool.events import add_event
+from router.spool.gathering import NOTHING_GATHERED, WAITS, Gathers, wait_on
 from router.spool.states import DeliveryState
 
 CIRCLING_COPIES, CIRCLING_WITHIN = 100, 86400.0
@@ -25,11 +26,13 @@ NOTHING_FOLLOWED: Mapping[str, str] = {}
 
 def owe(
     connection: sa.Connection, one: Instance, names: Sequence[str], limits: Mapping[str, int | None],
-    moment: steady.Moment, follows: Mapping[str, str] = NOTHING_FOLLOWED,
+    moment: steady.Moment, follows: Mapping[str, str] = NOTHING_FOLLOWED, study: str | None = None,
+    gathers: Gathers = NOTHING_GATHERED,
 ) -> dict[str, str]:  # fmt: skip
     """Owe an instance to destinations; its row is locked. Returns those that are buried at once, each with the reason.
 
     `limits`: how many open deliveries a destination may have. `follows`: which instance it follows to a destination.
+    `gathers`: which destinations wait for more of its `study`.
     """
     buried: dict[str, str] = {}
     if not names:
@@ -44,8 +47,10 @@ def owe(
             "instance_id": one.id, "destination": name,
             "state": DeliveryState.BURIED if reason else DeliveryState.OPEN, "owed_since": moment.now,
             "stood_still": still(name), "reason": reason, "closed_at": moment.now if reason else None,
-            "follows": follows.get(name),
+            "follows": follows.get(name), "ready_at": 0.0,
         }  # fmt: skip
+        if study and name in gathers and not reason:
+            row |= {"ready_at": wait_on(connection, name, study, gathers[name], moment.now), "reason": WAITS}
         connection.execute(statements.INSERT_DELIVERY, row)
         if reason:
             buried[name] = reason

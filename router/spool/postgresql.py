@@ -9,19 +9,26 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from router.config.values import hidden_password
-from router.observe import to_install
+from router.errors import to_install
 from router.spool import patience
-from router.spool.errors import DatabaseError, describe
+from router.spool.errors import DatabaseError
+from router.spool.server_errors import trouble
 
 T = TypeVar("T")
 SESSION = {"synchronous_commit": "on", "idle_in_transaction_session_timeout": "30s"}
 """Commits are durable, and a process that stalls in a transaction does not delay others for long."""
 SOCKET = {
     "keepalives": "1", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
-    "tcp_user_timeout": "10000", "application_name": "dicom-router",
+    "tcp_user_timeout": "10000", "application_name": "dicom-router", "target_session_attrs": "read-write",
 }  # fmt: skip
-"""The kernel notices a machine that is gone, even if no query waits for it. A URL may override these."""
+"""The kernel notices a machine that is gone, even if no query waits for it. A standby is no server for a node: of
+several hosts the first that takes changes is chosen. A URL may override these."""
+READERS, MORE_READERS = 4, 10
+"""Connections for questions that stay open, and more for a rush. With the writer's and that of `watch`, a node has at
+most `MOST` connections."""
+MOST = READERS + MORE_READERS + 2
+OLDEST = 130000
+"""The oldest version that is good enough."""
 CLIENT_CHECK = 140000
 """The first version that checks, during a statement, whether its client is still there."""
 DANGEROUS = {
@@ -51,6 +58,17 @@ def engine(database: str, *, statement: float = patience.STATEMENT, **options: A
         prepare(connection, statement)
 
     return made
+
+
+def require(connection: sa.Connection) -> None:
+    """Raises DatabaseError for a server that is too old."""
+    driver: Any = connection.connection.driver_connection
+    version = driver.info.server_version
+    if version < OLDEST:
+        raise DatabaseError(
+            f"the PostgreSQL server has version {version // 10000}; the spool needs {OLDEST // 10000} or newer: "
+            "upgrade the server"
+        )
 
 
 def connect(chosen: dict[str, Any]) -> Any:
@@ -103,11 +121,19 @@ def _bounded() -> Any:
 
 
 def dangers(connection: sa.Connection) -> Iterator[str]:
-    """Settings of the server with which a power cut there loses acknowledged instances."""
-    if connection.dialect.name == "postgresql":
-        for setting, words in DANGEROUS.items():
-            if connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == "off":
-                yield f"the PostgreSQL server runs with {setting} = {words}"
+    """Settings of the server with which a power cut there, or a failover, loses acknowledged instances."""
+    if connection.dialect.name != "postgresql":
+        return
+    for setting, words in DANGEROUS.items():
+        if connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == "off":
+            yield f"the PostgreSQL server runs with {setting} = {words}"
+    named = connection.exec_driver_sql("SHOW synchronous_standby_names").scalar_one()
+    standbys = connection.exec_driver_sql("SELECT count(*) FROM pg_stat_replication").scalar_one()
+    if standbys and not named.strip():
+        yield (
+            "the PostgreSQL server has a standby and does not wait for it: a failover loses the latest acknowledged "
+            "instances; set synchronous_standby_names"
+        )
 
 
 def examine(database: str) -> Iterator[tuple[str, str]]:
@@ -122,7 +148,7 @@ def examine(database: str) -> Iterator[tuple[str, str]]:
         yield "failed", str(error)
         return
     except sa.exc.SQLAlchemyError as error:
-        yield "failed", trouble(database, error)
+        yield "failed", str(trouble(database, error))
         return
     finally:
         if made is not None:
@@ -130,9 +156,3 @@ def examine(database: str) -> Iterator[tuple[str, str]]:
     yield "ok", f"PostgreSQL {version} answers"
     for words in found:
         yield "warning", words
-
-
-def trouble(database: str, error: BaseException) -> str:
-    """What to do about a server that does not answer, without the password."""
-    said = hidden_password(describe(error), database)
-    return f"the spool's database does not answer ({said}); check that the server runs, and spool.database"

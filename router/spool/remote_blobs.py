@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ class RemoteBlobs(BlobStore):
         self._unwanted: set[str] = set()
         self._probe = f"probe/{new_id()}"
         self._reading, self._writing = Gate("read", self._ask_to_read), Gate("write", self._ask_to_write)
+        self._removing = Gate("remove", self._ask_to_remove)
 
     @property
     def trouble(self) -> str:  # type: ignore[override]
@@ -135,6 +137,9 @@ class RemoteBlobs(BlobStore):
     def place(self) -> str:
         """What people call it."""
         return self.objects.name
+
+    def close(self) -> None:
+        self.objects.close()
 
     # -- in --------------------------------------------------------------------------------------------------------
 
@@ -236,6 +241,21 @@ class RemoteBlobs(BlobStore):
             coming.close()
             part.unlink(missing_ok=True)
 
+    def copy_to(self, blob_id: str, size: int, path: Path) -> None:
+        """Fetch an object as it is, whatever it is, into a new file. Raises StoreError, NoObjectError, OSError."""
+        with path.open("xb") as file:
+            self.objects.begin(self.objects.get(key_of(blob_id), size, file.write)).result()
+
+    def pages(self) -> Iterator[list[tuple[str, int, float]]]:
+        """Key, size and time (Unix seconds) of all objects, some at a time."""
+        pages = self.objects.pages(BLOBS)
+
+        async def following() -> list[tuple[str, int, datetime]] | None:
+            return await anext(pages, None)
+
+        while (page := self.objects.begin(following()).result()) is not None:
+            yield [(key, size, at.timestamp()) for key, size, at in page]
+
     # -- away ------------------------------------------------------------------------------------------------------
 
     def remove(self, blob_id: str) -> None:
@@ -253,7 +273,7 @@ class RemoteBlobs(BlobStore):
         """Remove a blob that was refused. Never waits."""
         self._cache.drop(blob_id)
         self._note_unwanted((blob_id,))
-        if not self.trouble:
+        if not self._removing.why:
             self.objects.begin(self._delete_quietly((blob_id,)))
 
     @property
@@ -274,13 +294,14 @@ class RemoteBlobs(BlobStore):
 
     def _remove_unwanted(self, blob_ids: list[str]) -> None:
         for at in range(0, len(blob_ids), AT_ONCE):
-            if self.trouble or not self.objects.begin(self._delete_quietly(blob_ids[at : at + AT_ONCE])).result():
+            if self._removing.why or not self.objects.begin(self._delete_quietly(blob_ids[at : at + AT_ONCE])).result():
                 return
 
     async def _delete_quietly(self, blob_ids: Collection[str]) -> bool:
         try:
             await self.objects.delete([key_of(one) for one in blob_ids])
         except StoreError as error:
+            self._removing.failed(error)
             log.warning("objects not removed", count=len(blob_ids), reason=str(error))
             return False
         self._unwanted.difference_update(blob_ids)
@@ -305,7 +326,10 @@ class RemoteBlobs(BlobStore):
     async def _ask_to_write(self) -> None:
         await self.objects.write(self._probe, b"")
         with suppress(StoreError):
-            await self.objects.delete([self._probe])
+            await self._ask_to_remove()
+
+    async def _ask_to_remove(self) -> None:
+        await self.objects.delete([self._probe])
 
 
 class _Coming:

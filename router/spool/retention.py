@@ -7,7 +7,7 @@ import math
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.spool import bulk, commitment_rows, rule_tables, schema, steady, studies
+from router.spool import bulk, commitment_rows, gathering, replicas, rule_tables, schema, steady, studies
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
 from router.spool.errors import SpoolError
@@ -82,12 +82,15 @@ def _note_gone(connection: sa.Connection, before: float, limit: int) -> dict[str
 def _forget_records(connection: sa.Connection, before: float, limit: int) -> int:
     """Remove rows of instances whose blob is gone and whose records have been kept long enough."""
     gone = (instance.c.state == InstanceState.GONE) & (instance.c.finished_at < before)
-    ids = list(connection.execute(sa.select(instance.c.id).where(gone).limit(limit)).scalars())
+    # In the order of an index. Otherwise PostgreSQL may read the whole table to find a few.
+    oldest = sa.select(instance.c.id).where(gone).order_by(instance.c.finished_at).limit(limit)
+    ids = list(connection.execute(oldest).scalars())
     connection.execute(delivery.delete().where(delivery.c.instance_id.in_(ids)))
     connection.execute(instance.delete().where(instance.c.id.in_(ids)))
-    old = sa.select(event.c.id).where(event.c.at < before).limit(limit)
+    old = sa.select(event.c.id).where(event.c.at < before).order_by(event.c.at).limit(limit)
     events = connection.execute(event.delete().where(event.c.id.in_(old))).rowcount
     connection.execute(schema.jump.delete().where(schema.jump.c.at < before))
     rules = rule_tables.forget(connection, before, limit)
     jobs = bulk.forget(connection, before, limit) + studies.forget(connection, before, limit)
+    jobs += gathering.forget(connection, before) + replicas.forget(connection, before, limit)
     return len(ids) + events + rules + jobs + commitment_rows.forget(connection, before, limit)

@@ -61,6 +61,8 @@ class DestinationState:
     """When a pause ends by itself; 0: only a person ends it."""
     pause_left: float | None = None
     """Seconds until then by the database's clock; None without an end."""
+    closed_until: float = 0.0
+    """When its hours begin again, if it is outside of them; 0: it is not."""
 
     @property
     def try_ordered(self) -> bool:
@@ -73,6 +75,8 @@ class Counts:
     """Open work: instances without a decision, and for each destination its open and buried deliveries."""
 
     undecided: int = 0
+    oldest_undecided: float = 0.0
+    """Unix time at which the first instance without a decision was received; 0 if there is none."""
     open: Mapping[str, int] = field(default_factory=dict)
     buried: Mapping[str, int] = field(default_factory=dict)
     oldest: Mapping[str, float] = field(default_factory=dict)
@@ -110,6 +114,8 @@ class DeliveryRow:
     reason: str | None
     follows: str | None
     """The instance of the same study that it follows there."""
+    priority: int
+    """The less, the sooner it goes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ _FRESH = sa.text("state = 'new' AND ready_at = 0")
 """Written out and not bound: a database uses this index only if a statement has the same text."""
 _IS_DONE = sa.text("state = 'done'")
 _IS_BEHIND = sa.text("cursor IS NOT NULL")
+_IS_PRESENT = sa.text("state IN ('new', 'decided', 'finished')")
+_WAITS = sa.text("state IN ('open', 'buried')")
 _HAS_STUDY, _HAS_ACCESSION = sa.text("study IS NOT NULL"), sa.text("accession IS NOT NULL")
 
 instance = sa.Table(
@@ -82,6 +84,7 @@ instance = sa.Table(
     sa.Index("instance_fresh", "peer", "calling_ae", "id", sqlite_where=_FRESH, postgresql_where=_FRESH),
     sa.Index("instance_finished", "state", "finished_at"),
     sa.Index("instance_uid", "sop_instance", "id"),
+    sa.Index("instance_present", "state", "size", sqlite_where=_IS_PRESENT, postgresql_where=_IS_PRESENT),
 )
 """`study` and `accession` are keyed hashes (`keyed`): what a person looks for is hashed and compared. `table` is the
 digest of the rules that decided. `header` holds what the decision kept of the header (`header_facts`), in JSON."""
@@ -103,11 +106,13 @@ delivery = sa.Table(
     sa.Column("status", sa.Integer),
     sa.Column("reason", sa.String),
     sa.Column("follows", sa.String(32)),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Index("delivery_work", "destination", "state", "ready_at", "id"),
     sa.Index("delivery_instance", "instance_id", "state", "destination"),
     sa.Index("delivery_state", "state", "id"),
     sa.Index("delivery_found", "destination", "state", "instance_id"),
     sa.Index("delivery_found_anywhere", "state", "instance_id"),
+    sa.Index("delivery_waits", "state", "destination", "owed_since", sqlite_where=_WAITS, postgresql_where=_WAITS),
     sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
 )
 """`follows`: the instance of the same study that this one follows to the destination; NULL for what its own decision,
@@ -129,6 +134,26 @@ study_destination = sa.Table(
 `cursor`: instances with a smaller id are still to be looked at; NULL when all that were decided before have followed.
 """
 
+gathering = sa.Table(
+    "gathering",
+    metadata,
+    sa.Column("destination", sa.String, primary_key=True),
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("quiet_at", sa.Double, nullable=False),
+    sa.Column("latest", sa.Double, nullable=False),
+    sa.Index("gathering_quiet", "destination", "quiet_at"),
+)
+"""Studies of which a destination waits for more: until `quiet_at` if nothing comes, and no longer than `latest`."""
+
+study_choice = sa.Table(
+    "study_choice",
+    metadata,
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("destination", sa.String, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+)
+"""Which of several destinations a study goes to; of several that may be meant, the latest."""
+
 destination = sa.Table(
     "destination",
     metadata,
@@ -141,11 +166,13 @@ destination = sa.Table(
     sa.Column("stood_still", sa.Double, nullable=False, server_default="0"),
     sa.Column("pause_until", sa.Double, nullable=False, server_default="0"),
     sa.Column("probe_until", sa.Double, nullable=False, server_default="0"),
+    sa.Column("closed_until", sa.Double, nullable=False, server_default="0"),
+    sa.Column("next_send_at", sa.Double, nullable=False, server_default="0"),
 )
 """A pause ends by itself at `pause_until`, a time of the wall clock (0: only a person ends it). Until `probe_until` one
-of several nodes probes an open circuit.
-`stood_still` adds up the seconds during which nothing was tried (paused, circuit open) before `still_since`, the
-begin of the present such time (0: none). They do not count towards giving up."""
+of several nodes probes an open circuit. `closed_until`: outside of its hours, and until when.
+`stood_still` adds up the seconds during which nothing was tried (paused, circuit open, closed) before `still_since`,
+the begin of the present such time (0: none). They do not count towards giving up."""
 
 event = sa.Table(
     "event",

@@ -14,6 +14,8 @@ COMMITMENTS = "commitments"
 """The topic that is signalled when a request for storage commitment has come, or an archive's answer."""
 BULK = "bulk"
 """The topic that is signalled when there is a bulk job to work on."""
+SHARED = "shared"
+"""The topic that is signalled when settings or models were published that all nodes share."""
 FULL = "the disk is full"
 """The topic that is signalled when finished blobs must go before their time."""
 

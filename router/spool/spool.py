@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from router.config.settings import SpoolSettings
 from router.flow import Instance
 from router.observe import log
-from router.spool import postgresql, queries
+from router.spool import patience, postgresql, queries
 from router.spool.blobs import BlobStore
 from router.spool.bulk import Bulk
 from router.spool.commitments import Commitments
@@ -23,12 +23,16 @@ from router.spool.destinations import Destinations
 from router.spool.errors import SpoolError
 from router.spool.events import add_event
 from router.spool.intake import Intake
-from router.spool.keyed import Key, make_key
+from router.spool.nodes import Nodes
 from router.spool.notices import Notices
+from router.spool.object_orphans import Watched
 from router.spool.orders import Orders
 from router.spool.overview import Overview
+from router.spool.remote_blobs import RemoteBlobs
 from router.spool.retention import Retention
 from router.spool.rules import Rules
+from router.spool.shared import Shared
+from router.spool.shared_key import Keys
 from router.spool.space import Space
 from router.spool.sqlite_log import relieve
 from router.spool.studies import Studies
@@ -44,15 +48,17 @@ class Spool:
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
     `commitments` for storage commitment, `orders`, `bulk`, `views`, `overview` and `rules` for people, `studies` for
     instances that follow their study, `space` and `retention` for the sweeper, `notices` for notify, `users` for the
-    page.
+    page, `nodes` and `shared` for several nodes (PostgreSQL).
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
         self.settings = settings
         self.database = Database(settings, read)
+        self._keys = Keys(self.database, settings.path)
         self.signals = self.database.signals
         self._blobs = blobs
         self._usage = Usage()
+        self._orphans = Watched(blobs, self.database.ask) if isinstance(blobs, RemoteBlobs) else None
         self.retention = Retention(settings, self.database, blobs, self._usage)
         self.space = Space(settings, self.database, blobs, self._usage, self.retention)
         self.intake = Intake(self.database, blobs, self._usage, self.space)
@@ -62,12 +68,14 @@ class Spool:
         self.commitments = Commitments(self.database)
         self.orders = Orders(self.database, self.retention)
         self.studies = Studies(self.database)
-        self.bulk = Bulk(self.database, settings.path)
+        self.bulk = Bulk(self.database, self._keys.key)
         self.notices = Notices(self.database)
-        self.views = Views(settings, self.database, self._usage)
+        self.views = Views(settings, self.database, self._usage, self._keys.key)
         self.users = Users(self.database)
         self.overview = Overview(self.database)
         self.rules = Rules(self.database)
+        self.nodes = Nodes(self.database)
+        self.shared = Shared(self.database)
 
     def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
         """Become the node that works on this spool, or on PostgreSQL one of several nodes."""
@@ -80,7 +88,7 @@ class Spool:
             self.database.number_start(alone=alone)
         for words in self.database.ask(lambda c: list(postgresql.dangers(c))):
             log.warning("database", about=words)
-        self.decisions.key = self.intake.key = _key(self.settings.path)
+        self.decisions.key = self.intake.key = self._keys.made()
         if alone:
             self.take_in_orphans()
         self._usage.recount(self.database.ask(queries.bytes_of_blobs))
@@ -119,6 +127,12 @@ class Spool:
         return self._blobs.bring_again(instance)
 
     @property
+    def orphans(self) -> int | None:
+        """How many objects without a row were counted last; None before, and without an object store."""
+        last = self._orphans.last if self._orphans else None
+        return last.count if last else None
+
+    @property
     def trouble_with_blobs(self) -> str:
         """Why the object store does not work; empty while it does, or if there is none. Never waits."""
         return self._blobs.trouble
@@ -134,9 +148,12 @@ class Spool:
         """
         self.intake.failed.ask_again()
         self._blobs.tidy_up()
+        if self._orphans:
+            self._orphans.look_if_due()
         self.space.ballast.lay()
         if not self.database.is_sqlite:
-            self._usage.recount(self.database.ask(queries.bytes_of_blobs))
+            # With millions of blobs it takes longer than other questions may, and nobody waits for the answer.
+            self._usage.recount(self.database.ask(queries.bytes_of_blobs, patience.LOOK))
             self._usage.forget_copies([one for one in self._usage.with_copies() if not self.blob(one).exists()])
 
     def close(self, seconds: float | None = None) -> bool:
@@ -144,14 +161,8 @@ class Spool:
 
         Then both end with the process, and the next start frees the claims.
         """
-        return self.database.close(seconds)
-
-
-def _key(folder: Path) -> Key | None:
-    """The spool's key. A disk without room for a new one must not keep the node from starting."""
-    try:
-        return make_key(folder)
-    except (SpoolError, OSError) as error:
-        reason = str(error) if isinstance(error, SpoolError) else error.strerror
-        log.warning("no key to find by", reason=reason)
-        return None
+        if self._orphans:
+            self._orphans.stop()
+        closed = self.database.close(seconds)
+        self._blobs.close()
+        return closed

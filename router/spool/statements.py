@@ -117,6 +117,12 @@ def _claim_deliveries(which: sa.ColumnElement[bool], *order: sa.ColumnElement[An
 
 
 CLAIM_DELIVERIES = _claim_deliveries(delivery.c.ready_at <= bound("now"), delivery.c.ready_at, delivery.c.id)
+CLAIM_OF_STUDY = _claim_deliveries(
+    (delivery.c.ready_at <= bound("now"))
+    & delivery.c.instance_id.in_(sa.select(instance.c.id).where(instance.c.study == bound("of"))),
+    delivery.c.ready_at, delivery.c.id,
+)  # fmt: skip
+"""Of one study alone, so that one worker sends it in one association."""
 CLAIM_UNTRIED = _claim_deliveries(delivery.c.ready_at == 0, delivery.c.id.desc())
 
 CLAIMED_DELIVERIES = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
+BY_A_PERSON = " by a person"
+
 
 class _State(StrEnum):
     @classmethod
@@ -43,6 +45,17 @@ class DeliveryState(_State):
     """A person has dropped it."""
     DAMAGED = "damaged"
     """Never stored: the row has a word that is no state."""
+
+
+MOVED = "moved to "
+"""What the reason of a delivery begins with that a person moved to another destination, which closed it."""
+
+
+def in_words(state: str, reason: str | None) -> str:
+    """The state of a delivery for people: `waiting` for an open one, and where a moved one went."""
+    if state == DeliveryState.DISCARDED and (reason or "").startswith(MOVED):
+        return str(reason).removesuffix(BY_A_PERSON)
+    return "waiting" if state == DeliveryState.OPEN else str(state)
 
 
 class CommitmentState(StrEnum):

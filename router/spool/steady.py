@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.observe import log
-from router.spool import clock, commitment_rows
+from router.spool import clock, commitment_rows, gathering
 from router.spool.schema import FOR_GOOD, delivery, destination, heartbeat, instance, jump
 from router.spool.states import DeliveryState, InstanceState
 
@@ -75,6 +75,8 @@ def _move(connection: sa.Connection, now: float, at: float, missed: float) -> No
     still = destination.c.still_since
     connection.execute(destination.update().where(still > 0).values(still_since=still + missed))
     commitment_rows.clock_was_set(connection, missed)
+    if missed < 0:
+        gathering.clock_was_set_back(connection, now, missed)
     was_running = LOOKED in connection.info
     if missed < 0 or was_running:  # after a stop an open circuit is probed at once
         until = destination.c.circuit_until

@@ -24,6 +24,7 @@ from router.spool import owing, steady
 from router.spool.database import Database
 from router.spool.events import add_event
 from router.spool.finishing import look_alone
+from router.spool.gathering import NOTHING_GATHERED, Gathers
 from router.spool.rows import instance_of
 from router.spool.schema import delivery, instance, study_destination
 from router.spool.states import InstanceState
@@ -52,11 +53,12 @@ class Studies:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def step(self, limits: Mapping[str, int | None]) -> float | None:
+    def step(self, limits: Mapping[str, int | None], gathers: Gathers = NOTHING_GATHERED) -> float | None:
         """Let some instances follow. Returns the seconds until the next step; None if nothing is left to do.
 
         `limits`: the enabled destinations, each with how many open deliveries it may have. What follows to another one
-        waits until it is enabled. The seconds are as many as the database was busy, so that others get half of it.
+        waits until it is enabled. `gathers`: those that wait for more of a study. The seconds are as many as the
+        database was busy, so that others get half of it.
         """
         if not limits:
             return None
@@ -68,7 +70,7 @@ class Studies:
         for row in rows:
             buried: dict[str, str] = {}
             followed = self._database.run(
-                lambda c, row=row, buried=buried: _follow_some(c, row, limits, buried),  # type: ignore[misc]
+                lambda c, row=row, buried=buried: _follow_some(c, row, limits, gathers, buried),  # type: ignore[misc]
                 lambda count, row=row: (row.destination,) if count else (),  # type: ignore[misc]
             )
             if followed:
@@ -169,7 +171,9 @@ def forget(connection: sa.Connection, before: float, limit: int) -> int:
     return int(connection.execute(study_destination.delete().where(study_destination.c.study.in_(old))).rowcount)
 
 
-def _follow_some(connection: sa.Connection, seen: Any, limits: Mapping[str, int | None], buried: dict[str, str]) -> int:
+def _follow_some(
+    connection: sa.Connection, seen: Any, limits: Mapping[str, int | None], gathers: Gathers, buried: dict[str, str]
+) -> int:
     """One batch of a study, and the cursor behind it. Returns how many followed; 0 where others have gone on with it.
 
     `buried` gets the instances whose delivery is buried at once, each with the reason.
@@ -184,9 +188,8 @@ def _follow_some(connection: sa.Connection, seen: Any, limits: Mapping[str, int 
     moment = steady.look(connection)
     following = _those_that_follow(connection, row, ids)
     for one in following:
-        reasons = owing.owe(
-            connection, instance_of(one), [row.destination], limits, moment, {row.destination: row.instance_id}
-        )
+        leads = {row.destination: row.instance_id}
+        reasons = owing.owe(connection, instance_of(one), [row.destination], limits, moment, leads, row.study, gathers)
         buried |= dict.fromkeys([one.id] if reasons else [], reasons.get(row.destination, ""))
         note(connection, one.id, row)
     finished = instance.c.id.in_([one.id for one in following]) & (instance.c.state == InstanceState.FINISHED)

@@ -86,12 +86,12 @@ class TakingIn:
     def _commit(self) -> None:
         found, self._waiting = self._waiting, []
         if found:
-            self.database.run(lambda c: _take_in_again(c, found))
+            self.database.run(lambda c: take_in_again(c, found))
             self.taken_in += len(found)
             TAKEN_IN_AGAIN.inc(len(found))
 
 
-def _take_in_again(connection: sa.Connection, found: Sequence[Instance]) -> None:
+def take_in_again(connection: sa.Connection, found: Sequence[Instance]) -> None:
     """Make rows for blobs without one. Each is decided anew. Deliveries in an older database stay owed."""
     for one in found:
         connection.execute(statements.INSERT_INSTANCE, columns_of(one) | {"state": InstanceState.NEW})

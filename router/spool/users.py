@@ -6,6 +6,7 @@ as no one. What a user may do is read at each request, so a change is in force a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from router.spool import clock
 from router.spool.database import Database
 from router.spool.errors import SpoolError
 from router.spool.events import add_event
-from router.spool.schema import metadata
+from router.spool.schema import event, metadata
 
 IDLE = 3600.0
 """Seconds without a request after which a session ends."""
@@ -25,6 +26,10 @@ LONGEST = 12 * 3600.0
 """Seconds after which a session ends in any case."""
 NOTED_EVERY = 60.0
 """Seconds. The use of a session is written down no more often."""
+LOGGED_IN = "logged in"
+"""The kind of the event."""
+MOST_LOGINS = 1000
+"""That are remembered."""
 MOST_SESSIONS = 16
 """Of one user. The oldest ends where one more begins."""
 MOST_USERS = 1000
@@ -194,10 +199,19 @@ class Users:
             kept = connection.execute(newest.limit(MOST_SESSIONS - 1)).scalars().all()
             connection.execute(session.delete().where(session.c.user == name, session.c.token.not_in(kept)))
             connection.execute(session.insert().values(token=token, user=name, began_at=now, used_at=now))
-            add_event(connection, "logged in", user=name, peer=peer)
+            add_event(connection, LOGGED_IN, user=name, peer=peer)
             return True
 
         return self._database.run(job)
+
+    def logins(self) -> list[tuple[str, str]]:
+        """Name and address of the latest MOST_LOGINS logins, the earliest first."""
+        query = (
+            sa.select(event.c.detail).where(event.c.kind == LOGGED_IN).order_by(event.c.id.desc()).limit(MOST_LOGINS)
+        )
+        rows = self._database.ask(lambda c: c.execute(query).scalars().all())
+        found = [json.loads(detail) for detail in reversed(rows)]
+        return [(str(one.get("user", "")), str(one.get("peer", ""))) for one in found]
 
     def note_use(self, token: str) -> None:
         """Write down that a session is in use. Nobody waits for it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from router.spool import clock, queries
 from router.spool.activity import Activity, activity
 from router.spool.database import Database
 from router.spool.find import Filter, Found, FoundPage, find, find_page, id_at
-from router.spool.keyed import key_of
+from router.spool.keyed import Key
 from router.spool.orphans import SET_ASIDE, count_in
 from router.spool.rows import Counts, DeliveryRow, EventRow, Finished, InstanceRow
 from router.spool.schema import delivery, event, instance
@@ -30,8 +30,10 @@ AFTER_ALL_IDS = "g"
 class Views:
     """Answers as frozen rows. Nothing here changes the spool. Its methods raise SpoolError."""
 
-    def __init__(self, settings: SpoolSettings, database: Database, usage: Usage) -> None:
-        self._settings, self._database, self._usage = settings, database, usage
+    def __init__(
+        self, settings: SpoolSettings, database: Database, usage: Usage, key: Callable[[], Key | None]
+    ) -> None:
+        self._settings, self._database, self._usage, self._key = settings, database, usage, key
 
     def counts(self) -> Counts:
         set_aside = count_in(self._settings.path / SET_ASIDE)
@@ -84,12 +86,12 @@ class Views:
 
     def find(self, wanted: Filter, *, before: str = AFTER_ALL_IDS, limit: int = PAGE) -> list[Found]:
         """The latest first; `before` an id pages on. It looks until the page is full or nothing is left."""
-        key = key_of(self._settings.path)
+        key = self._key()
         return self._database.ask(lambda c: find(c, wanted, key, before=before, limit=limit))
 
     def find_page(self, wanted: Filter, *, before: str = AFTER_ALL_IDS, limit: int = PAGE) -> FoundPage:
         """The latest first, in a bounded time; the next page's `before` is its `go_on`."""
-        key = key_of(self._settings.path)
+        key = self._key()
         return self._database.ask(lambda c: find_page(c, wanted, key, before=before, limit=limit))
 
     def activity(self, seconds: float) -> Activity:

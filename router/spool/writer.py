@@ -26,6 +26,7 @@ from router.spool.errors import (
     is_own_fault,
     refusal,
 )
+from router.spool.server_errors import READ_ONLY, code_of
 
 T = TypeVar("T")
 Job = Callable[[sa.Connection], Any]
@@ -166,9 +167,11 @@ class Writer:
                     transaction = self._before_commit(connection, topics)
             self._failed = False
         except Exception as error:  # disk full, locked, corrupt or gone: as far as is known, no job has happened
-            lost = connection is None or connection.invalidated or _is_broken(connection) or not _has_answered(error)
+            lost = connection is None or connection.invalidated or _is_broken(connection) or not code_of(error)
             if connection is not None:
                 _undo(connection)
+                if code_of(error) == READ_ONLY:  # it has become a standby: the next connection finds the new server
+                    connection.invalidate()
             self._failed = not _is_conflict(error)
             failure = refusal(error, self._engine.url.render_as_string(hide_password=False))
             if lost and transaction is not None:
@@ -210,11 +213,6 @@ def _give_out(outcomes: Iterable[Outcome]) -> None:
             waiting.future.set_result(result)
 
 
-def _has_answered(error: Exception) -> bool:
-    """Whether the error comes from the PostgreSQL server itself."""
-    return bool(getattr(getattr(error, "orig", error), "sqlstate", None))
-
-
 def _is_broken(connection: sa.Connection) -> bool:
     """Whether the driver's connection is gone, even if SQLAlchemy has not noticed."""
     try:
@@ -225,7 +223,7 @@ def _is_broken(connection: sa.Connection) -> bool:
 
 def _is_conflict(error: BaseException) -> bool:
     """Whether two nodes on PostgreSQL waited for each other, and the server chose this one to begin again."""
-    return getattr(getattr(error, "orig", error), "sqlstate", None) in CONFLICTS
+    return code_of(error) in CONFLICTS
 
 
 def _undo(connection: sa.Connection) -> None:

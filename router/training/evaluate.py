@@ -7,6 +7,7 @@ An image goes the way that it goes in service: read, prepared, network, calibrat
 from __future__ import annotations
 
 import csv
+import math
 import os
 import platform
 import time
@@ -17,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from router.flow import CLASSES, UNCERTAIN, VIEWS, Prediction
-from router.model.calibration import Calibration
-from router.model.card import CARD, Card, CardError
-from router.model.mobilenet_v1 import MobileNetV1, scale
+from router.model.architecture import WIDTH, shapes
+from router.model.calibration import HEADS, Calibration
+from router.model.card import CARD, Card
+from router.model.engines import Run
+from router.model.load import load
 from router.model.polarity import look_right
 from router.training import metrics
 from router.training.data import DataError, Item, Skipped, with_header_age
-from router.training.networks import Learner
 from router.training.pictures import BATCH, batches
 from router.training.pictures import UNREADABLE as UNREADABLE
 from router.training.pictures import picture_of as picture_of
@@ -41,24 +42,18 @@ CHESTS = ("adult_chest", "pediatric_chest")
 class Model:
     """A network ready to answer: MobileNet-V1 with its card, or one of the others as a run left it."""
 
-    network: torch.nn.Module
+    run: Run
     name: str
     size: int
+    parameters: int
+    device: str
+    """What answers, for people."""
     calibration: Calibration = field(default_factory=Calibration)
     digest: str = ""
 
-    @property
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.network.parameters())
-
     def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Outputs (n, all heads) and novelty (n,) of prepared pictures (n, size, size)."""
-        where = next(self.network.parameters()).device
-        with torch.inference_mode():
-            x = scale(torch.from_numpy(pictures).to(where)).contiguous(memory_format=torch.channels_last)
-            out = self.network(x)
-        logits, novelty = (out["class"], torch.zeros(len(x))) if isinstance(out, dict) else out
-        return logits.float().cpu().numpy(), novelty.float().cpu().numpy()
+        return self.run(pictures)
 
     def look(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """As in service, with inverted pictures turned. Returns all outputs, novelty, and which were inverted."""
@@ -66,24 +61,26 @@ class Model:
 
 
 def read_model(directory: Path, device: str = "auto") -> Model:
-    """The model of a folder: `card.json` and weights, or a run's `network.pt`. Raises CardError."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    other = directory / "network.pt"
-    if not (directory / CARD).exists() and other.exists():
-        try:
-            state = torch.load(other, map_location="cpu", weights_only=True)
-            learner = Learner(state["recipe"]["network"])
-            learner.net.load_state_dict(state["state"])
-            model = Model(learner, learner.name, int(state["recipe"]["size"]))
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise CardError(f"{other}: not a network of a run ({type(error).__name__}); train it again") from error
-    else:
-        card = Card.read(directory)
-        network = MobileNetV1.read(directory / "model.safetensors")
-        model = Model(network, card.architecture, card.size, card.calibration, card.digest)
-    model.network.eval().to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    """The model of a folder: `card.json` and weights, or a run's `network.pt`. Raises CardError.
+
+    PyTorch answers. Where it is not installed, a model with a card answers as it does in service.
+    """
+    try:
+        from router.training.plain import read_plain
+    except ModuleNotFoundError as error:
+        if error.name != "torch" or not (directory / CARD).exists():
+            raise
+        return _as_served(directory)
+    return read_plain(directory, device)
+
+
+def _as_served(directory: Path) -> Model:
+    card, model = Card.read(directory), load(directory, device="cpu")
+    trained = [shape for name, shape in shapes().items() if name.endswith(("weight", "bias"))]
+    more = sum(HEADS[name] for name in card.calibration.heads) - len(CLASSES)
+    count = sum(math.prod(shape) for shape in trained) + more * (WIDTH + 1)
+    device = f"CPU ({platform.machine()}), {model.engine}"
+    return Model(model.run, card.architecture, card.size, count, device, card.calibration, card.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +139,7 @@ def milliseconds(model: Model, items: Sequence[Item], most: int = 40) -> dict[st
         model(picture[None])
     ran = time.perf_counter() - began
     count = max(len(pictures), 1)
-    return {"n": len(pictures), "prepare": 1000 * read / count, "network": 1000 * ran / count, "device": _device(model)}
-
-
-def _device(model: Model) -> str:
-    where = next(model.network.parameters()).device
-    if where.type == "cuda":
-        return torch.cuda.get_device_name(where)
-    return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+    return {"n": len(pictures), "prepare": 1000 * read / count, "network": 1000 * ran / count, "device": model.device}
 
 
 def table1(items: Sequence[Item]) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from router.errors import RouterError
+from router.errors import RouterError, to_install
 from router.flow import CLASSES
 from router.model.architecture import WIDTH
 from router.model.mobilenet_v1 import MobileNetV1
-from router.observe import to_install
 
 NAMES = (
     "mobilenet_v1", "mobilenet_v2", "resnet18", "resnet34", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2",

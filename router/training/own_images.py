@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from router.commands.classify_files import files
+from router.commands.walking import files
 from router.decide.header_words import CHEST, PART_TAGS, PARTS, Vocabulary
 from router.flow import UNCERTAIN, Header, Prediction
 from router.model.calibration import Calibration

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.pixels.prepare import prepare
 from router.training.data import DataError, Item, Skipped, read_grey
+
+if TYPE_CHECKING:
+    from router.model.mobilenet_v1 import MobileNetV1
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What reading a broken image raises; such an image is skipped."""
@@ -71,6 +73,10 @@ def outputs(
     network: MobileNetV1, items: Sequence[Item], size: int, progress: Callable[[int], None] = lambda _: None
 ) -> Outputs:
     """Logits and pooled features (n, 1024) of a network for every readable image. Raises DataError if none is."""
+    import torch  # late: whoever only reads pictures does not need it
+
+    from router.model.mobilenet_v1 import scale
+
     kept: list[Item] = []
     features = []
     with torch.inference_mode():

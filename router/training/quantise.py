@@ -25,7 +25,6 @@ from router.model.card import WEIGHTS, Card, CardError
 from router.model.engines.folding import Floats, Layer, folded, gains
 from router.model.int8 import FILE, LEAST_MOST, STEPS, TOP, Int8, rounded, stretch
 from router.model.mobilenet_v1 import MobileNetV1, scale
-from router.observe import to_install
 from router.training.calibrate import ROUTED
 from router.training.data import DataError, Item, deal, read_manifest
 from router.training.pictures import Pictures, batches
@@ -177,7 +176,7 @@ def main(
     except (CardError, DataError) as error:
         raise SystemExit(f"quantise: {error}") from error
     except ImportError as error:
-        raise SystemExit(f"quantise: OpenVINO is not installed; {to_install('fast')}") from error
+        raise SystemExit("quantise: OpenVINO is not installed; pip install openvino") from error
     print(json.dumps(dict(int8.figures), indent=1))
     if why_not:
         (model / FILE).unlink(missing_ok=True)

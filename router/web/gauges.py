@@ -51,6 +51,11 @@ class NodeCollector(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         counts = self._view.counts()
         yield GaugeMetricFamily("dicom_router_undecided", "Instances without a decision", value=counts.undecided)
+        if counts.oldest_undecided:
+            yield GaugeMetricFamily(
+                "dicom_router_oldest_undecided_timestamp_seconds", "Unix time at which the oldest of them was received",
+                value=counts.oldest_undecided,
+            )  # fmt: skip
         yield GaugeMetricFamily(
             "dicom_router_spool_bytes", "Bytes of blobs and native copies in the spool", value=counts.bytes
         )

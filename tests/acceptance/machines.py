@@ -48,8 +48,8 @@ class Machine:
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", "router", "serve", "--config", self.config, "--role", self.role]
-        log = self.folder / "node.log"
-        with process(command, self.web_port, log, cwd=self.folder, seconds=120, environment=self.environment) as child:
+        log, last = self.folder / "node.log", self.port if "receive" in self.role else self.web_port
+        with process(command, last, log, cwd=self.folder, seconds=120, environment=self.environment) as child:
             self.child = child
             yield child
 

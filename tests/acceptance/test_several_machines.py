@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -83,9 +84,9 @@ def test_health_names_the_parts_of_this_node(site: Site) -> None:
     assert {role: set(site[role].get("/healthz")) for role in ROLES} == {
         "receive": common, "classify": common | {"classify"}, "forward": common, "web": common,
     }  # fmt: skip
-    common = {"database", "room"}
+    common = {"database"}
     assert {role: set(site[role].get("/readyz")) for role in ROLES} == {
-        "receive": common | {"open"}, "classify": common | {"inference"}, "forward": common, "web": common,
+        "receive": common | {"room", "open"}, "classify": common | {"inference"}, "forward": common, "web": common,
     }  # fmt: skip
     for role in ROLES:
         assert b"dicom_router_undecided" in http(f"http://127.0.0.1:{site[role].web_port}/metrics")
@@ -113,6 +114,41 @@ def test_each_has_its_own_socket_and_commands_find_one(site: Site) -> None:
     found = site["web"].command("health", "--json")
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("control of ") == len(ROLES)
+
+
+def test_each_is_in_the_list_of_nodes(site: Site) -> None:
+    found = site["web"].command("nodes", "--json")
+    assert found.returncode == 0, found.stderr
+    rows = {row["name"]: row for row in map(json.loads, found.stdout.splitlines())}
+    assert {name: row["roles"] for name, row in rows.items()} == {role: [role] for role in ROLES}
+    assert {row["state"]["settings"] for row in rows.values()} == {1}
+    assert [name for name, row in rows.items() if row["state"]["about"]["model"]] == ["classify"]
+    assert {row["state"]["problem"] for row in rows.values()} == {""}
+    page = http(f"http://127.0.0.1:{site['web'].web_port}/nodes").decode()
+    assert all(f'<th scope="row">{role} ' in page for role in ROLES)
+
+
+def test_the_status_is_the_same_everywhere(site: Site) -> None:
+    said = [json.loads(site[role].command("status", "--json").stdout) for role in ROLES[::3]]
+    for one in said:
+        assert [row["name"] for row in one["nodes"]] == sorted(ROLES)
+    assert [[one[key] for key in ("well", "problems", "undecided", "node")] for one in said] == [
+        [True, [], 0, None]
+    ] * 2
+
+
+def test_a_reload_on_one_machine_counts_on_all(site: Site, here: Downstream, tmp_path: Path) -> None:
+    """The node that classifies decides by what another machine's file says."""
+    before = {described(one).sop_instance for one in (site.folder / "native").iterdir()}
+    site["web"].write(site, site.shared.replace("send: [here, native]", "send: [here]"))
+    done = site["web"].command("reload", "--json")
+    assert done.returncode == 0, done.stdout
+    assert (json.loads(done.stdout)["version"], json.loads(done.stdout)["not_followed"]) == (2, [])
+    metas = instance_files(tmp_path / "small", 3)
+    assert store_all(metas, to(site["receive"])) == [0] * 3
+    wait_for(lambda: all(meta.sop_instance in here.arrived for meta in metas), 60, "all three at the destination")
+    assert site["classify"].command("queue", "list", "--json").stdout == ""
+    assert {described(one).sop_instance for one in (site.folder / "native").iterdir()} == before
 
 
 # -- the end of a node

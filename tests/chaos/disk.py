@@ -70,6 +70,11 @@ def synced(node: Node) -> Iterable[Change]:
     return (change for change in node.changes if change.durable)
 
 
+def names(node: Node) -> Iterable[Change]:
+    """What folders list as the process saw it, what files hold as it was synced: every removal is durable at once."""
+    return node.changes if node.is_folder else synced(node)
+
+
 def everything(node: Node) -> Iterable[Change]:
     """The best: as if the process alone had died."""
     return node.changes

@@ -36,6 +36,8 @@ class Recording:
     sent: dict[str, Sent]
     arrivals: list[tuple[float, Arrival]]
     """With the Unix time of each."""
+    failing: bool = False
+    """Whether the disk was full or failed for moments."""
 
 
 def record(folder: Path, instances: int, seed: str, *, failing: bool = False) -> Recording:
@@ -72,7 +74,7 @@ def record(folder: Path, instances: int, seed: str, *, failing: bool = False) ->
     arrived = Counter((arrival.uid, arrival.digest, arrival.place) for _, arrival in arrivals)
     assert arrived == Counter((o.uid, o.digest, place) for o in sent.values() for place in o.expected), "without a cut"
     assert {uid for _, uid in answers} == set(sent), "the trace lacks answers"
-    return Recording(root, disk.events(kept), answers, sent, arrivals)
+    return Recording(root, disk.events(kept), answers, sent, arrivals, failing)
 
 
 @dataclass

@@ -89,8 +89,11 @@ def test_a_folder_and_what_is_in_it(tmp_path: Path) -> None:
     assert trace.left(tmp_path, disk.everything) == {"f/b": b""}
     trace.sync("f")
     assert trace.left(tmp_path) == {"f/b": b""}
+    trace.write("f/b", b"12")
+    assert trace.left(tmp_path, disk.names) == {"f/b": b""}
     trace.by_name("unlink", "f/b")
     assert trace.left(tmp_path) == {"f/b": b""}
+    assert trace.left(tmp_path, disk.names) == {}
     trace.sync("f")
     assert trace.left(tmp_path) == {}
 

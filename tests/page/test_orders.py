@@ -50,10 +50,10 @@ def test_rules_from_a_file_are_tried_with_pictures(stage: Stage, page: Any, tmp_
     file = tmp_path / "new.yaml"
     file.write_text(RULES)
     page.goto("/rules")
-    page.get_by_role("link", name="Try other rules").click()
+    page.get_by_role("link", name="Replay other rules").click()
     page.get_by_label("Or from a file").set_input_files(file)
     wait_for(lambda: page.get_by_label("The rules, as routing.yaml has them").input_value() == RULES, 10)
-    page.get_by_role("button", name="Try them").click()
+    page.get_by_role("button", name="Replay them").click()
     page.get_by_role("heading", name="would go elsewhere").wait_for()
     assert page.locator(".thumbs img").count() > 0
     page.locator(".thumbs img").first.scroll_into_view_if_needed()
@@ -68,16 +68,16 @@ def test_rules_from_a_file_are_tried_with_pictures(stage: Stage, page: Any, tmp_
 def test_a_cause_goes_elsewhere_and_comes_back(stage: Stage, page: Any) -> None:
     buried = stage.spool.views.counts().buried[FULL]
     page.goto("/attention")
-    page.get_by_label("Send all to").first.select_option(PAUSED)
+    page.get_by_label("Move all to").first.select_option(PAUSED)
     page.get_by_role("button", name="Count them …").first.click()
     assert serious(page) == []
     page.get_by_label("Why (kept in the record)").fill("a test")
-    page.get_by_role("button", name="Send elsewhere").click()
+    page.get_by_role("button", name="Move").click()
     page.get_by_text("It is under way.").wait_for()
     wait_for(lambda: FULL not in stage.spool.views.counts().buried, 30)
     page.goto("/attention/jobs")
-    page.get_by_role("button", name="Undo").click()
-    page.get_by_text("The job ends.").wait_for()
+    page.get_by_role("button", name="Cancel, and take back").click()
+    page.get_by_text("The job is cancelled.").wait_for()
     wait_for(lambda: stage.spool.views.counts().buried.get(FULL) == buried, 30)
     page.get_by_text("cancelled").wait_for()
     assert serious(page) == []

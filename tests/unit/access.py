@@ -19,6 +19,7 @@ from router.config.settings import SignOn, WebSettings, WebTls
 from router.flow import Role
 from router.spool import Spool
 from router.web.access import Access, csrf_of, form_of, needs, protected
+from router.web.access.limits import Tries
 
 PASSWORD = "several good words"
 QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -103,8 +104,8 @@ class Site:
         return Browser(self.app, address, url, plain)
 
 
-def site(spool: Spool, settings: WebSettings = LOOPBACK) -> Site:
-    access = Access(settings, spool)
+def site(spool: Spool, settings: WebSettings = LOOPBACK, tries: Tries | None = None) -> Site:
+    access = Access(settings, spool, Tries() if tries is None else tries)
     return Site(protected(example(), access), access)
 
 

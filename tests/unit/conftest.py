@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def _tables_made_as_before() -> Iterator[None]:
         kind = write.dialect.name
         if may_be_new and _is_empty(write):
             if kind in known:
-                with write.begin() as connection:
+                with suppress(sa.exc.SQLAlchemyError), write.begin() as connection:  # `migrate` says why
                     for statement, parameters in known[kind]:
                         connection.exec_driver_sql(statement, parameters)
             else:

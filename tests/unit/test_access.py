@@ -484,6 +484,41 @@ def test_a_name_is_guarded_from_many_addresses_and_memory_is_bounded(monkeypatch
     assert len(tries) == 30
 
 
+def test_many_addresses_lock_nobody_out_where_the_user_was_before(spool: Spool) -> None:
+    add_user(spool)
+    tries = Tries()
+
+    def of(address: str) -> Any:
+        here = site(spool, PROXIED, tries)
+        return here.browser("10.0.0.5", "https://router", x_forwarded_for=address, x_forwarded_proto="https")
+
+    assert log_in(of("10.9.9.9")).status_code == 303
+    for n in range(60):
+        tries.wait("ann", f"10.8.{n}.1")
+    assert log_in(of("10.7.7.7")).status_code == 429, "an address that nobody knows"
+    assert log_in(of("10.9.9.9")).status_code == 303
+    assert [log_in(of("10.9.9.9"), password="wrong").status_code for _ in range(6)] == [401] * 5 + [429]
+
+
+def test_earlier_logins_are_known_after_a_restart(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_user(spool)
+
+    def of(address: str, tries: Tries) -> Any:
+        here = site(spool, PROXIED, tries)
+        return here.browser("10.0.0.5", "https://router", x_forwarded_for=address, x_forwarded_proto="https")
+
+    assert log_in(of("2001:db8::1", Tries())).status_code == 303
+    tries = Tries()
+    for n in range(60):
+        tries.wait("ann", f"10.8.{n}.1")
+    assert log_in(of("10.7.7.7", tries)).status_code == 429
+    assert log_in(of("2001:db8::2", tries)).status_code == 303, "the same network of one subscriber"
+    monkeypatch.setattr(limits, "MOST_KEPT", 30)
+    for n in range(200):
+        tries.remember(f"name{n}", "10.9.9.9")
+    assert len(tries._good) == 30
+
+
 def test_many_tries_at_once_are_no_more_than_one_after_another() -> None:
     tries, start = Tries(), threading.Barrier(16)
 

@@ -424,6 +424,9 @@ def test_a_dry_run_counts_and_changes_nothing(config: Path) -> None:
 
 def test_a_move_is_done_listed_and_taken_back(config: Path) -> None:
     assert queue(config, "move", "--from", "b", "--to", "a") == (0, "2 of 2 changed\n")
+    found = CliRunner().invoke(app, ["find", "--to", "b", "--state", "discarded", "--config", str(config)]).output
+    assert found.count("b moved to a") == 2
+    assert "b: moved to a 20" in queue(config, "show", found.split()[0])[1]
     assert queue(config, "resend", "--to", "a", "--since", "1h", "--reason", "lost there")[0] == 0
     code, told = queue(config, "jobs")
     assert code == 0

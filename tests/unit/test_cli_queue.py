@@ -81,14 +81,14 @@ def test_a_destination_that_nobody_knows_is_wrong_use_and_one_that_is_gone_is_kn
 def test_all_says_that_what_waits_is_not_among_it(config: Path) -> None:
     words = "3 wait and are not buried; use --to DESTINATION to retry these too\n"
     assert queue(config, "retry", "--all") == (0, "0 of 0 changed\n" + words)
-    told = "3 wait and are not buried; use --to DESTINATION --all to drop these too\n"
+    told = "3 wait and are not buried; use --to DESTINATION --all to discard these too\n"
     assert queue(config, "discard", "--all", "--yes") == (0, "0 of 0 changed\n" + told)
 
 
 def test_discard_takes_what_is_buried_unless_told_otherwise(config: Path) -> None:
     bury(config, "down")
     assert queue(config, "discard", "--to", "still", "--yes") == (
-        0, "0 of 0 changed\n1 wait and are not buried; use --waiting or --all to drop these\n",
+        0, "0 of 0 changed\n1 wait and are not buried; use --waiting or --all to discard these\n",
     )  # fmt: skip
     for choice, taken in (("--waiting", "still"), ("--all", "fine"), ("--to", "down")):
         words = ["--to", taken, *([choice] if choice != "--to" else []), "--yes"]
@@ -105,7 +105,7 @@ def test_what_cannot_be_undone_says_what_it_takes_and_asks(config: Path, monkeyp
     takes = "down: 1 deliveries (1 buried, 0 waiting), oldest since "
     code, told = queue(config, "discard", "--all")
     assert (code, told.startswith(takes)) == (2, True)
-    assert told.endswith("nothing has changed: --yes is needed to drop for good\n")
+    assert told.endswith("nothing has changed: --yes is needed to discard for good\n")
     as_json = json.loads(queue(config, "discard", "--all", "--json")[1])
     assert (as_json["exit_code"], takes in as_json["error"]) == (2, True)
     monkeypatch.setattr("router.cli.options.on_terminal", lambda: True)

@@ -129,7 +129,7 @@ def test_every_order_has_one_name() -> None:
 
 def test_an_order_without_a_case_cannot_say_that_it_is_done() -> None:
     spool = cast(Spool, MagicMock())
-    node = SimpleNamespace(_models=MagicMock(), _spool=spool, _settings=SimpleNamespace(destinations={}))
+    node = SimpleNamespace(_models=MagicMock(), _spool=spool, settings=lambda: SimpleNamespace(destinations={}))
     for order in (SimpleNamespace(), Reload(), Promote("a", "b", "c", "d")):
         with pytest.raises(AssertionError):
             carry_out(cast(Any, order), "ann", spool, ())

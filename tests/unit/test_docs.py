@@ -146,4 +146,4 @@ def test_nobody_is_sent_to_an_index_that_does_not_have_us() -> None:
     texts = [path.read_text() for folder in ("router", "docs") for path in (ROOT / folder).rglob("*.[mp][dy]")]
     assert not [text for text in texts if re.search(r"pip install ['\"]?dicom-router", text)]
     advised = {extra for text in texts for extra in re.findall(r"to_install\('(\w+)'\)", text)}
-    assert advised == {"fast", "notify", "postgres", "train"} & set(extras)
+    assert advised == {"notify", "postgres", "s3", "torch", "train"} & set(extras)

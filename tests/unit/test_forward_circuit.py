@@ -62,6 +62,25 @@ def waits(one: Circuit) -> float:
     return found[0]
 
 
+def answered(status: int) -> Outcome:
+    return Outcome(Fate.FEW, f"status {status:04X}", status, Sign.ANSWERED)
+
+
+def test_failures_in_a_row_are_counted_although_the_circuit_opens_and_closes(spool: Spool, clock: Clock) -> None:
+    one = circuit(spool)
+    assert one.failures.so_far() is None
+    for n in range(6):  # another answer each time: no circuit opens for good by that
+        one.attempt_failed(f"instance {n % 2}", answered(0xA700 + n))
+    found = one.failures.so_far()
+    assert found is not None
+    assert (found.tries, found.instances, found.reason) == (6, 2, "status A705")
+    assert not one.is_open
+    one.attempt_failed("ours", Outcome(Fate.FEW, "our own fault", sign=Sign.OURS))
+    assert one.failures.so_far() == found
+    one.succeeded()
+    assert one.failures.so_far() is None
+
+
 # -- the state machine -----------------------------------------------------------------------------------------------
 
 

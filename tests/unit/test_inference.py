@@ -21,7 +21,7 @@ import pytest
 
 from router.config.settings import ModelSettings
 from router.flow import Seen
-from router.inference import Inference, InferenceError, supervisor
+from router.inference import Inference, InferenceError, process, supervisor
 from router.inference.framing import pack, unpack
 from router.inference.lanes import Lanes
 from router.inference.worker_handle import PixelWorker
@@ -54,6 +54,29 @@ def running(settings: ModelSettings) -> Iterator[Inference]:
 def dx(tmp_path: Path) -> Path:
     grey = np.random.default_rng(0).integers(0, 4096, (300, 200), np.uint16)
     return wrap_image(grey, tmp_path / "dx.dcm")
+
+
+def test_a_process_that_was_begun_serves_the_first_model(settings: ModelSettings, dx: Path) -> None:
+    process.begin()
+    begun = process._early.get()
+    process._early.put(begun)
+    inference = Inference(settings)
+    inference.start()
+    try:
+        assert inference.info()["pid"] == begun.process.pid
+        assert inference.look(dx, frozenset()).result(60).prediction is not None
+    finally:
+        inference.stop(5)
+    assert begun.process.poll() is not None
+
+
+def test_a_process_that_was_begun_in_vain_ends() -> None:
+    process.begin()
+    begun = process._early.get()
+    process._early.put(begun)
+    process.never_mind()
+    assert begun.process.poll() is not None
+    assert process._early.empty()
 
 
 def wait_until_ready(inference: Inference) -> None:

@@ -12,12 +12,13 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-RUNTIME = [
-    *PROJECT["project"]["dependencies"],
-    *PROJECT["project"]["optional-dependencies"]["fast"],
-    *PROJECT["project"]["optional-dependencies"]["postgres"],
-]
-NEEDS = {"cpu": RUNTIME, "cuda": RUNTIME, "build": PROJECT["build-system"]["requires"]}
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+X86_64 = {"sys_platform": "linux", "platform_machine": "x86_64"}
+SLIM = [*PROJECT["project"]["dependencies"], *EXTRAS["postgres"]]
+NEEDS = {
+    "none": SLIM, "cpu": [*SLIM, *EXTRAS["torch"]], "cuda": [*SLIM, *EXTRAS["torch"]],
+    "build": PROJECT["build-system"]["requires"],
+}  # fmt: skip
 
 
 def blocks(text: str) -> list[str]:
@@ -32,7 +33,7 @@ def versions(text: str) -> dict[str, str]:
 
 def outside(needs: list[str], locked: dict[str, str]) -> list[str]:
     """The requirements that the lock file does not meet."""
-    wanted = [Requirement(need) for need in needs]
+    wanted = [one for one in map(Requirement, needs) if one.marker is None or one.marker.evaluate(dict(X86_64))]
     return [
         f"{need}: {locked.get(canonicalize_name(need.name), 'absent')}"
         for need in wanted
@@ -61,6 +62,20 @@ def test_each_has_one_version_and_hashes_and_names_no_index(which: str) -> None:
     assert [block for block in blocks(text) if not re.match(r"[\w.-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", block)] == []
     assert "://" not in text
     assert not re.search(r"^\s*--(index|extra|find)", text, re.MULTILINE)
+
+
+def test_what_serves_and_no_more_has_no_pytorch() -> None:
+    none = versions((ROOT / "docker" / "requirements-none.lock").read_text())
+    assert "openvino" in none
+    assert not [name for name in none if name.startswith(("torch", "nvidia-", "sympy", "networkx"))]
+
+
+@pytest.mark.parametrize(("machine", "engine"), [("x86_64", "openvino"), ("aarch64", "openvino"), ("riscv64", "torch")])
+def test_a_plain_installation_has_one_engine(machine: str, engine: str) -> None:
+    where = {"sys_platform": "linux", "platform_machine": machine}
+    needs = map(Requirement, PROJECT["project"]["dependencies"])
+    there = [need.name for need in needs if need.marker is None or need.marker.evaluate(dict(where))]
+    assert [name for name in there if name in ("openvino", "torch")] == [engine]
 
 
 def test_each_has_its_build_of_pytorch() -> None:

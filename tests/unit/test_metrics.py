@@ -16,7 +16,7 @@ class View:
     """A node with two destinations, one of them paused, and one that the settings no longer have."""
 
     def counts(self) -> Counts:
-        return Counts(open={"gone": 2, "paused": 1}, oldest={"gone": 1000.0})
+        return Counts(open={"gone": 2, "paused": 1}, oldest={"gone": 1000.0}, oldest_undecided=3000.0)
 
     def destinations(self) -> dict[str, bool]:
         return {"idle": False, "paused": True}
@@ -54,6 +54,7 @@ def test_every_configured_destination_has_its_series_also_at_zero(lines: set[str
 
 def test_a_time_is_named_a_timestamp(lines: set[str]) -> None:
     assert 'dicom_router_oldest_owed_timestamp_seconds{destination="gone"} 1000.0' in lines
+    assert "dicom_router_oldest_undecided_timestamp_seconds 3000.0" in lines
     assert 'dicom_router_certificate_expiry_timestamp_seconds{setting="node.tls.certificate"} 2000.0' in lines
     assert not [line for line in lines if line.startswith('dicom_router_oldest_owed_timestamp_seconds{destination="i')]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from router.flow import CLASSES, Prediction
 from router.model.calibration import HEADS
 from router.model.card import Card
-from router.model.engines import Run
 from router.model.load import load
 from router.node.model_store import FILES
 from router.pixels.prepare import prepare
@@ -25,20 +24,10 @@ MODEL = Path(__file__).resolve().parents[2] / "models" / "mobilenet_v1"
 CHESTS = {"adult_chest", "pediatric_chest"}
 
 
-@dataclass(slots=True)
-class Served(Model):
-    """The same on the engine that a node takes on this machine: its answers are what the card promises."""
-
-    run: Run = field(kw_only=True)
-
-    def __call__(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self.run(pictures)
-
-
 @pytest.fixture(scope="module")
 def model() -> Model:
-    plain, served = read_model(MODEL, "cpu"), load(MODEL, device="cpu", threads=1)
-    return Served(plain.network, plain.name, plain.size, plain.calibration, plain.digest, run=served.run)
+    """On the engine that a node takes on this machine: its answers are what the card promises."""
+    return replace(read_model(MODEL, "cpu"), run=load(MODEL, device="cpu", threads=1).run)
 
 
 @pytest.fixture(scope="module")

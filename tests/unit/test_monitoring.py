@@ -20,8 +20,8 @@ from tests.unit.test_metrics import View
 FOLDER = Path(__file__).resolve().parents[2] / "docker" / "monitoring"
 ALERTS: list[dict[str, Any]] = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"][0]["rules"]
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
-PROMETHEUS = {"instance", "job"}
-"""Labels that Prometheus adds."""
+PROMETHEUS = {"instance", "job", "role"}
+"""Labels that Prometheus adds, by itself or as it is told."""
 FUNCTIONS = frozenset((
     "and", "by", "histogram_quantile", "increase", "label_values", "max", "min", "on", "or", "rate", "sort_desc", "sum",
     "time", "unless", "up",

@@ -28,7 +28,6 @@ from router.model.untrained import save_random_model
 from router.node.client import NoNodeError, ask, state
 from router.node.node import Node
 from router.node.orders import OrderError
-from router.node.serving_models import ServingModels
 from router.node.sweeper import Sweeper
 from router.node.view import NodeView
 from router.pixels.wrap import wrap_image
@@ -149,9 +148,7 @@ def test_the_status_command_says_what_the_model_runs_on(running: Running) -> Non
     result = CliRunner().invoke(app, ["status", "--config", str(running.folder / "routing.yaml")])
     assert not isinstance(result.exception, (AttributeError, TypeError, KeyError)), result.exception
     assert "no node answers" not in result.stdout
-    models = running.node.view.models_in_use
-    assert isinstance(models, ServingModels)
-    assert f"on {models.inference.info()['engine']}" in result.stdout
+    assert f"on {running.node.view.models_in_use.info()['engine']}" in result.stdout
 
 
 def test_the_health_command_asks_the_node_itself(running: Running) -> None:

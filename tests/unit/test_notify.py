@@ -59,7 +59,7 @@ def test_where_all_is_well_nothing_is_told() -> None:
 @pytest.mark.parametrize(
     ("changes", "about", "text"),
     [
-        ({"buried": {"a": 1}}, ("buried", "a"), "1 delivery for a given up on and waiting for a person"),
+        ({"buried": {"a": 1}}, ("buried", "a"), "1 delivery buried for a, waiting for a person"),
         ({"circuits": {"a": NOW - 2 * HOUR}}, ("circuit", "a"), "a has taken nothing for 2 h, 3 deliveries waiting"),
         ({"last_from": {"XRAY_1": NOW - 5 * HOUR}}, ("silent", "XRAY_1"), "nothing has come from XRAY_1 for 5 h"),
         ({"room": GB}, ("disk", ""), "the spool has room for only 1.0 GB"),

@@ -95,7 +95,7 @@ def test_now_says_first_what_needs_a_person(node: Node, client: Client, monkeypa
     monkeypatch.setattr("router.page.latest.FRESH", -1.0)
     page = client.get("/").text
     assert "One thing needs you." in page
-    assert "1 given up on for ai" in page
+    assert "1 buried for ai" in page
     assert f'hx-headers=\'{{"{IN_BACKGROUND}"' in page.casefold()  # else a session that only looks would never end
     part = client.get("/", headers={"hx-request": "true"}).text
     assert "<html" not in part
@@ -152,7 +152,7 @@ def test_what_is_looked_for_stands_in_no_address(node: Node, client: Client, mon
     asks = client.post(
         "/many", data={n: v for n, v in many.items() if n not in ("action", "method")} | {"act": "retry"}
     )
-    assert "Try 2 deliveries" in asks.text
+    assert "Retry 2 deliveries" in asks.text
     typed = [asks.text, address, *found.links]
     assert all("4711" not in one for one in typed)
 
@@ -248,7 +248,7 @@ def test_a_cause_is_one_line_with_one_button(node: Node, client: Client) -> None
     decided(node.spool, "1.3")
     bury(node.spool, reason="another cause")
     assert "3 deliveries" in client.get("/attention").text
-    assert "Try 3 deliveries to ai again?" in posted(client, "/attention", "/many").text
+    assert "Retry 3 deliveries to ai?" in posted(client, "/attention", "/many").text
 
 
 def test_pause_and_resume(node: Node, client: Client) -> None:

@@ -54,7 +54,7 @@ def states(spool: Spool, to: str) -> dict[str, str]:
 def test_a_cause_is_retried_whole_and_no_other(node: Node, client: Client) -> None:
     first, second, other = groups(node)
     asks = client.post("/many", data=form_of(client, "/attention", "retry"))
-    assert "Try 2 deliveries to ai again?" in asks.text
+    assert "Retry 2 deliveries to ai?" in asks.text
     assert "<script>alert" not in asks.text
     assert node.ordered == []
     done = sure(client, asks)
@@ -99,11 +99,19 @@ def test_what_was_sent_elsewhere_comes_back(node: Node, client: Client) -> None:
     assert "2 taken back" in client.get("/attention/jobs").text
 
 
+def test_where_a_delivery_was_moved_is_said(node: Node, client: Client) -> None:
+    first, *_ = groups(node)
+    sure(client, client.post("/many", data=form_of(client, "/attention", "move") | {"new": "pacs"}))
+    worked_off(node.spool)
+    assert "ai moved to pacs" in client.get("/instances").text
+    assert "Moved to pacs by a person, " in client.get(f"/instances/{first}").text
+
+
 def test_a_whole_search_is_one_order(node: Node, client: Client) -> None:
     groups(node)
     form = form_of(client, "/instances?to=ai&state=buried&since=2h", "retry")
     asks = client.post("/many", data=form)
-    assert "Try 3 deliveries to ai again?" in asks.text
+    assert "Retry 3 deliveries to ai?" in asks.text
     (again,) = [one for one in Elements(asks.text).forms if one["method"] == "post"]
     assert again["since"].startswith("20"), "two hours before it was asked"
     sure(client, asks)
@@ -144,7 +152,7 @@ def test_nobody_waits_long_for_the_count(node: Node, client: Client, monkeypatch
     monkeypatch.setattr("router.page.many.COUNT_FOR", -1.0)
     monkeypatch.setattr("router.spool.bulk.LOOK", 1)
     asks = client.post("/many", data=form_of(client, "/attention", "retry"))
-    assert "Try more than 1 delivery to ai again?" in asks.text
+    assert "Retry more than 1 delivery to ai?" in asks.text
     assert "There was no time to count them all." in asks.text
     sure(client, asks)
     worked_off(node.spool)

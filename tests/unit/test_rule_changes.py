@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,24 +227,20 @@ def test_a_link_stays_a_link(node: Node) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can become nobody")
 @pytest.mark.parametrize("lacks", ["file", "folder", "owner"])
-def test_a_file_that_the_node_may_not_write_is_said_with_the_way_out(node: Node, lacks: str) -> None:
-    before, file = written(node), node.loaded.file
-    folders = [file.parent, *file.parent.parents]
-    modes = {path: path.stat().st_mode & 0o7777 for path in folders}
-    try:
-        for path in folders[:-1]:
-            path.chmod(modes[path] | 0o055)
+def test_a_file_that_the_node_may_not_write_is_said_with_the_way_out(lacks: str) -> None:
+    """In a folder of its own below the one for temporary files, which nobody may enter too."""
+    with tempfile.TemporaryDirectory() as name, node_in(Path(name), "sqlite", RULES) as node:
+        before, file = written(node), node.loaded.file
         file.parent.chmod(0o755 if lacks == "folder" else 0o777)
         file.chmod(0o644 if lacks == "file" else 0o666)
-        os.seteuid(NOBODY)
-        with pytest.raises(OrderError, match="by hand, then run: dicom-router reload"):
-            RuleChanges(node.settings, node.reload, node.spool).carry_out(ApplyRules(OTHER, "why"), "ann")
-    finally:
-        os.seteuid(0)
-        for path, mode in modes.items():
-            path.chmod(mode)
-    assert written(node) == before
-    assert not [path for path in file.parent.iterdir() if path.name not in ("routing.yaml", "spool")]
+        try:
+            os.seteuid(NOBODY)
+            with pytest.raises(OrderError, match="by hand, then run: dicom-router reload"):
+                RuleChanges(node.settings, node.reload, node.spool).carry_out(ApplyRules(OTHER, "why"), "ann")
+        finally:
+            os.seteuid(0)
+        assert written(node) == before
+        assert not [path for path in file.parent.iterdir() if path.name not in ("routing.yaml", "spool")]
 
 
 def test_a_long_text_of_rules_fits_into_an_order() -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from router.cli import app
 from router.commands.send_files import read_meta, send_files
+from router.commands.walking import Found
 from router.config.settings import DestinationSettings
 from router.dicom.part10 import data_set_offset
 from router.pixels.wrap import wrap_image
@@ -41,7 +42,7 @@ def test_a_cut_or_nameless_file_does_not_keep_the_others(tmp_path: Path) -> None
     other.write_bytes(b"no DICOM" * 100)
     with served() as (port, handler):
         there = DestinationSettings(name="there", ae_title="THERE", host="127.0.0.1", port=port)
-        sent = list(send_files([good[0], cut, nameless, other, good[1]], there, "OURS"))
+        sent = list(send_files(map(Found, [good[0], cut, nameless, other, good[1]]), there, "OURS"))
         assert [one.path for one in sent if one.arrived] == good
         requests = [sink.request.sop_instance for sink in handler.sinks if isinstance(sink, MemorySink)]
     assert requests == [read_meta(path).sop_instance for path in good]

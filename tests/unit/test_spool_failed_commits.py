@@ -20,8 +20,9 @@ class Disk:
 
     def __init__(self, spool: Spool, patch: pytest.MonkeyPatch, code: int) -> None:
         self.fails = True
-        self.error = sqlite3.OperationalError("disk I/O error")
-        self.error.sqlite_errorcode = code
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = code
+        self.error: Exception = error
         assert spool.database.write_engine is not None
         dialect = spool.database.write_engine.dialect
         self._commit = dialect.do_commit
@@ -55,6 +56,14 @@ def test_a_blob_waits_for_a_change_that_is_written_over_its_row(
         spool.destinations.set_circuit("nobody", None, 0, "")  # returns after a commit, and the next is not far
     assert sum(event.detail["count"] for event in spool.views.events() if event.kind == REFUSED) == 3
     assert len(files(settings.path)) == 1
+
+
+def test_a_blob_waits_where_memory_ran_out_in_a_commit(
+    spool: Spool, settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver makes a MemoryError of SQLITE_NOMEM. SQLite may find no memory for the index of a synced log."""
+    Disk(spool, monkeypatch, 0).error = MemoryError()
+    assert refused(spool) == files(settings.path)
 
 
 def test_a_row_that_a_crash_brings_back_finds_its_blob(

@@ -227,6 +227,7 @@ def test_a_newer_schema_is_refused(settings: SpoolSettings) -> None:
     with sqlite3.connect(database) as connection:
         (known,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE compatibility SET oldest = '9999'")
     connection.close()
     before = database.read_bytes()
     assert "version 9999, which is newer than this program" in refused(settings)
@@ -235,6 +236,28 @@ def test_a_newer_schema_is_refused(settings: SpoolSettings) -> None:
         connection.execute("UPDATE alembic_version SET version_num = ?", (known,))
     connection.close()
     open_spool(settings).close()
+
+
+def test_an_older_program_goes_on_if_a_newer_one_has_only_added(settings: SpoolSettings) -> None:
+    kept = filled(settings)
+    with sqlite3.connect(settings.path / "node.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("ALTER TABLE instance ADD COLUMN of_the_future VARCHAR")
+    connection.close()
+    spool = open_spool(settings)
+    assert [claim.instance.id for claim in spool.decisions.claim(5)] == [kept]
+    spool.close()
+
+
+@pytest.mark.parametrize("statement", ["DROP TABLE alembic_version", "UPDATE alembic_version SET version_num = '1f2e'"])
+def test_the_database_of_another_program_is_left_alone(settings: SpoolSettings, statement: str) -> None:
+    filled(settings)
+    with sqlite3.connect(settings.path / "node.db") as connection:
+        connection.execute(statement)
+    connection.close()
+    before = (settings.path / "node.db").read_bytes()
+    assert "database of another program" in refused(settings)
+    assert (settings.path / "node.db").read_bytes() == before
 
 
 def test_a_refused_start_lets_the_folder_go(settings: SpoolSettings) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -16,10 +17,30 @@ from alembic.runtime.migration import MigrationContext
 
 from router.config.settings import SpoolSettings
 from router.flow import PictureFacts, Prediction, Seen
-from router.spool import INSTANCES, DeliveryRow, DeliveryState, EventRow, InstanceRow, InstanceState, Spool, open_spool
+from router.spool import (
+    INSTANCES,
+    DeliveryRow,
+    DeliveryState,
+    EventRow,
+    InstanceRow,
+    InstanceState,
+    Spool,
+    open_spool,
+    queries,
+)
 from router.spool.find import Filter, State
 from router.spool.schema import delivery, event, instance, metadata
-from tests.unit.spooling import SEEN, accept, decide, decision, files, settings_of, turned_by_hand
+from tests.unit.spooling import (
+    SEEN,
+    accept,
+    decide,
+    decision,
+    files,
+    instance_for,
+    sealed,
+    settings_of,
+    turned_by_hand,
+)  # fmt: skip
 
 LARGE = ("instance", "delivery", "event")
 
@@ -194,6 +215,32 @@ def test_on_postgresql_neither(postgresql: Callable[[], str], tmp_path: Path) ->
     assert {
         text: rows for text, rows in read.items() if rows > 700 and not any(sums in text for sums in SUMS)
     } == {}  # a page has at most 500
+    spool.close()
+
+
+@pytest.mark.parametrize(
+    ("question", "index"), [(queries.counts, "delivery_waits"), (queries.bytes_of_blobs, "instance_present")]
+)
+def test_sums_read_an_index_that_holds_nothing_else(settings: SpoolSettings, question: Any, index: str) -> None:
+    """So their cost grows with what waits, or lies on the disk, and not with the records."""
+    spool = open_spool(settings)
+    filled(spool, 500)
+    if settings.database != "sqlite":
+        with psycopg.connect(settings.database, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+    asked: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+    try:
+        spool.database.ask(question)
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+    statement, parameters = next(one for one in asked if "sum(" in one[0] or "GROUP BY" in one[0])
+    plan = spool.database.ask(partial(plan_of, statement=statement, parameters=parameters))
+    assert any(index in line and ("Only" in line or "COVERING" in line) for line in plan), plan
     spool.close()
 
 
@@ -418,3 +465,16 @@ def test_the_oldest_that_is_owed(settings: SpoolSettings) -> None:
         spool.deliveries.close(owed, DeliveryState.DONE).result()
         assert spool.views.counts().oldest == {"ai": begin + 10}
         spool.close()
+
+
+def test_the_oldest_without_a_decision(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    assert spool.views.counts().oldest_undecided == 0
+    for number in range(1, 3):
+        blob = sealed(spool, b"pixels")
+        spool.intake.accept(blob, instance_for(blob, f"1.{number}", at=100.0 * number))
+    counts = spool.views.counts()
+    assert (counts.undecided, counts.oldest_undecided) == (2, 100.0)
+    decide(spool, "ai")
+    assert spool.views.counts().oldest_undecided == 200.0
+    spool.close()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +18,8 @@ from router.cli import app
 from router.commands.status import silent_callers, span, status_of
 from router.config import load
 from router.flow import Caller, Decision, Prediction, Seen
-from router.spool import DeliveryState, Spool, open_spool
+from router.spool import Act, DeliveryState, Spool, open_spool
+from router.spool.find import Filter
 from tests.unit.spooling import CALLERS, accept, settings_of
 
 CONFIG = """
@@ -86,6 +88,42 @@ def test_a_destination_that_takes_nothing_needs_a_person_also_if_it_is_owed_noth
     assert "ai takes nothing, 1 wait: Connection refused. What waits goes by itself when it answers\n" in out
     assert "pacs takes nothing, 0 wait: no answer\n" in out
     assert [one["drains_in_s"] for one in json.loads(run(config, "--json")[1])["destinations"]] == [None, None]
+
+
+def failing(since: float, tries: int, instances: int) -> dict[str, Any]:
+    return {"failing": {"ai": {"since": since, "tries": tries, "instances": instances, "reason": "status A700"}}}
+
+
+def test_a_destination_that_refuses_everything_needs_a_person_within_minutes(spool: Spool, config: Path) -> None:
+    settings, now = load(config), time.time()
+
+    def states(node: dict[str, Any]) -> tuple[str, list[str]]:
+        found = status_of(settings, spool, node, 0)
+        return found.destinations[1].state, [one.what for one in found.problems]
+
+    state, problems = states(failing(now - 130, 3, 2))
+    assert state == "refusing"
+    assert problems == ["ai refuses what it gets: each of 3 tries has failed for 2 min, the last: status A700"]
+    none: dict[str, Any] = {"failing": {}}
+    for few in (failing(now - 60, 9, 9), failing(now - 900, 2, 2), failing(now - 900, 9, 1), none, {}):
+        assert states(few) == ("open", [])
+    spool.orders.pause("ai", "ann")
+    assert states(failing(now - 130, 3, 2)) == ("paused", [])
+
+
+def test_jobs_under_way_and_silences_are_named(spool: Spool, config: Path) -> None:
+    decided(spool, "1.2.3", CALLERS[0], "ai")
+    number = spool.bulk.begin(Act.MOVE, Filter(to="ai"), "pacs", "ann", "it is down")
+    spool.notices.silence("buried", 3600, "bob")
+    _, told = run(config)
+    assert f"job         {number}: move ai to pacs, 0" in told
+    assert "silent      buried until " in told
+    about = json.loads(run(config, "--json")[1])
+    assert [(one["job"], one["act"], one["filter"]["to"]) for one in about["jobs"]] == [(number, "move", "ai")]
+    assert [(one["condition"], one["who"]) for one in about["silences"]] == [("buried", "bob")]
+    while spool.bulk.step() is not None:
+        pass
+    assert json.loads(run(config, "--json")[1])["jobs"] == []
 
 
 def test_a_caller_is_silent_after_the_time_that_was_chosen_for_it(spool: Spool, config: Path) -> None:

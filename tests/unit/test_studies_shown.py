@@ -14,8 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.cli.csv_file import CsvFile
+from router.cli.classify import _row, _to_terminal, columns, flat
 from router.commands.classify_files import Looked, look
+from router.commands.tables import write_csv
+from router.commands.walking import Found
 from router.config import ConfigError, load
 from router.decide import RuleTable, decide
 from router.decide.explain import explain
@@ -117,8 +119,7 @@ def test_in_a_node_the_study_follows_and_in_a_dry_run_nothing_does(
     table(tmp_path)
     loaded = load(tmp_path / "routing.yaml", {})
     stage.settings = replace(loaded, node=replace(loaded.node, dry_run=dry_run))
-    limits: dict[str, int | None] = {} if dry_run else dict.fromkeys(ALL)
-    bulk = BulkWorker(stage.spool, lambda: limits)
+    bulk = BulkWorker(stage.spool, lambda: stage.spool.studies.step(loaded.limits))
     stage.classifier.start()
     bulk.start()
     try:
@@ -159,7 +160,7 @@ def looked(folder: Path, rules: str = TABLE) -> list[Looked]:
         paths.append(folder / f"{name}.dcm")
         paths[-1].write_bytes(b"\0" * 128 + b"DICM")
     eyes: Any = Eyes()
-    return list(look(paths, eyes, load(folder / "routing.yaml", {}), Caller("XRAY", "ROUTER", "127.0.0.1")))
+    return list(look(map(Found, paths), eyes, load(folder / "routing.yaml", {}), Caller("XRAY", "ROUTER", "127.0.0.1")))
 
 
 def test_a_folder_is_classified_study_by_study(tmp_path: Path) -> None:
@@ -170,17 +171,13 @@ def test_a_folder_is_classified_study_by_study(tmp_path: Path) -> None:
 
 
 def test_its_csv_and_lines_name_what_is_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from router.cli.classify import _row, _to_terminal
-
     rows = [_row(one, body_part=False) for one in looked(tmp_path)]
     assert (rows[0]["destinations"], rows[0]["follows"]) == (
         ["pacs", "chest-ai"], {"chest-ai": str(tmp_path / "b.dcm")}
     )  # fmt: skip
     _to_terminal(rows, None, rules=True)
     assert f"chest-ai: follows {tmp_path / 'b.dcm'}" in capsys.readouterr().out
-    into = CsvFile(tmp_path / "out.csv", {})
-    into.begin(restart=True)
-    into.write(rows)
+    write_csv(tmp_path / "out.csv", columns(body_part=False), map(flat, rows))
     assert ",pacs chest-ai," in (tmp_path / "out.csv").read_text().splitlines()[1]
 
 

@@ -21,7 +21,7 @@ from router.decide.conditions.prediction import (
     ViewIs,
 )
 from router.decide.conditions.private import Private, PrivateExists, PrivateText
-from router.decide.conditions.sender import FromAe, PeerIn, SopClass
+from router.decide.conditions.sender import FromAe, PeerIn, ReceivedAt, SopClass
 
 __all__ = [
     "CHESTS",
@@ -53,6 +53,7 @@ __all__ = [
     "PrivateExists",
     "PrivateText",
     "Probability",
+    "ReceivedAt",
     "Regex",
     "SopClass",
     "Text",

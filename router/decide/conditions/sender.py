@@ -1,4 +1,4 @@
-"""What a rule can ask of the association and the SOP class."""
+"""What a rule can ask of the association, its time, and the SOP class."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 from router.decide.conditions.base import Facts, NoTags
 from router.decide.conditions.matchers import Matcher
+from router.decide.hours import Hours
 
 CallerField = Literal["calling_ae", "called_ae"]
 
@@ -33,6 +34,17 @@ class SopClass(NoTags):
 
     def holds(self, facts: Facts) -> bool | None:
         return self.matcher.matches(facts.instance.sop_class)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedAt(NoTags):
+    """The time at which the instance was received lies in one of these hours."""
+
+    hours: tuple[Hours, ...]
+    subject: str = "time"
+
+    def holds(self, facts: Facts) -> bool | None:
+        return any(one.holds(facts.instance.received_at) for one in self.hours)
 
 
 @dataclass(frozen=True, slots=True)

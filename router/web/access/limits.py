@@ -10,7 +10,8 @@ from ipaddress import IPv6Address, ip_address, ip_network
 WINDOW = 900.0
 """Seconds in which tries are counted."""
 MOST = {"name and address": 5, "address": 20, "name": 50}
-"""Failed tries in that time. A name has the most: else anybody could lock its user out from another address."""
+"""Failed tries in that time. A name has the most: else anybody could lock its user out from another address. From an
+address where the user logged in before, tries from elsewhere do not count: many addresses lock nobody out there."""
 MOST_KEPT = 4096
 """Names and addresses that are counted at once; the one that tried longest ago is forgotten first."""
 
@@ -25,11 +26,15 @@ class Tries:
         self._lock = threading.Lock()
         self._counts: OrderedDict[Key, tuple[float, float]] = OrderedDict()
         """The tries that still count, and when that was so (time.monotonic). They fade steadily."""
+        self._good: OrderedDict[tuple[str, str], None] = OrderedDict()
+        """Names and addresses that went together with the right password."""
 
     def wait(self, name: str, address: str) -> float:
         """0 if this try is allowed, which is then counted; else the seconds until one is."""
         now, keys = time.monotonic(), _keys(name, address)
         with self._lock:
+            if (name, _subscriber(address)) in self._good:
+                keys = tuple(key for key in keys if key[2])
             counts = [self._count(key, now) for key in keys]
             wait = max(
                 (count + 1 - MOST[key[0]]) * WINDOW / MOST[key[0]] for key, count in zip(keys, counts, strict=True)
@@ -46,6 +51,15 @@ class Tries:
         with self._lock:
             for key in _keys(name, address):
                 self._put(key, 0.0 if all(key) else max(0.0, self._count(key, now) - 1), now)
+
+    def remember(self, name: str, address: str) -> None:
+        """This user logged in from this address."""
+        pair = name, _subscriber(address)
+        with self._lock:
+            self._good[pair] = None
+            self._good.move_to_end(pair)
+            while len(self._good) > MOST_KEPT:
+                self._good.popitem(last=False)
 
     def __len__(self) -> int:
         return len(self._counts)

@@ -29,6 +29,8 @@ MOST_WAITING = 16
 """Passwords that wait to be hashed. One more is refused for now."""
 MOST_FAILURES = 100
 """Failed logins that are recorded in `limits.WINDOW` seconds."""
+RECALL_EVERY = 60.0
+"""Seconds between two looks for earlier logins, which only a refused try needs."""
 ONWARD = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 """A path of this site; not `//host`, nor what a browser takes for that."""
 
@@ -41,6 +43,7 @@ class Login:
         self._threads = ThreadPoolExecutor(HASHING, "password")
         self._threads.submit(matches, "", None)  # so that the first unknown name takes no longer than a known one
         self._hashes = 0
+        self._recalled_at = -RECALL_EVERY
         self._failures: deque[float] = deque(maxlen=MOST_FAILURES)
 
     async def login(
@@ -57,6 +60,8 @@ class Login:
             return pages.login_page(visitor.csrf, onward)
         name, password = form.get("name", [""])[-1].strip().lower()[:64], form.get("password", [""])[-1]
         wait = self._tries.wait(name, arrival.client)
+        if wait > 0 and await self._recalled():
+            wait = self._tries.wait(name, arrival.client)
         if wait > 0:
             why = f"Too many tries. Wait {max(1, round(wait / 60))} min."
             return pages.login_page(visitor.csrf, onward, why, 429, {"Retry-After": str(int(wait) + 1)})
@@ -64,8 +69,22 @@ class Login:
         if token is None:
             return pages.login_page(visitor.csrf, onward, "Name or password is wrong.", 401)
         self._tries.forgive(name, arrival.client)
+        self._tries.remember(name, arrival.client)
         log.info("logged in", user=name, peer=arrival.client)
         return with_cookie(RedirectResponse(onward, 303), cookie(SESSION, token, secure=arrival.secure))
+
+    async def _recalled(self) -> bool:
+        """Learn of logins before the last restart, and on other nodes; False if it was done just now.
+
+        Raises SpoolError.
+        """
+        now = time.monotonic()
+        if now - self._recalled_at < RECALL_EVERY:
+            return False
+        self._recalled_at = now
+        for name, address in await self._visitors.ask(lambda users: users.logins()):
+            self._tries.remember(name, address)
+        return True
 
     async def logout(self, visitor: Visitor, request: Request, arrival: Arrival) -> ASGIApp:
         """Raises SpoolError."""

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-LARGEST_BATCH = 16
-
 
 class CardError(Exception):
     """Never raised here; inference imports its name."""
@@ -27,6 +25,7 @@ class Model:
     engine: str = "stub"
     why: str = "for killing"
     warm_s: float = 0.0
+    largest_batch: int = 16
 
     def predict(self, pictures: Any) -> list[Any]:
         from router.flow import UNCERTAIN, Prediction
@@ -35,8 +34,20 @@ class Model:
         return [unsure] * len(pictures)
 
 
-def load(directory: object, **_: object) -> Model:
-    return Model(SimpleNamespace(size=64, digest="0" * 64))
+class Card:
+    """The card of any folder."""
+
+    @classmethod
+    def read(cls, directory: object) -> Any:
+        return SimpleNamespace(size=64, digest="0" * 64)
+
+
+def load(directory: object, *, card: Any, **_: object) -> Model:
+    return Model(card)
+
+
+def shipped_model() -> str:
+    return "none"
 
 
 def _stand_in(name: str, **members: object) -> None:
@@ -46,8 +57,8 @@ def _stand_in(name: str, **members: object) -> None:
 
 
 if "router.inference" in sys.orig_argv:
-    _stand_in("router.model.card", CardError=CardError)
-    _stand_in("router.model.load", LARGEST_BATCH=LARGEST_BATCH, Model=Model, load=load)
+    _stand_in("router.model.card", Card=Card, CardError=CardError)
+    _stand_in("router.model.load", Model=Model, load=load, shipped_model=shipped_model)
 
 if "serve" in sys.orig_argv and "LEASE_SECONDS" in os.environ:
     from router.spool import claims

@@ -46,10 +46,5 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("secret", sa.String(64), nullable=False),
     )
-    op.create_table(
-        "compatible",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("oldest", sa.String(32), nullable=False),
-    )
     op.add_column("destination", sa.Column("probe_until", sa.Double, nullable=False, server_default="0"))
     op.add_column("commitment", sa.Column("held_by", sa.BigInteger, nullable=False, server_default="0"))

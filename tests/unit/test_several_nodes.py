@@ -1,0 +1,178 @@
+"""Several nodes on one PostgreSQL database: the list of them, and what they share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from router.config import ConfigError
+from router.node.node import Node
+from router.node.orders import Reload
+from router.spool.nodes import NodeRow
+from tests.unit.several import SHARED, Machine, machine, wait_for
+
+pytestmark = [pytest.mark.postgresql, pytest.mark.slow]
+
+PAUSED = SHARED.replace("otherwise: {send: ai}", "otherwise: {send: archive}")
+
+
+@pytest.fixture
+def database(postgresql: Callable[[], str]) -> str:
+    return postgresql()
+
+
+@pytest.fixture
+def two(tmp_path: Path, database: str) -> Iterator[tuple[Machine, Machine]]:
+    """Two that run: one receives, one forwards."""
+    one, other = (machine(tmp_path, database, name, role) for name, role in (("one", "receive"), ("two", "forward")))
+    with one.running(), other.running():
+        yield one, other
+
+
+def node_of(one: Machine) -> Node:
+    assert one.node is not None
+    return one.node
+
+
+def row(one: Machine, name: str) -> NodeRow:
+    found = {each.name: each for each in node_of(one).spool.nodes.all()}
+    return found[name]
+
+
+def sends_to(one: Machine) -> tuple[str, ...]:
+    return node_of(one).settings().rules.otherwise.send
+
+
+# -- settings
+
+
+def test_a_reload_at_one_reaches_the_other(two: tuple[Machine, Machine]) -> None:
+    one, other = two
+    assert (row(one, "one").state.settings, row(one, "two").state.settings) == (1, 1)
+    one.write(PAUSED)
+    done = node_of(one).carry_out(Reload(), "ann")
+    assert (done["version"], done["not_followed"]) == (2, [])
+    assert (sends_to(one), sends_to(other)) == (("archive",), ("archive",))
+    assert row(other, "two").state.settings == 2
+    (published,) = node_of(other).spool.views.events(kind="settings published")[-1:]
+    assert (published.detail["who"], published.detail["version"]) == ("ann", 2)
+
+
+def test_a_file_that_says_the_same_is_no_new_version(two: tuple[Machine, Machine]) -> None:
+    one, other = two
+    other.write("# another comment\n" + SHARED, local=", associations: 7")
+    done = node_of(other).carry_out(Reload(), "ann")
+    assert (done["version"], done["changed"]) == (1, ["node"])
+    assert node_of(other).settings().node.associations == 7
+    assert node_of(one).settings().node.associations == 200, "what is of one machine alone stays there"
+
+
+def test_who_cannot_follow_says_why_and_keeps_the_old(two: tuple[Machine, Machine]) -> None:
+    """The certificate is only on the first machine."""
+    one, other = two
+    (one.folder / "ai.crt").write_text(CERTIFICATE)
+    one.write(SHARED.replace("host: 127.0.0.1, port: 1}", "host: 127.0.0.1, port: 1, tls: {ca: ai.crt}}", 1))
+    done = node_of(one).carry_out(Reload(), "ann")
+    ((name, problem),) = ((each["node"], each["problem"]) for each in done["not_followed"])
+    assert name == "two"
+    assert problem.startswith("settings version 2:7: destination 'ai'.tls.ca: there is no file ")
+    assert node_of(other).settings().destinations["ai"].tls is None
+    assert row(one, "two").state.settings == 1
+    shutil.copy(one.folder / "ai.crt", other.folder)
+    wait_for(lambda: row(one, "two").state.settings == 2)
+    assert row(one, "two").state.problem == ""
+
+
+def test_a_start_follows_what_is_in_force_and_says_that_its_file_differs(
+    tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = machine(tmp_path, database, "one"), machine(tmp_path, database, "two")
+    other.write(PAUSED)
+    with one.running(), other.running():
+        assert sends_to(other) == ("ai",)
+        wait_for(lambda: row(one, "two").state.about.get("file_differs"))
+        said = capsys.readouterr()
+        assert "differs from settings version 1 of one, which is in force on all nodes" in said.out + said.err
+        assert node_of(other).carry_out(Reload(), "ann")["not_followed"] == []
+        assert (sends_to(one), sends_to(other)) == (("archive",), ("archive",))
+        wait_for(lambda: not row(one, "two").state.about["file_differs"])
+
+
+def test_a_start_that_cannot_follow_is_refused(tmp_path: Path, database: str) -> None:
+    one, other = machine(tmp_path, database, "one"), machine(tmp_path, database, "two")
+    (one.folder / "ai.crt").write_text(CERTIFICATE)
+    one.write(SHARED.replace("host: 127.0.0.1, port: 1}", "host: 127.0.0.1, port: 1, tls: {ca: ai.crt}}", 1))
+    there_is_none = r"settings version 1:7: destination 'ai'\.tls\.ca: there is no file"
+    with one.running(), pytest.raises(ConfigError, match=there_is_none):
+        Node(other.settings())
+
+
+def test_variables_are_replaced_on_each_machine(two: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is published has no secret that the environment holds."""
+    one, other = two
+    monkeypatch.setenv("AI_HOST", "10.9.8.7")
+    one.write(SHARED.replace("host: 127.0.0.1", "host: '${AI_HOST}'", 1))
+    assert node_of(one).carry_out(Reload(), "ann")["not_followed"] == []
+    assert node_of(other).settings().destinations["ai"].host == "10.9.8.7"
+    published = node_of(one).spool.shared.settings()
+    assert published is not None
+    assert "${AI_HOST}" in published.text
+    assert "10.9.8.7" not in published.text
+
+
+# -- the list of nodes
+
+
+def test_a_node_that_ends_leaves_the_list_and_a_killed_one_is_gone(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = machine(tmp_path, database, "one"), machine(tmp_path, database, "two", "receive")
+    with one.running() as node:
+        with other.running():
+            assert [(each.name, each.roles) for each in node.spool.nodes.all()] == [
+                ("one", ("forward",)), ("two", ("receive",)),
+            ]  # fmt: skip
+        assert [each.name for each in node.spool.nodes.all()] == ["one"]
+        monkeypatch.setattr("router.spool.nodes.GONE_AFTER", -1.0)
+        assert [each.is_gone for each in node.spool.nodes.all()] == [True]
+
+
+def test_without_a_name_each_gets_a_number(tmp_path: Path, database: str) -> None:
+    machines = [machine(tmp_path, database, f"m{number}") for number in range(2)]
+    for each in machines:
+        each.local = each.local.replace(f"name: {each.folder.name}, ", "")
+        each.write()
+    with machines[0].running() as node, machines[1].running():
+        first, second = (each.name for each in node.spool.nodes.all())
+    assert first.endswith("-forward-1")
+    assert second == first[:-1] + "2"
+
+
+def test_a_clock_that_differs_is_shown_and_told_once(
+    two: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = two
+    monkeypatch.setattr("router.node.together.MOST_SKEW", -1.0)
+    wait_for(lambda: "its clock is 0 s " in row(one, "one").state.problem)
+    monkeypatch.setattr("router.node.together.SEEN_EVERY", 0.0)
+    before = row(one, "one").seen_at
+    wait_for(lambda: row(one, "one").seen_at > before)
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("clocks differ") == 2, "by each node once"
+
+
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBdTCCARugAwIBAgIUFGZKf4ZyU/9RZuqfE8EQfoROmoUwCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMzAxMjU0NTNaGA8yMTI2MTEwNjEyNTQ1
+M1owDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABFG/
+AKjZ6PfpWB3mY2Jc/oyCKBQb3rsf22+yQ1qaE+F+CrIk7IIpWB54egbiqX5Q8iiV
+NIcn6v6xPBdrdO/IcyCjUzBRMB0GA1UdDgQWBBQHCqeSGO7SFmz7j93vSr9TulVj
+ZDAfBgNVHSMEGDAWgBQHCqeSGO7SFmz7j93vSr9TulVjZDAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0gAMEUCIB9jeh2HyhUXL8EUX/pLN/G2+YB25semzD8u
++Fm8zVjEAiEAi27e78nWM6F0jtd7QzefLDyC6oVKgbm03FP45m2Te9w=
+-----END CERTIFICATE-----
+"""
