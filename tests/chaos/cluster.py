@@ -147,7 +147,7 @@ def objects(bucket: ObjectStore) -> Iterator[tuple[str, int]]:
         "s3", endpoint_url=bucket.endpoint, region_name=bucket.region, aws_access_key_id=object_stores.KEY,
         aws_secret_access_key=object_stores.SECRET,
     )  # fmt: skip
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=f"{bucket.prefix}/"):
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket.bucket, Prefix=f"{bucket.prefix}/"):
         for one in page.get("Contents", ()):
             yield one["Key"].removeprefix(f"{bucket.prefix}/"), one["Size"]
 
@@ -167,7 +167,7 @@ def begun(
         standby = stack.enter_context(postgres.standby(database, synchronous=synchronous))
         environment = {
             "DICOM_ROUTER__SPOOL__DATABASE": standby.both, "LEASE_SECONDS": str(lease),
-            "DICOM_ROUTER__SPOOL__BLOBS": "s3://" + object_stores.url(line.through(bucket)).removeprefix("s3://"),
+            "DICOM_ROUTER__SPOOL__BLOBS": object_stores.url(line.through(bucket)),
             "DICOM_ROUTER__SPOOL__KEEP": chance.choice(("1s", "24h")),
         } | without_model()  # fmt: skip
         extra = "model: {device: cpu, workers: 1}\n"
