@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from router.errors import RouterError
 from router.flow import Role
 from router.node import settings_file
 from router.node.orders import ApplyRules, OrderError, RollBackRules, parse
-from router.node.rule_changes import RuleChanges
+from router.node.rule_changes import RuleChanges, without_node
 from tests.unit.paging import HOSTILE, Client, Elements, Node, client_of, decided, node_in, posted
 
 RULES = """
@@ -149,6 +150,17 @@ def test_what_others_changed_in_the_file_is_not_overwritten(node: Node) -> None:
         change(node, ApplyRules(OTHER, "why"))
     assert "port: 106" in written(node)
     assert "new: one" not in written(node)
+
+
+def test_on_a_shared_database_no_older_file_is_published(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other nodes' settings are in force, and this file says what was before."""
+    shared = replace(node.loaded, spool=replace(node.loaded.spool, database="postgresql://db/router"))
+    with pytest.raises(OrderError, match="on one where a node runs"):
+        without_node(shared, node.spool)
+    node.loaded = replace(node.loaded, destinations={})
+    monkeypatch.setattr(node.spool.database, "is_sqlite", False)
+    with pytest.raises(OrderError, match="in force on all nodes \\(destinations\\): copy the file"):
+        change(node, ApplyRules(OTHER, "why"))
 
 
 @pytest.mark.parametrize(
