@@ -83,6 +83,17 @@ class RuleChanges:
             raise OrderError(f"{settings.file} differs from what is in force on all nodes ({differ}): copy the file of "
                              "the node that published it (dicom-router nodes), or give the order there")  # fmt: skip
 
+    def reloaded(self, before: Settings, who: str) -> None:
+        """Record who has put rules in force that were changed in the file by hand, if they are others than before."""
+        now = self._settings()
+        if now.rules.digest == before.rules.digest:
+            return
+        try:
+            source = rules_in(_text(settings_file.read(now.file)), str(now.file))
+            self._spool.rules.note_applied("", (before.rules, ""), (now.rules, source), "", who)
+        except (RouterError, OSError) as error:
+            log.error("spool", stage="rules applied", reason=explain(error)[1])
+
     # -- what to write ---------------------------------------------------------------------------------------------
 
     def _applied(self, order: ApplyRules, before: Settings, now: bytes) -> _Plan:

@@ -18,7 +18,7 @@ from router.config.rule_text import with_rules
 from router.errors import RouterError
 from router.flow import Role
 from router.node import settings_file
-from router.node.orders import ApplyRules, OrderError, RollBackRules, parse
+from router.node.orders import ApplyRules, OrderError, Reload, RollBackRules, parse
 from router.node.rule_changes import RuleChanges, without_node
 from tests.unit.paging import HOSTILE, Client, Elements, Node, client_of, decided, node_in, posted
 
@@ -111,6 +111,22 @@ def test_rules_that_only_decided_are_written_anew(node: Node, tmp_path: Path) ->
     change(node, RollBackRules("as it was in spring", table.digest))
     assert node.loaded.rules.digest == table.digest
     assert [rule.name for rule in node.loaded.rules.rules] == ["a: #b"]
+
+
+def test_who_reloads_rules_that_were_changed_by_hand_is_kept_too(node: Node) -> None:
+    old, text = node.loaded.rules.digest, written(node)
+    node.carry_out(Reload(), "ann")
+    assert node.spool.rules.tables() == [], "nothing has changed"
+    node.loaded.file.write_text(text.replace("first", "premier"))
+    node.carry_out(Reload(), "ann")
+    new = node.loaded.rules.digest
+    (kept,) = node.spool.rules.tables(new)
+    assert (kept.author, kept.comment, kept.replaced) == ("ann", "", old)
+    assert node.spool.views.events(kind="rules applied") == []
+    change(node, RollBackRules("back"), "bob")
+    assert node.loaded.rules.digest == old
+    change(node, RollBackRules("and again"), "bob")
+    assert "# why it is so" in written(node), "the lines of the file were kept"
 
 
 @pytest.mark.parametrize("failure", [OrderError("the certificate is none"), OSError(5, "Input/output error")])
