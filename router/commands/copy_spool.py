@@ -30,7 +30,7 @@ from router.spool import (
     schema_version,
 )
 from router.spool.copy_marks import MarkState
-from router.spool.moving import begun
+from router.spool.engine import begun
 from router.spool.remote_blobs import RemoteBlobs
 
 SQLITE = "sqlite"

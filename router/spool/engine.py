@@ -10,7 +10,8 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -195,6 +196,18 @@ def _upgrade(connection: sa.Connection, *, may_be_new: bool) -> None:
             if not _is_due(connection, may_be_new=may_be_new):  # another has done it meanwhile
                 return
         command.upgrade(config, "head")
+
+
+@contextmanager
+def begun(one: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction. Raises SpoolError where the database does not answer."""
+    try:
+        with one.begin() as connection:
+            yield connection
+    except Exception as error:
+        if not is_of_database(error):
+            raise
+        raise trouble(one, error) from error
 
 
 def newest() -> str:
