@@ -49,6 +49,7 @@ def test_the_page_lists_them_and_shows_hostile_text_as_text(tmp_path: Path, data
     with node_in(tmp_path, database) as node, client_of(node) as client:
         assert client.get("/nodes").status_code == 200
         node.spool.nodes.begin("first", "host", ["classify"], "0.1.0", "")
+        assert "first" in client.get("/nodes").text, "it has said no more than that"
         node.spool.nodes.seen(NodeState(3, 0, HOSTILE, {"model": "a" * 64, "engine": HOSTILE}))
         page = client.get("/nodes").text
     assert "first" in page
