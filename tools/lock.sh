@@ -25,12 +25,12 @@ compile() {
 
 compile build "$folder/build.in" "$@"
 # Without PyTorch, with its CUDA build, with its CPU build: what the image's TORCH chooses.
-compile none pyproject.toml --extra postgres "$@"
-compile cuda pyproject.toml --extra torch --extra postgres "$@"
+compile none pyproject.toml --extra postgres --extra s3 "$@"
+compile cuda pyproject.toml --extra torch --extra postgres --extra s3 "$@"
 # The CPU build comes from its own index, or from the folder that pip is told to look in.
-compile cpu pyproject.toml --extra torch --extra postgres --index-strategy unsafe-best-match \
+compile cpu pyproject.toml --extra torch --extra postgres --extra s3 --index-strategy unsafe-best-match \
     --index https://download.pytorch.org/whl/cpu "$@" 2>/dev/null ||
-    compile cpu pyproject.toml --extra torch --extra postgres ${PIP_FIND_LINKS:+--find-links "$PIP_FIND_LINKS"} "$@"
+    compile cpu pyproject.toml --extra torch --extra postgres --extra s3 ${PIP_FIND_LINKS:+--find-links "$PIP_FIND_LINKS"} "$@"
 if ! grep -q '^torch==.*+cpu' docker/requirements-cpu.lock; then
     echo "docker/requirements-cpu.lock: this is not PyTorch's CPU build; neither its index nor pip's find-links has it" >&2
     exit 1
