@@ -79,6 +79,11 @@ class Cache:
         if found:
             _remove(found[0])
 
+    def ids(self) -> list[str]:
+        """The blobs that lie here."""
+        with self._lock:
+            return list(self._entries)
+
     def make_room(self) -> bool:
         """Remove half of what is not in use. Returns whether there was any."""
         with self._lock:

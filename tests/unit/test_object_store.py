@@ -251,6 +251,19 @@ def test_the_cache_is_bounded_and_keeps_what_is_used(far: Remote) -> None:
                 assert fault(path, one) == ""
 
 
+def test_what_another_node_removed_leaves_this_cache_too(far: Remote) -> None:
+    with opened(far.settings) as spool, opened(of_another_node(far.settings)) as other:
+        finished, owed = stored(spool, "1.2"), stored(spool, "1.3")
+        for one in (finished, owed):
+            with other.local(one):
+                pass
+        decide(spool)
+        assert spool.retention.remove_all() == 1
+        assert other.blob(finished.id).exists()
+        other.tidy_up()
+        assert (other.blob(finished.id).exists(), other.blob(owed.id).exists()) == (False, True)
+
+
 FAULTS: dict[str, Callable[[Line], None]] = {
     "silent": lambda line: line.become(silent),
     "deaf": lambda line: line.become(deaf),
