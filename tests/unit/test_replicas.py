@@ -175,10 +175,10 @@ def test_replay_takes_the_choice_for_the_same(spool: Spool, tmp_path: Path) -> N
     claim = claims(spool)["1.1"]
     decision = decided(loaded.rules, claim.instance, Seen("none"), enabled=loaded.enabled)
     assert spool.decisions.record(claim, Seen("none"), decision, loaded.limits, loaded.rules).result()
-    assert replay(loaded.rules, spool.views.came(), loaded.enabled).same == 1
+    assert replay(loaded.rules, spool.rules.came(), loaded.enabled).same == 1
     (kept,) = spool.database.ask(lambda c: kept_tables(c, ""))
     assert table_of(kept.written).rules[0].one_of == "study"
     file.write_text((TABLE % "true").replace("[ai, other]", "[other, pacs]"))
     (to,) = sent(spool, claim.instance.id)
-    found = replay(load(file, {}).rules, spool.views.came(), loaded.enabled)
+    found = replay(load(file, {}).rules, spool.rules.came(), loaded.enabled)
     assert found.moved == (to == "ai")
