@@ -24,6 +24,9 @@ BATCH = 500
 SHADOW_PREDICTION = "shadow prediction"
 """The kind of the event that says what the serving and the shadow model said of one instance."""
 
+URGENT, NORMAL = -1, 0
+"""`delivery.priority`; the less, the sooner it goes."""
+
 FOR_GOOD = 1e18
 """`ready_at` of a claim that ends with the start that made it (SQLite: the folder's lock says that it has ended)."""
 
@@ -116,7 +119,7 @@ delivery = sa.Table(
     sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
 )
 """`follows`: the instance of the same study that this one follows to the destination; NULL for what its own decision,
-or a person, sends there."""
+or a person, sends there. `priority`: URGENT or NORMAL, and the `ready_at` of new work."""
 
 study_destination = sa.Table(
     "study_destination",
@@ -128,6 +131,7 @@ study_destination = sa.Table(
     sa.Column("rule", sa.String, nullable=False),
     sa.Column("who", sa.String, nullable=False),
     sa.Column("cursor", sa.String(32)),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Index("study_destination_work", "cursor", sqlite_where=_IS_BEHIND, postgresql_where=_IS_BEHIND),
 )
 """Where the instances of a study follow one of them: `instance_id`, which `rule` sent there, or the person `who`.
@@ -171,6 +175,7 @@ destination = sa.Table(
 )
 """A pause ends by itself at `pause_until`, a time of the wall clock (0: only a person ends it). Until `probe_until` one
 of several nodes probes an open circuit. `closed_until`: outside of its hours, and until when.
+`next_send_at`: from when the next delivery keeps to its `limit_rate`.
 `stood_still` adds up the seconds during which nothing was tried (paused, circuit open, closed) before `still_since`,
 the begin of the present such time (0: none). They do not count towards giving up."""
 
