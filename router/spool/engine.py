@@ -155,21 +155,28 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
     """
     if _is_current(engine):
         return
+    from alembic import command
+
+    config, scripts = _scripts()
     try:
-        with engine.begin() as connection:
+        with engine.begin() as connection, patience.within(patience.MIGRATION):
             if engine.dialect.name == "postgresql":
                 postgresql.require(connection)
-            if _is_due(connection, may_be_new=may_be_new):
-                _upgrade(connection, may_be_new=may_be_new)
+                for setting in ("statement_timeout", "lock_timeout"):
+                    connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
+                # Before the first look: a schema that appears between two looks would be taken for another program's.
+                schema_version.wait_for_others(connection)
+            if _is_due(connection, scripts, may_be_new=may_be_new):
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
     except Exception as error:
         if not is_of_database(error):
             raise
         raise trouble(engine, error) from error
 
 
-def _is_due(connection: sa.Connection, *, may_be_new: bool) -> bool:
+def _is_due(connection: sa.Connection, scripts: Any, *, may_be_new: bool) -> bool:
     """Whether the schema is older than this program. Raises SpoolError."""
-    scripts = _scripts()[1]
     there, known = schema_version.current(connection), {script.revision for script in scripts.walk_revisions()}
     if there is not None and schema_version.is_newer(connection, there, known):
         return False
@@ -179,23 +186,6 @@ def _is_due(connection: sa.Connection, *, may_be_new: bool) -> bool:
             "the blobs away (nothing was changed)"
         )
     return bool(there != scripts.get_current_head())
-
-
-def _upgrade(connection: sa.Connection, *, may_be_new: bool) -> None:
-    from alembic import command
-
-    config = _scripts()[0]
-    config.attributes["connection"] = connection
-    is_postgresql = connection.dialect.name == "postgresql"
-    if is_postgresql:
-        for setting in ("statement_timeout", "lock_timeout"):
-            connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
-    with patience.within(patience.MIGRATION):
-        if is_postgresql:
-            schema_version.wait_for_others(connection)
-            if not _is_due(connection, may_be_new=may_be_new):  # another has done it meanwhile
-                return
-        command.upgrade(config, "head")
 
 
 @contextmanager
