@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg as postgresql_dialect
 
 from router.config.settings import SpoolSettings
 from router.flow import PictureFacts, Prediction, Seen
@@ -28,6 +29,7 @@ from router.spool import (
     open_spool,
     queries,
 )
+from router.spool.filters import BEHIND_ALL, HasDelivery, Span
 from router.spool.find import Filter, State
 from router.spool.schema import delivery, event, instance, metadata
 from tests.unit.spooling import (
@@ -216,6 +218,25 @@ def test_on_postgresql_neither(postgresql: Callable[[], str], tmp_path: Path) ->
         text: rows for text, rows in read.items() if rows > 700 and not any(sums in text for sums in SUMS)
     } == {}  # a page has at most 500
     spool.close()
+
+
+@pytest.mark.postgresql
+def test_a_state_that_no_delivery_has_costs_no_scan_of_the_others(
+    postgresql: Callable[[], str], tmp_path: Path
+) -> None:
+    """PostgreSQL counts no entries of an index that it passes over, so its pages are counted."""
+    url = postgresql()
+    spool = open_spool(settings_of(tmp_path / "spool", url))
+    filled(spool, 5000)
+    spool.close()
+    ids = HasDelivery("down", DeliveryState.SKIPPED.value).latest(Span("", BEHIND_ALL), 100)
+    text = str(ids.compile(dialect=postgresql_dialect(), compile_kwargs={"literal_binds": True}))  # type: ignore[no-untyped-call]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+        (explained,) = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}").fetchone() or ([],)
+    plan = explained[0]["Plan"]
+    assert plan["Actual Rows"] == 0
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 10
 
 
 @pytest.mark.parametrize(
