@@ -236,6 +236,10 @@ def test_a_cached_file_that_changes_is_fetched_again(far: Remote) -> None:
             assert fault(path, one) != ""
             assert spool.bring_again(one)
             assert fault(path, one) == ""
+            empty_cache(spool)
+            assert path.exists()
+        empty_cache(spool)
+        assert not path.exists()
 
 
 def test_the_cache_is_bounded_and_keeps_what_is_used(far: Remote) -> None:
