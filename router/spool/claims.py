@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from router.spool import clock, commitment_rows, steady
-from router.spool.schema import FOR_GOOD, delivery, instance, owner
+from router.spool.schema import FOR_GOOD, delivery, instance, is_claimed, owner
 from router.spool.states import DeliveryState, InstanceState
 
 LEASE = 60.0
@@ -28,7 +28,7 @@ def free_all(connection: sa.Connection, now: float) -> None:
         (instance, InstanceState.NEW, now),
         (delivery, DeliveryState.OPEN, delivery.c.priority),
     ):
-        claimed = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token != 0)
+        claimed = is_claimed(table, state) & (table.c.ready_at > now)
         connection.execute(table.update().where(claimed).values(ready_at=ready_at, token=0))
     commitment_rows.free_claims(connection)
 

@@ -36,6 +36,7 @@ _IS_DONE = sa.text("state = 'done'")
 _IS_BEHIND = sa.text("cursor IS NOT NULL")
 _IS_PRESENT = sa.text("state IN ('new', 'decided', 'finished')")
 _WAITS = sa.text("state IN ('open', 'buried')")
+_IS_CLAIMED = sa.text("token > 0")
 _HAS_STUDY, _HAS_ACCESSION = sa.text("study IS NOT NULL"), sa.text("accession IS NOT NULL")
 
 instance = sa.Table(
@@ -87,6 +88,7 @@ instance = sa.Table(
     sa.Index("instance_fresh", "peer", "calling_ae", "id", sqlite_where=_FRESH, postgresql_where=_FRESH),
     sa.Index("instance_finished", "state", "finished_at"),
     sa.Index("instance_uid", "sop_instance", "id"),
+    sa.Index("instance_claimed", "token", sqlite_where=_IS_CLAIMED, postgresql_where=_IS_CLAIMED),
     sa.Index("instance_present", "state", "size", sqlite_where=_IS_PRESENT, postgresql_where=_IS_PRESENT),
 )
 """`study` and `accession` are keyed hashes (`keyed`): what a person looks for is hashed and compared. `table` is the
@@ -115,6 +117,7 @@ delivery = sa.Table(
     sa.Index("delivery_state", "state", "id"),
     sa.Index("delivery_found", "destination", "state", "instance_id"),
     sa.Index("delivery_found_anywhere", "state", "instance_id"),
+    sa.Index("delivery_claimed", "token", sqlite_where=_IS_CLAIMED, postgresql_where=_IS_CLAIMED),
     sa.Index("delivery_waits", "state", "destination", "owed_since", sqlite_where=_WAITS, postgresql_where=_WAITS),
     sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
 )
@@ -240,6 +243,12 @@ rules they replaced (a digest), and the lines of routing.yaml, with their commen
 
 identity = sa.Table("spool", metadata, sa.Column("id", sa.String(32), primary_key=True))
 """One row: which spool this is. A file in the folder with the blobs says the same (PostgreSQL)."""
+
+
+def is_claimed(table: sa.Table, state: str) -> sa.ColumnElement[bool]:
+    """Rows of a state that are claimed. By the index of claimed rows, and not by that of states: a start must not look
+    at all that waits."""
+    return sa.and_(sa.text(f"{table.name}.token > 0"), table.c.state.concat("") == state)
 
 
 def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

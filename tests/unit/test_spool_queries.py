@@ -26,6 +26,7 @@ from router.spool import (
     InstanceRow,
     InstanceState,
     Spool,
+    claims,
     open_spool,
     queries,
 )
@@ -262,6 +263,31 @@ def test_sums_read_an_index_that_holds_nothing_else(settings: SpoolSettings, que
     statement, parameters = next(one for one in asked if "sum(" in one[0] or "GROUP BY" in one[0])
     plan = spool.database.ask(partial(plan_of, statement=statement, parameters=parameters))
     assert any(index in line and ("Only" in line or "COVERING" in line) for line in plan), plan
+    spool.close()
+
+
+def test_a_start_does_not_look_at_all_that_waits(settings: SpoolSettings) -> None:
+    """It ends the claims of earlier starts, which are few however much waits."""
+    spool = open_spool(settings)
+    filled(spool, 500)
+    if settings.database != "sqlite":
+        with psycopg.connect(settings.database, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+    asked: dict[str, Any] = {}
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("UPDATE instance", "UPDATE delivery")):
+            asked[statement] = parameters
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+    try:
+        spool.database.run(partial(claims.free_all, now=0.0))
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+    assert len(asked) == 2
+    for statement, parameters in asked.items():
+        plan = spool.database.run(partial(plan_of, statement=statement, parameters=parameters))
+        assert any("_claimed" in line for line in plan), plan
     spool.close()
 
 
