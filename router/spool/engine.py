@@ -153,11 +153,6 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
     Raises SpoolError for a newer version, for a damaged file, and for an empty database that cannot be new. A lost
     database must not be replaced by an empty one: then every blob would look like an orphan.
     """
-    if _is_current(engine):
-        return
-    from alembic import command
-
-    config, scripts = _scripts()
     try:
         with engine.begin() as connection, patience.within(patience.MIGRATION):
             if engine.dialect.name == "postgresql":
@@ -166,13 +161,31 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
                     connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
                 # Before the first look: a schema that appears between two looks would be taken for another program's.
                 schema_version.wait_for_others(connection)
-            if _is_due(connection, scripts, may_be_new=may_be_new):
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+            if not _is_current(connection):
+                _upgrade(connection, may_be_new=may_be_new)
     except Exception as error:
         if not is_of_database(error):
             raise
         raise trouble(engine, error) from error
+
+
+def _is_current(connection: sa.Connection) -> bool:
+    """Whether the schema has this program's version, asked without Alembic, which takes long to come in."""
+    last = max(path.name for path in (MIGRATIONS / "versions").glob("v*.py")).removeprefix("v").partition("_")[0]
+    if not sa.inspect(connection).has_table(schema_version.ALEMBICS):
+        return False
+    found = connection.exec_driver_sql(f"SELECT version_num FROM {schema_version.ALEMBICS}").scalars().all()  # noqa: S608
+    return list(found) == [last]
+
+
+def _upgrade(connection: sa.Connection, *, may_be_new: bool) -> None:
+    """Raises SpoolError where it must not be."""
+    from alembic import command
+
+    config, scripts = _scripts()
+    if _is_due(connection, scripts, may_be_new=may_be_new):
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
 
 
 def _is_due(connection: sa.Connection, scripts: Any, *, may_be_new: bool) -> bool:
@@ -213,22 +226,6 @@ def _scripts() -> tuple[Any, Any]:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     return config, ScriptDirectory.from_config(config)
-
-
-def _is_current(engine: sa.Engine) -> bool:
-    """Whether the schema is this program's, asked without the library of migrations, which takes long to come in.
-
-    False also where it cannot be told: then the migration says why.
-    """
-    newest = max(path.name for path in (MIGRATIONS / "versions").glob("v*.py")).removeprefix("v").partition("_")[0]
-    try:
-        with engine.begin() as connection:
-            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
-    except Exception as error:
-        if not is_of_database(error):
-            raise
-        return False
-    return list(found) == [newest]
 
 
 def trouble(engine: sa.Engine, error: BaseException) -> DatabaseError:
