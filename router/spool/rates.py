@@ -25,7 +25,7 @@ def allowed(connection: sa.Connection, to: str, rate: float, now: float) -> int:
     asked = {"called": to}
     at = connection.execute(_NEXT.with_for_update(), asked).scalar()
     if at is None:
-        destinations.change(connection, to)
+        destinations.change(connection, to, next_send_at=0.0)
         at = connection.execute(_NEXT.with_for_update(), asked).scalar_one()
     most = _at_once(rate)
     at = min(max(at, now), now + most / rate)  # further ahead: the clock was put back
