@@ -10,6 +10,7 @@ memory and is slow itself. So the ratio is the cost of the work here, and the wa
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -90,6 +91,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    others = " (on a machine with other work: quote the processor time)" if os.getloadavg()[0] > cores else ""
     titles = ("received/s, 1 association", "CPU ms each", f"received/s, {AT_ONCE}", f"routed/s, {AT_ONCE}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -120,7 +123,7 @@ def main() -> None:
         name: {title: Spread.of([figures[n] for figures in rounds]) for n, title in enumerate(titles)}
         for name, rounds in got.items()
     }
-    report("store, DX of 10 MB", table, options.json, against="folder")
+    report("store, DX of 10 MB" + others, table, options.json, against="folder")
 
 
 if __name__ == "__main__":

@@ -173,6 +173,8 @@ class Decision:
     one_of: Literal["", "study", "instance"] = ""
     """Only one of the destinations gets the instance; by `study` all instances of a study go to the same one. The spool
     chooses. Empty: all of them get it."""
+    urgent: bool = False
+    """Its deliveries go before others to the same destination."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +194,4 @@ class Delivery:
     buriable_tries: int
     owed_for: float
     """Seconds for which it has been owed, without the time in which nothing could be tried."""
+    urgent: bool = False

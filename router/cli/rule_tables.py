@@ -13,6 +13,8 @@ from router.cli.options import Config, Json, fail, local_time, printable, settin
 if TYPE_CHECKING:
     from router.spool.rule_tables import KeptTable
 
+BY_HAND = "in the file, by hand"
+"""In place of a comment, where a person has changed the file and reloaded it."""
 SHORT = 12
 """Digits of a digest that tell one table from another in the output for people."""
 
@@ -85,7 +87,7 @@ def _about(one: KeptTable) -> dict[str, Any]:
 
 
 def _applied(one: KeptTable) -> str:
-    return f"applied {local_time(one.applied_at)} by {one.author}: {one.comment}" if one.applied_at else ""
+    return f"applied {local_time(one.applied_at)} by {one.author}: {one.comment or BY_HAND}" if one.applied_at else ""
 
 
 def _rules(one: KeptTable) -> list[Any]:

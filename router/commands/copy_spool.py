@@ -30,7 +30,7 @@ from router.spool import (
     schema_version,
 )
 from router.spool.copy_marks import MarkState
-from router.spool.moving import begun
+from router.spool.engine import begun
 from router.spool.remote_blobs import RemoteBlobs
 
 SQLITE = "sqlite"
@@ -71,7 +71,7 @@ def copy_spool(settings: SpoolSettings, to: str, tell: Progress) -> SpoolCopied:
             stamp, mark = moving.stamp(connection), copy_marks.read(connection)
         if mark is not None and (mark.state, mark.other) != (MarkState.LEFT, new):
             copy_marks.refuse_marked(source)
-        _prepare(target, old, new, stamp)
+        _prepare(target, old, new, stamp, is_left=mark is not None)
         total = 2 * moving.count(source)
         so_far = 0
 
@@ -171,10 +171,12 @@ def _refuse_nodes(source: sa.Engine) -> None:
         raise CopyError(f"nodes or commands have {sessions} connections to spool.database; stop all nodes first")
 
 
-def _prepare(target: sa.Engine, old: str, new: str, stamp: str) -> None:
+def _prepare(target: sa.Engine, old: str, new: str, stamp: str, *, is_left: bool) -> None:
     """Make sure that the new database is empty, or holds the beginning of this copy. Raises CopyError."""
     with begun(target) as connection:
         mark = copy_marks.read(connection)
+        if mark is None and is_left:
+            raise CopyError(f"the spool is in {new} already; set spool.database to it")
         if mark is None and not moving.is_empty(connection):
             raise CopyError(f"{new} holds a spool already; name an empty database")
         if mark is not None and (mark.state, mark.other) != (MarkState.ARRIVING, old):

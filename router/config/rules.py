@@ -99,6 +99,7 @@ def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Con
         "discard": scalar(values.boolean),
         "reason": scalar(values.text),
         "shadow": scalar(values.boolean),
+        "priority": scalar(values.one_of("normal", "urgent")),
         "scope": scalar(values.one_of("instance", "study")),
     }
     found = fields(where, node, known, context)
@@ -111,6 +112,7 @@ def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Con
         raise Skip
     if isinstance(found.get("send"), dict):
         found |= {"send": found["send"]["one_of"], "one_of": found["send"].get("by", "study")}
+    found["urgent"] = found.pop("priority", "normal") == "urgent"
     study = found.pop("scope", "instance") == "study"
     if study and found.get("discard", False):
         fix = "remove scope: nothing is sent, so nothing follows"

@@ -194,6 +194,7 @@ DESTINATION: dict[str, Parser] = {
     "gather": _DURATION,
     "gather_limit": _DURATION,
     "hours": several(hours),
+    "limit_rate": scalar(values.how_often),
     "archive": _BOOLEAN,
 }
 

@@ -278,6 +278,8 @@ class DestinationSettings:
     """The longest that they wait."""
     hours: tuple[Hours, ...] = ()
     """Nothing is sent outside of these times of the week; empty: at any time."""
+    limit_rate: float | None = None
+    """The most deliveries in a second, over all associations and nodes."""
     archive: bool = False
     """It is asked for storage commitment on behalf of callers that may ask us."""
 

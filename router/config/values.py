@@ -98,6 +98,15 @@ def rate(value: str) -> int:
     return size(f"{number} {unit[:-2]}")
 
 
+def how_often(value: str) -> float:
+    """Times in a second, from `60/min`."""
+    number, _, unit = value.partition("/")
+    seconds = _DURATIONS.get(unit.strip(), Decimal(0))
+    if not number.strip().isdecimal() or not 0 < int(number) <= 10**6 or seconds < 1:
+        raise WrongError(f"'{value}' is not a rate", "write for instance 60/min; units are s, min, h, d")
+    return int(number) / float(seconds)
+
+
 def _quantity(value: str, what: str, example: str) -> tuple[Decimal, str]:
     match = _QUANTITY.fullmatch(value.strip())
     if match is None:

@@ -41,7 +41,7 @@ def decide(
             return _by_otherwise(table, enabled, f"dry run: would have been {_fired(rule, send)}", shadow)
         return Decision(
             rule.name, send, _short(_fired(rule, send)), rule.discard, tuple(shadow), table.digest, study=rule.study,
-            one_of=rule.one_of,
+            one_of=rule.one_of, urgent=rule.urgent,
         )  # fmt: skip
     outcome = "; ".join(("no rule fired", *missed))
     prefix = "dry run: would have been otherwise: " if dry_run else "otherwise: "

@@ -22,6 +22,8 @@ class Rule:
     """`scope: study`: where one instance of a study goes, its other instances follow."""
     one_of: Literal["", "study", "instance"] = ""
     """Only one of the destinations gets an instance; by `study` the same one gets all of a study."""
+    urgent: bool = False
+    """`priority: urgent`: its deliveries go before others to the same destination."""
 
 
 @dataclass(frozen=True, slots=True)

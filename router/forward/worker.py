@@ -105,7 +105,11 @@ class Worker(threading.Thread):
             if self._circuit.wait() > 0 or self._rests_until > time.monotonic():
                 return 0.0
         wait = self._circuit.wait()
-        deliveries = self._spool.deliveries.claim_untried(self._to) if self._circuit.by_instances else []
+        deliveries = (
+            self._spool.deliveries.claim_untried(self._to, rate=destination.limit_rate)
+            if self._circuit.by_instances
+            else []
+        )
         if not deliveries and wait <= 0:
             deliveries = self._claim(destination)
         if deliveries:
@@ -117,9 +121,10 @@ class Worker(threading.Thread):
         return self._rest(destination)
 
     def _claim(self, destination: DestinationSettings) -> list[Delivery]:
+        deliveries, rate = self._spool.deliveries, destination.limit_rate
         if destination.gather is None:
-            return self._spool.deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH)
-        return self._spool.deliveries.claim_study(self._to, 1 if self._circuit.is_open else STUDY_BATCH)
+            return deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH, rate=rate)
+        return deliveries.claim_study(self._to, 1 if self._circuit.is_open else STUDY_BATCH, rate=rate)
 
     def _until_resumed(self, state: DestinationState) -> float | None:
         """End a pause whose time is over. Returns the seconds until the next look; None: until something happens."""
@@ -152,6 +157,8 @@ class Worker(threading.Thread):
         deliveries = self._spool.deliveries
         due = deliveries.next_study_due(self._to) if gathers else deliveries.next_due(self._to)
         if due is not None:
+            if destination.limit_rate is not None:
+                due = max(due, deliveries.wait_for_rate(self._to, destination.limit_rate))
             waits.append(max(0.05, due))
         return min(min(waits), 3600.0) if waits else None
 

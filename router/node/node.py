@@ -291,7 +291,8 @@ class Node:
         """Carry out what a person ordered. Raises RouterError."""
         match order:
             case Reload():
-                done = self.reload(who)
+                before, done = self.settings(), self.reload(who)
+                self._rule_changes.reloaded(before, who)
                 return {"done": True} | asdict(done) | {"not_followed": not_followed(self._spool, done.version)}
             case ApplyRules() | RollBackRules():
                 if self._in_force.file_differs:

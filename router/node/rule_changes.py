@@ -60,7 +60,7 @@ class RuleChanges:
         if order.looked_at and order.looked_at != settings_file.fingerprint_of(now):
             raise OrderError(f"{path} has changed since you looked at it; look at the rules again")
         settings_file.must_be_writable(path)
-        _must_be_in_force(before)
+        self._must_be_in_force(before)
         if isinstance(order, ApplyRules):
             plan = self._applied(order, before, now)
         else:
@@ -71,6 +71,28 @@ class RuleChanges:
         self._put_in_force(path, plan, now, kept, who)
         self._record(order, before.rules, rules_in(_text(now), str(path)), plan, comment, who)
         return {"done": True, "digest": plan.table.digest, "before": before.rules.digest, "kept": str(kept)}
+
+    def _must_be_in_force(self, settings: Settings) -> None:
+        """What else the file says must not come into force by the way."""
+        found = load(settings.file)
+        differ = ", ".join(part for part in PARTS if getattr(found, part) != getattr(settings, part))
+        if differ and self._spool.database.is_sqlite:
+            raise OrderError(f"{settings.file} has changes that are not in force ({differ}): reload it, or undo them, "
+                             "and look again")  # fmt: skip
+        if differ:
+            raise OrderError(f"{settings.file} differs from what is in force on all nodes ({differ}): copy the file of "
+                             "the node that published it (dicom-router nodes), or give the order there")  # fmt: skip
+
+    def reloaded(self, before: Settings, who: str) -> None:
+        """Record who has put rules in force that were changed in the file by hand, if they are others than before."""
+        now = self._settings()
+        if now.rules.digest == before.rules.digest:
+            return
+        try:
+            source = rules_in(_text(settings_file.read(now.file)), str(now.file))
+            self._spool.rules.note_applied("", (before.rules, ""), (now.rules, source), "", who)
+        except (RouterError, OSError) as error:
+            log.error("spool", stage="rules applied", reason=explain(error)[1])
 
     # -- what to write ---------------------------------------------------------------------------------------------
 
@@ -131,14 +153,6 @@ class RuleChanges:
             log.error("spool", stage="rules applied", reason=str(error))
 
 
-def _must_be_in_force(settings: Settings) -> None:
-    """What else a person has changed in the file must not come into force by the way."""
-    found = load(settings.file)
-    if differ := [part for part in PARTS if getattr(found, part) != getattr(settings, part)]:
-        raise OrderError(f"{settings.file} has changes that are not in force ({', '.join(differ)}): reload it, or undo "
-                         "them, and look again")  # fmt: skip
-
-
 def _plan(before: Settings, now: bytes, source: str, digest: str) -> _Plan:
     """Raises OrderError if the file would then have other rules than these, ConfigError if it could not be used."""
     text = with_rules(_text(now), source, str(before.file))
@@ -157,5 +171,10 @@ def _text(content: bytes) -> str:
 
 
 def without_node(settings: Settings, spool: Spool) -> RuleChanges:
-    """For a command where no node runs: the file that can be read is in force at the next start."""
+    """For a command where no node runs: the file is in force at the next start. Raises OrderError.
+
+    On a shared database it would not be: there a node publishes what it has read.
+    """
+    if settings.spool.database != "sqlite":
+        raise OrderError("no node runs on this machine: give the order on one where a node runs, which publishes it")
     return RuleChanges(lambda: settings, lambda _: load(settings.file), spool)

@@ -130,12 +130,16 @@ class Together:
             self._said, self._said_at = state, time.monotonic()
 
     def _run(self) -> None:
+        reason = ""
         while not self._stopped.is_set():
             seen = self._signal.version
             try:
                 self.look()
+                reason = ""
             except RouterError as error:
-                log.error("spool", stage="together", reason=str(error))
+                if str(error) != reason:  # while a database does not answer, that is said once
+                    log.error("spool", stage="together", reason=str(error))
+                reason = str(error)
             except Exception as error:  # else this node would follow nobody any more, and nobody would notice
                 log.error("together failed", error=where(error))
             self._signal.wait(seen, LOOK_EVERY)

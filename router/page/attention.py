@@ -35,7 +35,10 @@ def _values(site: Site, spool: Spool, only: str) -> dict[str, Any]:
     causes = [one for one in spool.overview.causes() if only in ("", one.destination)]
     return {
         "causes": [
-            (one, spool.overview.buried(one.destination, one.reason, limit=SHOWN), search.seal(site.folder, one.reason))
+            (
+                one, spool.overview.buried(one.destination, one.reason, limit=SHOWN),
+                search.sealed_cause(site.folder, one.reason),
+            )
             for one in causes
         ],
         "only": only, "n": sum(one.n for one in causes), "jobs": shown(spool, JOBS),

@@ -120,7 +120,7 @@ def _values(site: Site, spool: Spool, answers: Answers) -> dict[str, Any]:
     return {
         "rows": [
             (one, settings.destinations.get(one.name),
-             [(c, search.seal(site.folder, c.reason)) for c in causes if c.destination == one.name])
+             [(c, search.sealed_cause(site.folder, c.reason)) for c in causes if c.destination == one.name])
             for one in found.destinations
         ],
         "answers": answers.all(),

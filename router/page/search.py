@@ -15,6 +15,7 @@ from pathlib import Path
 from router.commands.find_words import filter_of, moment
 from router.flow import CLASSES, UNCERTAIN
 from router.page.forms import SEALED_NAMES, FormError
+from router.spool import SpoolError
 from router.spool.find import Filter, State
 from router.spool.keyed import Key, key_of
 from router.spool.sealed import opened, sealed
@@ -48,6 +49,14 @@ def parse(line: str) -> dict[str, str]:
 def seal(folder: Path, text: str) -> str:
     """A text as an address may hold it. Raises FormError, SpoolError."""
     return sealed(_key(folder), text)
+
+
+def sealed_cause(folder: Path, cause: str) -> str:
+    """The cause of a failure as an address may hold it; empty without a key: the page must be there all the same."""
+    try:
+        return seal(folder, cause)
+    except (FormError, SpoolError):
+        return ""
 
 
 def unsealed(folder: Path, query: Mapping[str, str]) -> dict[str, str]:

@@ -34,6 +34,8 @@ from router.spool.schema import delivery, instance
 from router.spool.signals import BULK, INSTANCES
 from router.spool.states import InstanceState
 
+BACK = 10
+"""Changes that one batch takes back: one by one, each with several questions, while every other commit waits."""
 BITE = 100
 """Instances in one batch: what arrives shares its commit, and must not wait."""
 LOOK = 2000
@@ -257,11 +259,12 @@ def _undo_some(connection: sa.Connection, number: int) -> tuple[str, ...]:
     job = _locked(connection, number)
     if job is None or job.state is not JobState.UNDOING:
         return ()
+    bite = min(BITE, BACK)
     query = sa.select(bulk_change).where(bulk_change.c.job_id == number, bulk_change.c.id > int(job.cursor))
-    changes = connection.execute(query.order_by(bulk_change.c.id).limit(BITE)).all()
+    changes = connection.execute(query.order_by(bulk_change.c.id).limit(bite)).all()
     values: dict[str, Any] = {"undone": job.undone + bulk_acts.take_back(connection, job, changes)}
-    values |= {"cursor": str(changes[-1].id)} if len(changes) == BITE else _end(connection, JobState.CANCELLED)
+    values |= {"cursor": str(changes[-1].id)} if len(changes) == bite else _end(connection, JobState.CANCELLED)
     connection.execute(bulk_job.update().where(bulk_job.c.id == number).values(values))
-    if len(changes) < BITE:
+    if len(changes) < bite:
         add_event(connection, "bulk job ended", job=number, act=job.act, undone=values["undone"])
     return _concerned(job)

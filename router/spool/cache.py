@@ -7,7 +7,7 @@ process left is believed only after its digest was compared. Thread-safe.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +19,9 @@ from router.spool.blobs import COPIES
 
 @dataclass(slots=True)
 class Entry:
-    """A whole blob: its bytes with those of its native copies, how many use it, and whether its digest is right."""
+    """A whole blob: its bytes with those of its native copies, and whether its digest is right."""
 
     size: int
-    users: int = 0
     is_known: bool = False
 
 
@@ -32,6 +31,8 @@ class Cache:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: OrderedDict[str, tuple[Path, Entry]] = OrderedDict()
+        self._users: Counter[str] = Counter()
+        """How often each blob is in use. It may have been dropped and fetched again meanwhile."""
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -56,16 +57,18 @@ class Cache:
             if found is None:
                 return None
             self._entries.move_to_end(blob_id)
-            found[1].users += 1
+            self._users[blob_id] += 1
             return found[1]
 
     def let_go(self, blob_id: str) -> None:
         with self._lock:
+            self._users[blob_id] -= 1
+            if self._users[blob_id] <= 0:
+                del self._users[blob_id]
             found = self._entries.get(blob_id)
             if found is None:
                 return
             path, entry = found
-            entry.users -= 1
             size = _size(path)
             self._count(size - entry.size)
             entry.size = size
@@ -79,6 +82,11 @@ class Cache:
         if found:
             _remove(found[0])
 
+    def ids(self) -> list[str]:
+        """The blobs that lie here."""
+        with self._lock:
+            return list(self._entries)
+
     def make_room(self) -> bool:
         """Remove half of what is not in use. Returns whether there was any."""
         with self._lock:
@@ -91,8 +99,8 @@ class Cache:
         if self._bytes <= most:
             return
         for blob_id in list(self._entries):
-            path, entry = self._entries[blob_id]
-            if not entry.users and blob_id != but:
+            if blob_id not in self._users and blob_id != but:
+                path, _ = self._entries[blob_id]
                 self._forget(blob_id)
                 _remove(path)
                 if self._bytes <= most:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from router.spool import clock, commitment_rows, steady
-from router.spool.schema import FOR_GOOD, delivery, instance, owner
+from router.spool.schema import FOR_GOOD, delivery, instance, is_claimed, owner
 from router.spool.states import DeliveryState, InstanceState
 
 LEASE = 60.0
@@ -24,8 +24,11 @@ def number_start(connection: sa.Connection, *, alone: bool) -> int:
 
 def free_all(connection: sa.Connection, now: float) -> None:
     """End all claims, where no node works."""
-    for table, state, ready_at in ((instance, InstanceState.NEW, now), (delivery, DeliveryState.OPEN, 0)):
-        claimed = (table.c.state == state) & (table.c.ready_at > now) & (table.c.token != 0)
+    for table, state, ready_at in (
+        (instance, InstanceState.NEW, now),
+        (delivery, DeliveryState.OPEN, delivery.c.priority),
+    ):
+        claimed = is_claimed(table, state) & (table.c.ready_at > now)
         connection.execute(table.update().where(claimed).values(ready_at=ready_at, token=0))
     commitment_rows.free_claims(connection)
 
@@ -44,5 +47,5 @@ def renew(connection: sa.Connection, table: sa.Table, ids: Sequence[int | str], 
 def give_back(connection: sa.Connection, table: sa.Table, ids: Sequence[int | str], tokens: Sequence[int]) -> None:
     """Free claims, except those lost meanwhile."""
     claimed = table.c.id.in_(ids) & table.c.token.in_(tokens)
-    due = clock.now(connection) if table is instance else 0
+    due = clock.now(connection) if table is instance else delivery.c.priority
     connection.execute(table.update().where(claimed).values(ready_at=due, token=0))

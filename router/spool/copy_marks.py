@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from router.spool.engine import begun
 from router.spool.errors import SpoolError
 from router.spool.schema import metadata
 
@@ -75,9 +76,9 @@ def remove(connection: sa.Connection) -> None:
     connection.execute(spool_copy.delete())
 
 
-def refuse_marked(engine: sa.Engine) -> None:
+def refuse_marked(one: sa.Engine) -> None:
     """Raises MovedError if no node may start on this database."""
-    with engine.begin() as connection:
+    with begun(one) as connection:
         mark = read(connection)
     if mark is None:
         return

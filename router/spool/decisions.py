@@ -19,7 +19,7 @@ from router.spool.gathering import NOTHING_GATHERED, Gathers
 from router.spool.keyed import Key
 from router.spool.rows import Claim, columns_of_decision
 from router.spool.rule_tables import NO_RULES, RulesInUse
-from router.spool.schema import instance
+from router.spool.schema import NORMAL, URGENT, instance
 from router.spool.signals import BULK, INSTANCES
 from router.spool.states import InstanceState
 from router.spool.turns import FIRST_CALLER, Calling, take_turn
@@ -145,6 +145,8 @@ def _record(
     follows = studies.followed(connection, study, decided.id, decision, limits, now) if study else {}
     leaders = {name: str(row.instance_id) for name, row in follows.items()}
     followed |= leaders
+    priorities = dict.fromkeys(owed, URGENT if decision.urgent else NORMAL)
+    priorities |= {name: int(row.priority) for name, row in follows.items()}
     finished = not owed and not already and not follows
     more = studies.in_words(follows) or (studies.NO_STUDY if decision.study and study is None else "")
     values = {
@@ -155,7 +157,7 @@ def _record(
         "decided_at": now, "finished_at": now if finished else None,
     }  # fmt: skip
     connection.execute(statements.DECIDE, values)
-    buried |= owing.owe(connection, decided, [*owed, *follows], limits, moment, leaders, study, gathers)
+    buried |= owing.owe(connection, decided, [*owed, *follows], limits, moment, leaders, study, gathers, priorities)
     for row in follows.values():
         studies.note(connection, decided.id, row)
     return True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import Future
 from typing import Any
 
 import sqlalchemy as sa
 
 from router.flow import Delivery
-from router.spool import clock, gathering, queries, statements, steady
+from router.spool import clock, gathering, queries, rates, statements, steady
 from router.spool.blobs import BlobStore
 from router.spool.claims import claim_end
 from router.spool.database import Database
@@ -16,8 +17,11 @@ from router.spool.destinations import still_times
 from router.spool.events import add_event
 from router.spool.finishing import finish_if_last, instances_of, look_alone
 from router.spool.rows import instance_of
-from router.spool.schema import delivery, instance
+from router.spool.schema import NORMAL, URGENT, delivery, instance
 from router.spool.states import DeliveryState
+
+URGENT_CLAIMS = 3
+"""After so many claims with urgent deliveries comes one of others, so that nothing starves."""
 
 
 class Deliveries:
@@ -25,52 +29,85 @@ class Deliveries:
 
     def __init__(self, database: Database, blobs: BlobStore) -> None:
         self._database, self._blobs = database, blobs
+        self._urgent = Counter[str]()
+        """By destination: claims with urgent deliveries since the last one without."""
 
-    def claim(self, destination: str, limit: int) -> list[Delivery]:
-        """Up to `limit` deliveries that are due, oldest first."""
-        return self._claim(statements.CLAIM_DELIVERIES, destination, limit)
+    def claim(self, destination: str, limit: int, *, rate: float | None = None) -> list[Delivery]:
+        """Up to `limit` deliveries that are due: urgent ones first, then the oldest.
 
-    def claim_study(self, destination: str, limit: int) -> list[Delivery]:
-        """Up to `limit` deliveries that are due, of one study, oldest first; one if its study is not known.
+        `rate`: so many in a second at most, over all nodes.
+        """
+        return self._claim_fairly(statements.CLAIM_DELIVERIES, destination, limit, rate)
+
+    def claim_study(self, destination: str, limit: int, *, rate: float | None = None) -> list[Delivery]:
+        """The same of one study, in order of arrival; one delivery if its study is not known.
 
         Studies that wait for more are due when their pause is over.
         """
-        return self._claim(statements.CLAIM_OF_STUDY, destination, limit, of_study=True)
+        return self._claim_fairly(statements.CLAIM_OF_STUDY, destination, limit, rate, of_study=True)
 
-    def claim_untried(self, destination: str) -> list[Delivery]:
+    def claim_untried(self, destination: str, *, rate: float | None = None) -> list[Delivery]:
         """The newest delivery without a try, if any. Older ones may have come together with those that failed."""
-        return self._claim(statements.CLAIM_UNTRIED, destination, 1)
+        for new in (URGENT, NORMAL):
+            if claimed := self._claim(statements.CLAIM_UNTRIED, destination, 1, rate, new=new):
+                return claimed
+        return []
 
-    def _claim(self, statement: sa.Executable, to: str, limit: int, *, of_study: bool = False) -> list[Delivery]:
+    def _claim_fairly(
+        self, statement: sa.Executable, to: str, limit: int, rate: float | None, *, of_study: bool = False
+    ) -> list[Delivery]:
+        """After some claims with urgent deliveries comes one of others, if there are any."""
+        if self._urgent[to] >= URGENT_CLAIMS:
+            self._urgent[to] = 0
+            if claimed := self._claim(statement, to, limit, rate, of_study=of_study, above=URGENT):
+                return claimed
+        claimed = self._claim(statement, to, limit, rate, of_study=of_study)
+        if claimed and claimed[0].urgent:
+            self._urgent[to] += 1
+        return claimed
+
+    def _claim(
+        self, statement: sa.Executable, to: str, limit: int, rate: float | None, *, of_study: bool = False,
+        above: int = URGENT - 1, new: int = NORMAL,
+    ) -> list[Delivery]:  # fmt: skip
         token = self._database.new_token()
 
         def job(connection: sa.Connection) -> list[Delivery]:
             moment = steady.look(connection)
-            claim: dict[str, Any] = {"to": to, "now": moment.now, "most": limit, "by": token}
+            most = limit if rate is None else min(limit, rates.allowed(connection, to, rate, moment.now))
+            claim: dict[str, Any] = {"to": to, "now": moment.now, "most": most, "by": token, "above": above, "new": new}
             claim["until"] = claim_end(connection)
             which = statement
             if of_study:
                 gathering.release(connection, to, moment.now)
-                claim["of"] = gathering.first_study(connection, to, moment.now)
+                claim["of"] = gathering.first_study(connection, to, moment.now, above)
                 if claim["of"] is None:
-                    which, claim["most"] = statements.CLAIM_DELIVERIES, 1
-            ids = sorted(connection.execute(which, claim).scalars())
+                    which, claim["most"] = statements.CLAIM_DELIVERIES, min(most, 1)
+            ids = sorted(connection.execute(which, claim).scalars()) if most > 0 else []
             if not ids:
                 return []
+            if rate is not None:
+                rates.use(connection, to, rate, len(ids))
             counts_from = moment.now - still_times(connection, moment)(to)
-            return [
+            found = [
                 Delivery(
                     id=row.delivery_id, instance=instance_of(row), destination=to, path=self._blobs.path(row.id),
                     token=token, tries=row.delivery_tries, buriable_tries=row.buriable_tries, owed_for=row.owed_for,
+                    urgent=row.priority == URGENT,
                 )
                 for row in connection.execute(
                     statements.CLAIMED_DELIVERIES, {"ids": ids, "counts_from": counts_from}
                 )
             ]  # fmt: skip
+            return sorted(found, key=lambda one: one.id) if of_study else found
 
         claimed = self._database.run(job)
         self._database.hold(delivery, (one.id for one in claimed), token)
         return claimed
+
+    def wait_for_rate(self, destination: str, rate: float) -> float:
+        """Seconds until a destination with such a rate may have one more."""
+        return self._database.ask(lambda c: rates.wait(c, destination, rate, clock.now(c)))
 
     def close(self, one: Delivery, state: DeliveryState, reason: str = "", status: int | None = None) -> Future[bool]:
         """End a delivery as DONE, BURIED or SKIPPED. The result is False if the claim was lost.
@@ -104,7 +141,7 @@ class Deliveries:
 
         def job(connection: sa.Connection) -> bool:
             values = {
-                "token": 0, "ready_at": clock.now(connection) + after if after else 0.0,
+                "token": 0, "ready_at": clock.now(connection) + after if after else delivery.c.priority,
                 "tries": delivery.c.tries + int(tried), "buriable_tries": delivery.c.buriable_tries + int(buriable),
             } | ({"reason": reason, "status": status} if tried else {})  # fmt: skip
             claimed = (delivery.c.id == one.id) & (delivery.c.token == one.token)

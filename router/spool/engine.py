@@ -10,7 +10,8 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -152,13 +153,15 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
     Raises SpoolError for a newer version, for a damaged file, and for an empty database that cannot be new. A lost
     database must not be replaced by an empty one: then every blob would look like an orphan.
     """
-    if _is_current(engine):
-        return
     try:
-        with engine.begin() as connection:
+        with engine.begin() as connection, patience.within(patience.MIGRATION):
             if engine.dialect.name == "postgresql":
                 postgresql.require(connection)
-            if _is_due(connection, may_be_new=may_be_new):
+                for setting in ("statement_timeout", "lock_timeout"):
+                    connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
+                # Before the first look: a schema that appears between two looks would be taken for another program's.
+                schema_version.wait_for_others(connection)
+            if not _is_current(connection):
                 _upgrade(connection, may_be_new=may_be_new)
     except Exception as error:
         if not is_of_database(error):
@@ -166,9 +169,27 @@ def migrate(engine: sa.Engine, *, may_be_new: bool) -> None:
         raise trouble(engine, error) from error
 
 
-def _is_due(connection: sa.Connection, *, may_be_new: bool) -> bool:
+def _is_current(connection: sa.Connection) -> bool:
+    """Whether the schema has this program's version, asked without Alembic, which takes long to come in."""
+    last = max(path.name for path in (MIGRATIONS / "versions").glob("v*.py")).removeprefix("v").partition("_")[0]
+    if not sa.inspect(connection).has_table(schema_version.ALEMBICS):
+        return False
+    found = connection.exec_driver_sql(f"SELECT version_num FROM {schema_version.ALEMBICS}").scalars().all()  # noqa: S608
+    return list(found) == [last]
+
+
+def _upgrade(connection: sa.Connection, *, may_be_new: bool) -> None:
+    """Raises SpoolError where it must not be."""
+    from alembic import command
+
+    config, scripts = _scripts()
+    if _is_due(connection, scripts, may_be_new=may_be_new):
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _is_due(connection: sa.Connection, scripts: Any, *, may_be_new: bool) -> bool:
     """Whether the schema is older than this program. Raises SpoolError."""
-    scripts = _scripts()[1]
     there, known = schema_version.current(connection), {script.revision for script in scripts.walk_revisions()}
     if there is not None and schema_version.is_newer(connection, there, known):
         return False
@@ -180,21 +201,16 @@ def _is_due(connection: sa.Connection, *, may_be_new: bool) -> bool:
     return bool(there != scripts.get_current_head())
 
 
-def _upgrade(connection: sa.Connection, *, may_be_new: bool) -> None:
-    from alembic import command
-
-    config = _scripts()[0]
-    config.attributes["connection"] = connection
-    is_postgresql = connection.dialect.name == "postgresql"
-    if is_postgresql:
-        for setting in ("statement_timeout", "lock_timeout"):
-            connection.exec_driver_sql(f"SET LOCAL {setting} TO '{patience.MIGRATION:.0f}s'")
-    with patience.within(patience.MIGRATION):
-        if is_postgresql:
-            schema_version.wait_for_others(connection)
-            if not _is_due(connection, may_be_new=may_be_new):  # another has done it meanwhile
-                return
-        command.upgrade(config, "head")
+@contextmanager
+def begun(one: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction. Raises SpoolError where the database does not answer."""
+    try:
+        with one.begin() as connection:
+            yield connection
+    except Exception as error:
+        if not is_of_database(error):
+            raise
+        raise trouble(one, error) from error
 
 
 def newest() -> str:
@@ -210,22 +226,6 @@ def _scripts() -> tuple[Any, Any]:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     return config, ScriptDirectory.from_config(config)
-
-
-def _is_current(engine: sa.Engine) -> bool:
-    """Whether the schema is this program's, asked without the library of migrations, which takes long to come in.
-
-    False also where it cannot be told: then the migration says why.
-    """
-    newest = max(path.name for path in (MIGRATIONS / "versions").glob("v*.py")).removeprefix("v").partition("_")[0]
-    try:
-        with engine.begin() as connection:
-            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
-    except Exception as error:
-        if not is_of_database(error):
-            raise
-        return False
-    return list(found) == [newest]
 
 
 def trouble(engine: sa.Engine, error: BaseException) -> DatabaseError:

@@ -113,8 +113,10 @@ class HasDelivery:
     def latest(self, span: Span, most: int) -> sa.Select[Any]:
         if not self.state:  # the index has the state before the instance
             return _together([HasDelivery(self.to, one).latest(span, most) for one in DeliveryState], most)
-        columns, values = zip(*self._asked(), strict=True)
-        return _along((*columns, delivery.c.instance_id), values, span, most)
+        # With `=` here PostgreSQL ends where the state does. Of columns that are compared together it only ends where
+        # the first one does, behind all deliveries of the destination.
+        there = [delivery.c.destination == self.to] if self.to else []
+        return _along((delivery.c.state, delivery.c.instance_id), (self.state,), span, most, *there)
 
     def holds(self) -> sa.ColumnElement[bool]:
         asked = [sa.func.coalesce(column, "") == value for column, value in self._asked()]
@@ -137,15 +139,19 @@ def latest_first(ids: sa.Select[Any], most: int) -> sa.Select[Any]:
     return sa.select(only.c[0]).order_by(only.c[0].desc()).limit(most)
 
 
-def _along(columns: Sequence[sa.Column[Any]], values: Sequence[Any], span: Span, most: int) -> sa.Select[Any]:
+def _along(
+    columns: Sequence[sa.Column[Any]], values: Sequence[Any], span: Span, most: int, *before: sa.ColumnElement[bool]
+) -> sa.Select[Any]:
     """The latest ids with these values in all but the last of the columns of an index, which is the id.
+
+    `before` says what the columns of the index before those are.
 
     The columns are compared together. With `=` a planner may go along all ids instead, until enough of them have the
     value; together, only this index has them in order.
     """
     whole = sa.tuple_(*columns)
     low, high = (sa.tuple_(*map(sa.literal, (*values, end))) for end in (span.low, span.high))
-    rows = sa.select(*columns).distinct().where(whole >= low, whole < high)
+    rows = sa.select(*columns).distinct().where(whole >= low, whole < high, *before)
     rows = rows.order_by(*(one.desc() for one in columns)).limit(most)
     return sa.select(rows.subquery().c[len(columns) - 1])
 

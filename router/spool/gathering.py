@@ -33,7 +33,8 @@ FIRST_DUE = (
     sa.select(instance.c.study)
     .where(
         delivery.c.destination == sa.bindparam("to"), delivery.c.state == DeliveryState.OPEN,
-        delivery.c.ready_at <= sa.bindparam("now"), delivery.c.instance_id == instance.c.id,
+        delivery.c.ready_at > sa.bindparam("above"), delivery.c.ready_at <= sa.bindparam("now"),
+        delivery.c.instance_id == instance.c.id,
     )
     .order_by(delivery.c.ready_at, delivery.c.id)
     .limit(1)
@@ -56,7 +57,9 @@ def release(connection: sa.Connection, to: str, now: float) -> None:
             delivery.c.tries == 0, delivery.c.token == 0, delivery.c.instance_id.in_(study),
         )  # fmt: skip
         ids = connection.execute(waits.order_by(delivery.c.id).limit(BATCH)).scalars().all()
-        connection.execute(delivery.update().where(delivery.c.id.in_(ids)).values(ready_at=0, reason=""))
+        connection.execute(
+            delivery.update().where(delivery.c.id.in_(ids)).values(ready_at=delivery.c.priority, reason="")
+        )
         if len(ids) < BATCH:
             this = (gathering.c.destination == to) & (gathering.c.study == row.study)
             connection.execute(gathering.delete().where(this))
@@ -73,6 +76,6 @@ def forget(connection: sa.Connection, before: float) -> int:
     return int(connection.execute(gathering.delete().where(gathering.c.latest < before)).rowcount)
 
 
-def first_study(connection: sa.Connection, to: str, now: float) -> Any:
-    """The study of the first delivery that is due; None without one, or where its study is not known."""
-    return connection.execute(FIRST_DUE, {"to": to, "now": now}).scalar()
+def first_study(connection: sa.Connection, to: str, now: float, above: float) -> Any:
+    """The study of the first delivery that is due, its `ready_at` above a limit; None if that study is not known."""
+    return connection.execute(FIRST_DUE, {"to": to, "now": now, "above": above}).scalar()

@@ -14,6 +14,7 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from router.spool.blobs import sync_folder
+from router.spool.engine import begun
 from router.spool.errors import SpoolError
 from router.spool.schema import identity
 
@@ -49,7 +50,7 @@ class Folder:
 def keep_together(write: sa.Engine, blobs: Place) -> None:
     """Make the id at the first start, and refuse a place that is not the database's. Raises SpoolError, OSError."""
     here = blobs.read_id()
-    with write.begin() as connection:
+    with begun(write) as connection:
         connection.exec_driver_sql("LOCK TABLE spool IN EXCLUSIVE MODE")  # two nodes may make it at once
         there = connection.execute(sa.select(identity.c.id)).scalar()
         if there is None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from xxhash import xxh3_128_intdigest
 
-from router.spool import copy_marks, engine, patience
-from router.spool.errors import OWN_FAULTS, SpoolError, describe, is_of_database
+from router.spool import copy_marks, patience
+from router.spool.engine import begun
+from router.spool.errors import OWN_FAULTS, SpoolError, describe
 from router.spool.node_rows import node
 from router.spool.schema import delivery, event, identity, instance, metadata, owner
 from router.spool.schema_version import compatibility
@@ -57,7 +57,7 @@ def tables() -> list[sa.Table]:
 def stamp(connection: sa.Connection) -> str:
     """Changes when a node has worked on the database: each start has a number, each event, delivery and instance."""
     keys = (owner.c.start, event.c.id, delivery.c.id, instance.c.id)
-    return "/".join(str(connection.execute(sa.select(sa.func.max(key))).scalar() or 0) for key in keys)
+    return "/".join(str(connection.execute(sa.select(sa.func.max(key))).scalar() or 0)[:16] for key in keys)
 
 
 def starts(connection: sa.Connection) -> str:
@@ -181,18 +181,6 @@ def _put(connection: sa.Connection, table: sa.Table, rows: Sequence[sa.Row[Any]]
                 copy.write_row(row)
     except DataError as error:
         raise ValueError(describe(error)) from None
-
-
-@contextmanager
-def begun(one: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction. Raises SpoolError where the database does not answer."""
-    try:
-        with one.begin() as connection:
-            yield connection
-    except Exception as error:
-        if not is_of_database(error):
-            raise
-        raise engine.trouble(one, error) from error
 
 
 def _digest(row: sa.Row[Any]) -> int:

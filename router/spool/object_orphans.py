@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,16 @@ class Watched:
             self._due = time.monotonic() + LOOK_EVERY
             self._thread = threading.Thread(target=self._look, name="orphans", daemon=True)
             self._thread.start()
+
+    def drop_expired(self) -> None:
+        """Images stay in no cache beyond their time. A row that is not there may still come. Raises SpoolError."""
+        before = f"{time.time_ns() - int(YOUNG * 1e9):016x}"
+
+        def expired(ids: Sequence[str]) -> list[str]:
+            states = self._ask(partial(queries.states, ids=ids))
+            return [one for one in ids if (states[one] == InstanceState.GONE if one in states else one < before)]
+
+        self._blobs.drop_expired(expired)
 
     def stop(self) -> None:
         """Ask the database no more."""

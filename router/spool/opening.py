@@ -30,6 +30,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
             lock, alone = engine.lock(folder, shared=not is_sqlite and settings.blobs is None)
             undo.callback(lock.close)
             blobs = RemoteBlobs(settings) if settings.blobs else BlobStore(folder / "blobs")
+            undo.callback(blobs.close)
             blobs.prepare()
             if isinstance(blobs, RemoteBlobs):
                 blobs.clean()

@@ -126,7 +126,7 @@ def retry_now(
     now = moment.now
     still = destinations.still_times(connection, moment)
     afresh = {
-        "ready_at": now if after_new else 0,
+        "ready_at": now if after_new else delivery.c.priority,
         "tries": 0,
         "buriable_tries": 0,
         "closed_at": None,

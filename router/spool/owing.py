@@ -13,6 +13,7 @@ from router.spool import statements, steady
 from router.spool.destinations import still_times
 from router.spool.events import add_event
 from router.spool.gathering import NOTHING_GATHERED, WAITS, Gathers, wait_on
+from router.spool.schema import NORMAL
 from router.spool.states import DeliveryState
 
 CIRCLING_COPIES, CIRCLING_WITHIN = 100, 86400.0
@@ -22,17 +23,18 @@ CIRCLING = f"the same data set has come from the same caller {CIRCLING_COPIES} t
 LIMIT_REACHED = "the destination's own limit of open deliveries was reached"
 """Reasons for which a delivery is buried at once."""
 NOTHING_FOLLOWED: Mapping[str, str] = {}
+NO_PRIORITIES: Mapping[str, int] = {}
 
 
 def owe(
     connection: sa.Connection, one: Instance, names: Sequence[str], limits: Mapping[str, int | None],
     moment: steady.Moment, follows: Mapping[str, str] = NOTHING_FOLLOWED, study: str | None = None,
-    gathers: Gathers = NOTHING_GATHERED,
+    gathers: Gathers = NOTHING_GATHERED, priorities: Mapping[str, int] = NO_PRIORITIES,
 ) -> dict[str, str]:  # fmt: skip
     """Owe an instance to destinations; its row is locked. Returns those that are buried at once, each with the reason.
 
     `limits`: how many open deliveries a destination may have. `follows`: which instance it follows to a destination.
-    `gathers`: which destinations wait for more of its `study`.
+    `gathers`: which destinations wait for more of its `study`. `priorities`: NORMAL where none is named.
     """
     buried: dict[str, str] = {}
     if not names:
@@ -47,7 +49,8 @@ def owe(
             "instance_id": one.id, "destination": name,
             "state": DeliveryState.BURIED if reason else DeliveryState.OPEN, "owed_since": moment.now,
             "stood_still": still(name), "reason": reason, "closed_at": moment.now if reason else None,
-            "follows": follows.get(name), "ready_at": 0.0,
+            "follows": follows.get(name), "priority": priorities.get(name, NORMAL),
+            "ready_at": float(priorities.get(name, NORMAL)),
         }  # fmt: skip
         if study and name in gathers and not reason:
             row |= {"ready_at": wait_on(connection, name, study, gathers[name], moment.now), "reason": WAITS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
@@ -27,6 +27,7 @@ from router.spool.cache import Cache
 from router.spool.errors import NO_SPACE, SpoolError
 from router.spool.gate import Gate
 from router.spool.objects import NoObjectError, Objects, StoreError
+from router.spool.schema import parts
 
 FOLDER = "cache"
 """In the spool's folder."""
@@ -286,6 +287,12 @@ class RemoteBlobs(BlobStore):
 
     def tidy_up(self) -> None:
         self._remove_unwanted(list(self._unwanted))
+
+    def drop_expired(self, has_expired: Callable[[Sequence[str]], Collection[str]]) -> None:
+        """Another node may have removed a blob. Then its copy here goes too."""
+        for part in parts(self._cache.ids()):
+            for blob_id in has_expired(part):
+                self._cache.drop(blob_id)
 
     def _note_unwanted(self, blob_ids: Collection[str]) -> None:
         # What is beyond the limit is found by `dicom-router spool orphans`.

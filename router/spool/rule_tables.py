@@ -81,7 +81,9 @@ def keep_applied(connection: sa.Connection, rules: RuleTable, source: str, *, no
     values = {"digest": rules.digest, "now": now, "text": rules.text, "asks": _asks_as_text(asked(rules))}
     connection.execute(_KEEP, values)
     that = rule_table.c.digest == rules.digest
-    connection.execute(rule_table.update().where(that).values(source=source, **how))
+    known = how | ({"source": source} if source else {})
+    if known:
+        connection.execute(rule_table.update().where(that).values(known))
 
 
 def kept_tables(connection: sa.Connection, beginning: str = "") -> list[KeptTable]:

@@ -30,13 +30,17 @@ class Rules:
     def note_applied(
         self, kind: str, old: tuple[RuleTable, str], new: tuple[RuleTable, str], comment: str, who: str
     ) -> None:
-        """Record that an order put rules in force; each with its lines of routing.yaml."""
+        """Record that an order put rules in force; each with its lines of routing.yaml, as far as they are known.
+
+        `kind` is that of the event; empty where a reload has its own.
+        """
 
         def job(connection: sa.Connection) -> None:
             now, before = clock.now(connection), old[0].digest
             keep_applied(connection, *old, now=now)
             keep_applied(connection, *new, now=now, applied_at=now, author=who, comment=comment, replaced=before)
-            add_event(connection, kind, who=who, comment=comment, digest=new[0].digest, before=before)
+            if kind:
+                add_event(connection, kind, who=who, comment=comment, digest=new[0].digest, before=before)
 
         self._database.run(job)
 

@@ -24,6 +24,9 @@ BATCH = 500
 SHADOW_PREDICTION = "shadow prediction"
 """The kind of the event that says what the serving and the shadow model said of one instance."""
 
+URGENT, NORMAL = -1, 0
+"""`delivery.priority`; the less, the sooner it goes."""
+
 FOR_GOOD = 1e18
 """`ready_at` of a claim that ends with the start that made it (SQLite: the folder's lock says that it has ended)."""
 
@@ -33,6 +36,7 @@ _IS_DONE = sa.text("state = 'done'")
 _IS_BEHIND = sa.text("cursor IS NOT NULL")
 _IS_PRESENT = sa.text("state IN ('new', 'decided', 'finished')")
 _WAITS = sa.text("state IN ('open', 'buried')")
+_IS_CLAIMED = sa.text("token > 0")
 _HAS_STUDY, _HAS_ACCESSION = sa.text("study IS NOT NULL"), sa.text("accession IS NOT NULL")
 
 instance = sa.Table(
@@ -84,6 +88,7 @@ instance = sa.Table(
     sa.Index("instance_fresh", "peer", "calling_ae", "id", sqlite_where=_FRESH, postgresql_where=_FRESH),
     sa.Index("instance_finished", "state", "finished_at"),
     sa.Index("instance_uid", "sop_instance", "id"),
+    sa.Index("instance_claimed", "token", sqlite_where=_IS_CLAIMED, postgresql_where=_IS_CLAIMED),
     sa.Index("instance_present", "state", "size", sqlite_where=_IS_PRESENT, postgresql_where=_IS_PRESENT),
 )
 """`study` and `accession` are keyed hashes (`keyed`): what a person looks for is hashed and compared. `table` is the
@@ -112,11 +117,12 @@ delivery = sa.Table(
     sa.Index("delivery_state", "state", "id"),
     sa.Index("delivery_found", "destination", "state", "instance_id"),
     sa.Index("delivery_found_anywhere", "state", "instance_id"),
+    sa.Index("delivery_claimed", "token", sqlite_where=_IS_CLAIMED, postgresql_where=_IS_CLAIMED),
     sa.Index("delivery_waits", "state", "destination", "owed_since", sqlite_where=_WAITS, postgresql_where=_WAITS),
     sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
 )
 """`follows`: the instance of the same study that this one follows to the destination; NULL for what its own decision,
-or a person, sends there."""
+or a person, sends there. `priority`: URGENT or NORMAL, and the `ready_at` of new work."""
 
 study_destination = sa.Table(
     "study_destination",
@@ -128,6 +134,7 @@ study_destination = sa.Table(
     sa.Column("rule", sa.String, nullable=False),
     sa.Column("who", sa.String, nullable=False),
     sa.Column("cursor", sa.String(32)),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Index("study_destination_work", "cursor", sqlite_where=_IS_BEHIND, postgresql_where=_IS_BEHIND),
 )
 """Where the instances of a study follow one of them: `instance_id`, which `rule` sent there, or the person `who`.
@@ -171,6 +178,7 @@ destination = sa.Table(
 )
 """A pause ends by itself at `pause_until`, a time of the wall clock (0: only a person ends it). Until `probe_until` one
 of several nodes probes an open circuit. `closed_until`: outside of its hours, and until when.
+`next_send_at`: from when the next delivery keeps to its `limit_rate`.
 `stood_still` adds up the seconds during which nothing was tried (paused, circuit open, closed) before `still_since`,
 the begin of the present such time (0: none). They do not count towards giving up."""
 
@@ -235,6 +243,12 @@ rules they replaced (a digest), and the lines of routing.yaml, with their commen
 
 identity = sa.Table("spool", metadata, sa.Column("id", sa.String(32), primary_key=True))
 """One row: which spool this is. A file in the folder with the blobs says the same (PostgreSQL)."""
+
+
+def is_claimed(table: sa.Table, state: str) -> sa.ColumnElement[bool]:
+    """Rows of a state that are claimed. By the index of claimed rows, and not by that of states: a start must not look
+    at all that waits."""
+    return sa.and_(sa.text(f"{table.name}.token > 0"), table.c.state.concat("") == state)
 
 
 def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

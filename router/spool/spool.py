@@ -149,6 +149,7 @@ class Spool:
         self.intake.failed.ask_again()
         self._blobs.tidy_up()
         if self._orphans:
+            self._orphans.drop_expired()
             self._orphans.look_if_due()
         self.space.ballast.lay()
         if not self.database.is_sqlite:

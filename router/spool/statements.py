@@ -116,24 +116,25 @@ def _claim_deliveries(which: sa.ColumnElement[bool], *order: sa.ColumnElement[An
     )
 
 
-CLAIM_DELIVERIES = _claim_deliveries(delivery.c.ready_at <= bound("now"), delivery.c.ready_at, delivery.c.id)
+_is_due = (delivery.c.ready_at > bound("above")) & (delivery.c.ready_at <= bound("now"))
+CLAIM_DELIVERIES = _claim_deliveries(_is_due, delivery.c.ready_at, delivery.c.id)
 CLAIM_OF_STUDY = _claim_deliveries(
-    (delivery.c.ready_at <= bound("now"))
+    _is_due
     & delivery.c.instance_id.in_(sa.select(instance.c.id).where(instance.c.study == bound("of"))),
     delivery.c.ready_at, delivery.c.id,
 )  # fmt: skip
 """Of one study alone, so that one worker sends it in one association."""
-CLAIM_UNTRIED = _claim_deliveries(delivery.c.ready_at == 0, delivery.c.id.desc())
+CLAIM_UNTRIED = _claim_deliveries(delivery.c.ready_at == bound("new"), delivery.c.id.desc())
 
 CLAIMED_DELIVERIES = (
     sa.select(
         delivery.c.id.label("delivery_id"), delivery.c.destination, delivery.c.tries.label("delivery_tries"),
-        delivery.c.buriable_tries,
+        delivery.c.buriable_tries, delivery.c.priority,
         (bound("counts_from", type_=sa.Double) + delivery.c.stood_still - delivery.c.owed_since).label("owed_for"),
         *instance.c,
     )
     .where(delivery.c.id.in_(bound("ids", expanding=True)), delivery.c.instance_id == instance.c.id)
-    .order_by(delivery.c.id)
+    .order_by(delivery.c.priority, delivery.c.id)
 )  # fmt: skip
 
 FACTS = sa.select(instance.c.facts).where(instance.c.id == bound("which"))

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from router.observe import log
 from router.spool import clock, commitment_rows, gathering
-from router.spool.schema import FOR_GOOD, delivery, destination, heartbeat, instance, jump
+from router.spool.schema import FOR_GOOD, delivery, destination, heartbeat, instance, is_claimed, jump
 from router.spool.states import DeliveryState, InstanceState
 
 EVERY = 20.0
@@ -84,7 +84,8 @@ def _move(connection: sa.Connection, now: float, at: float, missed: float) -> No
     for table, state in ((instance, InstanceState.NEW), (delivery, DeliveryState.OPEN)):
         ready = table.c.ready_at
         waits = (table.c.state == state) & (ready < FOR_GOOD)
-        moves = waits & (ready > now) if missed < 0 else waits & (ready > at) & (table.c.token != 0)
+        claimed = is_claimed(table, state) & (ready < FOR_GOOD)
+        moves = waits & (ready > now) if missed < 0 else claimed & (ready > at)
         connection.execute(table.update().where(moves).values(ready_at=ready + missed))
 
 

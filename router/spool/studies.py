@@ -26,7 +26,7 @@ from router.spool.events import add_event
 from router.spool.finishing import look_alone
 from router.spool.gathering import NOTHING_GATHERED, Gathers
 from router.spool.rows import instance_of
-from router.spool.schema import delivery, instance, study_destination
+from router.spool.schema import NORMAL, URGENT, delivery, instance, study_destination
 from router.spool.states import InstanceState
 
 FOLLOWS = "follows"
@@ -103,7 +103,7 @@ def followed(
         there = {row.destination: row for row in connection.execute(_ROWS_OF, {"of": study})}
     for name in begins:
         if name not in there:
-            begin(connection, study, name, which, now, rule=decision.rule)
+            begin(connection, study, name, which, now, rule=decision.rule, urgent=decision.urgent)
     wanted = {name: row for name, row in there.items() if name in enabled and name not in decision.destinations}
     if not wanted or decision.discard:
         return {}
@@ -119,7 +119,15 @@ def lock(connection: sa.Connection, study: str, *, alone: bool) -> None:
 
 
 def begin(
-    connection: sa.Connection, study: str, name: str, which: str, now: float, *, rule: str = "", who: str = ""
+    connection: sa.Connection,
+    study: str,
+    name: str,
+    which: str,
+    now: float,
+    *,
+    rule: str = "",
+    who: str = "",
+    urgent: bool = False,
 ) -> None:
     """Let the study follow an instance to a destination from now on; what was decided before will follow too."""
     others = sa.select(instance.c.id).where(
@@ -128,7 +136,7 @@ def begin(
     is_alone = connection.execute(others.limit(1)).first() is None
     connection.execute(study_destination.insert().values(
         study=study, destination=name, at=now, instance_id=which, rule=rule, who=who,
-        cursor=None if is_alone else AFTER_ALL,
+        cursor=None if is_alone else AFTER_ALL, priority=URGENT if urgent else NORMAL,
     ))  # fmt: skip
 
 
@@ -188,8 +196,10 @@ def _follow_some(
     moment = steady.look(connection)
     following = _those_that_follow(connection, row, ids)
     for one in following:
-        leads = {row.destination: row.instance_id}
-        reasons = owing.owe(connection, instance_of(one), [row.destination], limits, moment, leads, row.study, gathers)
+        leads, first = {row.destination: row.instance_id}, {row.destination: int(row.priority)}
+        reasons = owing.owe(
+            connection, instance_of(one), [row.destination], limits, moment, leads, row.study, gathers, first
+        )
         buried |= dict.fromkeys([one.id] if reasons else [], reasons.get(row.destination, ""))
         note(connection, one.id, row)
     finished = instance.c.id.in_([one.id for one in following]) & (instance.c.state == InstanceState.FINISHED)

@@ -73,6 +73,9 @@ class Node:
     def carry_out(self, order: Order, who: str) -> dict[str, Any]:
         self.ordered.append((order, who))
         if isinstance(order, Reload):
+            before = self.loaded
+            self.reload()
+            RuleChanges(self.settings, self.reload, self.spool).reloaded(before, who)
             return {"done": True}
         if isinstance(order, ApplyRules | RollBackRules):
             return RuleChanges(self.settings, self.reload, self.spool).carry_out(order, who)

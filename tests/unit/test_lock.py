@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 X86_64 = {"sys_platform": "linux", "platform_machine": "x86_64"}
-SLIM = [*PROJECT["project"]["dependencies"], *EXTRAS["postgres"]]
+SLIM = [*PROJECT["project"]["dependencies"], *EXTRAS["postgres"], *EXTRAS["s3"]]
 NEEDS = {
     "none": SLIM, "cpu": [*SLIM, *EXTRAS["torch"]], "cuda": [*SLIM, *EXTRAS["torch"]],
     "build": PROJECT["build-system"]["requires"],

@@ -185,6 +185,21 @@ def test_a_reload_counts_from_the_next_instance_and_a_bad_file_changes_nothing(r
     running.order("reload")
 
 
+def test_rules_are_applied_and_rolled_back_by_orders(running: Running) -> None:
+    text = "rules:\n- {name: applied, when: {Modality: DX}, send: here}\notherwise: {send: here}\n"
+    answer = running.order("apply-rules", text=text, comment="a test")
+    assert answer.get("digest") == running.node.settings().rules.digest, answer
+    assert [rule.name for rule in running.node.settings().rules.rules] == ["applied"]
+    back = running.order("roll-back-rules", comment="enough")
+    assert (back["digest"], back["before"]) == (answer["before"], answer["digest"])
+    running.write("[{name: by hand, when: {Modality: DX}, send: here}]")
+    running.order("reload")
+    (kept,) = running.node.spool.rules.tables(running.node.settings().rules.digest)
+    assert (kept.author, kept.replaced) == ("a test", back["digest"])
+    running.write()
+    running.order("reload")
+
+
 def test_a_reload_says_what_needs_a_restart_until_that_is_taken_back(running: Running) -> None:
     running.write(workers="workers: 2")
     assert [running.order("reload")["needs_restart"] for _ in range(2)] == [["model"], ["model"]]

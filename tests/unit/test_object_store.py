@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from router.classify import Classifier
+from router.cli import app
 from router.commands.backup import back_up
 from router.commands.orphans import look, take_in_orphans
 from router.config import load as load_settings
@@ -23,7 +26,7 @@ from router.forward.delivery import fault
 from router.spool import ChangedError, Spool, SpoolError, StoreError, engine, gate, object_orphans, objects, open_spool
 from router.spool.probe import examine
 from router.spool.remote_blobs import RemoteBlobs, key_of
-from tests.object_stores import Line, Server, deaf, hangs_up, overloaded, silent, write_credentials
+from tests.object_stores import Line, Server, deaf, hangs_up, overloaded, silent, url, write_credentials
 from tests.unit.forwarding import Stage as ForwardStage
 from tests.unit.peer import Peer, wait_for
 from tests.unit.spooling import accept, decide, instance_for, received, sealed, settings_of, stored
@@ -236,6 +239,10 @@ def test_a_cached_file_that_changes_is_fetched_again(far: Remote) -> None:
             assert fault(path, one) != ""
             assert spool.bring_again(one)
             assert fault(path, one) == ""
+            empty_cache(spool)
+            assert path.exists()
+        empty_cache(spool)
+        assert not path.exists()
 
 
 def test_the_cache_is_bounded_and_keeps_what_is_used(far: Remote) -> None:
@@ -249,6 +256,19 @@ def test_the_cache_is_bounded_and_keeps_what_is_used(far: Remote) -> None:
         for one in others:
             with spool.local(one) as path:
                 assert fault(path, one) == ""
+
+
+def test_what_another_node_removed_leaves_this_cache_too(far: Remote) -> None:
+    with opened(far.settings) as spool, opened(of_another_node(far.settings)) as other:
+        finished, owed = stored(spool, "1.2"), stored(spool, "1.3")
+        for one in (finished, owed):
+            with other.local(one):
+                pass
+        decide(spool)
+        assert spool.retention.remove_all() == 1
+        assert other.blob(finished.id).exists()
+        other.tidy_up()
+        assert (other.blob(finished.id).exists(), other.blob(owed.id).exists()) == (False, True)
 
 
 FAULTS: dict[str, Callable[[Line], None]] = {
@@ -544,3 +564,38 @@ def test_a_changed_object_is_decided_without_a_prediction_and_buried(far: Remote
         assert peer.stored == []
         assert there(spool, one)
         stage.stop()
+
+
+def test_the_command_lists_orphans_and_takes_them_in(
+    far: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.commands.orphans.look.__kwdefaults__", {"young": 0.0})
+    file = tmp_path / "routing.yaml"
+    file.write_text(
+        f"spool: {{path: {far.settings.path}, database: '{far.settings.database}', blobs: '{url(far.store)}'}}\n"
+        "destinations: {ai: {ae_title: AI, host: 127.0.0.1, port: 104}}\nrules: []\notherwise: {send: ai}\n"
+    )
+    with opened(far.settings) as spool:
+        stored(spool, "1.1")
+        orphan = received(spool, "1.2")
+
+        def called(*options: str) -> tuple[int, str]:
+            done = CliRunner().invoke(app, ["spool", "orphans", "--config", str(file), *options])
+            return done.exit_code, done.output
+
+        code, text = called()
+        assert code == 0
+        assert text.startswith("2 objects, 1 of them without a row\n" + orphan.id)
+        assert called("--take-in", "--json")[0] == 2  # nobody was asked
+        code, text = called("--take-in", "--json", "--yes")
+        said = json.loads(text)
+        assert (code, said["orphans"], said["taken_in"], said["refused"]) == (0, 1, [orphan.id], {})
+        assert spool.views.counts().undecided == 2
+        assert called()[1] == "2 objects, 0 of them without a row\n"
+
+
+def test_the_command_says_so_where_there_is_no_object_store(tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text("destinations: {ai: {ae_title: AI, host: h, port: 104}}\nrules: []\notherwise: {send: ai}\n")
+    done = CliRunner().invoke(app, ["spool", "orphans", "--config", str(file)])
+    assert (done.exit_code, "each start takes in" in done.output) == (0, True)

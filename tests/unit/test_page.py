@@ -184,6 +184,19 @@ def test_a_cause_leads_to_exactly_its_rows(node: Node, client: Client) -> None:
         assert client.get(two).text.count("data-row") == 2
 
 
+def test_without_a_key_causes_are_shown_and_not_acted_on(node: Node, client: Client) -> None:
+    """Without its key nothing tells one cause from another in an address; an order must not be for all of them."""
+    decided(node.spool)
+    bury(node.spool, reason="refused")
+    (node.loaded.spool.path / "find.key").write_bytes(b"damaged")
+    page = Elements(client.get("/attention").text)
+    assert "/many" not in [form["action"] for form in page.forms]
+    assert "/instances?to=ai&state=buried" in page.links
+    assert client.get("/destinations").status_code == 200
+    assert searched(client, "1.2.3").status_code in (409, 503)
+    assert searched(client, "class:spine").status_code == 303
+
+
 def test_pages_of_instances_follow_each_other(node: Node, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.page.instances.PAGE", 2)
     ids = [decided(node.spool, f"1.2.{n}") for n in range(5)]

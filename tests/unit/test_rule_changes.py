@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from router.config.rule_text import with_rules
 from router.errors import RouterError
 from router.flow import Role
 from router.node import settings_file
-from router.node.orders import ApplyRules, OrderError, RollBackRules, parse
-from router.node.rule_changes import RuleChanges
+from router.node.orders import ApplyRules, OrderError, Reload, RollBackRules, parse
+from router.node.rule_changes import RuleChanges, without_node
 from tests.unit.paging import HOSTILE, Client, Elements, Node, client_of, decided, node_in, posted
 
 RULES = """
@@ -112,6 +113,22 @@ def test_rules_that_only_decided_are_written_anew(node: Node, tmp_path: Path) ->
     assert [rule.name for rule in node.loaded.rules.rules] == ["a: #b"]
 
 
+def test_who_reloads_rules_that_were_changed_by_hand_is_kept_too(node: Node) -> None:
+    old, text = node.loaded.rules.digest, written(node)
+    node.carry_out(Reload(), "ann")
+    assert node.spool.rules.tables() == [], "nothing has changed"
+    node.loaded.file.write_text(text.replace("first", "premier"))
+    node.carry_out(Reload(), "ann")
+    new = node.loaded.rules.digest
+    (kept,) = node.spool.rules.tables(new)
+    assert (kept.author, kept.comment, kept.replaced) == ("ann", "", old)
+    assert node.spool.views.events(kind="rules applied") == []
+    change(node, RollBackRules("back"), "bob")
+    assert node.loaded.rules.digest == old
+    change(node, RollBackRules("and again"), "bob")
+    assert "# why it is so" in written(node), "the lines of the file were kept"
+
+
 @pytest.mark.parametrize("failure", [OrderError("the certificate is none"), OSError(5, "Input/output error")])
 def test_a_reload_that_fails_puts_the_earlier_file_back(node: Node, failure: Exception) -> None:
     before, old = written(node), node.loaded.rules.digest
@@ -149,6 +166,17 @@ def test_what_others_changed_in_the_file_is_not_overwritten(node: Node) -> None:
         change(node, ApplyRules(OTHER, "why"))
     assert "port: 106" in written(node)
     assert "new: one" not in written(node)
+
+
+def test_on_a_shared_database_no_older_file_is_published(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other nodes' settings are in force, and this file says what was before."""
+    shared = replace(node.loaded, spool=replace(node.loaded.spool, database="postgresql://db/router"))
+    with pytest.raises(OrderError, match="on one where a node runs"):
+        without_node(shared, node.spool)
+    node.loaded = replace(node.loaded, destinations={})
+    monkeypatch.setattr(node.spool.database, "is_sqlite", False)
+    with pytest.raises(OrderError, match="in force on all nodes \\(destinations\\): copy the file"):
+        change(node, ApplyRules(OTHER, "why"))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,19 @@ def test_a_first_start_that_was_cut_short_begins_again(settings: SpoolSettings) 
     (settings.path / "node.db").touch()
     (settings.path / "blobs").mkdir()
     open_spool(settings).close()
+
+
+def test_what_is_current_is_opened_without_the_library_of_migrations(
+    settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes long to come in, and a node usually starts where it ended."""
+    open_spool(settings).close()
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    open_spool(settings).close()
+    with closing(sqlite3.connect(settings.path / "node.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '0001'")
+    with pytest.raises(ImportError):
+        open_spool(settings)
 
 
 def test_a_newer_schema_is_refused(settings: SpoolSettings) -> None:

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg as postgresql_dialect
 
 from router.config.settings import SpoolSettings
 from router.flow import PictureFacts, Prediction, Seen
@@ -25,9 +26,11 @@ from router.spool import (
     InstanceRow,
     InstanceState,
     Spool,
+    claims,
     open_spool,
     queries,
 )
+from router.spool.filters import BEHIND_ALL, HasDelivery, Span
 from router.spool.find import Filter, State
 from router.spool.schema import delivery, event, instance, metadata
 from tests.unit.spooling import (
@@ -218,6 +221,25 @@ def test_on_postgresql_neither(postgresql: Callable[[], str], tmp_path: Path) ->
     spool.close()
 
 
+@pytest.mark.postgresql
+def test_a_state_that_no_delivery_has_costs_no_scan_of_the_others(
+    postgresql: Callable[[], str], tmp_path: Path
+) -> None:
+    """PostgreSQL counts no entries of an index that it passes over, so its pages are counted."""
+    url = postgresql()
+    spool = open_spool(settings_of(tmp_path / "spool", url))
+    filled(spool, 5000)
+    spool.close()
+    ids = HasDelivery("down", DeliveryState.SKIPPED.value).latest(Span("", BEHIND_ALL), 100)
+    text = str(ids.compile(dialect=postgresql_dialect(), compile_kwargs={"literal_binds": True}))  # type: ignore[no-untyped-call]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+        (explained,) = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}").fetchone() or ([],)
+    plan = explained[0]["Plan"]
+    assert plan["Actual Rows"] == 0
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 10
+
+
 @pytest.mark.parametrize(
     ("question", "index"), [(queries.counts, "delivery_waits"), (queries.bytes_of_blobs, "instance_present")]
 )
@@ -241,6 +263,31 @@ def test_sums_read_an_index_that_holds_nothing_else(settings: SpoolSettings, que
     statement, parameters = next(one for one in asked if "sum(" in one[0] or "GROUP BY" in one[0])
     plan = spool.database.ask(partial(plan_of, statement=statement, parameters=parameters))
     assert any(index in line and ("Only" in line or "COVERING" in line) for line in plan), plan
+    spool.close()
+
+
+def test_a_start_does_not_look_at_all_that_waits(settings: SpoolSettings) -> None:
+    """It ends the claims of earlier starts, which are few however much waits."""
+    spool = open_spool(settings)
+    filled(spool, 500)
+    if settings.database != "sqlite":
+        with psycopg.connect(settings.database, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+    asked: dict[str, Any] = {}
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("UPDATE instance", "UPDATE delivery")):
+            asked[statement] = parameters
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+    try:
+        spool.database.run(partial(claims.free_all, now=0.0))
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+    assert len(asked) == 2
+    for statement, parameters in asked.items():
+        plan = spool.database.run(partial(plan_of, statement=statement, parameters=parameters))
+        assert any("_claimed" in line for line in plan), plan
     spool.close()
 
 

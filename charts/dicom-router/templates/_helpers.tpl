@@ -95,6 +95,9 @@ env:
     value: {{ printf "%ds" (int $values.receive.drainSeconds) }}
   - name: DICOM_ROUTER__NODE__ASSOCIATIONS
     value: {{ $values.receive.associations | quote }}
+  # All callers may come by one balancer.
+  - name: DICOM_ROUTER__NODE__ASSOCIATIONS_PER_PEER
+    value: {{ $values.receive.associations | quote }}
   {{- end }}
   {{- if and (eq .role "classify") $values.classify.gpu.enabled }}
   - name: DICOM_ROUTER__MODEL__DEVICE

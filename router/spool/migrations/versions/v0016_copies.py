@@ -34,6 +34,9 @@ def upgrade() -> None:
     op.create_index(
         "delivery_waits", "delivery", ["state", "destination", "owed_since"], sqlite_where=waits, postgresql_where=waits
     )
+    claimed = sa.text("token > 0")
+    for table in ("instance", "delivery"):
+        op.create_index(f"{table}_claimed", table, ["token"], sqlite_where=claimed, postgresql_where=claimed)
     if op.get_bind().dialect.name == "postgresql":
         for table in ("instance", "delivery", "event"):
             op.execute(

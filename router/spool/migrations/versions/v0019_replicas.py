@@ -17,5 +17,6 @@ def upgrade() -> None:
         sa.Column("at", sa.Double, nullable=False),
     )
     op.add_column("delivery", sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("study_destination", sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
     op.add_column("destination", sa.Column("closed_until", sa.Double, nullable=False, server_default="0"))
     op.add_column("destination", sa.Column("next_send_at", sa.Double, nullable=False, server_default="0"))
