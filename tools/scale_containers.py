@@ -1,6 +1,6 @@
 """Start docker/compose.scale.yaml with an engine that has no compose and reaches no registry; send images through it.
 
-RCLONE=PATH scale_containers.py PEERS: what is not ours runs from one image, PEERS, with Debian's PostgreSQL and HAProxy;
+RCLONE=PATH scale_containers.py PEERS: what is not ours runs from one image, PEERS, with PostgreSQL and HAProxy;
 rclone stands for SeaweedFS. Commands, variables, mounts, users and memory limits are those of the file. Prometheus and
 Grafana are left out. It needs the image dicom-router:local, and docker/scale.env of docker/scale-secrets.sh.
 """
@@ -152,7 +152,8 @@ def stored() -> int:
     return int(docker("exec", "scale-downstream-1", "sh", "-c", "find /var/lib/dicom-router -type f | wc -l"))
 
 
-IMAGES = 24
+IMAGES = 150
+"""More than two groups of `send`, so that it opens an association for each receiver."""
 MAKE = """
 import sys; from pathlib import Path; import numpy as np
 from router.pixels.wrap import wrap_image
@@ -194,7 +195,7 @@ def main() -> None:
         sys.exit(f"{arrived} of {IMAGES} arrived")
     passed(f"{arrived} of {IMAGES} arrived downstream")
     took = {number: log_of(f"scale-receive-{number}").count('"event": "stored"') for number in (1, 2)}
-    if sum(took.values()) != IMAGES:
+    if sum(took.values()) != IMAGES or not all(took.values()):
         sys.exit(f"the receivers stored {took}")
     passed(f"the receivers stored {took[1]} and {took[2]}")
     listed = [
