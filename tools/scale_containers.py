@@ -1,8 +1,8 @@
-"""Start docker/compose.scale.yaml with an engine that has no compose and reaches no registry, and send images through it.
+"""Start docker/compose.scale.yaml with an engine that has no compose and reaches no registry; send images through it.
 
-scale_containers.py PEERS: the services that are not ours run from one image, PEERS, with Debian's PostgreSQL, HAProxy, DCMTK,
-and rclone in SeaweedFS's place. Containers, commands, variables, mounts, users, limits and health are those of the file.
-Prometheus and Grafana are left out. For tools/scale-check.sh.
+RCLONE=PATH scale_containers.py PEERS: what is not ours runs from one image, PEERS, with PostgreSQL and HAProxy;
+rclone stands for SeaweedFS. Commands, variables, mounts, users and memory limits are those of the file. Prometheus and
+Grafana are left out. It needs the image dicom-router:local, and docker/scale.env of docker/scale-secrets.sh.
 """
 
 from __future__ import annotations
@@ -72,23 +72,23 @@ def options(name: str, service: dict[str, Any], values: dict[str, str]) -> list[
         words += ["--network-alias", alias]
     words += ["--init"] * service["init"] + ["--read-only"] * service["read_only"]
     limits = service["deploy"]["resources"]["limits"]
-    words += ["--memory", limits["memory"]]
+    words += ["--memory", limits["memory"], "--restart", service["restart"]]
     for key, option in (("cap_drop", "--cap-drop"), ("cap_add", "--cap-add"), ("security_opt", "--security-opt"),
                         ("tmpfs", "--tmpfs")):  # fmt: skip
         words += [word for value in service.get(key, ()) for word in (option, value)]
     for mount in service.get("volumes", ()):
-        source, colon, rest = mount.partition(":")
+        source, _, rest = mount.partition(":")
         words += ["--volume", f"{(DOCKER / source).resolve()}:{rest}" if source.startswith(".") else mount]
     for secret in service.get("secrets", ()):
         file = (DOCKER / COMPOSE["secrets"][secret]["file"]).resolve()
         words += ["--volume", f"{file}:/run/secrets/{secret}:ro"]
     for variable, value in service.get("environment", {}).items():
         words += ["--env", f"{variable}={replaced(value, values)}"]
-    if check := service.get("healthcheck"):
+    if name not in OURS and (check := service.get("healthcheck")):
         test = check["test"][1:]
         words += ["--health-cmd", " ".join(test), "--health-interval", "2s", "--health-retries", "60"]
-    elif name in OURS:
-        words += ["--health-interval", "2s"]
+    if name in OURS:  # each check starts Python: nine of them at once are a load of their own
+        words += ["--no-healthcheck"]
     return words
 
 
@@ -99,7 +99,12 @@ def start(name: str, number: int, peers: str, values: dict[str, str]) -> str:
     if name in STAND_INS:
         if name == "objects":  # its own way of reading keys
             rclone = os.environ["RCLONE"]
-            words += ["--volume", f"{rclone}:/usr/local/bin/rclone:ro", "--env", f"S3_ACCESS_KEY={values['S3_ACCESS_KEY']}"]
+            words += [
+                "--volume",
+                f"{rclone}:/usr/local/bin/rclone:ro",
+                "--env",
+                f"S3_ACCESS_KEY={values['S3_ACCESS_KEY']}",
+            ]
             words += ["--env", f"S3_SECRET_KEY={values['S3_SECRET_KEY']}"]
             at = words.index("--health-cmd")
             words[at + 1] = "wget -q -S -O /dev/null http://127.0.0.1:8333/ 2>&1 | grep -q HTTP/"
@@ -118,9 +123,25 @@ def healthy(containers: list[str], seconds: float) -> None:
         while (state := docker("inspect", container, "--format", "{{.State.Health.Status}}")) != "healthy":
             running = docker("inspect", container, "--format", "{{.State.Running}}") == "true"
             if not running or time.monotonic() > deadline:
-                logs = subprocess.run(["docker", "logs", "--tail", "30", container], capture_output=True, text=True, check=False)
+                logs = subprocess.run(
+                    ["docker", "logs", "--tail", "30", container], capture_output=True, text=True, check=False
+                )
                 sys.exit(f"{container} is {state}, running: {running}\n{logs.stdout}{logs.stderr}")
             time.sleep(0.5)
+
+
+def serving(containers: list[str], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for container in containers:
+        while '"event": "serving"' not in log_of(container):
+            if time.monotonic() > deadline:
+                sys.exit(f"{container} does not serve\n{log_of(container)[-3000:]}")
+            time.sleep(0.5)
+
+
+def log_of(container: str) -> str:
+    done = subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
 
 
 def passed(words: str) -> None:
@@ -131,7 +152,8 @@ def stored() -> int:
     return int(docker("exec", "scale-downstream-1", "sh", "-c", "find /var/lib/dicom-router -type f | wc -l"))
 
 
-IMAGES = 24
+IMAGES = 150
+"""More than two groups of `send`, so that it opens an association for each receiver."""
 MAKE = """
 import sys; from pathlib import Path; import numpy as np
 from router.pixels.wrap import wrap_image
@@ -149,11 +171,22 @@ def main() -> None:
     passed("database and object store")
     nodes = [start(name, number, peers, values) for name in ("receive", "classify", "forward", "web")
              for number in range(1, SERVICES[name]["deploy"]["replicas"] + 1)]  # fmt: skip
-    others = [start("downstream", 1, peers, values), start("balancer", 1, peers, values)]
-    healthy([*nodes, *others], 400)
-    passed(f"{len(nodes)} nodes, balancer and downstream are healthy: read-only, no capabilities, a network without a way out")
+    start("downstream", 1, peers, values)
+    serving(nodes, 400)
+    healthy([start("balancer", 1, peers, values)], 60)
+    passed(f"{len(nodes)} nodes serve: read-only, without capabilities, in a network without a way out")
     docker("exec", "scale-downstream-1", "python", "-c", MAKE, str(IMAGES))
-    send = ("exec", "scale-downstream-1", "dicom-router", "send", "/tmp/images", "--to", "ROUTER@balancer:11112", "--associations", "4")
+    send = (
+        "exec",
+        "scale-downstream-1",
+        "dicom-router",
+        "send",
+        "/tmp/images",
+        "--to",
+        "ROUTER@balancer:11112",
+        "--associations",
+        "4",
+    )
     passed(docker(*send))
     deadline = time.monotonic() + 300
     while (arrived := stored()) < IMAGES and time.monotonic() < deadline:
@@ -161,14 +194,14 @@ def main() -> None:
     if arrived != IMAGES:
         sys.exit(f"{arrived} of {IMAGES} arrived")
     passed(f"{arrived} of {IMAGES} arrived downstream")
-    took = {}
-    for number in (1, 2):
-        log = subprocess.run(["docker", "logs", f"scale-receive-{number}"], capture_output=True, text=True, check=False)
-        took[number] = (log.stdout + log.stderr).count('"event": "stored"')
-    if not all(took.values()) or sum(took.values()) != IMAGES:
+    took = {number: log_of(f"scale-receive-{number}").count('"event": "stored"') for number in (1, 2)}
+    if sum(took.values()) != IMAGES or not all(took.values()):
         sys.exit(f"the receivers stored {took}")
     passed(f"the receivers stored {took[1]} and {took[2]}")
-    listed = [json.loads(line) for line in docker("exec", "scale-web-1", "dicom-router", "find", "--json").splitlines()]
+    listed = [
+        json.loads(line)
+        for line in docker("exec", "scale-web-1", "dicom-router", "find", "--json", "--limit", "500").splitlines()
+    ]
     if len(listed) != IMAGES:
         sys.exit(f"the page's node finds {len(listed)}")
     told = docker("exec", "scale-web-1", "dicom-router", "nodes")

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,9 +34,17 @@ def command(
     from router.inference.process import begin, never_mind
 
     begin()  # the model's process starts beside this one
+    try:
+        _serve(config, log_level, role)
+    finally:
+        never_mind()  # where no model took it over
+
+
+def _serve(config: Path | None, log_level: str, role: str | None) -> None:
     from router.config import ConfigError
     from router.config.values import roles
     from router.forward import NoWorkerError
+    from router.inference.process import never_mind
     from router.node.node import Node
     from router.node.systemd import Systemd
     from router.observe import log, where

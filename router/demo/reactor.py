@@ -1,7 +1,8 @@
 """A mend for pynetdicom 3.0: its reactor may take the answer for which `send_c_store` and the like wait.
 
 `send_*` clears the reactor's checkpoint and goes on once `_is_paused` is true. The reactor sets that just before it
-looks at the checkpoint, so that it may run on, and take the answer for a request. The sender then waits in vain.
+looks at the checkpoint, so that it may run on, and take the answer for a request. The sender then waits in vain. And if
+the association ends just before, the reactor never pauses, and `release` and `send_*` wait for it without an end.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Checkpoint(threading.Event):
         until = time.monotonic() + LONGEST_PAUSE
         while self._is_awaited() and time.monotonic() < until:
             time.sleep(0.0002)
+        if not self._association.is_alive() or self._association._kill:
+            self._association._is_paused = True
 
     def _is_awaited(self) -> bool:
         reactor = self._association

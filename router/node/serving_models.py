@@ -120,8 +120,10 @@ class ServingModels:
         newest = self._store.state()
         if newest.version <= self._in_force.version or time.monotonic() < self._follow_again:
             return
-        if self._in_background(lambda: self._adopt(newest)):
-            self._follow_problem = self._follow_problem or "it starts the models that were chosen"
+        before = self._follow_problem
+        self._follow_problem = before or "it starts the models that were chosen"  # before the thread says how it ended
+        if not self._in_background(lambda: self._adopt(newest)):
+            self._follow_problem = before
 
     def _adopt(self, newest: State) -> None:
         self._follow_again = time.monotonic() + FIRST_PAUSE

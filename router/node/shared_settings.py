@@ -30,16 +30,15 @@ def known_as(settings: Settings) -> str:
 
 
 def at_start(own: Settings, spool: Spool) -> InForce:
-    """What is in force when a node starts; `own` is its file. The first node of a database publishes its file.
+    """What is in force when a node starts; `own` is its file. It is published if nothing else can be in force: see
+    `Shared.publish_settings`.
 
     Raises ConfigError if the newest version cannot be in force here, for instance because a certificate is not here.
     """
     if spool.database.is_sqlite:
         return InForce(own)
-    newest = spool.shared.settings()
-    if newest is None:
-        part, name = shared_part(own.text), known_as(own)
-        newest = spool.shared.publish_settings(part.digest, part.text, "", name, first=True)
+    part = shared_part(own.text)
+    newest = spool.shared.publish_settings(part.digest, part.text, "", known_as(own), at_start=True)
     found = following(own, newest)
     if found.file_differs:
         log.warning("configuration", about=differs(own, newest))

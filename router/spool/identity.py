@@ -49,9 +49,9 @@ class Folder:
 
 def keep_together(write: sa.Engine, blobs: Place) -> None:
     """Make the id at the first start, and refuse a place that is not the database's. Raises SpoolError, OSError."""
-    here = blobs.read_id()
     with begun(write) as connection:
         connection.exec_driver_sql("LOCK TABLE spool IN EXCLUSIVE MODE")  # two nodes may make it at once
+        here = blobs.read_id()
         there = connection.execute(sa.select(identity.c.id)).scalar()
         if there is None:
             if here is None:

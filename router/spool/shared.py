@@ -16,7 +16,7 @@ from router.spool import clock
 from router.spool.database import Database
 from router.spool.errors import SpoolError
 from router.spool.events import add_event
-from router.spool.node_rows import shared_choice, shared_settings
+from router.spool.node_rows import GONE_AFTER, node, shared_choice, shared_settings
 from router.spool.signals import SHARED
 
 V = TypeVar("V")
@@ -70,20 +70,24 @@ class Shared:
         newest = sa.select(sa.func.coalesce(sa.func.max(shared_settings.c.version), 0))
         return int(self._database.ask(lambda c: c.execute(newest).scalar_one()))
 
-    def publish_settings(self, digest: str, text: str, who: str, node: str, *, first: bool = False) -> SettingsVersion:
-        """Make these the settings in force, and return their version. `first`: only if there are none."""
+    def publish_settings(self, digest: str, text: str, who: str, by: str, *, at_start: bool = False) -> SettingsVersion:
+        """Make these the settings in force, and return the version that is in force then.
+
+        `at_start`: only if no other node runs and they were never in force. So a file that was edited while all nodes
+        were stopped counts, and an old file that was left somewhere does not.
+        """
 
         def job(connection: sa.Connection) -> tuple[SettingsVersion, bool]:
             connection.exec_driver_sql("LOCK TABLE shared_settings IN EXCLUSIVE MODE")
             known = _settings(connection)
-            if known is not None and (first or known.digest == digest):
+            if known is not None and (known.digest == digest or (at_start and _counts_not(connection, digest))):
                 return known, False
             version = known.version + 1 if known else 1
-            new = SettingsVersion(version, digest, text, clock.now(connection), who, node)
+            new = SettingsVersion(version, digest, text, clock.now(connection), who, by)
             values = {name: getattr(new, name) for name in ("version", "digest", "text", "at", "who", "node")}
             connection.execute(shared_settings.insert().values(**values))
             connection.execute(shared_settings.delete().where(shared_settings.c.version <= version - KEPT))
-            add_event(connection, "settings published", who=who, version=version, digest=digest, node=node)
+            add_event(connection, "settings published", who=who, version=version, digest=digest, node=by)
             return new, True
 
         return self._published(job)
@@ -112,6 +116,13 @@ class Shared:
         if is_new:
             self._database.signals.set(SHARED)
         return found
+
+
+def _counts_not(connection: sa.Connection, digest: str) -> bool:
+    """Whether settings of a node that starts are not to be published."""
+    was = sa.select(shared_settings.c.version).where(shared_settings.c.digest == digest)
+    runs = sa.select(node.c.start).where(node.c.seen_at > clock.now(connection) - GONE_AFTER)
+    return bool(connection.execute(sa.select(sa.exists(was) | sa.exists(runs))).scalar())
 
 
 def _settings(connection: sa.Connection) -> SettingsVersion | None:

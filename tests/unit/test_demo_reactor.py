@@ -39,3 +39,21 @@ def test_a_sender_goes_on_only_when_the_reactor_waits(monkeypatch: pytest.Monkey
         association.release()
     finally:
         there.shutdown()
+
+
+def test_who_waits_for_a_reactor_that_has_ended_goes_on() -> None:
+    server = AE("THERE")
+    server.add_supported_context(VERIFICATION)
+    there = server.start_server(("127.0.0.1", 0), block=False)
+    assert there is not None
+    try:
+        here = AE("HERE")
+        here.add_requested_context(VERIFICATION)
+        association = here.associate("127.0.0.1", there.server_address[1], ae_title="THERE")
+        association.abort()
+        association.join(10)
+        association._is_paused = False
+        association._reactor_checkpoint.clear()
+        assert association._is_paused
+    finally:
+        there.shutdown()

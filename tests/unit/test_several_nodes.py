@@ -101,6 +101,17 @@ def test_a_start_follows_what_is_in_force_and_says_that_its_file_differs(
         wait_for(lambda: not row(one, "two").state.about["file_differs"])
 
 
+def test_a_file_that_was_edited_while_no_node_ran_counts_and_an_old_one_does_not(tmp_path: Path, database: str) -> None:
+    one, other = machine(tmp_path, database, "one"), machine(tmp_path, database, "two")
+    with one.running():
+        assert sends_to(one) == ("ai",)
+    one.write(PAUSED)
+    with one.running():
+        assert sends_to(one) == ("archive",)
+    with other.running():
+        assert sends_to(other) == ("archive",), "the file says what was in force before"
+
+
 def test_a_start_that_cannot_follow_is_refused(tmp_path: Path, database: str) -> None:
     one, other = machine(tmp_path, database, "one"), machine(tmp_path, database, "two")
     (one.folder / "ai.crt").write_text(CERTIFICATE)
