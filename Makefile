@@ -24,8 +24,9 @@ help:
 	@echo "make benchmark  this node beside other routers (minutes; needs DCMTK and Orthanc)"
 	@echo "make fuzz       malformed PDUs, commands, data sets and pixels for MINUTES=120; findings in runs/fuzz"
 	@echo "make chaos      kill the node at every step, hundreds of times (an hour; ARGS='--kills 20' for less), then two"
-	@echo "                nodes and their PostgreSQL server (half an hour; ROUNDS=2 for less), then cut"
-	@echo "                its power at every moment, twice, the second time on a failing disk (at most an hour each;"
+	@echo "                nodes and their PostgreSQL server, then nine nodes in three roles, a standby and an object store"
+	@echo "                (half an hour each; ROUNDS=2 for less), then cut its power at every moment, twice, the second"
+	@echo "                time on a failing disk (at most an hour each;"
 	@echo "                CUTS='--instances 20 --points 20 --restarts 1 --once 2' for less)"
 	@echo "make clean      remove the virtual environment and caches"
 
@@ -94,12 +95,13 @@ benchmark: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),120) $(ARGS)
 
-# Each run adds rounds to runs/kills and runs/chaos-postgresql, and the sums over all of them are printed. Power cuts that take longer
-# than an hour are a failure.
+# Each run adds rounds to runs/kills, runs/chaos-postgresql and runs/chaos-cluster, and the sums over all of them are
+# printed. Power cuts that take longer than an hour are a failure.
 chaos: $(VENV)/.dev
 	@tools/system-packages.sh strace postgresql
 	$(BIN)/python -m tests.chaos.kills --kills 500 $(ARGS)
 	$(BIN)/python -m tests.chaos.postgresql --rounds $(or $(ROUNDS),12)
+	$(BIN)/python -m tests.chaos.cluster --rounds $(or $(ROUNDS),12)
 	timeout 1h $(BIN)/python -m tests.chaos.power_cut $(CUTS)
 	timeout 1h $(BIN)/python -m tests.chaos.power_cut --failing $(CUTS)
 
