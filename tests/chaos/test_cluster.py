@@ -1,4 +1,4 @@
-"""A short run of the campaign on a cluster, and proof that it would see a loss. The long runs: `make chaos`."""
+"""A short run of the campaign on a cluster. The long runs: `make chaos`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chaos.kills import quiet
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nine_nodes_on_one_database_and_one_store_lose_nothing_whatever_fails(tmp_path: Path) -> None:
-    """One fault of each kind, with the failover among them; then the judge sees the history without one arrival."""
+    """One fault of each kind, with the failover among them."""
     quiet()
     kinds = [*list(KINDS)[::2], "failover", *list(KINDS)[1::2]]
     with postgres.server(postgres.SYNCED) as new_database:
