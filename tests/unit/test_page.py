@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import re
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from router.config.settings import ModelSettings
 from router.flow import CLASSES, Caller
 from router.node.orders import SendAlso
+from router.page import pictures
 from router.page.site import MENU
 from router.page.static_files import CONTENTS
 from router.spool import InstanceState, Spool, SpoolError
@@ -309,6 +312,19 @@ def test_a_picture_is_made_in_a_process_of_its_own(node: Node, client: Client) -
     assert answer.status_code == 404  # it has no Rows and Columns
     assert "image/png" not in answer.headers["content-type"]
     assert client.get(f"/instances/{'0' * 32}/picture.png").status_code == 404
+
+
+def test_a_picture_does_not_wait_for_ever_for_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection would end without an answer."""
+    monkeypatch.setattr(pictures, "WITH_TURN", 0.05)
+
+    async def second() -> None:
+        made = pictures.Pictures(ModelSettings())
+        async with made._turns.setdefault("ann", asyncio.Lock()):
+            await asyncio.wait_for(made.png("ann", "0" * 32, Path("none")), 10)
+
+    with pytest.raises(pictures.NoPictureError, match="ask again"):
+        asyncio.run(second())
 
 
 def test_a_picture_waits_for_no_database(node: Node, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
