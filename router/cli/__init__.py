@@ -38,6 +38,7 @@ from router.cli import (
     serve,
     spool,
     status,
+    test,
     train,
     user,
 )
@@ -51,7 +52,7 @@ app = typer.Typer(
 )
 for name, module in (
     ("init", init), ("check", check), ("serve", serve), ("demo", demo), ("classify", classify), ("send", send),
-    ("status", status), ("nodes", nodes), ("find", find), ("devices", devices), ("events", events),
+    ("test", test), ("status", status), ("nodes", nodes), ("find", find), ("devices", devices), ("events", events),
     ("health", health), ("conformance", conformance), ("benchmark", benchmark), ("train", train),
     ("evaluate", evaluate), ("adapt", adapt),
 ):  # fmt: skip

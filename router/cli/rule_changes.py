@@ -36,6 +36,8 @@ def apply(file: File, comment: Comment, config: Config = None, yes: Yes = False,
     settings = settings_of(config)
     looked_at, text = settings_file.fingerprint(settings.file), settings_file.read(file).decode("utf-8-sig", "replace")
     wanted = candidate(text, {name: to.enabled for name, to in settings.destinations.items()})
+    if wanted.table.digest == settings.rules.digest:
+        fail(f"these are the rules of {settings.file} already")
     lines = _difference(as_yaml(json.loads(settings.rules.text)), as_yaml(json.loads(wanted.table.text)))
     confirm("put these rules in force", [*wanted.warnings, *lines], yes=yes, as_json=as_json)
     _tell(_given(settings, ApplyRules(text, comment, looked_at)), as_json=as_json)
@@ -44,19 +46,27 @@ def apply(file: File, comment: Comment, config: Config = None, yes: Yes = False,
 def roll_back(
     comment: Comment, digest: Digest = "", config: Config = None, yes: Yes = False, as_json: Json = False
 ) -> None:
-    """Put kept rules in force again: those before the ones in force, or others that 'rules list' names."""
+    """Put kept rules in force again: those before the ones in force, or others that 'rules list' names.
+
+    It shows what differs, and asks.
+    """
+    from router.config.rule_text import as_yaml
     from router.node import settings_file
-    from router.node.orders import RollBackRules
+    from router.node.orders import OrderError, RollBackRules
+    from router.node.rule_changes import kept_rules
 
     settings = settings_of(config)
-    with closing(spool_of(config)) as spool:
-        known = [one.digest for one in spool.rules.tables(digest.lower()) if one.digest != settings.rules.digest]
-    if not known:
-        fail(f"no other kept rules have the digest {printable(digest)!r}; 'dicom-router rules list' shows them")
+    try:
+        with closing(spool_of(config)) as spool:
+            kept = kept_rules(spool.rules.tables(), digest.lower(), settings.rules.digest)
+    except OrderError as error:
+        fail(str(error), error.exit_code)
+    if kept.digest == settings.rules.digest:
+        fail(f"these are the rules of {settings.file} already")
     looked_at = settings_file.fingerprint(settings.file)
-    which = f"the rules {digest[:SHORT]}" if digest else "the rules before those in force"
-    confirm(f"put {printable(which)} in force", [], yes=yes, as_json=as_json)
-    _tell(_given(settings, RollBackRules(comment, digest, looked_at)), as_json=as_json)
+    lines = _difference(as_yaml(json.loads(settings.rules.text)), as_yaml(kept.written))
+    confirm(f"put the rules {kept.digest[:SHORT]} in force again", lines, yes=yes, as_json=as_json)
+    _tell(_given(settings, RollBackRules(comment, kept.digest, looked_at)), as_json=as_json)
 
 
 def _difference(old: str, new: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from router.commands.nodes import listed, troubles
 from router.commands.pause_words import in_words
+from router.commands.refusing import Refuses, refusing
 from router.config import Settings
 from router.errors import RouterError
 from router.node.client import state
@@ -23,8 +24,6 @@ from router.spool.rows import EventRow
 HOUR = 3600.0
 LONG_OWED = HOUR
 """Seconds after which a delivery that is still owed needs a person's eyes."""
-FAILING_FOR, FAILING_TRIES, FAILING_INSTANCES = 120.0, 3, 2
-"""A destination whose every try fails is said to refuse after so many seconds, tries and different instances."""
 LATEST = 5
 """How many of the latest failures are named."""
 SILENT_AFTER = 24 * HOUR
@@ -143,7 +142,7 @@ def status_of(settings: Settings, spool: Spool, node: dict[str, Any] | None, use
     counts, lately = spool.views.counts(), spool.views.activity(HOUR)
     states, room = spool.destinations.states(), _room(settings, used, lately)
     failures = tuple(_failures(spool, lately.now))
-    destinations = tuple(_destinations(settings, counts, states, lately, _refusing(node, lately.now)))
+    destinations = tuple(_destinations(settings, counts, states, lately, refusing(node, nodes, lately.now)))
     silent = silent_callers(settings, lately)
     of_nodes = (Problem(what, do) for what, do in troubles(nodes)) if nodes else _of_node(node)
     problems = (*of_nodes, *_problems(node, counts, destinations, room), *_missed(settings, lately, silent))
@@ -171,7 +170,7 @@ def _node(settings: Settings) -> dict[str, Any] | None:
 
 def _destinations(
     settings: Settings, counts: Counts, states: dict[str, DestinationState], lately: Activity,
-    refusing: Mapping[str, str],
+    refused: Mapping[str, Refuses],
 ) -> Iterator[Destination]:  # fmt: skip
     names = dict.fromkeys([*settings.destinations, *sorted(counts.open), *sorted(counts.buried)])
     for name in names:
@@ -185,8 +184,8 @@ def _destinations(
             word, reason = "closed", f"outside of its hours{in_words(known.closed_until)}"
         elif known and known.circuit_until:
             word, reason = "circuit open", known.circuit_reason
-        elif name in refusing:
-            word, reason = "refusing", refusing[name]
+        elif name in refused:
+            word, reason = "refusing", _how(refused[name], lately.now)
         owed, delivered, oldest = counts.open.get(name, 0), lately.delivered.get(name, 0), counts.oldest.get(name)
         yield Destination(
             name, word, reason, owed, counts.buried.get(name, 0), max(0.0, lately.now - oldest) if oldest else None,
@@ -194,14 +193,9 @@ def _destinations(
         )  # fmt: skip
 
 
-def _refusing(node: dict[str, Any] | None, now: float) -> dict[str, str]:
-    """The destinations whose every try has failed for minutes, as the node counts them, and how."""
-    found = {}
-    for name, one in ((node or {}).get("failing") or {}).items():
-        lasts = now - one["since"]
-        if lasts >= FAILING_FOR and one["tries"] >= FAILING_TRIES and one["instances"] >= FAILING_INSTANCES:
-            found[name] = f"each of {one['tries']} tries has failed for {span(lasts)}, the last: {one['reason']}"
-    return found
+def _how(one: Refuses, now: float) -> str:
+    by = f" by {', '.join(one.by)}" if one.by else ""
+    return f"each of {one.all.tries} tries{by} has failed for {span(now - one.all.since)}, the last: {one.all.reason}"
 
 
 def _room(settings: Settings, used: int, lately: Activity) -> Room:

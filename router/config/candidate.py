@@ -38,7 +38,8 @@ def candidate(text: str, destinations: Mapping[str, bool]) -> Candidate:
     """
     problems = Problems(NAME)
     if len(text) > MOST:
-        problems.add(0, f"more than {MOST} characters", "try it with 'dicom-router rules replay FILE'")
+        by_file = "try it with 'dicom-router rules replay FILE', and apply it with 'dicom-router reload'"
+        problems.add(0, f"more than {MOST} characters", by_file)
         problems.check()
     root = parse(text, AS_WRITTEN, problems)  # a text that comes from elsewhere must not read the environment
     named = root.entries.get("destinations")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,34 +97,19 @@ class RuleChanges:
     # -- what to write ---------------------------------------------------------------------------------------------
 
     def _applied(self, order: ApplyRules, before: Settings, now: bytes) -> _Plan:
-        if "${" in order.text:
-            raise OrderError("rules that are applied name no environment variable: write the value in place of ${…}", 2)
         wanted = candidate(order.text, {name: to.enabled for name, to in before.destinations.items()})
+        if "${" in wanted.table.text:  # not what a comment says
+            raise OrderError("rules that are applied name no environment variable: write the value in place of ${…}", 2)
         return _plan(before, now, rules_in(order.text, "the new rules"), wanted.table.digest)
 
     def _rolled_back(self, order: RollBackRules, before: Settings, now: bytes) -> _Plan:
-        kept = self._wanted(order.digest.lower(), before.rules.digest)
+        kept = kept_rules(self._spool.rules.tables(), order.digest.lower(), before.rules.digest)
         if kept.source:
             try:
                 return _plan(before, now, kept.source, kept.digest)
             except OrderError:
                 pass  # it names an environment variable that says something else now
         return _plan(before, now, as_yaml(kept.written), kept.digest)
-
-    def _wanted(self, digest: str, in_force: str) -> KeptTable:
-        """The table with this digest, or its beginning; without one the table before the one in force."""
-        tables = self._spool.rules.tables()
-        if not digest:
-            before = next((one.replaced for one in tables if one.digest == in_force), "")
-            others = [one for one in tables if one.digest != in_force]
-            found = [one for one in others if one.digest == before] or others[:1]
-        else:
-            found = [one for one in tables if one.digest.startswith(digest)]
-        if not found:
-            raise OrderError("no such rules are kept: see dicom-router rules list")
-        if len(found) > 1:
-            raise OrderError(f"{digest[:32]} is the beginning of {len(found)} digests; write more of it", 2)
-        return found[0]
 
     # -- how -------------------------------------------------------------------------------------------------------
 
@@ -151,6 +136,22 @@ class RuleChanges:
             self._spool.rules.note_applied(kind, (old, old_source), (plan.table, plan.source), comment, who)
         except SpoolError as error:
             log.error("spool", stage="rules applied", reason=str(error))
+
+
+def kept_rules(tables: Sequence[KeptTable], digest: str, in_force: str) -> KeptTable:
+    """Those with this digest, or its beginning; without one those before the ones in force. Raises OrderError."""
+    if not digest:
+        before = next((one.replaced for one in tables if one.digest == in_force), "")
+        others = [one for one in tables if one.digest != in_force]
+        found = [one for one in others if one.digest == before] or others[:1]
+    else:
+        found = [one for one in tables if one.digest.startswith(digest)]
+    if not found:
+        which = "such" if digest else "other"
+        raise OrderError(f"no {which} rules are kept: see dicom-router rules list")
+    if len(found) > 1:
+        raise OrderError(f"{digest[:32]} is the beginning of {len(found)} digests; write more of it", 2)
+    return found[0]
 
 
 def _plan(before: Settings, now: bytes, source: str, digest: str) -> _Plan:

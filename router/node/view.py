@@ -102,7 +102,11 @@ class NodeView:
             "listens": [f"{address}:{port}" for _, address, port in listeners(self.started_with)],
             "model": self.models_in_use.digests().get("serving", ""), "engine": info.get("engine", ""),
             "why": info.get("why", ""), "not_ready": sorted(part for part, works in ready.items() if not works),
+            "failing": self._failing(),
         }  # fmt: skip
+
+    def _failing(self) -> dict[str, dict[str, Any]]:
+        return {name: asdict(one) for name, one in self.failing().items()}
 
     def node(self) -> dict[str, Any]:
         """What `dicom-router nodes` says of the only node."""
@@ -115,7 +119,7 @@ class NodeView:
         """Readiness, the engine of inference, and the addresses that the node took when it started."""
         return {
             "runs_on": self.models_in_use.info(), "circuits": self.circuits(),
-            "failing": {name: asdict(one) for name, one in self.failing().items()},
+            "failing": self._failing(),
             "listens": [list(one) for one in listeners(self.started_with)],
             "trouble_with_blobs": self.spool.trouble_with_blobs, "orphans": self.spool.orphans,
         } | self.ready()  # fmt: skip

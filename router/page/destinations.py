@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -16,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from router.commands.echo import echo
 from router.commands.pause_words import pause_end
+from router.commands.test_image import ARRIVES_AS, PATIENCE, send_test
 from router.config import Settings
 from router.config.settings import DestinationSettings
 from router.node.orders import OrderError, Pause, Resume
@@ -24,9 +23,6 @@ from router.page.forms import FormError, field, fields
 from router.page.site import Site
 from router.spool import Spool
 from router.web.access import Role, needs
-
-PATIENCE = 4.0
-"""Seconds that a question of a person waits for an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,7 @@ def routes(site: Site) -> Iterator[BaseRoute]:
             settings, who = site.node.settings(), request.state.person.name
             to = _quick(settings, field(form, "destination"))
             if form.get("sure") != "yes":
-                question = f"Send a synthetic X-ray to {to.name}? It arrives there as a study of a patient PHANTOM."
+                question = f"Send a synthetic X-ray to {to.name}? {ARRIVES_AS}"
                 return site.sure(request, question, "Send it", {"destination": to.name})
             await site.in_thread(lambda: answers.ask("test image", to.name, who, lambda: send_test(settings, to)))
             site.node.spool.event("test image sent", None, to.name, who=who)
@@ -140,19 +136,3 @@ def _quick(settings: Settings, name: str) -> DestinationSettings:
     if name not in settings.destinations:
         raise OrderError(f"no destination {name[:64]}: use one of {', '.join(settings.destinations)}", 2)
     return replace(settings.destinations[name], connect_timeout=PATIENCE, response_timeout=PATIENCE)
-
-
-def send_test(settings: Settings, to: DestinationSettings) -> str:
-    """Send a synthetic X-ray of a patient that does not exist. Why it did not arrive; empty if it did."""
-    import numpy as np
-
-    from router.commands.send_files import send_files
-    from router.commands.walking import Found
-    from router.pixels.wrap import wrap_image
-
-    y, x = np.mgrid[-1:1:480j, -1:1:400j]
-    disc = (2000 * np.clip(1 - (x / 0.7) ** 2 - (y / 0.8) ** 2, 0, 1) + 300).astype(np.uint16)
-    with tempfile.TemporaryDirectory(prefix="dicom-router-") as folder:
-        path = wrap_image(disc, Path(folder, "test.dcm"))
-        (sent,) = send_files([Found(path)], to, settings.calling_ae(to))
-    return sent.error

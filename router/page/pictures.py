@@ -23,7 +23,9 @@ from router.inference.worker_handle import PixelWorker, WorkerDiedError
 SIZE = 512
 """Pixels of a side."""
 SECONDS = 8.0
-"""The longest that a picture may take; a connection ends soon after."""
+"""The longest that a picture may take."""
+WITH_TURN = 25.0
+"""Seconds with the wait for those before it; a connection ends soon after."""
 IDLE = 60.0
 """Seconds after which an idle worker ends."""
 MOST_WAITING = 16
@@ -46,15 +48,21 @@ class Pictures:
 
     async def png(self, who: str, instance_id: str, path: Path) -> bytes:
         """The picture of a blob. One at a time for each person. Raises NoPictureError."""
-        async with self._turns.setdefault(who, asyncio.Lock()):
-            if instance_id in self._kept:
-                self._kept.move_to_end(instance_id)
-                return self._kept[instance_id]
-            made = await asyncio.wrap_future(self._ask(path))
-            self._kept[instance_id] = made
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-            return made
+        try:
+            async with asyncio.timeout(WITH_TURN), self._turns.setdefault(who, asyncio.Lock()):
+                return await self._png(instance_id, path)
+        except TimeoutError:
+            raise NoPictureError("the pictures before it have not been made yet; ask again") from None
+
+    async def _png(self, instance_id: str, path: Path) -> bytes:
+        if instance_id in self._kept:
+            self._kept.move_to_end(instance_id)
+            return self._kept[instance_id]
+        made = await asyncio.wrap_future(self._ask(path))
+        self._kept[instance_id] = made
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return made
 
     def stop(self) -> None:
         """The worker ends with its thread."""

@@ -31,7 +31,7 @@ class NodeState:
     problem: str = ""
     """What a person must know; empty if all is well."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """Where it listens, and what its model runs on."""
+    """Where it listens, what its model runs on, and which destinations fail its every try."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,11 @@ from router.web.access.arrival import inside
 from router.web.health import Health, View, routes
 
 SECONDS = 10.0
-"""For a connection: all of its request and of the answer."""
+"""For a peer: to send all of its request, and to take all of the answer."""
+WORK_SECONDS = 30.0
+"""From a connection's beginning, for the node to begin its answer: meanwhile the peer can do nothing but wait."""
+LOOK_EVERY = 1.0
+"""Seconds after which a connection whose answer has not begun is looked at again."""
 PER_PEER = 16
 """Connections of one address. One more closes the oldest, so that a quick request is always answered."""
 MOST_AT_ONCE = 64
@@ -43,7 +47,10 @@ class OneAnswer(H11Protocol):
 
 
 class OneRequest(OneAnswer):
-    """A connection of a peer, which may not keep its place for longer than an honest one needs."""
+    """A connection of a peer, which may not keep its place for longer than an honest one needs.
+
+    A busy node must not look like a slow peer: a browser that got no answer at all says that the node is broken.
+    """
 
     proxies: Networks = ()
     """Each of these speaks for many, and may have as many connections as there are places."""
@@ -51,13 +58,25 @@ class OneRequest(OneAnswer):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.peer = self.client[0] if self.client else ""
-        self.loop.call_later(SECONDS, transport.abort)
+        self.loop.call_later(SECONDS, self._end_if_slow)
         same = [one for one in self.connections if isinstance(one, OneRequest) and one.peer == self.peer]
         if len(same) > PER_PEER and not inside(self.peer, self.proxies):
             self._end_oldest(same)
         elif len(self.connections) >= MOST_AT_ONCE:  # of many addresses: the slowest makes way
             all_others = [one for one in self.connections if isinstance(one, OneRequest) and one is not self]
             self._end_oldest([one for one in all_others if one.conn.their_state in UNASKED] or all_others)
+
+    def _end_if_slow(self, had_to_wait: bool = False) -> None:
+        if self._waits_for_the_node() and self.loop.time() < self.began + WORK_SECONDS:
+            self.loop.call_later(LOOK_EVERY, self._end_if_slow, True)
+        elif had_to_wait and not self._waits_for_the_node():
+            self.loop.call_later(SECONDS, self.transport.abort)
+        else:
+            self.transport.abort()
+
+    def _waits_for_the_node(self) -> bool:
+        """All of its request is here, and nothing of the answer has gone."""
+        return bool(self.conn.their_state is h11.DONE and self.conn.our_state is h11.SEND_RESPONSE)
 
     def _end_oldest(self, some: list[OneRequest]) -> None:
         oldest = min(some, key=lambda one: one.began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -101,6 +102,31 @@ def test_a_slow_reader_loses_its_place(spool: Spool, monkeypatch: pytest.MonkeyP
         wait_for(lambda: not web._server.server_state.connections, 10)
         assert b" 200 " in whole(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     web.stop()
+
+
+@pytest.mark.parametrize(("longest", "answered"), [(30.0, True), (0.2, False)])
+def test_a_peer_that_waits_for_a_busy_node_is_answered(
+    longest: float, answered: bool, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser that gets no answer at all says that the node is broken; but a node does not work for ever."""
+    monkeypatch.setattr(server, "SECONDS", 0.1)
+    monkeypatch.setattr(server, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(server, "WORK_SECONDS", longest)
+
+    @needs(Role.VIEW)
+    async def late(_: Request) -> Response:
+        await asyncio.sleep(0.5)
+        return Response("at last")
+
+    app = protected(Starlette(routes=[Route("/late", late)]), Access(LOOPBACK, spool))
+    view: Any = Sound()
+    web = WebServer(replace(LOOPBACK, port=0), view, app)
+    port = web.start()
+    got = b""
+    with suppress(ConnectionResetError):
+        got = whole(port, b"GET /late HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    web.stop()
+    assert (b"at last" in got) == answered
 
 
 @pytest.mark.parametrize("proxies", [(), (ip_network("127.0.0.1"),)])

@@ -21,6 +21,7 @@ from router.model.untrained import save_random_model
 from router.pixels.wrap import wrap_image
 from router.spool import open_spool
 from tests.peers import free_port
+from tests.unit.receiving import served
 
 GOOD = """
 node: {{ae_title: ROUTER, address: 127.0.0.1, port: {port}}}
@@ -254,6 +255,22 @@ def test_an_address_that_is_none_is_not_sent_to(site: Path, to: str, ours: str, 
     done = CliRunner().invoke(app, ["send", str(site / "images"), *options])
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
     assert told in done.stderr
+
+
+def test_a_test_image_is_taken_or_not_and_never_sent_unasked(site: Path) -> None:
+    config = ["--config", site / "routing.yaml"]
+    unasked = run("test", "here", *config)
+    assert (unasked.returncode, "--yes is needed to send a synthetic X-ray to here" in unasked.stderr) == (2, True)
+    failed = run("test", "here", *config, "--yes", "--json")
+    (row,) = map(json.loads, failed.stdout.splitlines())
+    assert (failed.returncode, row["destination"], row["arrived"], bool(row["error"])) == (1, "here", False, True)
+    with served() as (port, handler):
+        changed = (site / "routing.yaml").read_text().replace("port: 1}", f"port: {port}}}")
+        (site / "other.yaml").write_text(changed)
+        arrived = run("test", "here", "--config", site / "other.yaml", "--yes")
+        assert (arrived.returncode, "it arrived, in " in arrived.stdout) == (0, True), arrived.stderr
+        assert len(handler.stored) == 1
+    assert run("test", "nowhere", *config, "--yes").returncode == 2
 
 
 def test_health_without_a_node_is_one(site: Path) -> None:

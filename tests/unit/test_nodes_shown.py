@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ from typer.testing import CliRunner
 
 from router.cli import app
 from router.commands.nodes import WITHOUT, troubles
+from router.commands.refusing import refusing
+from router.commands.status import status
 from router.config.settings import ROLES
+from router.forward.failing import Failing
 from router.spool.nodes import NodeRow, NodeState
 from tests.unit.paging import HOSTILE, client_of, node_in
 from tests.unit.several import SHARED
@@ -42,6 +47,31 @@ def test_different_models_are_told_unless_one_follows_just_now() -> None:
     assert told(one, other) == ["2 different models decide"]
     assert told(one, row("b", model="2" * 64, choice=0)) == []
     assert told(one, row("b", "receive")) == []
+
+
+def failing(since: float, tries: int, instances: int, reason: str = "status A700") -> dict[str, Any]:
+    return {"ai": {"since": since, "tries": tries, "instances": instances, "reason": reason}}
+
+
+def test_what_fails_at_several_nodes_is_told_together() -> None:
+    one, other = row("a", failing=failing(100.0, 2, 2)), row("b", "forward", failing=failing(200.0, 7, 1, "it aborts"))
+    assert refusing(None, [one], 300.0) == {}, "two tries are few"
+    (found,) = refusing(None, [one, other, row("c", "web")], 300.0).values()
+    assert (found.by, found.all) == (("a", "b"), Failing(100.0, 9, 2, "it aborts"))
+    assert refusing(None, [replace(other, ago=31.0), one], 300.0) == {}, "one that is gone sends nothing"
+    ahead = replace(row("a", failing=failing(400.0, 3, 2)), skew=300.0)
+    assert refusing(None, [ahead], 300.0)["ai"].all.since == 100.0, "by the clock of the database"
+
+
+@pytest.mark.parametrize("database", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+def test_every_page_and_command_says_what_fails_at_another_node(tmp_path: Path, database: str) -> None:
+    with node_in(tmp_path, database) as node, client_of(node) as client:
+        node.spool.nodes.begin("sender", "host", ["forward"], "0.1.0", "")
+        node.spool.nodes.seen(NodeState(1, 0, "", {"failing": failing(time.time() - 130, 3, 2)}))
+        said = "ai refuses what it gets: each of 3 tries by sender has failed for 2 min, the last: status A700"
+        assert said in client.get("/").text
+        found = status(replace(node.settings(), spool=node.spool.settings))
+        assert said in [one.what for one in found.problems]
 
 
 @pytest.mark.parametrize("database", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)

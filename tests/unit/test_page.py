@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import re
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from router.config.settings import ModelSettings
 from router.flow import CLASSES, Caller
 from router.node.orders import SendAlso
+from router.page import pictures
 from router.page.site import MENU
 from router.page.static_files import CONTENTS
 from router.spool import InstanceState, Spool, SpoolError
@@ -133,10 +136,10 @@ def test_the_search_box_has_the_words_of_find(node: Node, client: Client) -> Non
 def test_what_is_looked_for_stands_in_no_address(node: Node, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.page.instances.PAGE", 1)
     ids = [decided(node.spool, f"1.2.{n}") for n in range(2)]
-    with node.spool.database.write_engine.begin() as connection:  # type: ignore[union-attr]
-        key = key_of(node.loaded.spool.path)
-        assert key is not None
-        connection.execute(instance.update().values(accession=key.accession("ACC-4711")))
+    key = key_of(node.loaded.spool.path)
+    assert key is not None
+    hashed = instance.update().values(accession=key.accession("ACC-4711"))
+    node.spool.database.run(lambda connection: connection.execute(hashed) and None)
     address = searched(client, "acc-4711 class:spine").headers["location"]
     page = client.get(address)
     assert "4711" not in address
@@ -309,6 +312,19 @@ def test_a_picture_is_made_in_a_process_of_its_own(node: Node, client: Client) -
     assert answer.status_code == 404  # it has no Rows and Columns
     assert "image/png" not in answer.headers["content-type"]
     assert client.get(f"/instances/{'0' * 32}/picture.png").status_code == 404
+
+
+def test_a_picture_does_not_wait_for_ever_for_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection would end without an answer."""
+    monkeypatch.setattr(pictures, "WITH_TURN", 0.05)
+
+    async def second() -> None:
+        made = pictures.Pictures(ModelSettings())
+        async with made._turns.setdefault("ann", asyncio.Lock()):
+            await asyncio.wait_for(made.png("ann", "0" * 32, Path("none")), 10)
+
+    with pytest.raises(pictures.NoPictureError, match="ask again"):
+        asyncio.run(second())
 
 
 def test_a_picture_waits_for_no_database(node: Node, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.config import ConfigError, load
+from router.config import ConfigError, load, shipped
 from router.config.rule_text import with_rules
 from router.errors import RouterError
 from router.flow import Role
@@ -184,7 +184,7 @@ def test_on_a_shared_database_no_older_file_is_published(node: Node, monkeypatch
     [
         ("rules: []\notherwise: {send: nowhere}\n", "nowhere"),
         ("rules: []\notherwise: {send: new}\ndestinations: {new: {ae_title: N, host: h, port: 1}}\n", "new"),
-        ("rules: []\notherwise: {send: '${HOME}'}\n", "no environment variable"),
+        ("rules: [{name: '${HOME}', when: {class: spine}, send: ai}]\notherwise: {send: pacs}\n", "no environment"),
         ("{rules: [], otherwise: {send: pacs}}\n", "on a line of its own"),
         ("rules: []\n", "otherwise is missing"),
         ("&a", "anchor"),
@@ -197,6 +197,17 @@ def test_rules_that_cannot_be_applied_change_nothing(node: Node, text: str, word
         change(node, ApplyRules(text, "why"))
     assert written(node) == before
     assert not Path(f"{node.loaded.file}.before").exists()
+
+
+def test_a_copy_of_the_shipped_file_with_other_rules_is_applied(node: Node) -> None:
+    """Its comments speak of ${NAME}, and each new file begins as such a copy."""
+    text = shipped().read_text()
+    assert "${" in text
+    node.loaded.file.write_text(text)
+    node.reload()
+    change(node, ApplyRules(text.replace("name: raw image", "name: raw  # not ${NAME}"), "why"))
+    assert "name: raw  # not ${NAME}" in written(node)
+    assert "raw" in [rule.name for rule in node.loaded.rules.rules]
 
 
 def test_it_must_be_said_why_and_one_person_changes_at_a_time(node: Node) -> None:
@@ -369,10 +380,14 @@ def test_the_commands_without_a_node(node: Node, tmp_path: Path) -> None:
     assert (listed[answer["digest"]]["comment"], listed[answer["digest"]]["in_force"]) == ("why", True)
     assert listed[answer["digest"]]["author"]
     assert "why" in run(node, "list")[1]
+    code, said = run(node, "apply", str(tmp_path / "new.yaml"), "--comment", "again")
+    assert (code, "already" in said) == (1, True), "nobody is asked about nothing"
+    code, said = run(node, "rollback", "--comment", "back")
+    assert (code, "--yes is needed to put the rules" in said, "-- name: 'new: one'" in said) == (2, True, True)
     assert run(node, "rollback", "--comment", "back", "--yes")[0] == 0
     assert load(node.loaded.file, {}).rules.digest == node.loaded.rules.digest
     code, said = run(node, "rollback", "ffff", "--comment", "back", "--yes", "--json")
-    assert (code, "no other kept rules" in json.loads(said)["error"]) == (1, True)
+    assert (code, "no such rules are kept" in json.loads(said)["error"]) == (1, True)
 
 
 def test_a_mistake_names_the_file_of_the_person(node: Node) -> None:

@@ -46,6 +46,19 @@ def sends_to(one: Machine) -> tuple[str, ...]:
     return node_of(one).settings().rules.otherwise.send
 
 
+# -- what each says of itself
+
+
+def test_what_fails_where_one_sends_is_in_its_row(two: tuple[Machine, Machine]) -> None:
+    one, other = two
+    forwarder = node_of(other).view.forwarder
+    assert forwarder is not None
+    forwarder._circuits["ai"].failures.note("an instance", "status A700")
+    (name, said) = wait_for(lambda: tuple(row(one, "two").state.about["failing"].items()))[0]
+    assert (name, said["tries"], said["instances"], said["reason"]) == ("ai", 1, 1, "status A700")
+    assert row(other, "one").state.about["failing"] == {}, "it does not send"
+
+
 # -- settings
 
 

@@ -57,6 +57,10 @@ if (here.searchParams.has("done")) {
   history.replaceState(null, "", here);
 }
 
+// On a narrow screen the row of pages scrolls: it shows where you are.
+const current = document.querySelector("nav [aria-current]");
+if (current) current.closest("nav").scrollLeft = current.offsetLeft - current.closest("nav").offsetLeft - 40;
+
 // A file is read into its field; without scripts the field is there alone.
 document.querySelectorAll("input[data-into]").forEach((one) => {
   one.closest("[hidden]").hidden = false;
