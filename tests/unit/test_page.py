@@ -133,10 +133,10 @@ def test_the_search_box_has_the_words_of_find(node: Node, client: Client) -> Non
 def test_what_is_looked_for_stands_in_no_address(node: Node, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.page.instances.PAGE", 1)
     ids = [decided(node.spool, f"1.2.{n}") for n in range(2)]
-    with node.spool.database.write_engine.begin() as connection:  # type: ignore[union-attr]
-        key = key_of(node.loaded.spool.path)
-        assert key is not None
-        connection.execute(instance.update().values(accession=key.accession("ACC-4711")))
+    key = key_of(node.loaded.spool.path)
+    assert key is not None
+    row = instance.update().values(accession=key.accession("ACC-4711"))
+    node.spool.database.run(lambda connection: connection.execute(row) and None)
     address = searched(client, "acc-4711 class:spine").headers["location"]
     page = client.get(address)
     assert "4711" not in address

@@ -101,9 +101,7 @@ def test_a_start_follows_what_is_in_force_and_says_that_its_file_differs(
         wait_for(lambda: not row(one, "two").state.about["file_differs"])
 
 
-def test_a_file_that_was_edited_while_no_node_ran_counts_and_an_old_one_does_not(
-    tmp_path: Path, database: str
-) -> None:
+def test_a_file_that_was_edited_while_no_node_ran_counts_and_an_old_one_does_not(tmp_path: Path, database: str) -> None:
     one, other = machine(tmp_path, database, "one"), machine(tmp_path, database, "two")
     with one.running():
         assert sends_to(one) == ("ai",)
