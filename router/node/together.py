@@ -107,12 +107,12 @@ class Together:
         self._thread.start()
 
     def stop(self, deadline: float = 0.0) -> None:
-        """Leave the list of nodes, unless the database does not answer in time."""
+        """Leave the list of nodes, if the database still takes it."""
         self._stopped.set()
         self._signal.set()
         if self._thread.is_alive():
             self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._begun and self._spool.database.answers(1.0):
+        if self._begun:
             with suppress(SpoolError):
                 self._spool.nodes.end()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,10 +101,10 @@ class Nodes:
 
         self._database.run(job)
 
-    def end(self) -> None:
-        """This node ends, and is not missed."""
+    def end(self) -> Future[None]:
+        """This node ends, and is not missed. Does not wait: the spool's end does, and knows how long."""
         start = self._own["start"]
-        self._database.run(lambda c: c.execute(node.delete().where(node.c.start == start)) and None)
+        return self._database.writer.submit(lambda c: c.execute(node.delete().where(node.c.start == start)) and None)
 
     def all(self) -> list[NodeRow]:
         """Those that run, and those that have been gone for less than a day, in the order of their names."""

@@ -12,6 +12,7 @@ from router.config import ConfigError
 from router.node.node import Node
 from router.node.orders import Reload
 from router.spool.nodes import NodeRow
+from router.spool.watch import PULSE
 from tests.unit.several import SHARED, Machine, machine, wait_for
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.slow]
@@ -141,6 +142,8 @@ def test_a_node_that_ends_leaves_the_list_and_a_killed_one_is_gone(
     tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = machine(tmp_path, database, "one"), machine(tmp_path, database, "two", "receive")
+    # As it is between two checks of the server
+    monkeypatch.setattr("router.spool.watch.Watch.answers", lambda _, within: within > 1.5 * PULSE)
     with one.running() as node:
         with other.running():
             assert [(each.name, each.roles) for each in node.spool.nodes.all()] == [
