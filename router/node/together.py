@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from router.config.settings import ROLES, NodeSettings
 from router.errors import RouterError
-from router.node.client import remove_sockets_but
+from router.node.client import killed_here, remove_sockets_but
 from router.observe import log, where
 from router.spool import Spool, SpoolError
 from router.spool.nodes import NodeState
@@ -99,10 +99,13 @@ class Together:
         """Enter the list of nodes. Raises SpoolError."""
         host, roles = socket.gethostname(), self._node.roles
         word = host[:40] if roles == ROLES else f"{host[:40]}-{'-'.join(roles)}"
-        name = self._spool.nodes.begin(self._node.name, host, roles, version("dicom-router"), word)
+        folder, killed = self._spool.settings.path, set[int]()
+        with suppress(OSError):
+            killed = killed_here(folder)
+        name = self._spool.nodes.begin(self._node.name, host, roles, version("dicom-router"), word, killed)
         self._begun = True
         with suppress(OSError):
-            remove_sockets_but(self._spool.settings.path, {one.start for one in self._spool.nodes.all()})
+            remove_sockets_but(folder, {one.start for one in self._spool.nodes.all()})
         log.info("among other nodes", name=name, process=os.getpid())
         self._thread.start()
 
