@@ -27,13 +27,14 @@ def command(config: Config = None, as_json: Json = False) -> None:
     print(_line("name", "roles", "state", "version", "settings", "model", "since", "seen"))
     for one in rows:
         about = one.state.about
-        settings = f"{one.state.settings or '-'}{' (file differs)' if about.get('file_differs') else ''}"
         print(printable(_line(
-            one.name, ",".join(one.roles), "gone" if one.is_gone else "runs", one.version, settings,
+            one.name, ",".join(one.roles), "gone" if one.is_gone else "runs", one.version,
+            str(one.state.settings or "-"),
             str(about.get("model", ""))[:12] or "-", local_time(one.began_at), f"{span(one.ago)} ago",
         )))  # fmt: skip
         listens = ", ".join(map(str, about.get("listens", ())))
-        print(printable(f"    on {one.host}, listens on {listens or '-'}"))
+        differs = "; its file differs" if about.get("file_differs") else ""
+        print(printable(f"    on {one.host}, listens on {listens or '-'}{differs}"))
         if one.state.problem:
             print(printable(f"    ! {one.state.problem}"))
 

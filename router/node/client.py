@@ -59,6 +59,25 @@ def remove_sockets_but(folder: Path, starts: Collection[int]) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def killed_here(folder: Path) -> set[int]:
+    """The starts of this machine's nodes whose socket is there, but nobody listens: they were killed.
+
+    Raises OSError.
+    """
+    own = f"{SOCKET}.{_host()}."
+    found: set[int] = set()
+    for name in (name for name in sockets(folder) if name.startswith(own)):
+        with socket.socket(socket.AF_UNIX) as probe, short_path(folder, name) as path, suppress(BlockingIOError):
+            probe.setblocking(False)  # of a node that stands still there is a queue, maybe a full one
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                found.add(int(name.rpartition(".")[2]))
+            except FileNotFoundError:  # it has just ended by itself
+                continue
+    return found
+
+
 class NoNodeError(RouterError):
     """No node is running on this spool."""
 

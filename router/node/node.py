@@ -73,7 +73,7 @@ from router.web.access import Access, protected
 
 DRAIN_SECONDS = 6.5
 """Docker kills ten seconds after SIGTERM. The rest of that time is for parts that hang at the end of the drain."""
-LATE_AT_END = 2.0
+LATE_AT_END = 3.0
 """Seconds after which the database counts as silent when the node stops."""
 DRAIN_IN_VAIN = 3.0
 """Seconds to stop in if the spool's database does not answer. Work under way cannot be finished then."""

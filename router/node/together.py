@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from router.config.settings import ROLES, NodeSettings
 from router.errors import RouterError
-from router.node.client import remove_sockets_but
+from router.node.client import killed_here, remove_sockets_but
 from router.observe import log, where
 from router.spool import Spool, SpoolError
 from router.spool.nodes import NodeState
@@ -99,20 +99,23 @@ class Together:
         """Enter the list of nodes. Raises SpoolError."""
         host, roles = socket.gethostname(), self._node.roles
         word = host[:40] if roles == ROLES else f"{host[:40]}-{'-'.join(roles)}"
-        name = self._spool.nodes.begin(self._node.name, host, roles, version("dicom-router"), word)
+        folder, killed = self._spool.settings.path, set[int]()
+        with suppress(OSError):
+            killed = killed_here(folder)
+        name = self._spool.nodes.begin(self._node.name, host, roles, version("dicom-router"), word, killed)
         self._begun = True
         with suppress(OSError):
-            remove_sockets_but(self._spool.settings.path, {one.start for one in self._spool.nodes.all()})
+            remove_sockets_but(folder, {one.start for one in self._spool.nodes.all()})
         log.info("among other nodes", name=name, process=os.getpid())
         self._thread.start()
 
     def stop(self, deadline: float = 0.0) -> None:
-        """Leave the list of nodes, unless the database does not answer in time."""
+        """Leave the list of nodes, if the database still takes it."""
         self._stopped.set()
         self._signal.set()
         if self._thread.is_alive():
             self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._begun and self._spool.database.answers(1.0):
+        if self._begun:
             with suppress(SpoolError):
                 self._spool.nodes.end()
 

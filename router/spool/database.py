@@ -136,7 +136,7 @@ class Database:
 
     def server_answers(self) -> bool:
         """Whether PostgreSQL answered the last check. False for SQLite, which has no server."""
-        return self._watch is not None and self._watch.answers(watch.PULSE + 0.5)
+        return self._watch is not None and self._watch.answers(watch.SILENT_AFTER)
 
     def close(self, seconds: float | None) -> bool:
         """Finish what waits for the writer, then unlock the folder. False if the database did not take it in time."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,12 +65,18 @@ class Nodes:
         self._database = database
         self._own: dict[str, Any] = {}
 
-    def begin(self, name: str | None, host: str, roles: Sequence[str], version: str, word: str) -> str:
-        """Enter this node, and return its name. Without one it is `word` and the lowest number that is free."""
+    def begin(
+        self, name: str | None, host: str, roles: Sequence[str], version: str, word: str, killed: Collection[int] = ()
+    ) -> str:
+        """Enter this node, and return its name. Without one it is `word` and the lowest number that is free.
+
+        `killed`: starts of nodes of this host that were killed, so that nobody misses them.
+        """
         start = self._database.start
 
         def job(connection: sa.Connection) -> dict[str, Any]:
             connection.exec_driver_sql("LOCK TABLE node IN EXCLUSIVE MODE")  # two that start at once want one number
+            connection.execute(node.delete().where(node.c.start.in_(killed), node.c.host == host))
             now = clock.now(connection)
             called = name or _free(connection, word, now)
             row = {
@@ -100,10 +107,10 @@ class Nodes:
 
         self._database.run(job)
 
-    def end(self) -> None:
-        """This node ends, and is not missed."""
+    def end(self) -> Future[None]:
+        """This node ends, and is not missed. Does not wait: the spool's end does, and knows how long."""
         start = self._own["start"]
-        self._database.run(lambda c: c.execute(node.delete().where(node.c.start == start)) and None)
+        return self._database.writer.submit(lambda c: c.execute(node.delete().where(node.c.start == start)) and None)
 
     def all(self) -> list[NodeRow]:
         """Those that run, and those that have been gone for less than a day, in the order of their names."""

@@ -24,6 +24,9 @@ PULSE = 1.5
 """Seconds between two checks whether the server answers."""
 PULSE_ANSWER = 2.5
 """Seconds for the answer. Both together must stay below the five seconds in which health notices a failure."""
+SILENT_AFTER = 1.5 * PULSE + 0.75
+"""Seconds after its last answer for which a server counts as one that answers: a check may be one and a half pulses
+after the one before."""
 AGAIN_AFTER = 1.0
 POLL, POLL_DEAF = (4.0, 6.0), (1.0, 2.0)
 """Seconds after which a waiting thread looks for work by itself: while notifications come, and while they cannot."""

@@ -86,7 +86,8 @@ destinations:
   ai:
     {ae_title: AI, host: 10.1.0.21, port: 104, calling_ae_title: HUB2, enabled: true, associations: 4, idle: 1s,
      echo: no, syntaxes: [JPEG2000Lossless, 1.2.840.10008.1.2], limit: 100, give_up_after: 1d, connect_timeout: 1s,
-     response_timeout: 2s, least_rate: 2 kB/s, archive: true,
+     response_timeout: 2s, least_rate: 2 kB/s, archive: true, limit_rate: 60/min, gather: 20s, gather_limit: 2min,
+     hours: "18:00-07:00 Mon-Fri",
      tls: {ca: ca.crt, certificate: node.crt, key: node.key, verify_host: false}}
 rules: []
 otherwise: {send: [ai]}

@@ -13,7 +13,7 @@ from router.errors import RouterError, explain
 ANSWERS = {
     "CommandError", "DataSetError", "ExpensiveError", "Impossible", "NotEvenError", "NotTranscodedError",
     "PeerClosedError", "ProtocolError", "RefusedError", "SendError", "Skip", "UndecodableError",
-    "UnparseableError", "UnreadableError", "UnverifiedError", "WorkerDiedError", "WrongError",
+    "UnparseableError", "UnreadableError", "UnverifiedError", "WorkerDiedError", "WrongError", "_WrongError",
 }  # fmt: skip
 """What one part of the program tells another: each is caught there, and becomes an outcome or a RouterError."""
 

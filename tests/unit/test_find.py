@@ -204,7 +204,7 @@ def test_the_command_prints_one_line_each(config: Path) -> None:
     (line,) = out.splitlines()
     assert "XRAY_1" in line
     assert "spine 0.96" in line
-    assert "spine-ai open" in line
+    assert "spine-ai waiting" in line
     code, out, err = run(config, "nothing like that")
     assert (code, out, err) == (
         1,
@@ -221,7 +221,9 @@ def test_the_command_prints_json(config: Path) -> None:
         "id", "received_at", "calling_ae", "peer", "sop_class", "top", "class", "confidence", "view", "rule", "table",
         "destinations", "deliveries",
     }  # fmt: skip
-    assert set(found["deliveries"][0]) == {"id", "destination", "state", "tries", "done_at", "reason"}
+    assert set(found["deliveries"][0]) == {
+        "id", "destination", "state", "tries", "done_at", "reason", "follows",
+    }  # fmt: skip
     assert "--limit" in err
     code, out, _ = run(config, "--json", "nothing like that")
     assert code == 1

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from router.config import ConfigError
+from router.node.client import short_path, socket_name
 from router.node.node import Node
 from router.node.orders import Reload
+from router.spool.node_rows import node as node_table
 from router.spool.nodes import NodeRow
+from router.spool.watch import PULSE
 from tests.unit.several import SHARED, Machine, machine, wait_for
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.slow]
@@ -154,6 +160,8 @@ def test_a_node_that_ends_leaves_the_list_and_a_killed_one_is_gone(
     tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = machine(tmp_path, database, "one"), machine(tmp_path, database, "two", "receive")
+    # As it is between two checks of the server
+    monkeypatch.setattr("router.spool.watch.Watch.answers", lambda _, within: within > 1.5 * PULSE)
     with one.running() as node:
         with other.running():
             assert [(each.name, each.roles) for each in node.spool.nodes.all()] == [
@@ -162,6 +170,29 @@ def test_a_node_that_ends_leaves_the_list_and_a_killed_one_is_gone(
         assert [each.name for each in node.spool.nodes.all()] == ["one"]
         monkeypatch.setattr("router.spool.nodes.GONE_AFTER", -1.0)
         assert [each.is_gone for each in node.spool.nodes.all()] == [True]
+
+
+def test_a_killed_node_is_forgotten_when_one_starts_on_its_folder(tmp_path: Path, database: str) -> None:
+    one, other = machine(tmp_path, database, "one"), machine(tmp_path, database, "two")
+    with one.running() as node, socket.socket(socket.AF_UNIX) as still, socket.socket(socket.AF_UNIX) as killed:
+        (mine,) = node.spool.nodes.all()
+        for start, name, host, sock in (
+            (7001, "killed", mine.host, killed), (7002, "still", mine.host, still), (7003, "far", "elsewhere", None),
+        ):  # fmt: skip
+            row = {"start": start, "name": name, "host": host, "roles": "forward", "version": "1", "began_at": 1.0}
+            node.spool.database.run(partial(_insert, row | {"seen_at": mine.seen_at}))
+            if sock is not None:
+                with short_path(one.spool, socket_name(start)) as path:
+                    sock.bind(path)
+        still.listen()
+        killed.close()
+        with other.running():
+            assert [each.name for each in node.spool.nodes.all()] == ["far", "one", "still", "two"]
+            assert not (one.spool / socket_name(7001)).exists()
+
+
+def _insert(row: dict[str, object], connection: sa.Connection) -> None:
+    connection.execute(node_table.insert().values(**row))
 
 
 def test_without_a_name_each_gets_a_number(tmp_path: Path, database: str) -> None:

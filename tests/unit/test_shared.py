@@ -162,7 +162,7 @@ def test_a_report_on_its_own_association_waits_for_the_node_that_holds_it(nodes:
     report = one.commitments.claim((), asks=False)
     assert report is not None
     one.commitments.release(report, 0.0, state=CommitmentState.ANSWERED, tries=1)
-    one.nodes.end()
+    one.nodes.end().result()
     assert other.commitments.claim(()) is not None, "the association has ended with its node"
 
 
