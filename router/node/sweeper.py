@@ -51,7 +51,7 @@ class Sweeper:
             try:
                 if full.version != wanted:
                     wanted = full.version
-                    log.warning("disk full", removed=self._spool.retention.sweep_early())
+                    log.warning("disk full", removed=self._spool.space.sweep_disk())
                 self._spool.tidy_up()
                 self._tell_orphaned()
                 self._expire(full, wanted)

@@ -50,15 +50,24 @@ class Space:
         lack = self.lack(more)
         if lack:
             with self._sweeping:
-                while (lack := self.lack(more)) and (self._makes_room(lack) or self._retention.sweep_early()):
+                while (lack := self.lack(more)) and self._makes_room(lack):
                     pass
         if not more:
             self._tell(lack)
         return not lack
 
     def _makes_room(self, lack: str) -> bool:
-        """Whether the disk has more room now, because files went that can be had again."""
-        return not lack.startswith(LIMIT) and self._blobs.make_room()
+        """Remove some of what is not needed. Returns whether there was any."""
+        return (self._retention.sweep_early() if lack.startswith(LIMIT) else self.sweep_disk()) > 0
+
+    def sweep_disk(self) -> int:
+        """Remove some files because the disk is full: first those that can be had again. Returns how many at least.
+
+        Objects stay. They lie elsewhere, and to remove them makes no room here.
+        """
+        if self._blobs.make_room():
+            return 1
+        return 0 if self._settings.blobs else self._retention.sweep_early()
 
     def lack(self, more: int = 0) -> str:
         """Why there is no room for so many bytes more. Empty if there is. Raises OSError."""

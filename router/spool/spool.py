@@ -84,6 +84,8 @@ class Spool:
         try:
             self.database.number_start(alone=alone)
         except SpoolError:
+            if not self.database.is_sqlite:
+                raise
             self.retention.remove_files()
             self.database.number_start(alone=alone)
         for words in self.database.ask(lambda c: list(postgresql.dangers(c))):

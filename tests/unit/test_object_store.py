@@ -258,6 +258,35 @@ def test_the_cache_is_bounded_and_keeps_what_is_used(far: Remote) -> None:
                 assert fault(path, one) == ""
 
 
+def test_a_full_disk_removes_no_objects(far: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished ones are kept for `spool.keep`. To remove them would make no room on this machine."""
+    with opened(far.settings) as spool:
+        one = stored(spool)
+        decide(spool)  # nowhere: it is finished
+        monkeypatch.setattr(spool.space, "lack", lambda more=0: "disk: it is full")
+        assert not spool.intake.room()
+        assert spool.space.sweep_disk() == 0
+        assert keys(spool) == {one.id}
+        assert not spool.blob(one.id).exists()
+
+
+def test_a_server_that_refuses_changes_costs_no_finished_blob(
+    settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows would still promise the blob, to a person or to a study that stays together."""
+    with opened(settings) as spool:
+        one = stored(spool)
+        decide(spool)
+
+        def refused(*_: object) -> int:
+            raise SpoolError("read-only")
+
+        monkeypatch.setattr(spool.retention, "remove_finished", refused)
+        with pytest.raises(SpoolError, match="read-only"):
+            spool.retention.sweep_early()
+        assert there(spool, one)
+
+
 def test_what_another_node_removed_leaves_this_cache_too(far: Remote) -> None:
     with opened(far.settings) as spool, opened(of_another_node(far.settings)) as other:
         finished, owed = stored(spool, "1.2"), stored(spool, "1.3")
