@@ -109,8 +109,12 @@ class Nodes:
 
     def end(self) -> Future[None]:
         """This node ends, and is not missed. Does not wait: the spool's end does, and knows how long."""
-        start = self._own["start"]
-        return self._database.writer.submit(lambda c: c.execute(node.delete().where(node.c.start == start)) and None)
+        gone = node.delete().where(node.c.start == self._own["start"])
+
+        def job(connection: sa.Connection) -> None:
+            connection.execute(gone)
+
+        return self._database.writer.submit(job)
 
     def all(self) -> list[NodeRow]:
         """Those that run, and those that have been gone for less than a day, in the order of their names."""
