@@ -210,6 +210,7 @@ class Node:
             "serving", ae_title=node.ae_title, roles=list(node.roles), address=node.address, port=port,
             web_port=web_port,
         )  # fmt: skip
+        self._rule_changes.finish()
         self._spool.event("started")
         return port, web_port
 

@@ -19,6 +19,7 @@ from router.node.reloading import PARTS
 from router.observe import log
 from router.spool import Spool, SpoolError
 from router.spool.rule_tables import KeptTable
+from router.spool.rules import Rules
 
 LONGEST_COMMENT = 500
 BOM = b"\xef\xbb\xbf"
@@ -43,7 +44,7 @@ class RuleChanges:
 
     def carry_out(self, order: ApplyRules | RollBackRules, who: str) -> dict[str, Any]:
         """Raises RouterError or OSError: then file and rules are as they were, or the message says otherwise."""
-        comment = order.comment.strip()
+        comment = "".join(c if c.isprintable() else " " for c in order.comment).strip()
         if not comment or len(comment) > LONGEST_COMMENT:
             raise OrderError(f"say why, in a comment of at most {LONGEST_COMMENT} characters", 2)
         if not self._one_at_a_time.acquire(blocking=False):
@@ -67,9 +68,17 @@ class RuleChanges:
             plan = self._rolled_back(order, before, now)
         if plan.table.digest == before.rules.digest:
             raise OrderError("these are the rules in force")
-        kept = settings_file.keep(path, now)
-        self._put_in_force(path, plan, now, kept, who)
-        self._record(order, before.rules, rules_in(_text(now), str(path)), plan, comment, who)
+        kind = "rules applied" if isinstance(order, ApplyRules) else "rules rolled back"
+        old = before.rules, rules_in(_text(now), str(path))
+        self._record(lambda rules: rules.note_begun(kind, old, plan.table.digest, comment, who))
+        try:
+            kept = settings_file.keep(path, now)
+            self._put_in_force(path, plan, now, kept, who)
+        except (RouterError, OSError) as error:
+            reason = explain(error)[1][:LONGEST_COMMENT]
+            self._record(lambda rules: rules.note_refused(plan.table.digest, reason, who))
+            raise
+        self._record(lambda rules: rules.note_applied(kind, old, (plan.table, plan.source), comment, who))
         return {"done": True, "digest": plan.table.digest, "before": before.rules.digest, "kept": str(kept)}
 
     def _must_be_in_force(self, settings: Settings) -> None:
@@ -92,6 +101,16 @@ class RuleChanges:
             source = rules_in(_text(settings_file.read(now.file)), str(now.file))
             self._spool.rules.note_applied("", (before.rules, ""), (now.rules, source), "", who)
         except (RouterError, OSError) as error:
+            log.error("spool", stage="rules applied", reason=explain(error)[1])
+
+    def finish(self) -> None:
+        """At a start: the last node may have ended between the new file and the record of who and why."""
+        now, source = self._settings(), ""
+        try:
+            if self._spool.database.is_sqlite:  # else what is in force may be another node's file
+                source = rules_in(_text(settings_file.read(now.file)), str(now.file))
+            self._spool.rules.note_finished((now.rules, source))
+        except (RouterError, OSError, UnicodeDecodeError) as error:
             log.error("spool", stage="rules applied", reason=explain(error)[1])
 
     # -- what to write ---------------------------------------------------------------------------------------------
@@ -127,13 +146,10 @@ class RuleChanges:
                                  f"{explain(second)[1]}; they were refused: {reason}") from error  # fmt: skip
             raise OrderError(f"nothing has changed, the earlier file is back: {reason}") from error
 
-    def _record(
-        self, order: ApplyRules | RollBackRules, old: RuleTable, old_source: str, plan: _Plan, comment: str, who: str
-    ) -> None:
-        """They are in force, whether or not the database takes the record."""
-        kind = "rules applied" if isinstance(order, ApplyRules) else "rules rolled back"
+    def _record(self, note: Callable[[Rules], None]) -> None:
+        """The rules change, whether or not the database takes the record."""
         try:
-            self._spool.rules.note_applied(kind, (old, old_source), (plan.table, plan.source), comment, who)
+            note(self._spool.rules)
         except SpoolError as error:
             log.error("spool", stage="rules applied", reason=str(error))
 

@@ -93,15 +93,24 @@ def _beside(path: Path, suffix: str, content: bytes) -> Iterator[Path]:
         part.unlink()
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            _make_alike(real, part, file.fileno())
-            os.fsync(file.fileno())
+        try:
+            _write(fd, content, real, part)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OrderError(f"{real.parent} is full: make room there, and try again") from error
         yield part
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
+
+
+def _write(fd: int, content: bytes, real: Path, part: Path) -> None:
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        _make_alike(real, part, file.fileno())
+        os.fsync(file.fileno())
 
 
 def _make_alike(old: Path, part: Path, fd: int) -> None:

@@ -23,6 +23,8 @@ SENTENCES = {
     "circuit closed": "{to} takes again: its circuit closed",
     "reloaded": "routing.yaml read again",
     "rules applied": "Other rules put in force",
+    "rules change begun": "A change of the rules begins",
+    "rules change refused": "The change of the rules was refused",
     "rules rolled back": "Earlier rules put in force again",
     "started": "The node started",
     "stopped": "The node stopped",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -129,6 +130,59 @@ def test_who_reloads_rules_that_were_changed_by_hand_is_kept_too(node: Node) -> 
     assert "# why it is so" in written(node), "the lines of the file were kept"
 
 
+class EndedError(BaseException):
+    """The process is gone."""
+
+
+def test_a_node_that_ends_before_the_record_knows_who_and_why_at_its_next_start(node: Node) -> None:
+    """Rolling back to rules that have a record: that of their first time must not stand for this one."""
+    first = node.loaded.rules.digest
+    change(node, ApplyRules(OTHER, "first", ""), "ann")
+
+    def killed(_: str) -> None:
+        raise EndedError
+
+    with pytest.raises(EndedError):
+        RuleChanges(node.settings, killed, node.spool).carry_out(RollBackRules("wrong at noon"), "bob")
+    node.reload()
+    RuleChanges(node.settings, node.reload, node.spool).finish()
+    (now,) = [one for one in node.spool.rules.tables() if one.digest == node.loaded.rules.digest]
+    assert (now.digest, now.author, now.comment) == (first, "bob", "wrong at noon")
+    (event,) = node.spool.views.events(kind="rules rolled back")
+    assert (event.detail["who"], event.detail["comment"]) == ("bob", "wrong at noon")
+    RuleChanges(node.settings, node.reload, node.spool).finish()
+    assert len(node.spool.views.events(kind="rules rolled back")) == 1, "once"
+
+
+def test_a_change_that_never_came_into_force_is_nobodys_at_the_next_start(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise EndedError
+
+    changes = RuleChanges(node.settings, node.reload, node.spool)
+    monkeypatch.setattr(settings_file, "put", killed)
+    with pytest.raises(EndedError):
+        changes.carry_out(ApplyRules(OTHER, "why"), "ann")
+    changes.finish()
+    assert node.spool.views.events(kind="rules applied") == []
+    assert [one.author for one in node.spool.rules.tables()] == [""]
+
+
+def test_rules_that_were_refused_and_then_written_by_hand_are_not_those_of_who_was_refused(node: Node) -> None:
+    def refuses(_: str) -> None:
+        raise OrderError("the port is used")
+
+    with pytest.raises(OrderError):
+        RuleChanges(node.settings, refuses, node.spool).carry_out(ApplyRules(OTHER, "why"), "ann")
+    (refused,) = node.spool.views.events(kind="rules change refused")
+    assert (refused.detail["who"], "the port is used" in refused.detail["reason"]) == ("ann", True)
+    node.loaded.file.write_text(with_rules(written(node), OTHER, "the file"))
+    node.reload()
+    RuleChanges(node.settings, node.reload, node.spool).finish()
+    assert node.spool.views.events(kind="rules applied") == []
+
+
 @pytest.mark.parametrize("failure", [OrderError("the certificate is none"), OSError(5, "Input/output error")])
 def test_a_reload_that_fails_puts_the_earlier_file_back(node: Node, failure: Exception) -> None:
     before, old = written(node), node.loaded.rules.digest
@@ -214,6 +268,10 @@ def test_it_must_be_said_why_and_one_person_changes_at_a_time(node: Node) -> Non
     for comment in ("", "  ", "x" * 501):
         with pytest.raises(OrderError, match="say why"):
             change(node, ApplyRules(OTHER, comment))
+    change(node, ApplyRules(OTHER, "\u202ewhy\x1b[2J<b>"))
+    (event,) = node.spool.views.events(kind="rules applied")
+    assert event.detail["comment"] == "why [2J<b>"
+    change(node, RollBackRules("back"))
     errors: list[str] = []
 
     def reload(_: str) -> None:
@@ -262,6 +320,24 @@ def test_a_link_stays_a_link(node: Node) -> None:
     change(node, ApplyRules(OTHER, "why"))
     assert file.is_symlink()
     assert "new: one" in real.read_text()
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_a_full_disk_changes_nothing_and_is_said(node: Node, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """At the trial, at the copy of the earlier file, and at the new file."""
+    fsync, calls = os.fsync, iter([None] * after)
+
+    def full(fd: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{fd}")).name.startswith(".routing.yaml") and next(calls, 0) == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(fd)
+
+    before = written(node)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OrderError, match="is full: make room there"):
+        change(node, ApplyRules(OTHER, "why"))
+    assert written(node) == before
+    assert [path.name for path in node.loaded.file.parent.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can become nobody")
