@@ -59,7 +59,8 @@ def lock(folder: Path, *, shared: bool) -> tuple[IO[str], bool]:
     owner = file.read(20).strip() or "unknown"
     file.close()
     raise SpoolError(
-        f"{folder}: another node (process {owner}) uses this spool; stop it, or give this one another spool.path"
+        f"{folder}: another node (process {owner}) uses this spool; "
+        "while it starts or ends, try again in a moment; a second node needs another spool.path"
     )
 
 
