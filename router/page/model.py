@@ -49,10 +49,9 @@ def routes(site: Site) -> Iterator[BaseRoute]:
             agree = words.share(sum(_agrees(one) for one in pairs), len(pairs))
             _must_shadow(site, name, pairs)
             if form.get("sure") != "yes":
-                question = (f"Let {name} serve? It named the same class in {agree} of its latest "
-                            f"{words.number(len(pairs))} answers. Here no labelled images are tested, as "
-                            "dicom-router model promote does.")  # fmt: skip
-                return site.sure(request, question, "Let it serve", {"model": name})
+                note = (f"It named the same class in {agree} of its latest {words.number(len(pairs))} answers. "
+                        "No labelled images are tested here, as dicom-router model promote does.")  # fmt: skip
+                return site.sure(request, f"Let {name} serve?", "Let it serve", {"model": name}, note)
             before = await site.in_thread(lambda: _served(site))
             tested = f"{len(pairs)} answers as shadow, {agree} the same"
             await site.carry_out(request, Promote(name, before, tested, _configured(site)))
@@ -66,9 +65,10 @@ def routes(site: Site) -> Iterator[BaseRoute]:
             form = fields(request)
             name = form.get("model", "")
             if form.get("sure") != "yes":
-                question = f"Let {name} shadow? It costs processor time, and decides nothing." if name else (
-                    "End the shadow? Its copy is removed, unless it served before.")  # fmt: skip
-                return site.sure(request, question, "Let it shadow" if name else "End it", {"model": name})
+                question, button = (f"Let {name} shadow?", "Let it shadow") if name else ("End the shadow?", "End it")
+                note = "It costs processor time, and decides nothing." if name else (
+                    "Its copy is removed, unless it served before.")  # fmt: skip
+                return site.sure(request, question, button, {"model": name}, note)
             await site.carry_out(request, SetShadow(name or None, _configured(site)))
             return "shadow-set" if name else "shadow-ended"
 

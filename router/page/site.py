@@ -127,9 +127,9 @@ class Site:
 
         return await self._told(request, answer())
 
-    def sure(self, request: Request, question: str, button: str, kept: Mapping[str, str]) -> Response:
+    def sure(self, request: Request, question: str, button: str, kept: Mapping[str, str], note: str = "") -> Response:
         """A page that asks before something is done: its button posts `kept` to the same address, with `sure`."""
-        values = {"question": question, "button": button, "kept": kept, "action": request.url.path}
+        values = {"question": question, "button": button, "kept": kept, "action": request.url.path, "note": note}
         return HTMLResponse(self._filled(request, "sure.html.j2", values | {"back": back_of(request)}))
 
     # -- reading and ordering --------------------------------------------------------------------------------------
