@@ -330,6 +330,22 @@ def test_a_store_that_fails_refuses_in_time_and_loses_nothing(far: Remote, line:
         spool.tidy_up()
 
 
+def test_a_store_that_takes_only_small_objects_is_told_of(far: Remote, line: Line) -> None:
+    """So it is with a quota that is almost used: the node's own small request works, and each instance is refused."""
+    with opened(far.settings) as spool:
+        line.cut_after = 20_000
+        line.break_all()
+        for doubted in (False, True):
+            with pytest.raises(StoreError):
+                accept(spool, bytes(200_000), "1.2")
+            wait_for(lambda: not spool.trouble_with_blobs, 10)
+            assert bool(spool.doubt_about_blobs) is doubted
+        line.cut_after = None
+        line.break_all()
+        accept(spool, bytes(200_000), "1.2")
+        assert spool.doubt_about_blobs == ""
+
+
 def test_while_the_store_is_known_to_fail_nobody_waits(far: Remote, line: Line) -> None:
     with opened(far.settings) as spool:
         line.become(silent)
