@@ -89,7 +89,7 @@ def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _shared(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Whether the settings that are in force on all nodes of the database can be in force here too."""
+    """Whether this program suits the database, and can have the settings in force that all of its nodes have."""
     if settings.spool.database == "sqlite":
         return
     from contextlib import closing, suppress
@@ -97,8 +97,15 @@ def _shared(settings: Settings) -> Iterator[tuple[str, str, str]]:
     from router.config import ConfigError
     from router.node.shared_settings import differs, following
     from router.spool import SpoolError, read_spool
+    from router.spool.engine import must_suit
+    from router.spool.schema_version import ForeignDatabaseError, NewerError
 
     with suppress(SpoolError), closing(read_spool(settings.spool)) as spool:  # what the database lacks is said above
+        try:
+            spool.database.ask(must_suit)
+        except (ForeignDatabaseError, NewerError) as error:
+            yield "spool's database", "failed", str(error)
+            return
         newest = spool.shared.settings()
         if newest is None:
             return

@@ -170,6 +170,23 @@ def test_check_looks_at_what_a_role_needs_and_at_the_settings_in_force(
         assert found & {"model", "node.port", "web.port", "destination ai", "destination archive"} == looked_at
 
 
+def test_check_refuses_a_database_that_a_newer_program_has_changed(tmp_path: Path, database: str) -> None:
+    one = machine(tmp_path, database, "one", "web")
+    with one.running() as node:
+        for statement in (
+            "UPDATE alembic_version SET version_num = '9999'",
+            "UPDATE compatibility SET oldest = '9998'",
+        ):
+            assert not [said for said in every_check(one) if said["state"] == "failed"]
+            node.spool.database.run(partial(_do, statement))
+        (failed,) = [said for said in every_check(one) if said["state"] == "failed"]
+        assert "newer than this program" in failed["text"]
+
+
+def _do(statement: str, connection: sa.Connection) -> None:
+    connection.exec_driver_sql(statement)
+
+
 def every_check(one: Machine, *arguments: str) -> list[dict[str, str]]:
     out = CliRunner().invoke(app, ["check", "--json", str(one.file), *arguments]).stdout
     return [said for said in map(json.loads, out.splitlines()) if "check" in said]
