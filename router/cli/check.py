@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import Config, ConfigArgument, Json, config_file, local_time
+from router.cli.options import Config, ConfigArgument, Json, Role, config_file, local_time, take_roles
 
 if TYPE_CHECKING:
     from router.config import Settings
@@ -24,15 +24,18 @@ def command(
     config: Config = None,
     as_json: Json = False,
     offline: Annotated[bool, typer.Option(help="Do not connect to the destinations.")] = False,
+    role: Role = None,
 ) -> None:
     """Check everything that `serve` needs. Exit code 2: the file has a mistake; 1: something else is not ready."""
     from router.config import load
 
+    take_roles(role)
     settings = load(config_file(file, config))
     results = [("configuration", "ok", f"{len(settings.rules.rules)} rules, {len(settings.destinations)} destinations")]
     results += [("configuration", "warning", warning) for warning in settings.warnings]
-    results += [*_model(settings), *_spool(settings), *_ports(settings), *_certificates(settings), *_notify(settings)]
-    results += [] if offline else _destinations(settings)
+    results += _model(settings) if "classify" in settings.node.roles else []
+    results += [*_spool(settings), *_shared(settings), *_ports(settings), *_certificates(settings), *_notify(settings)]
+    results += _destinations(settings) if "forward" in settings.node.roles and not offline else []
     for what, state, text in results:
         if as_json:
             print(json.dumps({"check": what, "state": state, "text": text}))
@@ -83,6 +86,39 @@ def _spool(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
         for state, text in examine_store(settings.spool.blobs):
             yield "spool's blobs", state, text
+
+
+def _shared(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Whether this program suits the database, and can have the settings in force that all of its nodes have."""
+    if settings.spool.database == "sqlite":
+        return
+    from contextlib import closing, suppress
+
+    from router.config import ConfigError
+    from router.node.shared_settings import differs, following
+    from router.spool import SpoolError, read_spool
+    from router.spool.engine import must_suit
+    from router.spool.schema_version import ForeignDatabaseError, NewerError
+
+    with suppress(SpoolError), closing(read_spool(settings.spool)) as spool:  # what the database lacks is said above
+        try:
+            spool.database.ask(must_suit)
+        except (ForeignDatabaseError, NewerError) as error:
+            yield "spool's database", "failed", str(error)
+            return
+        newest = spool.shared.settings()
+        if newest is None:
+            return
+        try:
+            found = following(settings, newest)
+        except ConfigError as error:
+            for problem in error.problems:
+                yield "settings in force", "failed", str(problem)
+            return
+        if found.file_differs:
+            yield "settings in force", "warning", differs(settings, newest)
+        else:
+            yield "settings in force", "ok", f"version {newest.version}, the same as this file"
 
 
 def _ports(settings: Settings) -> Iterator[tuple[str, str, str]]:

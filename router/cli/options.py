@@ -50,6 +50,16 @@ ConfigArgument = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", callback=asked_for_json, help="Print one JSON object a line, also for errors.")
 ]
+ROLES = "DICOM_ROUTER__NODE__ROLES"
+"""The variable that overrides node.roles."""
+Role = Annotated[
+    str | None,
+    typer.Option(
+        help="What this node does: receive, classify, forward or web; several with commas. Default: everything. "
+        "Needs PostgreSQL.",
+        show_default=False,
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -120,6 +130,14 @@ def must_be_folder(what: str, path: Path) -> None:
 def must_be_file(what: str, path: Path) -> None:
     if not path.is_file():
         wrong(f"{what} {path}: no such file")
+
+
+def take_roles(written: str | None) -> None:
+    """`--role`, as the variable that overrides `node.roles`, so that a reload keeps it too."""
+    if written is not None:
+        from router.config.values import roles
+
+        os.environ[ROLES] = ",".join(parsed(roles, written, "--role"))
 
 
 def choose(option: str, value: str, allowed: Collection[str]) -> None:

@@ -11,23 +11,13 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import Config, choose, parsed, settings_of
-
-ROLES = "DICOM_ROUTER__NODE__ROLES"
-"""The variable that overrides node.roles."""
+from router.cli.options import Config, Role, choose, settings_of, take_roles
 
 
 def command(
     config: Config = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
-    role: Annotated[
-        str | None,
-        typer.Option(
-            help="What this node does: receive, classify, forward or web; several with commas. Default: everything. "
-            "Needs PostgreSQL.",
-            show_default=False,
-        ),
-    ] = None,
+    role: Role = None,
 ) -> None:
     """Run the node until SIGTERM or Ctrl-C. Exit code 2: a mistake in the configuration; 1: it could not start."""
     gc.disable()  # looking for garbage while a thousand modules come in takes a fifth of the start
@@ -42,7 +32,6 @@ def command(
 
 def _serve(config: Path | None, log_level: str, role: str | None) -> None:
     from router.config import ConfigError
-    from router.config.values import roles
     from router.forward import NoWorkerError
     from router.inference.process import never_mind
     from router.node.node import Node
@@ -55,8 +44,7 @@ def _serve(config: Path | None, log_level: str, role: str | None) -> None:
     gc.freeze()
     gc.enable()
     choose("--log-level", log_level, ("debug", "info", "warning", "error"))
-    if role is not None:
-        os.environ[ROLES] = ",".join(parsed(roles, role, "--role"))  # so that a reload keeps it
+    take_roles(role)
     settings = settings_of(config)
     if "classify" not in settings.node.roles:
         never_mind()

@@ -15,7 +15,7 @@ from router.config.settings import GB, SpoolSettings
 from router.spool.account import as_owner
 from router.spool.ballast import LEAST_INODES
 from router.spool.blobs import free_inodes
-from router.spool.engine import DATABASE
+from router.spool.engine import DATABASE, LOCK
 from router.spool.errors import first_sentence
 from router.spool.orphans import SET_ASIDE, count_in
 
@@ -73,7 +73,7 @@ def inspect(settings: SpoolSettings) -> Iterator[tuple[str, str]]:
             f"{folder / DATABASE}: the database cannot be read ({fault}); see 'A damaged database' in "
             "docs/operations.md",
         )
-    state = "in use before" if _is_there(folder / DATABASE) else "new"
+    state = "in use before" if _is_there(folder / DATABASE) or _is_there(folder / LOCK) else "new"
     yield "ok", f"{folder} on {kind or 'an unknown file system'}, {state}, {free / GB:.1f} GB free"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
@@ -66,6 +67,9 @@ def troubles(rows: Sequence[NodeRow]) -> Iterator[tuple[str, str]]:
             yield f"node {one.name}: {NOT_READY.get(part, part)}", "see the log of that node"
         if one.state.problem:
             yield f"node {one.name}: {one.state.problem}", "see 'Several machines' in docs/operations.md"
+    for name, count in Counter(one.name for one in running).items():
+        if count > 1:
+            yield f"{count} nodes are called {name}", "give each a node.name of its own, or none"
     models = {model for one in running if (model := one.state.about.get("model"))}
     if len(models) > 1 and len({one.state.choice for one in running if "classify" in one.roles}) == 1:
         yield f"{len(models)} different models decide", "dicom-router nodes shows where; promote one of them"

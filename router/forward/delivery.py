@@ -59,7 +59,10 @@ def fault(path: Path, instance: Instance) -> str:
     return "" if agrees(header, instance) else "the blob and its row contradict each other: one of them has changed"
 
 
-GONE = "the blob is gone (was an older database put back? the destination may have it already)"
+GONE = (
+    "the blob is gone (was an older database put back, or has the object store lost it? "
+    "the destination may have it already)"
+)
 
 
 def attempt(

@@ -148,7 +148,8 @@ class Together:
             self._signal.wait(seen, LOOK_EVERY)
 
     def _state(self) -> NodeState:
-        problems = [one for one in (self._settings.problem, self._models.problem, self._skew()) if one]
+        blobs = (doubt := self._spool.doubt_about_blobs) and f"{doubt}: the last instances were refused"
+        problems = [one for one in (self._settings.problem, self._models.problem, self._skew(), blobs) if one]
         return NodeState(self._settings.version, self._models.version, "; ".join(problems), self._about())
 
     def _skew(self) -> str:

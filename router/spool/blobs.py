@@ -140,6 +140,8 @@ class BlobStore:
 
     trouble = ""
     """Why the store with the blobs does not work; empty while it does."""
+    doubt = ""
+    """Why it keeps no blob though it seems to work; empty if it does."""
 
     def prepare(self) -> None:
         """Make the folders, durably."""

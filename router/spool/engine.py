@@ -189,6 +189,11 @@ def _upgrade(connection: sa.Connection, *, may_be_new: bool) -> None:
         command.upgrade(config, "head")
 
 
+def must_suit(connection: sa.Connection) -> None:
+    """Changes nothing. Raises NewerError, ForeignDatabaseError where this program cannot work with the database."""
+    _is_due(connection, _scripts()[1], may_be_new=True)
+
+
 def _is_due(connection: sa.Connection, scripts: Any, *, may_be_new: bool) -> bool:
     """Whether the schema is older than this program. Raises SpoolError."""
     there, known = schema_version.current(connection), {script.revision for script in scripts.walk_revisions()}

@@ -18,6 +18,9 @@ from router.spool.objects import StoreError
 ASK_EVERY = 1.0
 """Seconds between requests while it does not work."""
 
+RELAPSES = 2
+"""Times that work failed, with no success between, after which a person is told though small requests work."""
+
 
 class Gate:
     """One kind of work, `read`, `write` or `remove`. `ask` tries it in small, and raises StoreError. Thread-safe."""
@@ -28,6 +31,17 @@ class Gate:
         self._asking: asyncio.Task[None] | None = None
         self.why = ""
         """Why it does not work; empty while it does."""
+        self._relapses, self._last = 0, ""
+
+    @property
+    def doubt(self) -> str:
+        """Why real work fails again and again though the small request works: a store that is almost full, for
+        instance. Empty if there is no such doubt."""
+        return self._last if self._relapses >= RELAPSES else ""
+
+    def worked(self) -> None:
+        """Real work was done."""
+        self._relapses = 0
 
     def check(self) -> None:
         """Raises StoreError while it does not work."""
@@ -40,6 +54,7 @@ class Gate:
         with self._lock:
             known, self.why = self.why, str(error)
         if not known:
+            self._relapses, self._last = self._relapses + 1, str(error)
             STORE_DOWN.labels(self._kind).set(1)
             log.error("object store", does_not=self._kind, reason=str(error))
             self._asking = asyncio.ensure_future(self._until_it_works())

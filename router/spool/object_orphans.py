@@ -175,6 +175,21 @@ class TakenIn:
     refused: dict[str, str]
 
 
+def _has_now_a_row(write: sa.Engine, new: Instance) -> bool:
+    """Give it a row. False if it has one, also from a command elsewhere that took it in at the same time."""
+    try:
+        with write.begin() as connection:
+            if queries.existing(connection, [new.id]):
+                return False
+            take_in_again(connection, [new])
+    except sa.exc.IntegrityError:
+        with write.begin() as connection:
+            if queries.existing(connection, [new.id]):
+                return False
+        raise
+    return True
+
+
 def take_in(settings: SpoolSettings, blobs: RemoteBlobs, orphans: tuple[Orphan, ...]) -> TakenIn:
     """Give orphans rows, by the notes in their headers. A node may run meanwhile. Raises SpoolError, OSError."""
     write = engine.writing(settings.path, settings.database)
@@ -186,12 +201,9 @@ def take_in(settings: SpoolSettings, blobs: RemoteBlobs, orphans: tuple[Orphan, 
             except UnverifiedError as error:
                 refused[one.instance_id] = str(error)
                 continue
-            with write.begin() as connection:
-                if queries.existing(connection, [new.id]):
-                    continue
-                take_in_again(connection, [new])
-            taken_in.append(new.id)
-            TAKEN_IN_AGAIN.inc()
+            if _has_now_a_row(write, new):
+                taken_in.append(new.id)
+                TAKEN_IN_AGAIN.inc()
     except Exception as error:
         if not is_of_database(error):
             raise

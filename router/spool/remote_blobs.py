@@ -96,6 +96,11 @@ class RemoteBlobs(BlobStore):
         """Why the store does not work; empty while it does."""
         return self._writing.why or self._reading.why
 
+    @property
+    def doubt(self) -> str:  # type: ignore[override]
+        """Why blobs cannot be kept though the store answers; empty if they can."""
+        return self._writing.doubt
+
     def check_writing(self) -> None:
         """Raises StoreError if a blob could not be kept now."""
         self._writing.check()
@@ -319,10 +324,12 @@ class RemoteBlobs(BlobStore):
     async def _work(self, gate: Gate, what: str, work: Callable[[], Any]) -> Any:
         with STORE_SECONDS.labels(what).time():
             try:
-                return await work()
+                done = await work()
             except StoreError as error:
                 gate.failed(error)
                 raise
+            gate.worked()
+            return done
 
     async def _ask_to_read(self) -> None:
         try:

@@ -23,6 +23,11 @@ compatibility = sa.Table(
 )
 """One row: the oldest version that a program must know to work with this database."""
 
+
+class NewerError(SpoolError):
+    """A newer program has changed the database so that this one cannot work with it."""
+
+
 OURS = re.compile(r"\d{4}")
 ALEMBICS = "alembic_version"
 SHOWN = 3
@@ -50,7 +55,7 @@ def current(connection: sa.Connection) -> str | None:
 def is_newer(connection: sa.Connection, there: str, known: Collection[str]) -> bool:
     """Whether a newer program has changed the schema, in a way that this one can work with.
 
-    Raises SpoolError if it cannot.
+    Raises NewerError if it cannot.
     """
     if there in known:
         return False
@@ -58,7 +63,7 @@ def is_newer(connection: sa.Connection, there: str, known: Collection[str]) -> b
     if sa.inspect(connection).has_table(compatibility.name):
         oldest = connection.execute(sa.select(compatibility.c.oldest)).scalar() or oldest
     if oldest not in known:
-        raise SpoolError(
+        raise NewerError(
             f"the spool's database has version {there}, which is newer than this program; "
             "install the newer dicom-router again (nothing was changed)"
         )

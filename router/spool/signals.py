@@ -48,7 +48,8 @@ class Signals:
     """One signal for each topic, made when first asked for. The topics in `own` concern this process alone."""
 
     def __init__(self, longest: Callable[[], float | None] = lambda: None, own: Iterable[str] = ()) -> None:
-        self._signals: dict[str, Signal] = {topic: Signal() for topic in own}
+        self._own = frozenset(own)
+        self._signals: dict[str, Signal] = {topic: Signal() for topic in self._own}
         self._longest = longest
         self._lock = threading.Lock()
 
@@ -65,8 +66,9 @@ class Signals:
         for topic in topics:
             self.set(topic)
 
-    def set_all(self) -> None:
+    def set_all_of_others(self) -> None:
+        """Others may have made work of any kind. No other process says that a disk of this one is full."""
         with self._lock:
-            signals = list(self._signals.values())
+            signals = [signal for topic, signal in self._signals.items() if topic not in self._own]
         for signal in signals:
             signal.set()

@@ -139,6 +139,11 @@ class Spool:
         """Why the object store does not work; empty while it does, or if there is none. Never waits."""
         return self._blobs.trouble
 
+    @property
+    def doubt_about_blobs(self) -> str:
+        """Why the object store keeps no instance though it answers; empty if it does. Never waits."""
+        return self._blobs.doubt
+
     def event(self, kind: str, instance_id: str | None = None, destination: str | None = None, **detail: Any) -> None:
         """Append to the record of who did what when. `detail` must not have a patient or study value."""
         self.database.writer.submit(lambda c: add_event(c, kind, instance_id, destination, **detail))

@@ -98,7 +98,7 @@ class Watch:
     def _listen(self, connection: Any) -> None:
         with patience.within(patience.QUESTION):
             connection.execute(f"LISTEN {CHANNEL}")
-        self._signals.set_all()  # notifications sent meanwhile were missed
+        self._signals.set_all_of_others()  # notifications sent meanwhile were missed
         self._hears = True
         while not self._stopped.is_set():
             # Not by the driver's own wait, which wakes ten times a second.

@@ -40,6 +40,8 @@ def test_what_needs_a_person() -> None:
         "node a: its clock is 9 s ahead of the database's"
     ]
     assert told(row("a", not_ready=["inference"])) == ["node a: its model is not ready"]
+    assert told(row("a"), row("a", "web")) == ["2 nodes are called a"]
+    assert told(row("a"), row("a", "web", ago=31.0)) == ["node a has not been seen for 31 s"]
 
 
 def test_different_models_are_told_unless_one_follows_just_now() -> None:

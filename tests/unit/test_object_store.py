@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from router.classify import Classifier
@@ -330,6 +331,22 @@ def test_a_store_that_fails_refuses_in_time_and_loses_nothing(far: Remote, line:
         spool.tidy_up()
 
 
+def test_a_store_that_takes_only_small_objects_is_told_of(far: Remote, line: Line) -> None:
+    """So it is with a quota that is almost used: the node's own small request works, and each instance is refused."""
+    with opened(far.settings) as spool:
+        line.cut_after = 20_000
+        line.break_all()
+        for doubted in (False, True):
+            with pytest.raises(StoreError):
+                accept(spool, bytes(200_000), "1.2")
+            wait_for(lambda: not spool.trouble_with_blobs, 10)
+            assert bool(spool.doubt_about_blobs) is doubted
+        line.cut_after = None
+        line.break_all()
+        accept(spool, bytes(200_000), "1.2")
+        assert spool.doubt_about_blobs == ""
+
+
 def test_while_the_store_is_known_to_fail_nobody_waits(far: Remote, line: Line) -> None:
     with opened(far.settings) as spool:
         line.become(silent)
@@ -461,6 +478,24 @@ def test_orphans_are_said_kept_and_taken_in_when_a_person_orders_it(far: Remote)
         assert keys(spool) == {known.id, orphan.id, changed.id, "of-somebody-else"}
         assert {claim.instance for claim in spool.decisions.claim(9)} == {known, orphan}
         assert look(far.settings, young=0.0).count == 1
+
+
+def test_orphans_that_two_take_in_at_once_get_one_row(far: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(far.settings) as spool:
+        orphan = received(spool, "1.2")
+        looked, results = look(far.settings, young=0.0), []
+        take_in_again = object_orphans.take_in_again
+
+        def later(connection: sa.Connection, new: list[Instance]) -> None:
+            """Somebody else takes it in between the question and the answer."""
+            monkeypatch.setattr(object_orphans, "take_in_again", take_in_again)
+            results.append(take_in_orphans(far.settings, looked))
+            take_in_again(connection, new)
+
+        monkeypatch.setattr(object_orphans, "take_in_again", later)
+        results.append(take_in_orphans(far.settings, looked))
+        assert [one.taken_in for one in results] == [(orphan.id,), ()]
+        assert [claim.instance for claim in spool.decisions.claim(9)] == [orphan]
 
 
 def test_rows_without_an_object_are_said(far: Remote) -> None:

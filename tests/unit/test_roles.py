@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.cli.serve import ROLES as VARIABLE
+from router.cli.options import ROLES as VARIABLE
 from router.config import ConfigError, load
 from router.config.settings import ROLES, ModelSettings
 from router.dicom.uids import EXPLICIT

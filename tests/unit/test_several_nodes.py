@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -10,7 +12,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
+from router.cli import app
+from router.cli.options import ROLES
 from router.config import ConfigError
 from router.node.client import short_path, socket_name
 from router.node.node import Node
@@ -136,8 +141,60 @@ def test_a_start_that_cannot_follow_is_refused(tmp_path: Path, database: str) ->
     (one.folder / "ai.crt").write_text(CERTIFICATE)
     one.write(SHARED.replace("host: 127.0.0.1, port: 1}", "host: 127.0.0.1, port: 1, tls: {ca: ai.crt}}", 1))
     there_is_none = r"settings version 1:7: destination 'ai'\.tls\.ca: there is no file"
-    with one.running(), pytest.raises(ConfigError, match=there_is_none):
-        Node(other.settings())
+    with one.running():
+        with pytest.raises(ConfigError, match=there_is_none):
+            Node(other.settings())
+        (said,) = checked(other)
+        assert said["state"] == "failed"
+        assert re.match(there_is_none, said["text"])
+
+
+def test_check_looks_at_what_a_role_needs_and_at_the_settings_in_force(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ROLES, "web")  # so that what the command leaves is put back
+    monkeypatch.delenv(ROLES)
+    one, other = machine(tmp_path, database, "one", "receive"), machine(tmp_path, database, "two", "web")
+    assert checked(one) == []
+    with one.running():
+        assert [(said["state"], said["text"]) for said in checked(one)] == [("ok", "version 1, the same as this file")]
+        other.write(PAUSED)
+        (said,) = checked(other)
+        assert said["state"] == "warning"
+        assert "differs from settings version 1 of one" in said["text"]
+    for roles, looked_at in (
+        ("web", {"web.port"}), ("receive", {"node.port", "web.port"}),
+        ("forward,web", {"web.port", "destination ai", "destination archive"}),
+    ):  # fmt: skip
+        found = {said["check"] for said in every_check(other, "--role", roles)}
+        assert found & {"model", "node.port", "web.port", "destination ai", "destination archive"} == looked_at
+
+
+def test_check_refuses_a_database_that_a_newer_program_has_changed(tmp_path: Path, database: str) -> None:
+    one = machine(tmp_path, database, "one", "web")
+    with one.running() as node:
+        for statement in (
+            "UPDATE alembic_version SET version_num = '9999'",
+            "UPDATE compatibility SET oldest = '9998'",
+        ):
+            assert not [said for said in every_check(one) if said["state"] == "failed"]
+            node.spool.database.run(partial(_do, statement))
+        (failed,) = [said for said in every_check(one) if said["state"] == "failed"]
+        assert "newer than this program" in failed["text"]
+
+
+def _do(statement: str, connection: sa.Connection) -> None:
+    connection.exec_driver_sql(statement)
+
+
+def every_check(one: Machine, *arguments: str) -> list[dict[str, str]]:
+    out = CliRunner().invoke(app, ["check", "--json", str(one.file), *arguments]).stdout
+    return [said for said in map(json.loads, out.splitlines()) if "check" in said]
+
+
+def checked(one: Machine) -> list[dict[str, str]]:
+    """What `check` says of the settings that are in force."""
+    return [said for said in every_check(one, "--offline") if said["check"] == "settings in force"]
 
 
 def test_variables_are_replaced_on_each_machine(two: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
 from router.forward.circuit import Circuit
-from router.spool import INSTANCES, DeliveryState, InstanceState, Spool, SpoolError, clock, open_spool, read_spool
+from router.spool import FULL, INSTANCES, DeliveryState, InstanceState, Spool, SpoolError, clock, open_spool, read_spool
 from router.spool.claims import LEASE
 from router.spool.schema import delivery, instance
 from tests.unit.peer import wait_for
@@ -413,6 +413,21 @@ def test_a_server_that_restarts_costs_one_refusal(settings: SpoolSettings) -> No
     (claim,) = spool.decisions.claim(1)
     hang_up(spool, looker)
     assert spool.decisions.record(claim, SEEN, decision("ai"), {}).result()
+    looker.close()
+    spool.close()
+
+
+@pytest.mark.slow
+def test_a_lost_connection_is_no_full_disk(settings: SpoolSettings) -> None:
+    """Notifications were missed meanwhile, so all look for work; but finished images are kept for their time."""
+    spool, looker = open_spool(settings), read_spool(settings)
+    work, full = spool.signals.of(INSTANCES), spool.signals.of(FULL)
+    wait_for(lambda: work.version > 0)
+    seen, before = work.version, full.version
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    looker.database.ask(lambda c: c.exec_driver_sql(f"SELECT pg_terminate_backend(pid) {others}").all())
+    wait_for(lambda: work.version > seen)
+    assert full.version == before
     looker.close()
     spool.close()
 
