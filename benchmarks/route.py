@@ -51,10 +51,14 @@ SEND = ("--no-uid-checks", "--max-pdu", "131072")
 
 
 class Sink:
-    """storescp --ignore, whose log lines are the moments at which data sets have arrived."""
+    """storescp --ignore, whose log lines are the moments at which data sets have arrived.
 
-    def __init__(self) -> None:
+    With `fork` it takes several associations at a time.
+    """
+
+    def __init__(self, *, fork: bool = False) -> None:
         self.port = free_port()
+        self.options = ("--fork",) if fork else ()
         self.arrivals: list[float] = []
         self.changed = threading.Condition()
 
@@ -67,6 +71,7 @@ class Sink:
             "--accept-all",
             "--max-pdu",
             "131072",
+            *self.options,
             str(self.port),
         ]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
