@@ -3,10 +3,12 @@
     python -m benchmarks.backlog --instances 300 --json backlog.json
 
 One node with its own folder and SQLite. The busiest destination is paused while DX instances of 10 MB wait for it. Then
-the kernel forgets the files, so that they come from the disk as after six hours, and the destination takes again.
-Before and meanwhile somebody sends DX to another destination at a steady pace. The wait is the time from the end of the
-sender to the arrival at the sink. Drain of 8,750 instances (350 GB a day, six hours): 8,750 ÷ the rate measured here.
-The least time for it on cores that do nothing else: 8,750 × processor time of an instance ÷ cores.
+the kernel forgets the files, so that they come from the disk as after six hours, and the destination takes again. All
+the time somebody sends DX to another destination at a steady pace. The drain goes on and is paused in turns, so that
+what else the machine does is in both. The wait is the time from the end of the sender to the arrival at the sink.
+
+Drain of 8,750 instances (350 GB a day, six hours): 8,750 ÷ the rate measured here. The least time for it on cores that
+do nothing else: 8,750 × processor time of an instance ÷ cores.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.cluster import others
@@ -125,10 +128,55 @@ def forget(spool: Path) -> int:
     return size
 
 
+@dataclass(frozen=True)
+class Gone:
+    """What the busy destination took in one turn, from its first instance to its last."""
+
+    count: int
+    seconds: float
+    began: float
+    """Seconds from the order to the first."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A span of live traffic, with or without a drain."""
+
+    waits_ms: list[float]
+    cpu: float
+    seconds: float
+    gone: Gone | None
+
+
+def take(one: Node, busy: Sink, target: int, count: int) -> Gone | None:
+    """Let the destination take until so many have arrived. None: all had arrived before the last pause took hold."""
+    already, ordered = len(busy.arrivals), time.monotonic()
+    if already == count:
+        return None
+    one.queue("resume", "busy")
+    assert busy.wait(max(target, already + 2), 900), f"{len(busy.arrivals)} of {target} arrived"
+    if target < count:
+        one.queue("pause", "busy")
+        time.sleep(1.0)  # what was under way arrives
+    first, last = busy.arrivals[already], busy.arrivals[-1]
+    return Gone(len(busy.arrivals) - already - 1, last - first, first - ordered)
+
+
+def turn(one: Node, folder: Path, path: Path, calm: Sink, what: Callable[[], Gone | None]) -> Turn:
+    """Live traffic while something happens."""
+    live = Live(one.port, path, folder, calm)
+    cpu, began = cpu_seconds(one.pid), time.monotonic()
+    live.start()
+    gone = what()
+    spent, seconds = cpu_seconds(one.pid) - cpu, time.monotonic() - began
+    return Turn(live.end(), spent, seconds, gone)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instances", type=int, default=300)
-    parser.add_argument("--before", type=float, default=40.0, help="seconds of live traffic before the drain")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--pause", type=float, default=12.0, help="seconds of live traffic alone in each turn")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     title = "backlog, DX of 10 MB" + others()
@@ -136,7 +184,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, Sink().running() as busy, Sink().running() as calm:
         folder = Path(name)
         (folder / "files").mkdir()
-        paths = radiographs(folder / "files", "dx")[:DIFFERENT]
+        paths = radiographs(folder / "files", "dx", DIFFERENT)
         each_size = paths[0].stat().st_size
         with node(folder, busy.port, calm.port) as one:
             one.queue("pause", "busy")
@@ -146,33 +194,31 @@ def main() -> None:
                 assert time.monotonic() < until, f"{decided(one)} of {count} have a decision"
                 time.sleep(1.0)
             print(f"{count} instances wait", flush=True)
-            before = Live(one.port, paths[0], folder / "live-before", calm)
-            cpu, began = cpu_seconds(one.pid), time.monotonic()
-            before.start()
-            time.sleep(options.before)
-            waits_before = before.end()
-            live_cpu = (cpu_seconds(one.pid) - cpu) / (time.monotonic() - began)
             size = forget(folder / "spool")
-            print(f"{len(waits_before)} live instances before, {size / 1e9:.1f} GB forgotten", flush=True)
-            during = Live(one.port, paths[0], folder / "live-during", calm)
-            during.start()
-            cpu, resumed = cpu_seconds(one.pid), time.monotonic()
-            one.queue("resume", "busy")
-            assert busy.wait(count, 900), f"{len(busy.arrivals)} of {count} arrived"
-            spent = cpu_seconds(one.pid) - cpu
-            waits_during = during.end()
-            drained = busy.arrivals[count - 1]
-    rate = (count - 1) / (drained - busy.arrivals[0])
-    each = 1000 * (spent - live_cpu * (drained - resumed)) / count
-    ratio = percentile(waits_during, 0.95) / percentile(waits_before, 0.95)
+            print(f"{size / 1e9:.1f} GB forgotten", flush=True)
+            quiet, drained = [], []
+            for number in range(options.turns):
+                quiet.append(turn(one, folder / f"quiet-{number}", paths[0], calm, lambda: time.sleep(options.pause)))
+                target = count * (number + 1) // options.turns
+                drains = partial(take, one, busy, target, count)
+                drained.append(turn(one, folder / f"drain-{number}", paths[0], calm, drains))
+                print(f"  turn {number + 1}: {len(busy.arrivals)} have arrived", flush=True)
+    live_cpu = sum(one.cpu for one in quiet) / sum(one.seconds for one in quiet)
+    spent = sum(one.cpu - live_cpu * one.seconds for one in drained)
+    gone = [one.gone for one in drained if one.gone]
+    rate = sum(one.count for one in gone) / sum(one.seconds for one in gone)
+    each = 1000 * spent / len(busy.arrivals)
+    before, during = ([wait for one in turns for wait in one.waits_ms] for turns in (quiet, drained))
+    ratio = percentile(during, 0.95) / percentile(before, 0.95)
     cores = len(os.sched_getaffinity(0))
     report(title, {
         "drain": {
             "instances": count, "instances/s": round(rate, 2), "MB/s": round(rate * each_size / 1e6, 1),
-            "CPU ms each": round(each, 1), "seconds": round(drained - resumed, 1),
+            "CPU ms each": round(each, 1), "turns": len(gone),
+            "order to first, s": Spread.of([one.began for one in gone]),
         },
-        "live before": _waits(waits_before), "live during": _waits(waits_during),
-        "during ÷ before": {"wait ms p95": round(ratio, 2)},
+        "live without drain": _waits(before), "live with drain": _waits(during),
+        "with ÷ without": {"wait ms p95": round(ratio, 2)},
         f"{OUTAGE:,} DX": {
             "minutes at this rate": round(OUTAGE / rate / 60, 1),
             "least minutes by processor": round(OUTAGE * each / 1000 / cores / 60, 1),

@@ -179,7 +179,7 @@ def main() -> None:
         paths = {}
         for kind, (load, count) in LOADS.items():
             (Path(name) / load).mkdir()
-            paths[kind] = radiographs(Path(name) / load, load)[:count]
+            paths[kind] = radiographs(Path(name) / load, load, count)
         for _ in range(options.rounds):
             for kind, files in paths.items():
                 for how, at_once in AT_ONCE.items():

@@ -11,6 +11,7 @@ import heapq
 import json
 import math
 import random
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from benchmarks.cluster import ROLES
 from benchmarks.measure import percentile
 from benchmarks.summary import machine as about
-from benchmarks.summary import spread
+from router.spool.postgresql import MOST
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -59,13 +60,13 @@ How many replicas, cores and gigabytes a rate needs, what is used up first, and 
 `python -m benchmarks.capacity_model` writes this page from `benchmarks/results/capacity.json`, `replicas.json` and
 `backlog.json`. No figure is typed by hand. Every cost is measured. What is assumed:
 
-- A replica is one core, and works for {100 * ASSUMED.load:.0f} % of its time. A role has at least {ASSUMED.least}
-  replicas, so that one may end.
+- A replica is one core, and works for {100 * ASSUMED.load:.0f} % of its time.
+- A role has at least {ASSUMED.least} replicas, so that one may end.
 - A network card moves {ASSUMED.line * 8 / 1e9:.0f} Gbit/s.
-- {100 * ASSUMED.busiest:.0f} % of all instances go to the busiest destination. It is down for
-  {ASSUMED.outage / 3600:.0f} hours.
+- {100 * ASSUMED.busiest:.0f} % of all instances go to the busiest destination.
+- It is down for {ASSUMED.outage / 3600:.0f} hours.
 
-Processor time hardly depends on what else a machine does. Rates do. A model that is slower or faster than the shipped
+Processor time changes less than rates with what else a machine does. A model that is slower or faster than the shipped
 one changes the costs of `classify`. A larger processor changes all of them alike. Multiply the columns of cores and
 memory by what your provider asks for a core and a gigabyte.
 """
@@ -74,15 +75,16 @@ forwarder read each object from the store, as on machines of their own. The stor
 not sync them; another store has other costs. Expiry is not counted: it deletes an object for each instance, later.
 """
 NEEDS = """Cores are those of all roles, of PostgreSQL and of the store. Disk is what the images of one day take: with
-`spool.keep` of 24 hours so much is kept.
+`spool.keep` of 24 hours so much is kept. Connections are the most that all nodes open at PostgreSQL, whose
+`max_connections` must allow them: a server that holds thousands has not been measured here.
 """
-LIMITS = """Roles get more replicas. These things do not, or only with work. The server here made {alone:,.0f} synced
-commits a second for one client, {many:,.0f} for many (one sync for several commits), and wrote {wal:,.0f} MB of its log
-a second. Instances that come one by one cost {syncs_alone:.1f} syncs each, and {syncs:.1f} when eight come at once: a
-node writes all that waits in one commit. The more come, the fewer syncs each costs, so the first row is on the careful
-side. Disks with a protected cache sync far more often than the one that was measured. An object store of several
-servers, and several balancers, move the other rows. A larger PostgreSQL server moves its own: it uses as many cores as
-there are connections that work.
+LIMITS = """Roles get more replicas. These things do not, or only with work. Of {rate:,} DX a second this is used up
+first: {first}. The server here made {alone:,.0f} synced commits a second for one client, and {many:,.0f} for
+{clients}, which share syncs. It wrote {wal:,.0f} MB of its log a second for one client. The disk was shared with other
+work; one with a protected cache syncs far more often. Instances that come one by one cost {syncs_alone:.1f} syncs each,
+and {syncs:.1f} when eight come at once, because a node writes all that waits in one commit. So the truth lies between
+the row on syncs and the row on commits. Several servers of an object store, and several balancers, move their rows. A
+larger PostgreSQL server moves its own: it uses as many cores as there are connections that work.
 """
 QUEUES = f"""Simulated, not measured: {SIMULATED} DX a second decide the number of replicas, and the load is set by the
 rate. Arrivals and service times vary by chance (exponentially) around the measured means, which is more than X-rays of
@@ -125,6 +127,8 @@ class Machine:
 
     commits: float
     """Synced commits a second, of many clients."""
+    clients: str
+    """How many."""
     commits_alone: float
     """Of one client: each has a sync of its own."""
     wal: float
@@ -161,7 +165,8 @@ def machine(table: Table) -> Machine:
     clients = {int(name.split()[0]): value["median"] for name, value in table["synced commits/s"].items()}
     idle = table["a second without traffic"]
     return Machine(
-        clients[max(clients)], clients[min(clients)], 1e6 * table["synced WAL"]["MB/s"]["median"],
+        clients[max(clients)], f"{max(clients)} clients", clients[min(clients)],
+        1e6 * table["synced WAL"]["MB/s"]["median"],
         {role: max(0.0, idle[f"{role}, CPU ms"]["median"]) / 1000 for role in ROLES},
         {role: 1e6 * table["memory"][f"{role}, MB"]["median"] for role in ROLES},
     )  # fmt: skip
@@ -195,7 +200,8 @@ def need(rate: float, each: Costs, here: Machine) -> Need:
 def limits(each: Costs, here: Machine) -> list[tuple[str, float]]:
     """What there is only one of, with the rate at which it is used up; the first one first."""
     found = {
-        "syncs of the database's disk": here.commits_alone / each.syncs,
+        "syncs of the database's disk, each for one commit": here.commits_alone / each.syncs,
+        "commits that share syncs, as of many clients": here.commits / each.syncs_alone,
         "WAL that is written and synced": here.wal / each.wal,
         "PostgreSQL on one core": 1 / each.cpu["PostgreSQL"],
         "object store on one core": 1 / each.cpu["store"],
@@ -278,23 +284,26 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     each = kinds["DX of 10 MB"]
     parts = [
         HEAD,
-        f"Measured as: {records['capacity']['benchmark']}. {about(records['capacity']['machine'])}",
-        "## What one instance costs\n", costs_table(kinds), COSTS,
+        _measured(records["capacity"]),
+        "## What one instance costs\n", costs_table(kinds), prose(COSTS),
         f"Without any instance a replica takes {_list(here.idle, 1000, ' ms')} of processor time a second.\n",
-        "## What a rate needs\n", needs_table(each, here), NEEDS,
+        "## What a rate needs\n", needs_table(each, here), prose(NEEDS),
         "## What is used up first\n", limits_table(kinds, here),
-        LIMITS.format(
+        prose(LIMITS.format(
             alone=here.commits_alone, many=here.commits, wal=here.wal / 1e6, syncs_alone=each.syncs_alone,
-            syncs=each.syncs,
-        ),
-        "## Queues\n", queues_table(each, here), QUEUES,
-        "## After an outage of six hours\n", outage_table(each, here), OUTAGE,
+            syncs=each.syncs, clients=here.clients, rate=RATES[-1], first=limits(each, here)[0][0],
+        )),
+        "## Queues\n", queues_table(each, here), prose(QUEUES),
+        "## After an outage of six hours\n", outage_table(each, here), prose(OUTAGE),
     ]  # fmt: skip
-    if "backlog" in records:
-        parts += ["### Measured on one node\n", backlog(records["backlog"])]
-    if "replicas" in records:
-        parts += ["## Replicas, measured\n", stage_rows(records["replicas"]), REPLICAS]
+    parts += ["### Measured on one node\n", backlog(records["backlog"])]
+    parts += ["## Replicas, measured\n", stage_rows(records["replicas"]), prose(REPLICAS)]
     return "\n".join(parts)
+
+
+def prose(text: str) -> str:
+    """One paragraph of lines as they are usual here."""
+    return textwrap.fill(" ".join(text.split()), 120) + "\n"
 
 
 def rows(head: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
@@ -330,14 +339,15 @@ def needs_table(each: Costs, here: Machine) -> str:
         one = need(rate, each, here)
         lines.append([
             f"{rate:,}", " / ".join(f"{one.replicas[role]:,}" for role in ROLES), figure(one.cores),
-            figure(one.memory / 1e9), figure(rate * each.transactions), figure(rate * each.syncs),
+            figure(one.memory / 1e9), f"{MOST * sum(one.replicas.values()):,}",
+            figure(rate * each.transactions), figure(rate * each.syncs),
             figure(rate * each.wal / 1e6), figure(rate * each.sent["to the receiver"] / 1e6),
             figure(rate * each.sent["store"] / 1e6), figure(rate * each.requests),
             figure(rate * each.sent["to the receiver"] * 86400 / 1e12),
         ])  # fmt: skip
     head = (
-        "DX/s", "replicas: " + " / ".join(ROLES), "cores", "memory, GB", "transactions/s", "WAL syncs/s", "WAL, MB/s",
-        "in, MB/s", "store, MB/s", "object requests/s", "disk for a day, TB",
+        "DX/s", "replicas: " + " / ".join(ROLES), "cores", "memory, GB", "connections", "transactions/s",
+        "WAL syncs/s", "WAL, MB/s", "in, MB/s", "store, MB/s", "object requests/s", "disk for a day, TB",
     )  # fmt: skip
     return rows(head, lines)
 
@@ -347,9 +357,10 @@ def limits_table(kinds: dict[str, Costs], here: Machine) -> str:
     first = next(iter(kinds))
     order = sorted(found[first], key=found[first].__getitem__)
     return rows(
-        ["there is one of it", *(f"used up at, {kind}, a second" for kind in kinds)],
-        [[name, *(figure(found[kind][name]) for kind in kinds)] for name in order],
-    )
+        ["there is one of it", *(f"used up at, {kind}, a second" for kind in kinds), f"of it for {RATES[-1]:,} DX/s"],
+        [[name, *(figure(found[kind][name]) for kind in kinds), math.ceil(RATES[-1] / found[first][name])]
+         for name in order],
+    )  # fmt: skip
 
 
 def queues_table(each: Costs, here: Machine) -> str:
@@ -393,26 +404,37 @@ def outage_table(each: Costs, here: Machine) -> str:
 def backlog(record: dict[str, Any]) -> str:
     found = record["results"]
     drained, (title,) = found["drain"], [name for name in found if name.endswith(" DX")]
-    before, during = found["live before"], found["live during"]
-    return (
-        f"Measured as: {record['benchmark']}. {about(record['machine'])}\n"
+    before, during, all_of_it = found["live without drain"], found["live with drain"], found[title]
+    drain_said = (
         f"{drained['instances']} DX waited for a paused destination. The kernel had forgotten their files. Then "
         f"`benchmarks/backlog.py` let it go on: {drained['instances/s']} a second ({drained['MB/s']} MB/s) left over "
         f"one association, for {drained['CPU ms each']} ms of processor time each, with live DX beside them. At this "
-        f"rate {title} drain in {found[title]['minutes at this rate']} minutes ({title.split()[0]} ÷ rate). With all cores "
-        f"of this machine and a disk that keeps up, processor time allows "
-        f"{found[title]['least minutes by processor']} minutes (instances × processor time ÷ cores).\n\n"
-        f"Live DX to another destination waited {before['wait ms p95']} ms (p95 of {before['n']}) before, and "
-        f"{during['wait ms p95']} ms (p95 of {during['n']}) during the drain: "
-        f"{found['during ÷ before']['wait ms p95']} times as long.\n"
+        f"rate {title} drain in {all_of_it['minutes at this rate']} minutes ({title} ÷ rate). With all cores of this "
+        f"machine, and a disk that keeps up, processor time allows {all_of_it['least minutes by processor']} minutes "
+        "(instances × processor time ÷ cores)."
+    )  # fmt: skip
+    live_said = (
+        f"Live DX to another destination waited {before['wait ms p95']} ms (p95 of {before['n']}) while the drain was "
+        f"paused, and {during['wait ms p95']} ms (p95 of {during['n']}) while it went on: "
+        f"{found['with ÷ without']['wait ms p95']} times as long. The medians are "
+        f"{figure(before['wait ms']['median'])} and {figure(during['wait ms']['median'])} ms."
     )
+    return "\n".join([_measured(record), prose(drain_said), prose(live_said)])
 
 
 def stage_rows(record: dict[str, Any]) -> str:
     found = record["results"]
     columns = list(next(iter(found.values())))
     lines = [[name, *(spread(row[column]) for column in columns)] for name, row in found.items()]
-    return f"Measured as: {record['benchmark']}. {about(record['machine'])}\n" + rows(["", *columns], lines)
+    return _measured(record) + "\n" + rows(["", *columns], lines)
+
+
+def spread(value: dict[str, float]) -> str:
+    return f"{figure(value['median'])} ({figure(value['low'])}–{figure(value['high'])}, n {value['n']})"
+
+
+def _measured(record: dict[str, Any]) -> str:
+    return prose(f"Measured as: {record['benchmark']}. {about(record['machine'])}")
 
 
 def _list(values: dict[str, float], factor: float, unit: str) -> str:

@@ -112,7 +112,7 @@ def main() -> None:
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        paths = radiographs(folder, "small")[: options.instances]
+        paths = radiographs(folder, "small", options.instances)
         new_database = stack.enter_context(postgres.server((*postgres.SYNCED[:1], "max_connections=200")))
         database = new_database()
         server = postmaster(database)
