@@ -51,10 +51,14 @@ SEND = ("--no-uid-checks", "--max-pdu", "131072")
 
 
 class Sink:
-    """storescp --ignore, whose log lines are the moments at which data sets have arrived."""
+    """storescp --ignore, whose log lines are the moments at which data sets have arrived.
 
-    def __init__(self) -> None:
+    With `fork` it takes several associations at a time.
+    """
+
+    def __init__(self, *, fork: bool = False) -> None:
         self.port = free_port()
+        self.options = ("--fork",) if fork else ()
         self.arrivals: list[float] = []
         self.changed = threading.Condition()
 
@@ -67,6 +71,7 @@ class Sink:
             "--accept-all",
             "--max-pdu",
             "131072",
+            *self.options,
             str(self.port),
         ]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -102,14 +107,14 @@ class Round:
     arrived: int
 
 
-def radiographs(folder: Path, load: str) -> list[Path]:
-    """The load's instances: phantoms at the load's size with noise of their own, so that no two are equal."""
+def radiographs(folder: Path, load: str, count: int = 0) -> list[Path]:
+    """The load's instances, or so many: phantoms at its size with noise of their own, so that no two are equal."""
     from router.demo.phantoms import PARTS, radiograph
 
-    (rows, columns), syntax, count = LOADS[load]
+    (rows, columns), syntax, usual = LOADS[load]
     rng = np.random.default_rng(7)
     paths = []
-    for n in range(count):
+    for n in range(count or usual):
         grey = radiograph(list(PARTS)[n % len(PARTS)], seed=n)
         y = np.linspace(0, grey.shape[0] - 1, rows).astype(int)
         x = np.linspace(0, grey.shape[1] - 1, columns).astype(int)

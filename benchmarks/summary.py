@@ -14,6 +14,8 @@ import matplotlib as mpl
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
+ELSEWHERE = ("capacity", "replicas", "backlog")
+"""Results of which `benchmarks.capacity_model` makes a page."""
 CHART = ROOT / "docs" / "performance.png"
 LOADS = {
     "dx": "DX, 2500 × 2048, 16 bit, uncompressed (10 MB)",
@@ -29,7 +31,8 @@ HEAD = """# Performance
 `benchmarks/results/*.json`. No figure is typed by hand. For each table one machine ran sender, router and sink, which
 share its cores and speak over loopback. Routers take turns within each round, so quote the ratios: absolute figures
 change by 20 % and more from run to run. The wait is the time from the end of the sender to the arrival at the sink. A
-router that forwards an instance before it answers the sender shows 0.
+router that forwards an instance before it answers the sender shows 0. What several machines need is on
+[the page on capacity](capacity.md).
 """
 
 
@@ -47,7 +50,7 @@ def main() -> None:
     parts += [route(LOADS[load], routes[load]) + elsewhere(routes[load], here) for load in LOADS if load in routes]
     parts.append("## Each stage alone\n")
     parts += [stage(record) + elsewhere(record, here) for name, record in records.items()
-              if not name.startswith("route-")]  # fmt: skip
+              if not name.startswith("route-") and name not in ELSEWHERE]  # fmt: skip
     PAGE.write_text("\n".join(parts))
 
 

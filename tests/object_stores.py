@@ -29,6 +29,7 @@ NUMBERS = itertools.count()
 class Server:
     port: int
     folder: Path
+    pid: int
 
     @property
     def credentials(self) -> Path:
@@ -54,8 +55,8 @@ def rclone(folder: Path) -> Iterator[Server]:
         RCLONE, "serve", "s3", "--config", "/dev/null", "--addr", f"127.0.0.1:{port}",
         "--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off", folder / "data",
     ]  # fmt: skip
-    with process(command, port, folder / "rclone.log"):
-        yield _served(port, folder)
+    with process(command, port, folder / "rclone.log") as child:
+        yield _served(port, folder, child.pid)
 
 
 @contextmanager
@@ -63,12 +64,12 @@ def moto(folder: Path) -> Iterator[Server]:
     """Keeps its objects in memory."""
     port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
-    with process(command, port, folder / "moto.log"):
-        yield _served(port, folder)
+    with process(command, port, folder / "moto.log") as child:
+        yield _served(port, folder, child.pid)
 
 
-def _served(port: int, folder: Path) -> Server:
-    server = Server(port, folder)
+def _served(port: int, folder: Path, pid: int) -> Server:
+    server = Server(port, folder, pid)
     write_credentials(server.credentials)
     return server
 
