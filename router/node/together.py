@@ -144,7 +144,7 @@ class Together:
         except Exception as error:
             problem = str(error) if isinstance(error, RouterError) else where(error)
             if problem != self._unread.get(one):
-                log.error("not followed", reason=problem)
+                log.error("together failed", error=problem)
         self._unread[one] = problem
 
     def _run(self) -> None:

@@ -104,7 +104,7 @@ def test_without_a_prediction_rules_decide_with_the_fact(stage: Stage, state: st
     assert row.why_no_prediction == "why"
 
 
-def test_what_fails_without_an_answer_that_anybody_foresaw_is_decided(stage: Stage) -> None:
+def test_an_unforeseen_failure_does_not_keep_an_instance_from_its_decision(stage: Stage) -> None:
     """Its blob may not be brought, for a reason that the object store's library makes up."""
     broken = stage.receive(b"x", RuntimeError("unforeseen"))
     assert stage.decided(broken).pixels == "failed"
