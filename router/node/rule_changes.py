@@ -18,6 +18,7 @@ from router.node.orders import ApplyRules, OrderError, RollBackRules
 from router.node.reloading import PARTS
 from router.observe import log
 from router.spool import Spool, SpoolError
+from router.spool.errors import UncertainCommitError
 from router.spool.rule_tables import KeptTable
 
 LONGEST_COMMENT = 500
@@ -125,6 +126,9 @@ class RuleChanges:
                 log.error("rules", stage="put back", reason=explain(second)[1])
                 raise OrderError(f"the rules are not in force, and {path} has them: put {kept} back by hand; "
                                  f"{explain(second)[1]}; they were refused: {reason}") from error  # fmt: skip
+            if isinstance(error, UncertainCommitError):
+                raise OrderError("the database has not said whether the rules are in force on all nodes, and the earlier "
+                                 f"file is back: look at dicom-router nodes and try again; {reason}") from error  # fmt: skip
             raise OrderError(f"nothing has changed, the earlier file is back: {reason}") from error
 
     def _record(
