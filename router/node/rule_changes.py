@@ -127,8 +127,9 @@ class RuleChanges:
                 raise OrderError(f"the rules are not in force, and {path} has them: put {kept} back by hand; "
                                  f"{explain(second)[1]}; they were refused: {reason}") from error  # fmt: skip
             if isinstance(error, UncertainCommitError):
-                raise OrderError("the database has not said whether the rules are in force on all nodes, and the earlier "
-                                 f"file is back: look at dicom-router nodes and try again; {reason}") from error  # fmt: skip
+                unsure = "the database has not said whether the rules are in force on all nodes"
+                raise OrderError(f"{unsure}; the earlier file is back: look at dicom-router nodes, and try again; "
+                                 f"{reason}") from error  # fmt: skip
             raise OrderError(f"nothing has changed, the earlier file is back: {reason}") from error
 
     def _record(
