@@ -139,7 +139,7 @@ class Classifier:
 
     def _look(self, claim: Claim, tags: frozenset[int], brought: Future[bool]) -> None:
         """The blob lies here, or cannot be brought. Called by any thread."""
-        if brought.exception() is not None:
+        if brought.cancelled() or brought.exception() is not None:
             self._answers.put((claim, cast("Future[Seen]", brought)))
             self._signal.set()
             return
@@ -184,6 +184,10 @@ class Classifier:
                 continue
             except ChangedError as error:
                 seen = Seen("failed", reason=str(error))
+            except Exception as error:  # unforeseen: if the claim were kept, the instance would never be decided
+                log.error("classify failed", instance=claim.instance.id, error=where(error))
+                self._spool.decisions.release(claim, after=AGAIN_AFTER)
+                continue
             self._record(claim, seen)
 
     def _record(self, claim: Claim, seen: Seen) -> None:

@@ -133,7 +133,8 @@ def _both(settings: SpoolSettings, to: str) -> Iterator[tuple[sa.Engine, sa.Engi
         source = _opened(stack, settings.path, settings.database)
         engine.migrate(source, may_be_new=False)
         _refuse_newer(source)
-        _refuse_nodes(source)
+        with begun(source) as connection:
+            _refuse_nodes(connection)
         if to == SQLITE:
             os.close(os.open(settings.path / engine.DATABASE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         target = _opened(stack, settings.path, to)
@@ -160,13 +161,12 @@ def _refuse_newer(one: sa.Engine) -> None:
         raise CopyError(f"the database has version {there}, which is newer than this program; copy with the newer one")
 
 
-def _refuse_nodes(source: sa.Engine) -> None:
+def _refuse_nodes(source: sa.Connection) -> None:
     """The folder's lock says that no node works here; the server knows those on other machines."""
     if source.dialect.name != "postgresql":
         return
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
-    with begun(source) as connection:
-        sessions = connection.exec_driver_sql(query, (postgresql.SOCKET["application_name"],)).scalar_one()
+    sessions = source.exec_driver_sql(query, (postgresql.SOCKET["application_name"],)).scalar_one()
     if sessions:
         raise CopyError(f"nodes or commands have {sessions} connections to spool.database; stop all nodes first")
 
@@ -200,6 +200,10 @@ def _hand_over(settings: SpoolSettings, source: sa.Engine, target: sa.Engine, st
         else:
             identity.keep_together(target, identity.Folder(settings.path))
     with begun(source) as connection:
+        copy_marks.lock(connection)  # a node that starts on another machine now waits, and is seen
+        _refuse_nodes(connection)
+        if moving.stamp(connection) != stamp:
+            raise CopyError("a node has worked on spool.database meanwhile; stop all nodes, and copy again")
         copy_marks.write(connection, MarkState.LEFT, _name(settings.path, target), stamp)
     with begun(target) as connection:
         claims.free_all(connection, clock.now(connection))

@@ -18,6 +18,7 @@ from router.node.orders import ApplyRules, OrderError, RollBackRules
 from router.node.reloading import PARTS
 from router.observe import log
 from router.spool import Spool, SpoolError
+from router.spool.errors import UncertainCommitError
 from router.spool.rule_tables import KeptTable
 from router.spool.rules import Rules
 
@@ -144,6 +145,10 @@ class RuleChanges:
                 log.error("rules", stage="put back", reason=explain(second)[1])
                 raise OrderError(f"the rules are not in force, and {path} has them: put {kept} back by hand; "
                                  f"{explain(second)[1]}; they were refused: {reason}") from error  # fmt: skip
+            if isinstance(error, UncertainCommitError):
+                unsure = "the database has not said whether the rules are in force on all nodes"
+                raise OrderError(f"{unsure}; the earlier file is back: look at dicom-router nodes, and try again; "
+                                 f"{reason}") from error  # fmt: skip
             raise OrderError(f"nothing has changed, the earlier file is back: {reason}") from error
 
     def _record(self, note: Callable[[Rules], None]) -> None:

@@ -89,6 +89,8 @@ class Together:
         self._settings, self._models = settings, models
         self._said = NodeState()
         self._said_at = 0.0
+        self._unread: dict[Follows, str] = {}
+        """Why it could not even be read what is published."""
         self._told_skew = False
         self._begun = False
         self._stopped = threading.Event()
@@ -126,11 +128,24 @@ class Together:
     def look(self) -> None:
         """Follow what is published, and say how this node is if that has changed or is due. Raises RouterError."""
         for one in (self._settings, self._models):
-            one.follow()
+            self._follow(one)
         state = self._state()
         if state != self._said or time.monotonic() - self._said_at > SEEN_EVERY:
             self._spool.nodes.seen(state)
             self._said, self._said_at = state, time.monotonic()
+
+    def _follow(self, one: Follows) -> None:
+        """What cannot be followed must not keep this node from saying that it runs."""
+        problem = ""
+        try:
+            one.follow()
+        except SpoolError:  # then this cannot be said either
+            raise
+        except Exception as error:
+            problem = str(error) if isinstance(error, RouterError) else where(error)
+            if problem != self._unread.get(one):
+                log.error("together failed", error=problem)
+        self._unread[one] = problem
 
     def _run(self) -> None:
         reason = ""
@@ -148,9 +163,11 @@ class Together:
             self._signal.wait(seen, LOOK_EVERY)
 
     def _state(self) -> NodeState:
-        blobs = (doubt := self._spool.doubt_about_blobs) and f"{doubt}: the last instances were refused"
-        problems = [one for one in (self._settings.problem, self._models.problem, self._skew(), blobs) if one]
-        return NodeState(self._settings.version, self._models.version, "; ".join(problems), self._about())
+        doubt = self._spool.doubt_about_blobs
+        blobs = f"{doubt}: the last instances were refused" if doubt else ""
+        problems = (self._settings.problem, self._models.problem, *self._unread.values(), self._skew(), blobs)
+        words = "; ".join(filter(None, problems))
+        return NodeState(self._settings.version, self._models.version, words, self._about())
 
     def _skew(self) -> str:
         seconds = self._spool.nodes.skew()

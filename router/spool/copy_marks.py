@@ -61,6 +61,12 @@ def read(connection: sa.Connection) -> Mark | None:
     return None if row is None else Mark(MarkState(row.state), row.other, row.at, row.stamp, row.progress)
 
 
+def lock(connection: sa.Connection) -> None:
+    """Let nobody read or write the mark until the transaction ends (PostgreSQL; no other process opens SQLite)."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE spool_copy IN ACCESS EXCLUSIVE MODE")
+
+
 def write(connection: sa.Connection, state: MarkState, other: str, stamp: str) -> None:
     """Put this mark in place of any other."""
     remove(connection)

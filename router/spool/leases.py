@@ -13,6 +13,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
+from router.observe import log, where
 from router.spool import claims, schema
 from router.spool.errors import SpoolError
 
@@ -59,10 +60,8 @@ class Leases:
 
     def _for_each(self, change: Change) -> list[Future[None]]:
         with self._changing:
-            held = [(table, list(rows), list(rows.values())) for table, rows in self._claims.items() if rows]
-        return [
-            self._submit(partial(change, table=table, ids=ids, tokens=tokens)) for table, ids, tokens in held
-        ]  # fmt: skip
+            held = [(table, part) for table, rows in self._claims.items() for part in schema.parts(list(rows.items()))]
+        return [self._submit(partial(_of, change, table, dict(part))) for table, part in held]
 
     def _go_on(self) -> None:
         while not self._stopped.wait(claims.LEASE / 3):
@@ -70,3 +69,9 @@ class Leases:
                 self.renew()
             except SpoolError:  # the next time, or the lease ends
                 continue
+            except Exception as error:  # without this, all claims would end again and again while they are worked on
+                log.error("spool", stage="leases", reason=where(error))
+
+
+def _of(change: Change, table: sa.Table, held: dict[int | str, int], connection: sa.Connection) -> None:
+    change(connection, table=table, ids=list(held), tokens=list(held.values()))

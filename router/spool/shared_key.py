@@ -5,6 +5,7 @@ A folder keeps the file beside the row, because nodes of an earlier version know
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -37,13 +38,16 @@ class Keys:
     def made(self) -> Key | None:
         """The key, made if there is none. A disk without room for it must not keep a node from starting.
 
-        Raises OtherKeyError.
+        Raises OtherKeyError; on PostgreSQL SpoolError too, because there a node without the key would keep no study
+        together, while the others do.
         """
         try:
             return make_key(self._folder) if self._database.is_sqlite else self._agreed()
         except OtherKeyError:
             raise
         except (SpoolError, OSError) as error:
+            if isinstance(error, SpoolError) and not self._database.is_sqlite:
+                raise
             reason = str(error) if isinstance(error, SpoolError) else error.strerror
             log.warning("no key to find by", reason=reason)
             return None
@@ -52,7 +56,8 @@ class Keys:
         """The database's key. The first node makes it, or gives its folder's."""
         known = self._database.run(self._enter)
         if key_of(self._folder) is None:
-            make_key(self._folder, known.secret)
+            with suppress(OSError):  # the row is enough
+                make_key(self._folder, known.secret)
         return known
 
     def _enter(self, connection: sa.Connection) -> Key:

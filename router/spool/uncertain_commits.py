@@ -56,7 +56,7 @@ class UncertainCommits:
 
     def _settle(self, number: int, status: str | None) -> None:
         with self._lock:
-            blobs = self._waiting.get(number, [])
+            blobs = list(self._waiting.get(number, []))
         stored = ids = {blob.id for blob in blobs}
         if status:
             stored = self._database.ask(lambda c: queries.existing(c, list(ids)))
@@ -66,8 +66,10 @@ class UncertainCommits:
                 blob.discard()
             UNCERTAIN_COMMITS.labels(outcome if status else "never known").inc()
             log.info("commit settled", instance=blob.id, outcome=outcome if status else "never known")
-        with self._lock:
-            self._waiting.pop(number, None)
+        with self._lock:  # others of the same transaction may have been added meanwhile
+            left = [blob for blob in self._waiting.pop(number, []) if blob not in blobs]
+            if left:
+                self._waiting[number] = left
         self._database.writer.submit(
             lambda c: add_event(c, "commits without an answer", count=len(blobs), stored=len(stored))
         )

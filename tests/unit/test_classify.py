@@ -33,7 +33,7 @@ class Oracle:
         self.asked: list[bytes] = []
         self.are_slow = False
         """Whether those that are not answered yet are decoded slowly."""
-        self.answers: dict[bytes, Seen | InferenceError | None] = {}
+        self.answers: dict[bytes, Seen | Exception | None] = {}
 
     def look(self, path: Path, tags: frozenset[int], caller: Caller, slowed: Callable[[], None]) -> Future[Seen]:
         assert 0x00080060 in tags
@@ -41,7 +41,7 @@ class Oracle:
         self.asked.append(name)
         future: Future[Seen] = Future()
         answer = self.answers[name]
-        if isinstance(answer, InferenceError):
+        if isinstance(answer, Exception):
             future.set_exception(answer)
         elif answer is not None:
             future.set_result(answer)
@@ -57,7 +57,7 @@ class Stage:
         self.settings: Settings = load(shipped(), {})
         self.classifier = Classifier(self.spool, self.oracle, lambda: self.settings)  # type: ignore[arg-type]
 
-    def receive(self, name: bytes, answer: Seen | InferenceError | None, calling_ae: str = "XRAY") -> str:
+    def receive(self, name: bytes, answer: Seen | Exception | None, calling_ae: str = "XRAY") -> str:
         self.oracle.answers[name] = answer
         blob = self.spool.intake.begin(b"")
         blob.write(memoryview(name))
@@ -102,6 +102,12 @@ def test_without_a_prediction_rules_decide_with_the_fact(stage: Stage, state: st
     row = stage.decided(stage.receive(b"x", Seen(state, CR, reason="why")))  # type: ignore[arg-type]
     assert (row.pixels, row.class_name, row.destinations) == (state, None, ["catch-all"])
     assert row.why_no_prediction == "why"
+
+
+def test_an_unforeseen_failure_does_not_keep_an_instance_from_its_decision(stage: Stage) -> None:
+    """Its blob may not be brought, for a reason that the object store's library makes up."""
+    broken = stage.receive(b"x", RuntimeError("unforeseen"))
+    assert stage.decided(broken).pixels == "failed"
 
 
 def test_what_kills_inference_each_time_goes_on_as_failed(stage: Stage) -> None:

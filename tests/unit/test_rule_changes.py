@@ -21,6 +21,7 @@ from router.flow import Role
 from router.node import settings_file
 from router.node.orders import ApplyRules, OrderError, Reload, RollBackRules, parse
 from router.node.rule_changes import RuleChanges, without_node
+from router.spool.errors import UncertainCommitError
 from tests.unit.paging import HOSTILE, Client, Elements, Node, client_of, decided, node_in, posted
 
 RULES = """
@@ -197,6 +198,18 @@ def test_a_reload_that_fails_puts_the_earlier_file_back(node: Node, failure: Exc
     assert written(node) == before
     assert node.loaded.rules.digest == old
     assert node.spool.views.events(kind="rules applied") == []
+
+
+def test_rules_that_may_be_in_force_are_not_said_to_be_refused(node: Node) -> None:
+    """PostgreSQL did not answer the COMMIT by which they are published."""
+
+    def reload(_: str) -> None:
+        raise UncertainCommitError("no answer", 5)
+
+    changes = RuleChanges(node.settings, reload, node.spool)
+    with pytest.raises(OrderError, match="has not said whether the rules are in force") as said:
+        changes.carry_out(ApplyRules(OTHER, "why"), "ann")
+    assert "nothing has changed" not in str(said.value)
 
 
 def test_a_file_that_cannot_be_put_back_is_said_with_where_the_earlier_one_is(node: Node) -> None:

@@ -252,6 +252,21 @@ def _insert(row: dict[str, object], connection: sa.Connection) -> None:
     connection.execute(node_table.insert().values(**row))
 
 
+def test_a_choice_that_cannot_be_read_is_said_and_the_node_is_still_seen(
+    two: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+
+    def damaged() -> None:
+        raise ValueError("written by a newer program")
+
+    monkeypatch.setattr("router.node.together.SEEN_EVERY", 0.0)
+    monkeypatch.setattr(node_of(one)._models, "follow", damaged)
+    wait_for(lambda: "ValueError" in row(other, "one").state.problem)
+    before = row(other, "one").seen_at
+    wait_for(lambda: row(other, "one").seen_at > before)
+
+
 def test_without_a_name_each_gets_a_number(tmp_path: Path, database: str) -> None:
     machines = [machine(tmp_path, database, f"m{number}") for number in range(2)]
     for each in machines:

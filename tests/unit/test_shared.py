@@ -112,6 +112,22 @@ def test_nodes_with_folders_of_their_own_find_by_one_key(tmp_path: Path, databas
         open_spool(settings_of(tmp_path / "two", database))
 
 
+def test_a_disk_without_room_for_the_key_does_not_keep_it_from_a_node(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node without the key would keep no study together, while the others do."""
+    open_spool(settings_of(tmp_path / "one", database)).close()
+    shutil.copy(tmp_path / "one" / "spool-id", made(tmp_path / "two"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("router.spool.shared_key.make_key", full)
+    other = open_spool(settings_of(tmp_path / "two", database))
+    assert other.decisions.key == key_of(tmp_path / "one")
+    other.close()
+
+
 def test_the_key_of_a_folder_becomes_that_of_the_database(tmp_path: Path, database: str) -> None:
     """A node of an earlier version has made it."""
     known = make_key(made(tmp_path / "spool"))

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from router.cli import app
 from router.commands.copy_spool import CopyError, copy_spool, undo_copy
 from router.config.settings import SpoolSettings
-from router.spool import InstanceState, SpoolError, copy_marks, engine, moving, open_spool, read_spool
+from router.spool import InstanceState, Spool, SpoolError, copy_marks, engine, moving, open_spool, read_spool
 from router.spool.find import Filter, State
 from router.spool.node_rows import shared_key
 from router.spool.schema import delivery, instance, owner
@@ -367,3 +367,27 @@ def test_nodes_on_other_machines_are_seen(tmp_path: Path, postgresql: Callable[[
         with pytest.raises(CopyError, match="stop all nodes first"):
             copy_spool(settings_of(tmp_path / "here", settings.database), "sqlite", quiet)
     assert not (tmp_path / "here" / "node.db").exists()
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_node_that_starts_on_another_machine_meanwhile_is_seen(
+    tmp_path: Path, postgresql: Callable[[], str], stays: bool
+) -> None:
+    """Else what it acknowledged would be in the old database alone, on which no node starts any more."""
+    settings = settings_of(tmp_path / "spool", postgresql())
+    filled(settings, 0)
+    (tmp_path / "there").mkdir()
+    shutil.copy(settings.path / "spool-id", tmp_path / "there")
+    nodes: list[Spool] = []
+
+    def start(what: str, _done: int, _all: int) -> None:
+        if what.startswith("checking") and not nodes:
+            nodes.append(open_spool(settings_of(tmp_path / "there", settings.database)))
+            accept(nodes[0])
+            if not stays:
+                nodes[0].close()
+
+    with pytest.raises(CopyError, match="stop all nodes"):
+        copy_spool(settings, "sqlite", start)
+    nodes[0].close()
+    assert (startable(settings), startable(settings_of(settings.path, "sqlite"))) == (True, False)
