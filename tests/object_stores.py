@@ -149,11 +149,24 @@ class Line:
         with suppress(OSError):
             if self.fault is not None:
                 self.fault(self, client)
-                return
-            server = socket.create_connection(("127.0.0.1", self.to))
-            self._socks.append(server)
-            threading.Thread(target=self._pump, args=(server, client, None), daemon=True).start()
-            self._pump(client, server, self.cut_after)
+            else:
+                self._connect(client)
+        self._close(client)
+
+    def _connect(self, client: socket.socket) -> None:
+        server = socket.create_connection(("127.0.0.1", self.to))
+        self._socks.append(server)
+        answers = threading.Thread(target=self._pump, args=(server, client, None), daemon=True)
+        answers.start()
+        self._pump(client, server, self.cut_after)
+        answers.join()
+        self._close(server)
+
+    def _close(self, sock: socket.socket) -> None:
+        """Many thousand connections pass through one process."""
+        sock.close()
+        with suppress(ValueError):  # it was ended together with the others
+            self._socks.remove(sock)
 
     def _pump(self, source: socket.socket, target: socket.socket, cut_after: int | None) -> None:
         passed, is_answer = 0, cut_after is None and source.getpeername()[1] == self.to

@@ -98,7 +98,8 @@ def _shared(settings: Settings) -> Iterator[tuple[str, str, str]]:
     from router.node.shared_settings import differs, following
     from router.spool import SpoolError, read_spool
     from router.spool.engine import must_suit
-    from router.spool.schema_version import ForeignDatabaseError, NewerError
+    from router.spool.errors import ForeignDatabaseError
+    from router.spool.schema_version import NewerError
 
     with suppress(SpoolError), closing(read_spool(settings.spool)) as spool:  # what the database lacks is said above
         try:

@@ -24,7 +24,18 @@ from router.config import shipped
 from router.config.settings import ObjectStore, Settings, SpoolSettings
 from router.flow import Instance, Seen
 from router.forward.delivery import fault
-from router.spool import ChangedError, Spool, SpoolError, StoreError, engine, gate, object_orphans, objects, open_spool
+from router.spool import (
+    ChangedError,
+    Spool,
+    SpoolError,
+    StoreError,
+    engine,
+    gate,
+    object_orphans,
+    objects,
+    open_spool,
+    taking_in,
+)
 from router.spool.probe import examine
 from router.spool.remote_blobs import RemoteBlobs, key_of
 from tests.object_stores import Line, Server, deaf, hangs_up, overloaded, silent, url, write_credentials
@@ -484,7 +495,7 @@ def test_orphans_that_two_take_in_at_once_get_one_row(far: Remote, monkeypatch: 
     with opened(far.settings) as spool:
         orphan = received(spool, "1.2")
         looked, results = look(far.settings, young=0.0), []
-        take_in_again = object_orphans.take_in_again
+        take_in_again = taking_in.take_in_again
 
         def later(connection: sa.Connection, new: list[Instance]) -> None:
             """Somebody else takes it in between the question and the answer."""
