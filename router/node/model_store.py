@@ -35,7 +35,7 @@ NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 STATE = "state.json"
 FOLDER = "models"
 KEPT_UNUSED = 86400.0
-"""Seconds that a copy is kept on one of several nodes though nobody has chosen it: it may be chosen on another one."""
+"""Seconds that a copy is kept on one of several nodes though it is not chosen: it may be chosen on another one."""
 
 
 class StoreError(RouterError):

@@ -158,7 +158,7 @@ class Together:
                 if str(error) != reason:  # while a database does not answer, that is said once
                     log.error("spool", stage="together", reason=str(error))
                 reason = str(error)
-            except Exception as error:  # else this node would follow nobody any more, and nobody would notice
+            except Exception as error:  # else this node would follow no change any more, unseen
                 log.error("together failed", error=where(error))
             self._signal.wait(seen, LOOK_EVERY)
 

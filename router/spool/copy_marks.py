@@ -62,7 +62,7 @@ def read(connection: sa.Connection) -> Mark | None:
 
 
 def lock(connection: sa.Connection) -> None:
-    """Let nobody read or write the mark until the transaction ends (PostgreSQL; no other process opens SQLite)."""
+    """Let no other connection read or write the mark until the transaction ends (PostgreSQL; SQLite has none)."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("LOCK TABLE spool_copy IN ACCESS EXCLUSIVE MODE")
 

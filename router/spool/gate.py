@@ -1,7 +1,7 @@
-"""Remembers that an object store does not work, so that nobody waits for it in vain; and asks until it does again.
+"""Remembers that an object store does not work, so that no caller waits for it in vain; and asks until it works again.
 
 Two hundred associations that each waited eight seconds would be two hundred callers that hang. So after a failure
-everybody is refused at once, and one small request at a time asks for all.
+all callers are refused at once, and one small request at a time asks for all.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Gate:
                 break
             except StoreError as error:
                 self.why = str(error)
-            except Exception as error:  # without this, nobody would ask any more
+            except Exception as error:  # without this, the store would count as failing for ever
                 log.error("object store", does_not=self._kind, error=where(error))
         self.why = ""
         STORE_DOWN.labels(self._kind).set(0)

@@ -1,6 +1,6 @@
 """Objects without a row: what a receiver leaves that is killed between store and row, or a database older than its
-bucket. Nobody acknowledged the first kind, and nobody can tell the two apart. So none is removed, and a person decides
-whether they get rows.
+bucket. The first kind was not acknowledged, but the node cannot tell the two apart. So it removes none, and a person
+decides whether they get rows.
 
 An object whose row says that its blob has gone is none: its removal has failed, and is made up for.
 """

@@ -110,7 +110,7 @@ class Objects:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """End what is under way. Whoever waits for it gets CancelledError."""
+        """End what is under way. Threads that wait for it get CancelledError."""
 
         async def end() -> None:
             others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -145,7 +145,7 @@ class Objects:
             mode: Any = "create" if self._creates else "overwrite"
             await obstore.put_async(self._store, at, path, use_multipart=False, mode=mode)
         except obstore.exceptions.AlreadyExistsError:
-            # Nobody else uses this key: the answer to an earlier try was lost.
+            # No other blob has this key: the answer to an earlier try was lost.
             if (await obstore.head_async(self._store, at))["size"] != size:
                 raise
         except (obstore.exceptions.GenericError, obstore.exceptions.NotSupportedError) as error:

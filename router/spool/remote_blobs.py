@@ -185,7 +185,7 @@ class RemoteBlobs(BlobStore):
         return here
 
     async def _bring(self, instance: Instance) -> bool:
-        """Whoever asks for the same blob meanwhile waits for the same answer."""
+        """Fetch a blob once, however many ask for it meanwhile."""
         for _ in range(3):  # what has just come may be removed again if the cache is very small
             task = self._coming.get(instance.id)
             if task is None:

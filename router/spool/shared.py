@@ -1,6 +1,6 @@
 """What all nodes on one PostgreSQL database must agree on: settings and choice of models, each with a version.
 
-The greatest version is in force. Whoever publishes one wakes the others, and they look every few seconds anyway. A few
+The greatest version is in force. A node that publishes one wakes the others, and they look every few seconds anyway. A few
 old versions are kept, so that people see what was in force, and who published it.
 """
 
@@ -25,7 +25,7 @@ KEPT = 20
 
 
 class OvertakenError(SpoolError):
-    """Somebody else has published a version meanwhile."""
+    """Another version was published meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Shared:
         return self._published(job)
 
     def choice(self) -> ChoiceVersion | None:
-        """The choice of models in force; None if nobody has chosen."""
+        """The choice of models in force; None if no choice was made."""
         return self._database.ask(_choice)
 
     def publish_choice(self, text: str, who: str, *, after: int) -> ChoiceVersion:

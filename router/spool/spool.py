@@ -160,7 +160,7 @@ class Spool:
             self._orphans.look_if_due()
         self.space.ballast.lay()
         if not self.database.is_sqlite:
-            # With millions of blobs it takes longer than other questions may, and nobody waits for the answer.
+            # With millions of blobs it takes longer than other questions may, and no caller waits for the answer.
             self._usage.recount(self.database.ask(queries.bytes_of_blobs, patience.LOOK))
             self._usage.forget_copies([one for one in self._usage.with_copies() if not self.blob(one).exists()])
 
