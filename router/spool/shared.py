@@ -1,7 +1,7 @@
 """What all nodes on one PostgreSQL database must agree on: settings and choice of models, each with a version.
 
-The greatest version is in force. A node that publishes one wakes the others, and they look every few seconds anyway. A few
-old versions are kept, so that people see what was in force, and who published it.
+The greatest version is in force. A node that publishes one wakes the others, and they look every few seconds anyway. A
+few old versions are kept, so that people see what was in force, and who published it.
 """
 
 from __future__ import annotations
