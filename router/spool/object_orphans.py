@@ -128,7 +128,8 @@ class Watched:
         self.last: Looked | None = None
 
     def look_if_due(self) -> None:
-        if time.monotonic() >= self._due and not self._blobs.trouble:
+        looks = self._thread is not None and self._thread.is_alive()
+        if time.monotonic() >= self._due and not looks and not self._blobs.trouble:
             self._due = time.monotonic() + LOOK_EVERY
             self._thread = threading.Thread(target=self._look, name="orphans", daemon=True)
             self._thread.start()
