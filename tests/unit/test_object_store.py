@@ -342,6 +342,7 @@ def test_a_store_that_fails_refuses_in_time_and_loses_nothing(far: Remote, line:
         spool.tidy_up()
 
 
+@pytest.mark.slow
 def test_a_store_that_takes_only_small_objects_is_told_of(far: Remote, line: Line) -> None:
     """So it is with a quota that is almost used: the node's own small request works, and each instance is refused."""
     with opened(far.settings) as spool:
