@@ -285,6 +285,7 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     parts = [
         HEAD,
         _measured(records["capacity"]),
+        rounds(table),
         "## What one instance costs\n", costs_table(kinds), prose(COSTS),
         f"Without any instance a replica takes {_list(here.idle, 1000, ' ms')} of processor time a second.\n",
         "## What a rate needs\n", needs_table(each, here), prose(NEEDS),
@@ -299,6 +300,12 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     parts += ["### Measured on one node\n", backlog(records["backlog"])]
     parts += ["## Replicas, measured\n", stage_rows(records["replicas"]), prose(REPLICAS)]
     return "\n".join(parts)
+
+
+def rounds(table: Table) -> str:
+    """How often each cost was measured."""
+    counts = [value["n"] for name, row in table.items() if "object store" in name for value in row.values()]
+    return prose(f"Each cost is the median of {min(counts)} to {max(counts)} rounds.")
 
 
 def prose(text: str) -> str:
