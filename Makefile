@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH  ?= cpu
 # Tests side by side. More than there are cores: most of a test is waiting.
 WORKERS ?= 5
-PACKAGES = dcmtk orthanc postgresql strace gcc libc6-dev chromium
+PACKAGES = dcmtk orthanc orthanc-dicomweb postgresql strace gcc libc6-dev chromium
 PYTEST   = $(BIN)/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 VENV   := .venv
 BIN    := $(VENV)/bin

@@ -42,6 +42,13 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: shutil.which("Orthanc", path="/usr/sbin:/usr/bin") is not None,
         "Orthanc is not installed (apt-get install orthanc)",
     ),
+    "dicomweb": (
+        lambda: (
+            Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so").exists()
+            and all(map(importlib.util.find_spec, ("tiny_pacs", "tiny_pacs_dicomweb")))
+        ),
+        "Orthanc's DICOMweb plugin or tiny-pacs is missing (apt-get install orthanc-dicomweb; pip install -e .[dev])",
+    ),
     "postgresql": (lambda: postgres.programs() is not None, "PostgreSQL is not installed (apt-get install postgresql)"),
     "objects": (
         lambda: all(map(importlib.util.find_spec, ("obstore", "moto", "flask"))) and object_stores.RCLONE.exists(),

@@ -8,6 +8,7 @@ for package in "$@"; do
     case "$package" in
         dcmtk) [ -x /usr/bin/dcmsend ] || missing="$missing dcmtk" ;;
         orthanc) [ -x /usr/sbin/Orthanc ] || missing="$missing orthanc" ;;
+        orthanc-dicomweb) [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb" ;;
         postgresql) ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql" ;;
         libc6-dev) [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev" ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv" ;;

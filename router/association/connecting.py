@@ -15,7 +15,7 @@ from router.association.negotiation import ProposedContext
 from router.association.pdu import AbortReason, Kind, ProtocolError
 from router.association.proposing import associate_rq, parse_accept
 from router.association.tls import client_context, tls_words, unusable
-from router.config.settings import DestinationSettings
+from router.config.settings import ClientTls, DestinationSettings
 from router.errors import RouterError
 
 ALERT = 0.5
@@ -42,6 +42,8 @@ class ConnectKind(StrEnum):
     """The peer aborted or closed before it answered."""
     PROTOCOL = "protocol"
     """The answer is not DICOM, or breaks PS3.8."""
+    CREDENTIALS = "credentials"
+    """This node has no credentials for the peer, or got none."""
     OURS = "ours"
     """This machine lacks descriptors or memory. The peer is not at fault."""
 
@@ -81,14 +83,8 @@ def associate(
     roles: Sequence[bytes] = (),
 ) -> Established:
     """Connect and ask for an association; `roles` are values of role selection items. Raises ConnectError."""
+    sock = connected(destination.host, destination.port, destination.tls, destination.connect_timeout)
     try:
-        tls = client_context(destination.tls) if destination.tls else None
-    except (OSError, ValueError) as error:
-        raise _not_connected(ConnectKind.TLS, unusable(error), error) from error
-    sock = _connected(destination)
-    try:
-        if tls is not None:
-            sock = _secured(sock, tls, destination.host)
         request = associate_rq(calling_ae, destination.ae_title, contexts, roles)
         stream = pdu.Stream(sock)
         return Established(stream, contexts, *_requested(stream, request, destination.connect_timeout))
@@ -97,9 +93,23 @@ def associate(
         raise
 
 
-def _connected(destination: DestinationSettings) -> socket.socket:
+def connected(host: str, port: int, tls: ClientTls | None, limit: float) -> socket.socket:
+    """A connection, encrypted if `tls` says how. Raises ConnectError."""
     try:
-        return socket.create_connection((destination.host, destination.port), timeout=destination.connect_timeout)
+        context = client_context(tls) if tls else None
+    except (OSError, ValueError) as error:
+        raise _not_connected(ConnectKind.TLS, unusable(error), error) from error
+    sock = _reached(host, port, limit)
+    try:
+        return _secured(sock, context, host) if context else sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _reached(host: str, port: int, limit: float) -> socket.socket:
+    try:
+        return socket.create_connection((host, port), timeout=limit)
     except OSError as error:
         if isinstance(error, socket.gaierror) and (lacking := lacks_descriptors()):
             raise ConnectError(ConnectKind.OURS, lacking) from error

@@ -47,6 +47,8 @@ def certificate_files(settings: Settings) -> Iterator[tuple[str, Path]]:
         yield "web.tls.certificate", settings.web.tls.certificate
     for name, destination in settings.destinations.items():
         yield from _client(f"destinations.{name}.tls", destination.tls)
+        if destination.auth is not None and destination.auth.ca is not None:
+            yield f"destinations.{name}.auth.ca", destination.auth.ca
     for line in settings.node.accept or ():
         if line.commitment is not None:
             yield from _client(f"node.accept.{line.ae_title}.commitment.tls", line.commitment.tls)

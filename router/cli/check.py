@@ -203,7 +203,7 @@ def _destinations(settings: Settings) -> Iterator[tuple[str, str, str]]:
         about = f"destination {name}"
         if not destination.enabled:
             return about, "ok", "disabled"
-        place, trouble = f"{destination.host}:{destination.port}", echo(settings, destination)
+        place, trouble = destination.place, echo(settings, destination)
         if trouble:
             return about, "failed", f"{place}: {trouble}"
         return about, "ok", f"{place} answers"

@@ -36,7 +36,8 @@ def command(
     outputs = Outputs(resume, csv_file, parquet)
 
     def run() -> dict[str, str]:
-        return {"--to": f"{destination.ae_title}@{destination.host}:{destination.port}", "--calling-ae": ours}
+        end = destination.stow or f"{destination.ae_title}@{destination.host}:{destination.port}"
+        return {"--to": end, "--calling-ae": ours}
 
     with account(paths, outputs, COLUMNS, run, restart=restart) as counts:
         for sent in send_files(counts.todo(), destination, ours, associations):

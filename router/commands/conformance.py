@@ -11,6 +11,7 @@ from router.association.proposing import NATIVE
 from router.commitment.data_set import MOST_REFERENCES
 from router.commitment.judge import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
 from router.config import Settings
+from router.config.settings import DestinationSettings, HttpAuth
 from router.dicom.uids import (
     APPLICATION_CONTEXT,
     COMMITMENT,
@@ -25,6 +26,8 @@ from router.dicom.uids import (
     name_of,
 )
 from router.forward.outcomes import DONE, FEW, LATER, RANGES, Fate
+from router.forward.store_answers import LATER as BUSY
+from router.forward.store_answers import REFUSALS
 from router.templates import fill
 
 TEMPLATE = Path(__file__).with_name("conformance.md.j2")
@@ -40,7 +43,10 @@ def statement(settings: Settings) -> str:
     """The whole statement, in Markdown."""
     may_ask = [line for line in settings.node.accept or () if line.commitment]
     return fill(
-        TEMPLATE, node=settings.node, destinations=settings.destinations.values(), archives=settings.archives,
+        TEMPLATE, node=settings.node, archives=settings.archives,
+        destinations=[to for to in settings.destinations.values() if to.stow is None],
+        web=[to for to in settings.destinations.values() if to.stow is not None], identified=_identified,
+        refusals=sorted(REFUSALS), busy=sorted(BUSY),
         # Storage commitment is refused where no archive could answer.
         callers=may_ask if settings.archives else [],
         syntaxes=[(name_of(uid), uid, uid in LOSSY) for uid in in_order(KNOWN_SYNTAXES)],
@@ -52,6 +58,16 @@ def statement(settings: Settings) -> str:
         IMPLEMENTATION_VERSION=IMPLEMENTATION_VERSION, MAX_PDU=MAX_PDU, MOST_CONTEXTS=MOST_CONTEXTS,
         MOST_REFERENCES=MOST_REFERENCES, VERIFICATION=VERIFICATION,
     )  # fmt: skip
+
+
+def _identified(to: DestinationSettings) -> str:
+    """How the node identifies itself to a web server."""
+    auth = to.auth or HttpAuth()
+    ways = {
+        "a bearer token": auth.bearer, "user and password": auth.user, "OAuth 2 client credentials": auth.token_url,
+        "a client certificate": to.tls and to.tls.certificate,
+    }  # fmt: skip
+    return ", ".join(name for name, used in ways.items() if used) or "nothing"
 
 
 def in_order(uids: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Ask a destination by C-ECHO whether it answers."""
+"""Ask a destination whether it answers: by C-ECHO, or by OPTIONS if it is a web server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ def echo(settings: Settings, destination: DestinationSettings) -> str:
     """Why it does not answer; empty if it does. Bounded by its time limits."""
     from router.association.requestor import AssociationLostError, ConnectError, connect
 
+    if destination.stow is not None:
+        from router.forward.stow import trouble
+
+        return trouble(destination)
     try:
         association = connect(destination, settings.calling_ae(destination), (), echo=True)
         status = association.echo()

@@ -1,4 +1,4 @@
-"""Send files on disk by C-STORE with the node's own requestor: no spool, no decision, no retry; each file as it is."""
+"""Send files on disk by C-STORE or STOW-RS as the node does: no spool, decision or retry; each data set as it is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from router.association.requestor import AssociationLostError, ConnectError, Requestor, connect
 from router.commands.walking import Found
@@ -30,6 +31,9 @@ from router.dicom.uids import is_uid
 from router.errors import RouterError
 from router.flow import StoredFile
 from router.forward.outcomes import Fate, outcome_of
+
+if TYPE_CHECKING:
+    from router.forward.stow import StowSender
 
 GROUP = 64
 """Files whose presentation contexts are proposed together."""
@@ -62,7 +66,12 @@ def send_files(
     Raises NobodyThereError when the peer gives no association for group after group.
     """
     groups = _Groups(found)
-    senders = [_Sender(groups, destination, calling_ae, alone=associations == 1) for _ in range(associations)]
+    senders: list[_Sender | _WebSender] = [
+        _WebSender(groups, destination)
+        if destination.stow
+        else _Sender(groups, destination, calling_ae, alone=associations == 1)
+        for _ in range(associations)
+    ]
     if associations == 1:
         yield from senders[0].run()
     else:
@@ -176,6 +185,50 @@ class _Sender:
     def _lose(self) -> None:
         if self._association is not None:
             self._close(self._association.abort)
+
+
+class _WebSender:
+    """The same for STOW-RS: one connection after another."""
+
+    def __init__(self, groups: _Groups, destination: DestinationSettings) -> None:
+        self._groups, self._destination = groups, destination
+        self._open: StowSender | None = None
+
+    def run(self) -> Iterator[Sent]:
+        try:
+            while group := self._groups.next():
+                away = ""
+                for found in group:
+                    read = _try_to_read(found)
+                    if isinstance(read, Sent):
+                        yield read
+                        continue
+                    try:
+                        sent = self._store(read)
+                        away = ""
+                    except ConnectError as error:
+                        away = error.reason
+                        sent = _NotConnected(read.path, error=away)
+                    yield sent
+                if away:
+                    self._groups.not_connected(away)
+        finally:
+            if self._open is not None:
+                self._open.release()
+
+    def _store(self, file: StoredFile) -> Sent:
+        """Raises ConnectError."""
+        from router.forward.stow import StowSender
+
+        if self._open is not None and (self._open.closed or not self._open.serves(())):
+            self._open.release()
+            self._open = None
+        self._open = self._open or StowSender(self._destination)
+        try:
+            outcome = self._open.store(file)
+        except OSError as error:
+            return Sent(file.path, error=error.strerror or str(error))
+        return Sent(file.path, outcome.status, "" if outcome.fate is Fate.DONE else outcome.reason)
 
 
 class _NotConnected(Sent):

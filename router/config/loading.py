@@ -174,7 +174,7 @@ def _warnings(
     used = {name for rule in table.rules for name in rule.send} | set(table.otherwise.send)
     seen: dict[tuple[str, int, str], str] = {}
     for name, to in destinations.items():
-        first = seen.setdefault((to.host.lower(), to.port, to.ae_title), name)
+        first = seen.setdefault((to.host.lower(), to.port, to.stow or to.ae_title), name)
         if first != name:
             found.append((lines[name], f"destinations '{first}' and '{name}' are the same node"))
         if name not in used:

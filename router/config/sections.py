@@ -37,6 +37,7 @@ from router.config.settings import (
     WebSettings,
     WebTls,
 )
+from router.config.stow import check_stow, http_auth, of_address, web_address
 from router.config.uids import transfer_syntax
 
 SAME_ASSOCIATION = "same association"
@@ -179,6 +180,9 @@ DESTINATION: dict[str, Parser] = {
     "ae_title": _AE_TITLE,
     "host": scalar(values.host),
     "port": _PORT,
+    "stow": scalar(web_address),
+    "auth": http_auth,
+    "allow_http": _BOOLEAN,
     "calling_ae_title": _AE_TITLE,
     "tls": client_tls,
     "enabled": _BOOLEAN,
@@ -231,7 +235,11 @@ def web_section(where: str, node: Node, context: Context) -> WebSettings:
 def destination(name: str, node: Node, context: Context) -> DestinationSettings:
     where = f"destination '{name}'"
     found = fields(where, node, DESTINATION, context)
-    required(where, node, found, {"ae_title": "CHEST_AI", "host": "10.1.0.21", "port": "104"}, context)
+    check_stow(where, node, found, context)
+    if "stow" in found:
+        found = of_address(found["stow"]) | found
+    else:
+        required(where, node, found, {"ae_title": "CHEST_AI", "host": "10.1.0.21", "port": "104"}, context)
     settings = DestinationSettings(name=name, **found)
     if settings.gather is not None and settings.gather > settings.gather_limit:
         place = as_table(where, node, context).entries["gather"]

@@ -252,13 +252,45 @@ CONDITIONS = ("buried", "circuit", "silent", "disk", "certificate", "inference",
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """Where a secret is: in an environment variable or in a file. It is read when it is used, and not kept here."""
+
+    env: str | None = None
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAuth:
+    """How the node identifies itself to an HTTP server: by a bearer token, by user and password, or by a token that a
+    token server gives for client credentials (OAuth 2)."""
+
+    bearer: Secret | None = None
+    user: str | None = None
+    password: Secret | None = None
+    token_url: str | None = None
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    scope: str | None = None
+    ca: Path | None = None
+    """Verifies the token server; None: as the destination's `tls` says."""
+
+
+@dataclass(frozen=True, slots=True)
 class DestinationSettings:
-    """A downstream node. `syntaxes` narrows what is proposed; None: the instance's own, then Explicit/Implicit LE."""
+    """A downstream node. `syntaxes` narrows what is proposed; None: the instance's own, then Explicit/Implicit LE.
+
+    With `stow` it is an HTTP server. Host and port are then those of its address, and `tls` is there if it encrypts.
+    Its AE title is only for recognising what it sent itself, and may be empty.
+    """
 
     name: str
     ae_title: str
     host: str
     port: int
+    stow: str | None = None
+    """The address to which instances are posted (STOW-RS, PS3.18 §10.5); None: they are sent by C-STORE."""
+    auth: HttpAuth | None = None
+    allow_http: bool = False
     calling_ae_title: str | None = None
     tls: ClientTls | None = None
     enabled: bool = True
@@ -282,6 +314,16 @@ class DestinationSettings:
     """The most deliveries in a second, over all associations and nodes."""
     archive: bool = False
     """It is asked for storage commitment on behalf of callers that may ask us."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.stow or f"{self.host}:{self.port}"
+
+    @property
+    def call(self) -> str:
+        """Where it is and what it is called there, for people."""
+        return self.stow or f"{self.ae_title} at {self.host}:{self.port}"
 
     def closed_until(self, now: float) -> float:
         """When its hours begin again (Unix time); 0: nothing is closed."""

@@ -28,11 +28,18 @@ TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 """An AE title that a file may have (PS3.5 §6.2): printable ASCII without the backslash."""
 
 
-def file_meta(sop_class: str, sop_instance: str, transfer_syntax: str, caller: Caller) -> bytes:
+def file_meta(sop_class: str, sop_instance: str, transfer_syntax: str, caller: Caller | None) -> bytes:
     """Everything before the data set of a Part 10 file, with room for the spool's note at its end.
 
     The three UIDs must be ASCII and checked already. An AE title that is not allowed in a file is only in the note.
+    Without a caller the file is for others: it says neither who sent the instance nor what the spool knows of it.
     """
+    kept = caller and (
+        _title(0x17, caller.calling_ae),
+        _title(0x18, caller.called_ae),
+        _short(0x100, b"UI", CREATOR_UID, b"\0"),
+        b"\x02\0\x02\x01OB\0\0" + NOTE_ROOM.to_bytes(4, "little") + b" " * NOTE_ROOM,
+    )
     group = b"".join(
         (
             b"\x02\0\x01\0OB\0\0\x02\0\0\0\0\x01",
@@ -41,10 +48,7 @@ def file_meta(sop_class: str, sop_instance: str, transfer_syntax: str, caller: C
             _short(0x10, b"UI", transfer_syntax, b"\0"),
             _short(0x12, b"UI", IMPLEMENTATION_UID, b"\0"),
             _short(0x13, b"SH", IMPLEMENTATION_VERSION, b" "),
-            _title(0x17, caller.calling_ae),
-            _title(0x18, caller.called_ae),
-            _short(0x100, b"UI", CREATOR_UID, b"\0"),
-            b"\x02\0\x02\x01OB\0\0" + NOTE_ROOM.to_bytes(4, "little") + b" " * NOTE_ROOM,
+            *(kept or ()),
         )
     )
     return bytes(128) + b"DICM" + b"\x02\0\0\0UL\x04\0" + len(group).to_bytes(4, "little") + group

@@ -27,6 +27,8 @@ SAME_ERROR = 3
 """If so many different instances in a row meet the same error, the destination is at fault, not the instances."""
 BY_INSTANCES = "instances failed: "
 """How the reason begins if C-STORE failed and not the connection. Then only a delivery can show that it works again."""
+REFUSES = "refuses this node: "
+"""How the reason begins if the destination refuses this node as a whole when something is to be stored."""
 PROBE_SECONDS = 90.0
 """Seconds for which a node that probes keeps the others from it. If it ends meanwhile, another one probes then."""
 WORDS = {Sign.SILENT: "no answer in time", Sign.ENDED: "the association ended"}
@@ -69,6 +71,11 @@ class Circuit:
     def by_instances(self) -> bool:
         """Whether instances failed while the destination answered. Then a C-ECHO proves nothing."""
         return self.is_open and self._reason.startswith(BY_INSTANCES)
+
+    @property
+    def by_storing(self) -> bool:
+        """Whether it failed when something was to be stored. Then only storing shows that it works again."""
+        return self.is_open and self._reason.startswith((BY_INSTANCES, REFUSES))
 
     def look(self) -> DestinationState:
         """The destination's state in the spool. What other nodes have found out about it counts here too."""
@@ -164,8 +171,9 @@ class Circuit:
     def attempt_failed(self, instance_id: str, outcome: Outcome) -> bool:
         """Note that one instance failed. Returns whether the destination is at fault, so that the circuit is open now.
 
-        It is at fault if it was silent. It is also at fault if several instances in a row met the same answer or the
-        same end of the association. While the circuit is open, a new kind of answer shows that the destination is back.
+        It is at fault if it was silent, or refuses this node as a whole. It is also at fault if several instances in a
+        row met the same answer or the same end of the association. While the circuit is open, a new kind of answer
+        shows that the destination is back.
         """
         if outcome.sign is Sign.OURS:
             return False
@@ -174,6 +182,9 @@ class Circuit:
         with self._lock:
             if self.is_open and outcome.sign is Sign.ANSWERED and self._reason != BY_INSTANCES + error:
                 self._close()
+            if outcome.sign is Sign.REFUSED:
+                self.failed(REFUSES + error, for_good=True)
+                return self.is_open
             same, instances = self._same
             self._same = (error, (instances if same == error else frozenset()) | {instance_id})
             if self.is_open or outcome.sign is Sign.SILENT or len(self._same[1]) >= SAME_ERROR:

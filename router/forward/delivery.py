@@ -31,7 +31,7 @@ Raises ValueError, and OSError if there is no room for a copy."""
 def came_from(delivery: Delivery, destination: DestinationSettings) -> bool:
     """Whether a delivery would go back to the sender of its instance (same AE title, same address)."""
     caller = delivery.instance.caller
-    if caller.calling_ae != destination.ae_title:
+    if not destination.ae_title or caller.calling_ae != destination.ae_title:
         return False
     with suppress(OSError, UnicodeError):
         return caller.peer in _addresses(destination.host, int(time.monotonic() // 60))
@@ -87,22 +87,32 @@ def attempt(
     except OSError as error:
         _raise_own_limit(error)
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign=Sign.OURS)
-    sendable = _sendable(delivery, sender, transcode)
-    if isinstance(sendable, Outcome):
-        return sendable
-    file, notes = sendable
-    try:
-        outcome = sender.store(file)
-    except OSError as error:
-        # Part of a data set has been sent. The peer forgets it only if the association ends.
-        sender.abort()
-        _raise_own_limit(error)
-        return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror or error})", sign=Sign.OURS)
+    outcome, used, notes = _stored(delivery, sender, transcode)
+    if used and outcome.fate is not Fate.DONE and not sender.closed:
+        taken = sender.syntax_for(instance.sop_class, instance.transfer_syntax)
+        if taken not in (None, used):  # only now the destination has said that it does not take the one used
+            outcome, _, notes = _stored(delivery, sender, transcode)
     if outcome.status == DUPLICATE and known_digests() - {instance.digest}:
         return Outcome(Fate.BURY, "the destination holds another version under the same UID", outcome.status)
     if outcome.fate is Fate.DONE:
         return replace(outcome, reason="; ".join(filter(None, [outcome.reason, *notes])))
     return outcome
+
+
+def _stored(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple[Outcome, str | None, tuple[str, ...]]:
+    """Send it as the sender takes it: the outcome, the transfer syntax if it was sent, and what was done to it."""
+    sendable = _sendable(delivery, sender, transcode)
+    if isinstance(sendable, Outcome):
+        return sendable, None, ()
+    file, notes = sendable
+    try:
+        return sender.store(file), file.transfer_syntax, notes
+    except OSError as error:
+        # Part of a data set has been sent. The peer forgets it only if the association ends.
+        sender.abort()
+        _raise_own_limit(error)
+        outcome = Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror or error})", sign=Sign.OURS)
+        return outcome, None, notes
 
 
 def _raise_own_limit(error: OSError) -> None:
@@ -131,7 +141,9 @@ def _sendable(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple
             _raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a native copy cannot be made", sign=Sign.OURS)
         notes = (f"transcoded without loss to {taken}",)
-    elif file.size % 2 and syntax != DEFLATED:  # a deflated stream gets its padding behind its end (PS3.5 §A.5)
+    elif (
+        file.size % 2 and sender.pads and syntax != DEFLATED
+    ):  # a deflated stream gets its padding behind its end (PS3.5 §A.5)
         try:
             file, notes = transcode(instance, delivery.path, OWN_SYNTAX), ("values of odd length padded",)
         except ValueError:
@@ -139,5 +151,5 @@ def _sendable(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple
         except OSError as error:
             _raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a padded copy cannot be made", sign=Sign.OURS)
-    padded = ("one NUL added behind a data set of odd length",) if file.size % 2 else ()
+    padded = ("one NUL added behind a data set of odd length",) if file.size % 2 and sender.pads else ()
     return file, notes + padded

@@ -24,6 +24,10 @@ class DimseSender:
     def idle_since(self) -> float:
         return self._association.idle_since
 
+    @property
+    def pads(self) -> bool:
+        return True
+
     def serves(self, wanted: Collection[tuple[str, str]]) -> bool:
         return not self._association.lost() and self._association.proposed.issuperset(wanted)
 

@@ -30,18 +30,22 @@ class Sign(StrEnum):
     """It did not answer in time."""
     ENDED = "ended"
     """It ended the association."""
+    REFUSED = "refused"
+    """It refuses this node as a whole, whatever the instance. Only a person can help."""
     OURS = "ours"
     """Nothing: this node failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The fate of one attempt, its DIMSE status if there was one, and a reason in this node's own words."""
+    """The fate of one attempt, its DIMSE status (or STOW-RS failure reason), and a reason in this node's own words."""
 
     fate: Fate
     reason: str = ""
     status: int | None = None
     sign: Sign = Sign.ANSWERED
+    after: float = 0.0
+    """Seconds for which the destination asks not to be tried again."""
 
 
 DUPLICATE = 0x0111

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from router.config.settings import DestinationSettings
-from router.forward.dimse import open_sender
 from router.forward.sender import Sender
+from router.forward.senders import open_sender
 
 
 class Pool:

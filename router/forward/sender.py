@@ -1,4 +1,4 @@
-"""What forward needs from a way to a destination, in any protocol. Today there is one: `dimse`."""
+"""What forward needs from a way to a destination, in any protocol: `dimse` and `stow`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ class Sender(Protocol):
     def idle_since(self) -> float:
         """When it last stored, or was opened (monotonic seconds)."""
 
+    @property
+    def pads(self) -> bool:
+        """Whether it can send no odd number of bytes, so that it adds one."""
+
     def serves(self, wanted: Collection[tuple[str, str]]) -> bool:
         """Whether it can be used, and a new one would not take more of these SOP classes and transfer syntaxes."""
 
     def syntax_for(self, sop_class: str, transfer_syntax: str) -> str | None:
-        """The syntax in which an instance can be sent: its own if that is accepted, else a native one, else None."""
+        """The syntax in which an instance can be sent: its own if that is accepted, else a native one, else None.
+
+        A destination that says only after `store` what it does not take changes the answer then."""
 
     def store(self, file: StoredFile) -> Outcome:
         """Send one instance in an accepted syntax, and return the outcome. A lost association is an outcome too.

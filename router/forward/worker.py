@@ -15,9 +15,9 @@ from router.flow import Delivery
 from router.forward.backoff import FEW_WHILE_OPEN, few_retry_after, retry_after
 from router.forward.circuit import Circuit
 from router.forward.delivery import Transcode, attempt, came_from
-from router.forward.dimse import answers_echo
 from router.forward.outcomes import Fate, Outcome, Sign
 from router.forward.pool import Pool
+from router.forward.senders import answers_echo
 from router.observe import log, where
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
 from router.spool import ChangedError, DeliveryState, DestinationState, Spool, SpoolError, StoreError
@@ -32,6 +32,8 @@ OWN_LIMIT = 5.0
 """Seconds that a worker rests if this machine lacks a descriptor or memory. That counts as no try."""
 STORE_AGAIN = 10.0
 """Seconds after which a blob is asked for again that the object store did not give."""
+LONGEST_REST = 60.0
+"""The most seconds that a worker rests because the destination asks it to. What was refused waits for longer."""
 TOO_MANY = 30.0
 """Seconds that a worker rests if the peer refuses its association for now and other workers have associations."""
 
@@ -100,7 +102,7 @@ class Worker(threading.Thread):
         if wait > 0:
             self._pool.abort()
             return wait
-        if self._circuit.is_open and destination.echo and not self._circuit.by_instances:
+        if self._circuit.is_open and destination.echo and not self._circuit.by_storing:
             self._probe(destination)
             if self._circuit.wait() > 0 or self._rests_until > time.monotonic():
                 return 0.0
@@ -187,7 +189,7 @@ class Worker(threading.Thread):
                 if self._stopping.is_set() or (note := self._deliver(destination, delivery, wanted)) is None:
                     break
                 noted.append(note)
-                if self._circuit.is_open or self._has_changed(destination):
+                if self._circuit.is_open or self._has_changed(destination) or self._rests_until > time.monotonic():
                     break
         finally:
             # A failed one gets a time. So it comes after the untried ones, whose `ready_at` is 0.
@@ -274,6 +276,9 @@ class Worker(threading.Thread):
             return future
         opened = self._circuit.attempt_failed(delivery.instance.id, outcome)
         after = self._next_try(destination, delivery, outcome, opened)
+        if outcome.after:
+            self._rests_until = time.monotonic() + min(outcome.after, LONGEST_REST)
+            after = after and max(after, outcome.after)
         if after is None:
             BURIED.labels(self._to).inc()
             log.error("buried", **about, reason=outcome.reason, tries=delivery.tries + 1)

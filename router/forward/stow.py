@@ -1,0 +1,155 @@
+"""A destination for STOW-RS (PS3.18 §10.5): a connection to a web server as a `Sender`, and OPTIONS as its probe.
+
+One request carries one instance. So its answer is noted before the next instance goes, as for C-STORE, and a crash
+makes one duplicate at most.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Collection, Iterator
+
+from router.association.connecting import ConnectError, ConnectKind
+from router.association.lacks import OwnLimitError
+from router.association.proposing import NATIVE
+from router.config.settings import DestinationSettings
+from router.dicom.part10 import file_meta
+from router.flow import StoredFile
+from router.forward.credentials import authorization, target_of
+from router.forward.http import Answer, Connection, NoAnswerError
+from router.forward.outcomes import Fate, Outcome, Sign
+from router.forward.store_answers import is_busy, outcome_of_answer, refuses_syntax, trouble_of
+
+PIECE = 256 * 1024
+"""Bytes of a file in memory at a time."""
+UNAUTHORIZED = 401
+
+
+class StowSender:
+    """A `Sender` on one connection. Raises ConnectError when it is made."""
+
+    def __init__(self, destination: DestinationSettings) -> None:
+        self._destination = destination
+        self._authorization = authorization(destination)
+        self._connection = _connection(destination)
+        self._refused: set[tuple[str, str]] = set()
+        self.idle_since = time.monotonic()
+        self.closed = False
+
+    @property
+    def pads(self) -> bool:
+        return False
+
+    def serves(self, wanted: Collection[tuple[str, str]]) -> bool:
+        return not self._connection.lost()
+
+    def syntax_for(self, sop_class: str, transfer_syntax: str) -> str | None:
+        allowed = self._destination.syntaxes
+        if (allowed is None or transfer_syntax in allowed) and (sop_class, transfer_syntax) not in self._refused:
+            return transfer_syntax
+        return next((native for native in NATIVE if allowed is None or native in allowed), None)
+
+    def store(self, file: StoredFile) -> Outcome:
+        try:
+            answer = self._posted(file)
+            if answer.status == UNAUTHORIZED and self._destination.auth is not None:
+                before, self._authorization = self._authorization, authorization(self._destination, self._authorization)
+                if self._authorization != before:
+                    answer = self._posted(file)
+        except NoAnswerError as error:
+            self.abort()
+            return Outcome(Fate.LATER, str(error), sign=error.sign)
+        except ConnectError as error:
+            self.abort()
+            if error.kind is ConnectKind.OURS:
+                raise OwnLimitError(error.reason) from error
+            return Outcome(Fate.LATER, error.reason, sign=Sign.ENDED)
+        self.idle_since = time.monotonic()
+        outcome = outcome_of_answer(answer, file.sop_instance)
+        if refuses_syntax(answer, outcome) and file.transfer_syntax not in NATIVE:
+            self._refused.add((file.sop_class, file.transfer_syntax))
+        return outcome
+
+    def release(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        self.closed = True
+        self._connection.close()
+
+    def _posted(self, file: StoredFile) -> Answer:
+        if self._connection.closed:  # the server closed it together with its last answer
+            self._connection = _connection(self._destination)
+        boundary = secrets.token_hex(16)  # nobody can put it into a file beforehand
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode("ascii")
+        head += file_meta(file.sop_class, file.sop_instance, file.transfer_syntax, None)
+        tail = f"\r\n--{boundary}--\r\n".encode("ascii")
+        headers = _headers(self._authorization) | {
+            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'
+        }
+        length = len(head) + file.size + len(tail)
+        target = target_of(self._destination.stow or "")
+        return self._connection.request("POST", target, headers, _body(head, file, tail), length)
+
+
+def open_sender(destination: DestinationSettings) -> StowSender:
+    """Raises ConnectError."""
+    return StowSender(destination)
+
+
+def trouble(destination: DestinationSettings) -> str:
+    """Why a destination does not work; empty if it does. Nothing is stored, and nothing of a patient is asked for."""
+    try:
+        return trouble_of(_options(destination))
+    except ConnectError as error:
+        return error.reason
+
+
+def answers(destination: DestinationSettings) -> bool:
+    """Whether a destination works as far as OPTIONS tells. Raises ConnectError if it cannot be reached or is busy."""
+    answer = _options(destination)
+    words = trouble_of(answer)
+    if is_busy(answer):
+        raise ConnectError(ConnectKind.REJECTED, words)
+    return not words
+
+
+def _options(destination: DestinationSettings) -> Answer:
+    header = authorization(destination)
+    connection = _connection(destination)
+    try:
+        return connection.request("OPTIONS", target_of(destination.stow or ""), _headers(header))
+    except NoAnswerError as error:
+        silent = error.sign is Sign.SILENT
+        raise ConnectError(ConnectKind.SILENT if silent else ConnectKind.ABORTED, str(error)) from error
+    except OwnLimitError as error:
+        raise ConnectError(ConnectKind.OURS, str(error)) from error
+    finally:
+        connection.close()
+
+
+def _connection(destination: DestinationSettings) -> Connection:
+    return Connection(
+        destination.host, destination.port, destination.tls, destination.connect_timeout, destination.response_timeout,
+        destination.least_rate,
+    )  # fmt: skip
+
+
+def _headers(authorization: str) -> dict[str, str]:
+    return {"Accept": "application/dicom+json"} | ({"Authorization": authorization} if authorization else {})
+
+
+def _body(head: bytes, file: StoredFile, tail: bytes) -> Iterator[bytes]:
+    """The parts of a request. The tail is a piece of its own: nobody can have answered before it is sent."""
+    with open(os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as opened:
+        opened.seek(file.offset)
+        yield head
+        left = file.size
+        while left and (piece := opened.read(min(PIECE, left))):
+            left -= len(piece)
+            yield piece
+        if left:
+            raise OSError(f"the blob is shorter than its row says (by {left} bytes)")
+    yield tail
