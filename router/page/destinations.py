@@ -85,7 +85,8 @@ def routes(site: Site) -> Iterator[BaseRoute]:
         async def work() -> str:
             settings, who = site.node.settings(), request.state.person.name
             to = _quick(settings, field(fields(request), "destination"))
-            await site.in_thread(lambda: answers.ask("C-ECHO", to.name, who, lambda: echo(settings, to)))
+            kind = "OPTIONS" if to.stow else "C-ECHO"
+            await site.in_thread(lambda: answers.ask(kind, to.name, who, lambda: echo(settings, to)))
             return ""
 
         return await site.order(request, work())

@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ from tests.unit.paging import (
     token,
 )
 from tests.unit.spooling import CALLERS
+from tests.unit.webpeer import WebPeer
 
 
 @pytest.fixture
@@ -275,6 +277,15 @@ def test_pause_and_resume(node: Node, client: Client) -> None:
     answer = posted(client, "/destinations", "/destinations/echo", destination="ai")
     assert answer.headers["location"] == "/destinations"
     assert "C-ECHO" in client.get("/destinations").text
+
+
+def test_a_web_server_is_shown_by_its_address_and_asked_by_options(node: Node, client: Client) -> None:
+    with WebPeer() as peer:
+        web = peer.destination(name="ai")
+        node.loaded = replace(node.loaded, destinations=node.loaded.destinations | {"ai": web})
+        assert peer.url in client.get("/destinations").text
+        posted(client, "/destinations", "/destinations/echo", destination="ai")
+        assert [request.method for request in peer.requests] == ["OPTIONS"]
 
 
 def test_a_label_is_what_adapt_reads(node: Node, client: Client, tmp_path: Path) -> None:
