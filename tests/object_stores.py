@@ -169,8 +169,8 @@ class Line:
             self._socks.remove(sock)
 
     def _pump(self, source: socket.socket, target: socket.socket, cut_after: int | None) -> None:
-        passed, is_answer = 0, cut_after is None and source.getpeername()[1] == self.to
         with suppress(OSError):
+            passed, is_answer = 0, cut_after is None and source.getpeername()[1] == self.to
             while data := source.recv(1 << 16):
                 if not is_answer and (head := re.match(rb"([A-Z]+) ([^ ]*) HTTP", data)):
                     self.requests.append(f"{head[1].decode()} {head[2].decode()}")
