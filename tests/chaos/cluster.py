@@ -109,9 +109,11 @@ class Round(postgresql.Round):
     def _fail_failover(self) -> None:
         """The server dies, and is not seen again."""
         assert self.standby is not None
+        began = time.monotonic()
         postgres.end(self.first)
         time.sleep(self.chance.uniform(0, 3.0))
         self.standby.promote()
+        self.crashes.append(Crash("server", began, until=time.monotonic() + self.lease))
 
     def _fail_store(self) -> None:
         assert self.line is not None
@@ -124,11 +126,6 @@ class Round(postgresql.Round):
     @property
     def failed_over(self) -> bool:
         return self.happened["failover"] > 0
-
-    def fail(self, kind: str, traffic_before: int) -> None:
-        super().fail(kind, traffic_before)
-        if kind == "failover":
-            self.crashes.append(Crash("server", self.crashes[-1].at, until=time.monotonic() + self.lease))
 
     def verdict(self) -> Verdict:
         assert self.bucket is not None
