@@ -1,4 +1,4 @@
-"""What a person may order of a node and its spool; the command line and, later, the web page give the same orders.
+"""What a person may order of a node and its spool. The command line and the page give the same orders.
 
 An order names no one: who gives it is said beside it, and recorded with what it did. A new order: a dataclass, its
 union, `BY_NAME`, a case in `carry_out` (for a model in `Node.carry_out`), and its work in `spool/orders.py`.
