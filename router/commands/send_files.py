@@ -100,7 +100,7 @@ class _Groups:
             self._failures = 0
 
     def has_others(self) -> bool:
-        """Whether the peer has associations of ours: one that it refuses may only be one too many."""
+        """Whether the peer has taken associations already. One that it refuses may then be one too many."""
         return self._associations > 0
 
     def not_connected(self, reason: str) -> None:
