@@ -79,7 +79,7 @@ def test_a_cause_goes_elsewhere_and_comes_back(stage: Stage, page: Any) -> None:
     page.get_by_role("button", name="Cancel, and take back").click()
     page.get_by_text("The job is cancelled.").wait_for()
     wait_for(lambda: stage.spool.views.counts().buried.get(FULL) == buried, 30)
-    page.get_by_text("cancelled").wait_for()
+    page.get_by_text("cancelled", exact=True).wait_for()
     assert serious(page) == []
 
 
