@@ -1,6 +1,9 @@
 """What a network needs beside its weights to answer in eight bits, kept in `int8.safetensors` in the model's folder.
 
-ReLU6 bounds every activation, so 0…6 in 256 steps is the range of all of them, and nothing has to be guessed there.
+ReLU6 bounds every activation, so 0…6 is the range of all of them, and nothing has to be guessed there. They take half
+of the 256 codes: a processor without VNNI adds two products of a code and a weight in 16 bits, which 2 × 255 × 127
+exceeds. So every processor gives the same answers.
+
 Two things are measured on training images (`router.training.quantise`). `most` is each channel's greatest activation:
 the channel is stretched to fill 0…6, and the next layer's weights are shrunk by as much (cross-layer equalisation,
 Nagel et al., arXiv:1906.04721). `shift` is added to the bias: rounded weights move the mean of what they weigh, and
@@ -36,8 +39,8 @@ LIMIT = 1 << 20
 VERSION = "1"
 TOP = np.float32(6)
 """Where ReLU6 ends."""
-STEPS = 255
-"""Steps of an activation between 0 and TOP."""
+REACH, STEPS = 2 * TOP, 255
+"""An activation is rounded to one of STEPS + 1 codes between 0 and REACH, of which it needs the lower half."""
 LEAST_MOST = np.float32(0.2)
 """A channel is stretched thirty times at most."""
 RANGES = {"most": (LEAST_MOST, TOP), "shift": (-TOP, TOP), "gain": (np.float32(-1e30), np.float32(1e30))}

@@ -25,6 +25,7 @@ from router.dicom.uids import (
     JPEG_XL_LOSSLESS,
     JPEG_XL_RECOMPRESSION,
     RLE,
+    WAVELETS,
 )
 from router.pixels import codestream
 from router.pixels.decoders import NATIVE, reduced
@@ -62,7 +63,7 @@ def seconds(data: bytes, syntax: str, form: Layout, reduce: int) -> float:
     Raises UndecodableError if its first bytes do not say what they must.
     """
     samples = form.rows * form.columns * form.samples
-    if syntax in (JPEG_2000_LOSSLESS, JPEG_2000, HTJ2K_LOSSLESS, HTJ2K_RPCL, HTJ2K):
+    if syntax in WAVELETS:
         stream = codestream.jpeg2000(data)
         return BY_SAMPLE[syntax] * (samples >> 2 * reduced(stream, reduce)) + BY_TILE * stream.tiles
     if syntax in (JPEG_LS, JPEG_LS_NEAR):

@@ -23,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812 - the usual name
 from router.flow import Prediction
 from router.model.card import WEIGHTS, Card, CardError
 from router.model.engines.folding import Floats, Layer, folded, gains
-from router.model.int8 import FILE, LEAST_MOST, STEPS, TOP, Int8, rounded, stretch
+from router.model.int8 import FILE, LEAST_MOST, REACH, STEPS, TOP, Int8, rounded, stretch
 from router.model.mobilenet_v1 import MobileNetV1, scale
 from router.training.calibrate import ROUTED
 from router.training.data import DataError, Item, deal, read_manifest
@@ -91,7 +91,7 @@ def _rounded(layer: Layer) -> Layer:
 
 
 def _in_steps(x: Tensor) -> Tensor:
-    return x.mul_(STEPS / float(TOP)).round_().mul_(float(TOP) / STEPS)
+    return x.mul_(STEPS / float(REACH)).round_().mul_(float(REACH) / STEPS)
 
 
 def agreement(pairs: Sequence[tuple[Prediction, Prediction]]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from router.pixels.decoders import NATIVE
 from router.pixels.grey import to_grey
 from router.pixels.header import Layout, UndecodableError, layout, values
 from router.pixels.prepare import prepare
-from router.pixels.render import _reduction
+from router.pixels.render import FINE, _reduction
 from router.pixels.samples import first_frame, thinned
 from router.pixels.transcode import NotTranscodedError, _transcode
 from router.receive import Receiver
@@ -308,7 +308,7 @@ def picture(data: bytes) -> None:
         try:
             if opened.syntax in NATIVE:
                 form = layout(opened)
-                reduce = _reduction(form, 8)
+                reduce = _reduction(form, 8, FINE)
                 grey = to_grey(opened, form, thinned(first_frame(opened, form, reduce), form, reduce))
                 small, _ = prepare(grey.image, size=16, mask=grey.mask)
                 if small.shape != (16, 16):

@@ -101,7 +101,7 @@ def test_measuring_stretches_quiet_channels_and_moves_the_mean_back() -> None:
                 zip(folded(network.weights()), int8.apply(folded(network.weights())), strict=True)
             ):
                 x = convolve(exact, x).clamp(0, 6)
-                y = convolve(quantise._rounded(layer) if number else layer, y).clamp(0, 6)
+                y = quantise._in_steps(convolve(quantise._rounded(layer) if number else layer, y).clamp(0, 6))
         return float((x - y).mean(dim=(0, 2, 3)).abs().mean())
 
     unmoved = replace(found, shift={name: np.zeros_like(value) for name, value in found.shift.items()})

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from router.dicom.uids import HTJ2K_LOSSLESS, JPEG_2000_LOSSLESS
 from router.model.load import Model, load
-from router.pixels import render
+from router.pixels import grey_of, render
 from router.pixels.wrap import wrap_image
 
-MOST_APART = 0.03
-"""Of a probability."""
+MOST_APART, MOST_APART_WAVELETS = 0.03, 0.05
+"""Of a probability. The second is what an engine may differ by, too."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def test_the_model_sees_the_same_in_the_thinned_and_in_the_whole_image(
 ) -> None:
     files = sorted((shared / "data" / "dicom" / "1-radiographs").iterdir())
     quick = {path: render(path, model.card.size, frozenset())[0] for path in files}
-    monkeypatch.setattr(sys.modules["router.pixels.render"], "_reduction", lambda form, size: 0)
+    monkeypatch.setattr(sys.modules["router.pixels.render"], "_reduction", lambda form, size, fine: 0)
     compared = 0
     for path in files:
         whole, _ = render(path, model.card.size, frozenset())
@@ -40,6 +43,31 @@ def test_the_model_sees_the_same_in_the_thinned_and_in_the_whole_image(
         assert np.abs(np.subtract(one.probabilities, other.probabilities)).max() <= MOST_APART, path.name
         compared += 1
     assert compared >= 15
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("syntax", [JPEG_2000_LOSSLESS, HTJ2K_LOSSLESS])
+def test_the_model_sees_the_same_in_a_lower_resolution_of_wavelets(
+    shared: Path, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, syntax: str
+) -> None:
+    quick: dict[Path, NDArray[np.uint8]] = {}
+    for path in sorted((shared / "data" / "dicom" / "1-radiographs").iterdir()):
+        with suppress(ValueError):
+            packed = wrap_image(grey_of(path), tmp_path / f"{path.name}.dcm", transfer_syntax=syntax)
+            quick[packed] = picture(packed, model)
+    monkeypatch.setattr(sys.modules["router.pixels.render"], "_reduction", lambda form, size, fine: 0)
+    for path, seen in quick.items():
+        one, other = model.predict(np.stack([seen, picture(path, model)]))
+        assert (one.top, one.class_name) == (other.top, other.class_name), path.name
+        assert np.abs(np.subtract(one.probabilities, other.probabilities)).max() <= MOST_APART_WAVELETS, path.name
+    assert len(quick) >= 15
+
+
+def picture(path: Path, model: Model) -> NDArray[np.uint8]:
+    found, seen = render(path, model.card.size, frozenset())
+    assert found is not None, seen.reason
+    return found
 
 
 def test_stripes_as_fine_as_pixels_do_not_come_out_as_waves(tmp_path: Path) -> None:

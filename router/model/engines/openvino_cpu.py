@@ -17,7 +17,7 @@ from openvino import opset13 as ops
 from router.model.architecture import Weights
 from router.model.engines import Run
 from router.model.engines.folding import Layer, folded, in_bfloat16
-from router.model.int8 import STEPS, TOP, rounded
+from router.model.int8 import REACH, STEPS, TOP, rounded
 
 Node = Any
 
@@ -62,7 +62,7 @@ def _convolve(x: Node, layer: Layer, int8: bool) -> Node:
     grouped = layer.groups > 1
     shape = [layer.groups, outputs // layer.groups] if grouped else [outputs]
     if int8:
-        x = ops.fake_quantize(x, _floats(0), _floats(TOP), _floats(0), _floats(TOP), STEPS + 1)
+        x = ops.fake_quantize(x, _floats(0), _floats(REACH), _floats(0), _floats(REACH), STEPS + 1)
         integers, step = rounded(layer.weights)
         weights = ops.convert(ops.constant(integers.reshape(*shape, *rest)), np.float32)
         weights = ops.multiply(weights, _floats(step.reshape(*shape, 1, 1, 1)))
