@@ -159,7 +159,8 @@ def do_many(
     wait: bool = True, as_json: bool = False, destroys: str = "", yes: bool = False,
 ) -> None:  # fmt: skip
     """Order it, and show how it goes. `destroys` says what is asked before. Exit code 1 if some were passed over."""
-    from router.node.orders import Many, known
+    from router.node.carrying_out import known
+    from router.node.orders import Many
     from router.spool import Act, read_spool
 
     spool = read_spool(settings.spool)
@@ -234,8 +235,9 @@ def _tell_end(job: Job, *, as_json: bool) -> None:
 
 def _until_it_ends(settings: Settings, begin: Callable[[Callable[[QueueOrder], dict[str, Any]]], int]) -> Job:
     """Follow a job until it ends, in the node or here. `begin` gets how to give an order, and returns the job."""
+    from router.node.carrying_out import carry_out
     from router.node.client import NoNodeError, give, state
-    from router.node.orders import OrderError, carry_out
+    from router.node.orders import OrderError
     from router.spool import open_spool, read_spool
 
     folder = settings.spool.path

@@ -77,8 +77,9 @@ def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None
 
 def change(settings: Settings, order: SpoolOrder) -> dict[str, Any]:
     """Have a change made by the node on this spool, which alone writes; or make it here when none is running."""
+    from router.node.carrying_out import carry_out
     from router.node.client import NoNodeError, give
-    from router.node.orders import OrderError, carry_out
+    from router.node.orders import OrderError
     from router.node.shared_settings import as_everywhere
     from router.spool import open_spool
 

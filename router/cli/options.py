@@ -186,7 +186,7 @@ def spool_of(config: Path | None) -> Spool:
 
 def open_spool_of(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
     """Settings and spool. An unknown `to` is wrong use."""
-    from router.node.orders import known
+    from router.node.carrying_out import known
     from router.spool import read_spool
 
     settings = settings_of(config)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Protocol, assert_never, cast
+from typing import Any, Protocol, cast
 
 from starlette.types import ASGIApp
 
@@ -20,35 +20,20 @@ from router.config import Settings, load
 from router.forward import Forwarder
 from router.forward.transcoding import Copies
 from router.inference import CopyWorkers
-from router.node import orders
+from router.node import carrying_out
 from router.node.api import application
 from router.node.bulk_worker import BulkWorker
 from router.node.client import socket_name
 from router.node.local_socket import ControlServer
 from router.node.orders import (
-    AddUser,
     ApplyRules,
-    CancelJob,
-    DecideAgain,
-    Discard,
-    Label,
-    Many,
     Order,
     OrderError,
-    Pause,
     Promote,
     Reload,
-    RemoveUser,
-    Resume,
-    Retry,
     RollBack,
     RollBackRules,
-    SendAlso,
-    SetPassword,
-    SetRoles,
     SetShadow,
-    Silence,
-    Wipe,
 )
 from router.node.other_models import OtherModels
 from router.node.reloading import (
@@ -302,9 +287,5 @@ class Node:
                 return changed | {"not_followed": not_followed(self._spool, self._in_force.version)}
             case Promote() | RollBack() | SetShadow():
                 return self._models.begin(order, who)
-            case Retry() | Discard() | DecideAgain() | SendAlso() | Label() | Pause() | Resume() | Wipe():
-                return orders.carry_out(order, who, self._spool, self.settings().destinations)
-            case Many() | CancelJob() | Silence() | AddUser() | RemoveUser() | SetPassword() | SetRoles():
-                return orders.carry_out(order, who, self._spool, self.settings().destinations)
             case _:
-                assert_never(order)
+                return carrying_out.carry_out(order, who, self._spool, self.settings().destinations)

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from router.node.orders import CancelJob, Many, act_and_filter
+from router.node.carrying_out import act_and_filter
+from router.node.orders import CancelJob, Many
 from router.page import search, words
 from router.page.forms import FormError, field, fields
 from router.page.site import Site

@@ -17,7 +17,8 @@ from router.config import Settings, load
 from router.config.settings import WebSettings
 from router.decide import RuleTable
 from router.flow import Caller, Decision, Header, Prediction, Role, Seen
-from router.node.orders import ApplyRules, Order, Reload, RollBackRules, carry_out
+from router.node.carrying_out import carry_out
+from router.node.orders import ApplyRules, Order, Reload, RollBackRules
 from router.node.rule_changes import RuleChanges
 from router.page import Page
 from router.spool import DeliveryState, Spool, open_spool

@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 from router.cli import app
 from router.node.api import application
 from router.node.bulk_worker import BulkWorker
+from router.node.carrying_out import carry_out
 from router.node.local_socket import ControlServer
-from router.node.orders import Many, OrderError, carry_out, parse
+from router.node.orders import Many, OrderError, parse
 from router.spool import Act, ChoiceError, DeliveryState, InstanceState, Spool, bulk, open_spool, read_spool
 from router.spool.bulk_rows import Job, JobState
 from router.spool.find import Filter, State

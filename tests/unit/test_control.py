@@ -26,6 +26,7 @@ from router.errors import explain
 from router.flow import Caller
 from router.model.files import shipped_model
 from router.node import api, client, local_socket
+from router.node.carrying_out import carry_out
 from router.node.client import NoAnswerError, NoNodeError, ask, give, state
 from router.node.local_socket import ControlServer
 from router.node.node import Node
@@ -48,7 +49,6 @@ from router.node.orders import (
     Silence,
     SpoolOrder,
     Wipe,
-    carry_out,
     parse,
 )
 from router.spool import Spool, SpoolError, open_spool, read_spool

@@ -21,7 +21,8 @@ from router.config.settings import DAY, GB, HOUR, MINUTE, NotifySettings, Quiet
 from router.decide import agreement
 from router.flow import Instance
 from router.flow import Seen as SeenOfInstance
-from router.node.orders import OrderError, carry_out, parse
+from router.node.carrying_out import carry_out
+from router.node.orders import OrderError, parse
 from router.notify import Notifier, outbox, sending, try_addresses
 from router.notify.conditions import Seen, Trouble, troubles
 from router.notify.ledger import BEGAN, GOES_ON, IS_OVER, OVER_AFTER, Message, holding, is_within, settle

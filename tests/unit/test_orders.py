@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.node.orders import Label, OrderError, SendAlso, carry_out
+from router.node.carrying_out import carry_out
+from router.node.orders import Label, OrderError, SendAlso
 from router.spool import DeliveryState, InstanceState, Spool, open_spool
 from tests.unit.spooling import accept, decide, settings_of
 
