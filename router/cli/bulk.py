@@ -11,18 +11,20 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli.control import change
-from router.cli.filters import Cause, ClassName, Rule, Since, Until, filter_of
+from router.cli.filters import Filters, MoveFilters, filter_of
 from router.cli.options import (
     Config,
     Json,
     choose,
     confirm,
     fail,
+    flat,
     local_time,
     printable,
     settings_of,
@@ -42,68 +44,59 @@ LOOK_EVERY = 0.2
 """Seconds between two looks at a job that the node works off."""
 PASSED = "were passed over: they are being sent now, have ended, are owed already, or their blob was removed"
 
-Reason = Annotated[str, typer.Option(help="Why; kept in the record.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; say how many would be.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end: see queue jobs.")]
+
+@dataclass(frozen=True)
+class How:
+    """The options of every command over many at once, beside its filters."""
+
+    reason: Annotated[str, typer.Option(help="Why; kept in the record.")] = ""
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say how many would be.")] = False
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end: see queue jobs.")] = False
+    config: Config = None
+    as_json: Json = False
+
+
 Text = Annotated[str, typer.Argument(help="An id or its beginning, a SOP or Study Instance UID, an accession number.")]
 Number = Annotated[int, typer.Argument(metavar="JOB", help="The number of the job.")]
 
 jobs = typer.Typer(invoke_without_command=True, help="What was ordered for many at once: list, follow, cancel.")
 
 
+@flat
 def move(
     from_: Annotated[str, typer.Option("--from", help="The destination that they are owed to.")],
     to: Annotated[str, typer.Option("--to", help="The destination that gets them instead.")],
     text: Text = "",
-    since: Since = "",
-    until: Until = "",
-    class_name: ClassName = "",
-    rule: Rule = "",
-    caller: Annotated[str, typer.Option("--caller", help="Only from this caller: AE title or address.")] = "",
-    state: Annotated[str, typer.Option(help="Only what is waiting, or only what is buried.")] = "",
-    cause: Cause = "",
-    reason: Reason = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    config: Config = None,
-    as_json: Json = False,
+    filters: MoveFilters = MoveFilters(),
+    how: How = How(),
 ) -> None:
     """Send to another destination what waits or is buried for this one.
 
     What the other one has or is owed already is not sent twice. `queue jobs cancel` takes back what was not tried yet.
     """
-    if state:
-        choose("--state", state, ("waiting", "buried"))
-    wanted = filter_of(text, since, until, class_name, rule, from_, caller, state, cause)
-    settings = settings_of(config)
+    wanted = filter_of(filters, text, from_, filters.state, filters.cause)
+    settings = settings_of(how.config)
     choose("--to", to, sorted(settings.destinations))
-    do_many(settings, "move", wanted, to, reason, dry_run=dry_run, wait=not no_wait, as_json=as_json)
+    do_many(settings, "move", wanted, how, to)
 
 
+@flat
 def resend(
     to: Annotated[str, typer.Option("--to", help="The destination that has had them.")],
     text: Text = "",
-    since: Since = "",
-    until: Until = "",
-    class_name: ClassName = "",
-    rule: Rule = "",
-    caller: Annotated[str, typer.Option("--from", help="Only from this caller: AE title or address.")] = "",
-    reason: Reason = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    config: Config = None,
-    as_json: Json = False,
+    filters: Filters = Filters(),
+    how: How = How(),
 ) -> None:
     """Send again what was delivered to a destination, as new deliveries. It needs a filter beside --to.
 
     `queue jobs cancel` takes back what was not tried yet.
     """
-    wanted = filter_of(text, since, until, class_name, rule, to, caller)
-    if not any((text, since, until, class_name, rule, caller)):
+    wanted = filter_of(filters, text, to)
+    if not text and not filters:
         wrong("resend needs a filter beside --to, for example --since 2h")
-    settings = settings_of(config)
+    settings = settings_of(how.config)
     choose("--to", to, sorted(settings.destinations))
-    do_many(settings, "resend", wanted, "", reason, dry_run=dry_run, wait=not no_wait, as_json=as_json)
+    do_many(settings, "resend", wanted, how)
 
 
 @jobs.callback()
@@ -155,8 +148,8 @@ def _line(job: Job) -> str:
 
 
 def do_many(
-    settings: Settings, act: str, wanted: Filter, destination: str = "", reason: str = "", *, dry_run: bool = False,
-    wait: bool = True, as_json: bool = False, destroys: str = "", yes: bool = False,
+    settings: Settings, act: str, wanted: Filter, how: How, destination: str = "", *, destroys: str = "",
+    yes: bool = False,
 ) -> None:  # fmt: skip
     """Order it, and show how it goes. `destroys` says what is asked before. Exit code 1 if some were passed over."""
     from router.node.carrying_out import known
@@ -168,23 +161,23 @@ def do_many(
         choose("--from" if act == "move" else "--to", wanted.to, known(spool, settings.destinations))
     plan = spool.bulk.plan(Act(act), wanted)
     total = sum(one.n for one in plan)
-    if dry_run:
-        _tell_plan(plan, total, as_json=as_json)
+    if how.dry_run:
+        _tell_plan(plan, total, as_json=how.as_json)
         return
     if destroys and total:
-        confirm(destroys, list(summary(plan)), yes=yes, as_json=as_json)
+        confirm(destroys, list(summary(plan)), yes=yes, as_json=how.as_json)
     if not total:
-        print(json.dumps({"changed": 0, "chosen": 0}) if as_json else "0 of 0 changed")
+        print(json.dumps({"changed": 0, "chosen": 0}) if how.as_json else "0 of 0 changed")
         return
     order = Many(
-        act, destination, reason, wanted.text, wanted.since, wanted.until, wanted.class_name, wanted.rule, wanted.to,
-        wanted.calling_ae, wanted.peer, str(wanted.state or ""), wanted.cause,
+        act, destination, how.reason, wanted.text, wanted.since, wanted.until, wanted.class_name, wanted.rule,
+        wanted.to, wanted.calling_ae, wanted.peer, str(wanted.state or ""), wanted.cause,
     )  # fmt: skip
-    if not wait:
+    if how.no_wait:
         number = change(settings, order)["job"]
-        print(json.dumps({"job": number}) if as_json else f"job {number}; see dicom-router queue jobs")
+        print(json.dumps({"job": number}) if how.as_json else f"job {number}; see dicom-router queue jobs")
         return
-    _tell_end(_until_it_ends(settings, lambda give: int(give(order)["job"])), as_json=as_json)
+    _tell_end(_until_it_ends(settings, lambda give: int(give(order)["job"])), as_json=how.as_json)
 
 
 def summary(plan: Iterable[Planned]) -> Iterator[str]:

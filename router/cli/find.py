@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli.csv_out import write_csv
-from router.cli.filters import Caller, Cause, ClassName, Rule, Since, StateIs, Until, filter_of
-from router.cli.options import Config, Json, fail, local_time, printable, settings_of
+from router.cli.filters import FindFilters, filter_of
+from router.cli.options import Config, Json, fail, flat, local_time, printable, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,18 +26,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@flat
 def command(
     text: Annotated[
         str, typer.Argument(help="The node's id or its beginning, a SOP or Study Instance UID, or an accession number.")
     ] = "",
-    since: Since = "",
-    until: Until = "",
-    class_name: ClassName = "",
-    rule: Rule = "",
-    to: Annotated[str, typer.Option(help="A destination of the decision.")] = "",
-    caller: Caller = "",
-    state: StateIs = "",
-    cause: Cause = "",
+    filters: FindFilters = FindFilters(),
     limit: Annotated[int, typer.Option(min=1, max=MOST, help="Show at most this many.")] = 20,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the instances to this CSV file.")] = None,
     config: Config = None,
@@ -47,7 +41,8 @@ def command(
 
     Exit code 1 if there is none.
     """
-    found = _found(config, filter_of(text, since, until, class_name, rule, to, caller, state, cause), limit)
+    wanted = filter_of(filters, text, filters.to, filters.state, filters.cause)
+    found = _found(config, wanted, limit)
     if csv_file is not None:
         write_csv(csv_file, COLUMNS, map(_flat, found), as_json=as_json)
         return

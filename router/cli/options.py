@@ -7,9 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields, is_dataclass
 from datetime import datetime
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import typer
 
@@ -61,6 +64,35 @@ Role = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def flat(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for Typer. Each parameter that is a dataclass stands for its fields: they become options."""
+    taken: list[Parameter] = []
+    groups: dict[str, type] = {}
+    hints = get_type_hints(command, include_extras=True)
+    for name, one in signature(command).parameters.items():
+        kind = hints[name]
+        if isinstance(kind, type) and is_dataclass(kind):
+            groups[name] = kind
+            of = get_type_hints(kind, include_extras=True)
+            taken += (_keyword(field.name, of[field.name], field.default) for field in fields(kind))
+        else:
+            taken.append(_keyword(name, kind, one.default))
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {name: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+                for name, kind in groups.items()}  # fmt: skip
+        command(**given, **made)
+
+    run.__annotations__ = {one.name: one.annotation for one in taken}
+    run.__signature__ = Signature(taken)  # type: ignore[attr-defined]
+    return run
+
+
+def _keyword(name: str, hint: Any, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=hint, default=default)
 
 
 # -- the configuration -------------------------------------------------------------------------------------------------

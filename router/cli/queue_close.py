@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.bulk import DryRun, NoWait, Reason, do_many, summary
+from router.cli.bulk import How, do_many, summary
 from router.cli.control import change
-from router.cli.filters import Caller, Cause, ClassName, Rule, Since, Until, filter_of
-from router.cli.options import PAGE, Config, Json, Yes, choose, confirm, fail, open_spool_of, wrong
+from router.cli.filters import OwedFilters, filter_of
+from router.cli.options import PAGE, Yes, confirm, fail, flat, open_spool_of, wrong
 from router.cli.queue_show import ID_DIGITS, delivery_of
 
 if TYPE_CHECKING:
@@ -27,26 +27,16 @@ IdsOrText = Annotated[
         metavar="[NUMBER...|TEXT]", help="Deliveries by number, as `queue list` shows them; or a text as find takes it."
     ),
 ]
-Owed = Annotated[str, typer.Option("--state", help="Only what is waiting, or only what is buried.")]
 DROPS = "discard for good"
 
 
+@flat
 def retry(
     ids: IdsOrText = None,
     to: To = None,
     every: Annotated[bool, typer.Option("--all", help="All buried deliveries.")] = False,
-    since: Since = "",
-    until: Until = "",
-    class_name: ClassName = "",
-    rule: Rule = "",
-    caller: Caller = "",
-    state: Owed = "",
-    cause: Cause = "",
-    reason: Reason = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    config: Config = None,
-    as_json: Json = False,
+    filters: OwedFilters = OwedFilters(),
+    how: How = How(),
 ) -> None:
     """Try buried deliveries again at once; with --to, also waiting ones. Their `give_up_after` begins again.
 
@@ -55,41 +45,30 @@ def retry(
     from router.node.orders import Retry
 
     numbers, text = _numbers_or_text(ids)
-    filters = (text, since, until, class_name, rule, caller, state, cause)
-    if state:
-        choose("--state", state, ("waiting", "buried"))
-    _must_choose(numbers, to, *filters, every=every)
-    settings, spool = open_spool_of(config, to)
+    filtered = bool(text or filters)
+    _must_choose(numbers, to, filtered=filtered, every=every)
+    settings, spool = open_spool_of(how.config, to)
     if numbers:
-        _change(settings, Retry, {number: delivery_of(spool, number) for number in numbers}, as_json, dry_run=dry_run)
+        _change(settings, Retry, {number: delivery_of(spool, number) for number in numbers}, how)
         return
     # --to takes what waits and what is buried there; without it, only what is buried.
-    wanted = filter_of(text, since, until, class_name, rule, to or "", caller, state or ("" if to else "buried"), cause)
-    do_many(settings, "retry", wanted, reason=reason, dry_run=dry_run, wait=not no_wait, as_json=as_json)
+    which = filters.state or ("" if to else "buried")
+    do_many(settings, "retry", filter_of(filters, text, to or "", which, filters.cause), how)
     if to is not None and spool.destinations.state(to).paused:
         typer.echo(f"{to} is paused, and nothing is sent to it: dicom-router queue resume {to}", err=True)
-    if to is None and not any(filters):
+    if to is None and not filtered:
         _tell_waiting(spool, "use --to DESTINATION to retry these too")
 
 
+@flat
 def discard(
     ids: IdsOrText = None,
     to: To = None,
     every: Annotated[bool, typer.Option("--all", help="All buried deliveries; with --to, also waiting ones.")] = False,
     waiting: Annotated[bool, typer.Option("--waiting", help="With --to: only waiting deliveries.")] = False,
-    since: Since = "",
-    until: Until = "",
-    class_name: ClassName = "",
-    rule: Rule = "",
-    caller: Caller = "",
-    state: Owed = "",
-    cause: Cause = "",
-    reason: Reason = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
+    filters: OwedFilters = OwedFilters(),
     yes: Yes = False,
-    config: Config = None,
-    as_json: Json = False,
+    how: How = How(),
 ) -> None:
     """Discard buried deliveries for good. With --to: --waiting takes waiting ones instead, --all both.
 
@@ -99,28 +78,23 @@ def discard(
 
     if waiting and (to is None or every):
         wrong("--waiting needs --to DESTINATION, and excludes --all")
-    if state and (waiting or (every and to)):
+    if filters.state and (waiting or (every and to)):
         wrong("--state excludes --waiting and --all")
     numbers, text = _numbers_or_text(ids)
-    filters = (text, since, until, class_name, rule, caller, state, cause)
-    if state:
-        choose("--state", state, ("waiting", "buried"))
-    _must_choose(numbers, to, *filters, every=every)
-    settings, spool = open_spool_of(config, to)
+    filtered = bool(text or filters)
+    _must_choose(numbers, to, filtered=filtered, every=every)
+    settings, spool = open_spool_of(how.config, to)
     if numbers:
         chosen = {number: delivery_of(spool, number) for number in numbers}
-        if not dry_run and any(row is not None for row in chosen.values()):
-            confirm(DROPS, list(_summary(chosen.values())), yes=yes, as_json=as_json)
-        _change(settings, Discard, chosen, as_json, dry_run=dry_run)
+        if not how.dry_run and any(row is not None for row in chosen.values()):
+            confirm(DROPS, list(_summary(chosen.values())), yes=yes, as_json=how.as_json)
+        _change(settings, Discard, chosen, how)
         return
     both = every and to is not None
-    which = state or ("waiting" if waiting else "" if both else "buried")
-    wanted = filter_of(text, since, until, class_name, rule, to or "", caller, which, cause)
-    do_many(
-        settings, "discard", wanted, reason=reason, dry_run=dry_run, wait=not no_wait, as_json=as_json, destroys=DROPS,
-        yes=yes,
-    )  # fmt: skip
-    if which == "buried" and not any(filters):
+    which = filters.state or ("waiting" if waiting else "" if both else "buried")
+    wanted = filter_of(filters, text, to or "", which, filters.cause)
+    do_many(settings, "discard", wanted, how, destroys=DROPS, yes=yes)
+    if which == "buried" and not filtered:
         _tell_waiting(
             spool,
             "use --waiting or --all to discard these" if to else "use --to DESTINATION --all to discard these too",
@@ -152,32 +126,31 @@ def _tell_waiting(spool: Spool, hint: str, to: str | None = None) -> None:
         typer.echo(f"{waiting} wait and are not buried; {hint}", err=True)
 
 
-def _must_choose(ids: list[int], to: str | None, *filters: str, every: bool) -> None:
-    if ids and (to is not None or every or any(filters)):
+def _must_choose(ids: list[int], to: str | None, *, filtered: bool, every: bool) -> None:
+    if ids and (to is not None or every or filtered):
         wrong("name deliveries either by number, or by --to, --all and the filters of find")
-    if not ids and not every and to is None and not any(filters):
+    if not ids and not every and to is None and not filtered:
         wrong("name deliveries by number, or use --to DESTINATION, --all or a filter of find")
 
 
 def _change(
-    settings: Settings, order: type[Retry | Discard], chosen: Mapping[int, dict[str, Any] | None], as_json: bool,
-    *, dry_run: bool,
-) -> None:  # fmt: skip
+    settings: Settings, order: type[Retry | Discard], chosen: Mapping[int, dict[str, Any] | None], how: How
+) -> None:
     """Make the change. Exit code 1, with the reasons, if not all could be changed."""
     numbers, changed = list(chosen), 0
-    if dry_run:
+    if how.dry_run:
         n = len(numbers) - len(list(_hindered(chosen)))
-        print(json.dumps({"dry_run": True, "total": n}) if as_json else f"{n} would be changed")
+        print(json.dumps({"dry_run": True, "total": n}) if how.as_json else f"{n} would be changed")
         return
     hindered = list(_hindered(chosen))
     for start in range(0, len(numbers), PAGE):
         changed += int(change(settings, order(tuple(numbers[start : start + PAGE])))["changed"])
     if changed < len(numbers):
         reasons = "\n".join(hindered) or "some of them have ended, or are being sent now"
-        if not as_json:
+        if not how.as_json:
             print(f"{changed} of {len(numbers)} changed")
         fail(reasons, changed=changed, chosen=len(numbers))
-    print(json.dumps({"changed": changed}) if as_json else f"{changed} of {len(numbers)} changed")
+    print(json.dumps({"changed": changed}) if how.as_json else f"{changed} of {len(numbers)} changed")
 
 
 def _hindered(chosen: Mapping[int, dict[str, Any] | None]) -> Iterator[str]:

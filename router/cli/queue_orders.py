@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.bulk import DryRun, NoWait, Reason, do_many
+from router.cli.bulk import How, do_many
 from router.cli.control import change
-from router.cli.filters import Caller, Cause, ClassName, Rule, Since, StateIs, Until, filter_of
-from router.cli.options import Config, Json, settings_of, spool_of, wrong
+from router.cli.filters import FindFilters, filter_of
+from router.cli.options import Config, Json, flat, settings_of, spool_of, wrong
 from router.cli.queue_show import Which, instance_of
 
 if TYPE_CHECKING:
@@ -47,23 +47,13 @@ def resume(destination: str, config: Config = None, as_json: Json = False) -> No
     _order(config, f"{destination} is sent to again", as_json, Resume(destination))
 
 
+@flat
 def decide_again(
     instance: Annotated[
         str, typer.Argument(metavar="[INSTANCE|TEXT]", help="An instance, or a text as find takes it.")
     ] = "",
-    since: Since = "",
-    until: Until = "",
-    class_name: ClassName = "",
-    rule: Rule = "",
-    to: Annotated[str, typer.Option(help="A destination of the decision.")] = "",
-    caller: Caller = "",
-    state: StateIs = "",
-    cause: Cause = "",
-    reason: Reason = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    config: Config = None,
-    as_json: Json = False,
+    filters: FindFilters = FindFilters(),
+    how: How = How(),
 ) -> None:
     """Order a new decision for an instance, or for all that the filters of `find` match, by the rules in force now.
 
@@ -71,18 +61,16 @@ def decide_again(
     """
     from router.node.orders import DecideAgain
 
-    filters = (since, until, class_name, rule, to, caller, state, cause)
-    if not instance and not any(filters):
+    if not instance and not filters:
         wrong("name an instance, or use a filter of find, for example --since 2h")
-    settings = settings_of(config)
-    if instance and not any(filters) and not dry_run:
-        spool = spool_of(config)
+    settings = settings_of(how.config)
+    if instance and not filters and not how.dry_run:
+        spool = spool_of(how.config)
         which = instance_of(spool, instance)
         if spool.views.instance(which) is not None or not _is_found(spool, instance):
-            _order(config, "a new decision is ordered", as_json, DecideAgain(which))
+            _order(how.config, "a new decision is ordered", how.as_json, DecideAgain(which))
             return
-    wanted = filter_of(instance, since, until, class_name, rule, to, caller, state, cause)
-    do_many(settings, "decide-again", wanted, reason=reason, dry_run=dry_run, wait=not no_wait, as_json=as_json)
+    do_many(settings, "decide-again", filter_of(filters, instance, filters.to, filters.state, filters.cause), how)
 
 
 def _is_found(spool: Spool, text: str) -> bool:
