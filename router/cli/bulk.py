@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,8 +109,9 @@ def list_(
     """List what was ordered for many at once, the latest first."""
     if context.invoked_subcommand is not None:
         return
-    for job in spool_of(config).bulk.jobs(limit=limit):
-        print(json.dumps(job.as_json()) if as_json else printable(_line(job)))
+    with closing(spool_of(config)) as spool:
+        for job in spool.bulk.jobs(limit=limit):
+            print(json.dumps(job.as_json()) if as_json else printable(_line(job)))
 
 
 @jobs.command()
@@ -156,10 +157,10 @@ def do_many(
     from router.node.orders import Many
     from router.spool import Act, read_spool
 
-    spool = read_spool(settings.spool)
-    if wanted.to:
-        choose("--from" if act == "move" else "--to", wanted.to, known(spool, settings.destinations))
-    plan = spool.bulk.plan(Act(act), wanted)
+    with closing(read_spool(settings.spool)) as spool:
+        if wanted.to:
+            choose("--from" if act == "move" else "--to", wanted.to, known(spool, settings.destinations))
+        plan = spool.bulk.plan(Act(act), wanted)
     total = sum(one.n for one in plan)
     if how.dry_run:
         _tell_plan(plan, total, as_json=how.as_json)
@@ -238,16 +239,14 @@ def _until_it_ends(settings: Settings, begin: Callable[[Callable[[QueueOrder], d
         try:
             state(folder, "health")
         except NoNodeError:
-            spool = open_spool(settings.spool)
-            try:
+            with closing(open_spool(settings.spool)) as spool:
                 number = begin(lambda order: carry_out(order, who(), spool, settings.destinations))
                 return _follow(spool, number, spool.bulk.step)
-            finally:
-                spool.close()
         number = begin(lambda order: give(folder, order, who()))
     except OrderError as error:
         fail(str(error), error.exit_code, **error.details())
-    return _follow(read_spool(settings.spool), number, lambda: LOOK_EVERY)
+    with closing(read_spool(settings.spool)) as spool:
+        return _follow(spool, number, lambda: LOOK_EVERY)
 
 
 def _follow(spool: Spool, number: int, step: Callable[[], float | None]) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -59,13 +60,13 @@ def wipe(config: Config = None, yes: Yes = False, as_json: Json = False) -> None
     from router.spool import read_spool
 
     settings = settings_of(config)
-    spool = read_spool(settings.spool)
-    finished = spool.views.finished()
-    if finished.n:
-        line = f"{finished.n} blobs of finished instances, {finished.bytes / GB:.2f} GB, the oldest finished "
-        confirm("remove them for good", [line + local_time(finished.oldest)], yes=yes, as_json=as_json)
-    removed = change(settings, Wipe())["changed"]
-    counts = spool.views.counts()
+    with closing(read_spool(settings.spool)) as spool:
+        finished = spool.views.finished()
+        if finished.n:
+            line = f"{finished.n} blobs of finished instances, {finished.bytes / GB:.2f} GB, the oldest finished "
+            confirm("remove them for good", [line + local_time(finished.oldest)], yes=yes, as_json=as_json)
+        removed = change(settings, Wipe())["changed"]
+        counts = spool.views.counts()
     left = {"removed": removed, "undecided": counts.undecided, "open": sum(counts.open.values()),
             "buried": sum(counts.buried.values())}  # fmt: skip
     if as_json:
@@ -87,10 +88,7 @@ def change(settings: Settings, order: SpoolOrder) -> dict[str, Any]:
         try:
             return give(settings.spool.path, order, who())
         except NoNodeError:
-            spool = open_spool(settings.spool)
-        try:
-            return carry_out(order, who(), spool, as_everywhere(settings, spool).destinations)
-        finally:
-            spool.close()
+            with closing(open_spool(settings.spool)) as spool:
+                return carry_out(order, who(), spool, as_everywhere(settings, spool).destinations)
     except OrderError as error:
         fail(str(error), error.exit_code, **error.details())

@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,7 +178,9 @@ def compare_(config: Config = None, as_json: Json = False) -> None:
     from router.spool import SHADOW_PREDICTION
     from router.training.candidate import count_shadow
 
-    for pair in count_shadow(one.detail for one in pages(spool_of(config).views.events, kind=SHADOW_PREDICTION)):
+    with closing(spool_of(config)) as spool:
+        pairs = count_shadow(one.detail for one in pages(spool.views.events, kind=SHADOW_PREDICTION))
+    for pair in pairs:
         if as_json:
             print(json.dumps(pair))
         else:

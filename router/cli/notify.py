@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -19,12 +20,13 @@ def list_(config: Config = None, as_json: Json = False) -> None:
     """List what people are, or will be, told of, and what is silent until when."""
     from dataclasses import asdict
 
-    notices = spool_of(config).notices
-    for one in notices.current():
+    with closing(spool_of(config)) as spool:
+        current, silences = spool.notices.current(), spool.notices.silences()
+    for one in current:
         told = f"told {local_time(one.told_at)}" if one.told_at else "not told yet"
         line = f"{one.condition:12s} since {local_time(one.began_at)}, {told}: {one.text}"
         print(json.dumps(asdict(one)) if as_json else printable(line))
-    for silence in notices.silences():
+    for silence in silences:
         line = f"{silence.condition or 'everything'} is silent until {local_time(silence.until)}, by {silence.who}"
         print(json.dumps({"silence": asdict(silence)}) if as_json else printable(line))
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from functools import wraps
@@ -216,16 +217,17 @@ def spool_of(config: Path | None) -> Spool:
     return read_spool(settings_of(config).spool)
 
 
-def open_spool_of(config: Path | None, to: str | None) -> tuple[Settings, Spool]:
-    """Settings and spool. An unknown `to` is wrong use."""
+@contextmanager
+def open_spool_of(config: Path | None, to: str | None) -> Iterator[tuple[Settings, Spool]]:
+    """Settings and spool, until the block ends. An unknown `to` is wrong use."""
     from router.node.carrying_out import known
     from router.spool import read_spool
 
     settings = settings_of(config)
-    spool = read_spool(settings.spool)
-    if to is not None:
-        choose("--to", to, known(spool, settings.destinations))
-    return settings, spool
+    with closing(read_spool(settings.spool)) as spool:
+        if to is not None:
+            choose("--to", to, known(spool, settings.destinations))
+        yield settings, spool
 
 
 def pages(ask: Callable[..., list[Row]], after: int = 0, **choice: Any) -> Iterator[Row]:

@@ -31,25 +31,25 @@ def list_(
 
     Advice on such a destination goes to standard error.
     """
-    _, spool = open_spool_of(config, to)
-    states = spool.destinations.states()
-    if not as_json:
-        for line in _held(spool, states, to):
-            typer.echo(printable(line), err=True)
-    for row in _deliveries(spool, to, ("buried",) if buried else ("open", "buried")):
-        state = states.get(row["destination"])
-        if as_json:
-            print(json.dumps(row | {
-                "paused": bool(state and state.paused), "circuit_open": bool(state and state.circuit_until),
-                "next_try_at": state and (state.circuit_until or None),
-                "circuit_reason": state and (state.circuit_reason or None),
-            }))  # fmt: skip
-            continue
-        word = "waiting" if row["state"] == "open" else row["state"]
-        print(printable(
-            f"{row['id']:>8}  {word:7s} {row['destination']:20s} instance {row['instance_id']}  "
-            f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{_hold(row, state)}"
-        ))  # fmt: skip
+    with open_spool_of(config, to) as (_, spool):
+        states = spool.destinations.states()
+        if not as_json:
+            for line in _held(spool, states, to):
+                typer.echo(printable(line), err=True)
+        for row in _deliveries(spool, to, ("buried",) if buried else ("open", "buried")):
+            state = states.get(row["destination"])
+            if as_json:
+                print(json.dumps(row | {
+                    "paused": bool(state and state.paused), "circuit_open": bool(state and state.circuit_until),
+                    "next_try_at": state and (state.circuit_until or None),
+                    "circuit_reason": state and (state.circuit_reason or None),
+                }))  # fmt: skip
+                continue
+            word = "waiting" if row["state"] == "open" else row["state"]
+            print(printable(
+                f"{row['id']:>8}  {word:7s} {row['destination']:20s} instance {row['instance_id']}  "
+                f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{_hold(row, state)}"
+            ))  # fmt: skip
 
 
 def _hold(row: dict[str, Any], state: DestinationState | None) -> str:

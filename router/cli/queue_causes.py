@@ -20,8 +20,7 @@ def causes(to: To = None, config: Config = None, as_json: Json = False) -> None:
 
     `find --cause REASON` has the instances of one; `queue retry --cause REASON` and the like are for all of it.
     """
-    _, spool = open_spool_of(config, to)
-    with closing(spool):
+    with open_spool_of(config, to) as (_, spool):
         for one in spool.overview.causes():
             if to in (None, one.destination):
                 when = f"first {local_time(one.first_at)}, last {local_time(one.last_at)}"

@@ -47,17 +47,17 @@ def retry(
     numbers, text = _numbers_or_text(ids)
     filtered = bool(text or filters)
     _must_choose(numbers, to, filtered=filtered, every=every)
-    settings, spool = open_spool_of(how.config, to)
-    if numbers:
-        _change(settings, Retry, {number: delivery_of(spool, number) for number in numbers}, how)
-        return
-    # --to takes what waits and what is buried there; without it, only what is buried.
-    which = filters.state or ("" if to else "buried")
-    do_many(settings, "retry", filter_of(filters, text, to or "", which, filters.cause), how)
-    if to is not None and spool.destinations.state(to).paused:
-        typer.echo(f"{to} is paused, and nothing is sent to it: dicom-router queue resume {to}", err=True)
-    if to is None and not filtered:
-        _tell_waiting(spool, "use --to DESTINATION to retry these too")
+    with open_spool_of(how.config, to) as (settings, spool):
+        if numbers:
+            _change(settings, Retry, {number: delivery_of(spool, number) for number in numbers}, how)
+            return
+        # --to takes what waits and what is buried there; without it, only what is buried.
+        which = filters.state or ("" if to else "buried")
+        do_many(settings, "retry", filter_of(filters, text, to or "", which, filters.cause), how)
+        if to is not None and spool.destinations.state(to).paused:
+            typer.echo(f"{to} is paused, and nothing is sent to it: dicom-router queue resume {to}", err=True)
+        if to is None and not filtered:
+            _tell_waiting(spool, "use --to DESTINATION to retry these too")
 
 
 @flat
@@ -83,23 +83,23 @@ def discard(
     numbers, text = _numbers_or_text(ids)
     filtered = bool(text or filters)
     _must_choose(numbers, to, filtered=filtered, every=every)
-    settings, spool = open_spool_of(how.config, to)
-    if numbers:
-        chosen = {number: delivery_of(spool, number) for number in numbers}
-        if not how.dry_run and any(row is not None for row in chosen.values()):
-            confirm(DROPS, list(_summary(chosen.values())), yes=yes, as_json=how.as_json)
-        _change(settings, Discard, chosen, how)
-        return
-    both = every and to is not None
-    which = filters.state or ("waiting" if waiting else "" if both else "buried")
-    wanted = filter_of(filters, text, to or "", which, filters.cause)
-    do_many(settings, "discard", wanted, how, destroys=DROPS, yes=yes)
-    if which == "buried" and not filtered:
-        _tell_waiting(
-            spool,
-            "use --waiting or --all to discard these" if to else "use --to DESTINATION --all to discard these too",
-            to,
-        )
+    with open_spool_of(how.config, to) as (settings, spool):
+        if numbers:
+            chosen = {number: delivery_of(spool, number) for number in numbers}
+            if not how.dry_run and any(row is not None for row in chosen.values()):
+                confirm(DROPS, list(_summary(chosen.values())), yes=yes, as_json=how.as_json)
+            _change(settings, Discard, chosen, how)
+            return
+        both = every and to is not None
+        which = filters.state or ("waiting" if waiting else "" if both else "buried")
+        wanted = filter_of(filters, text, to or "", which, filters.cause)
+        do_many(settings, "discard", wanted, how, destroys=DROPS, yes=yes)
+        if which == "buried" and not filtered:
+            _tell_waiting(
+                spool,
+                "use --waiting or --all to discard these" if to else "use --to DESTINATION --all to discard these too",
+                to,
+            )
 
 
 def _numbers_or_text(words: list[str] | None) -> tuple[list[int], str]:

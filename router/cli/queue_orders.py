@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,9 +66,10 @@ def decide_again(
         wrong("name an instance, or use a filter of find, for example --since 2h")
     settings = settings_of(how.config)
     if instance and not filters and not how.dry_run:
-        spool = spool_of(how.config)
-        which = instance_of(spool, instance)
-        if spool.views.instance(which) is not None or not _is_found(spool, instance):
+        with closing(spool_of(how.config)) as spool:
+            which = instance_of(spool, instance)
+            is_one = spool.views.instance(which) is not None or not _is_found(spool, instance)
+        if is_one:
             _order(how.config, "a new decision is ordered", how.as_json, DecideAgain(which))
             return
     do_many(settings, "decide-again", filter_of(filters, instance, filters.to, filters.state, filters.cause), how)
@@ -91,7 +93,8 @@ def send(
     """Send an instance, or its whole study, to one more destination. Decisions stay as they are."""
     from router.node.orders import SendAlso
 
-    which = instance_of(spool_of(config), instance)
+    with closing(spool_of(config)) as spool:
+        which = instance_of(spool, instance)
     told = f"the study goes to {to} too" if study else f"it is owed to {to} too"
     _order(config, told, as_json, SendAlso(which, to, study))
 

@@ -29,13 +29,13 @@ def show(
     """Show everything known of one instance: who sent it, what was seen, which rule fired, where it went."""
     from router.spool import values_of
 
-    settings, spool = open_spool_of(config, None)
-    found = spool.views.instance(instance_of(spool, instance))
-    if found is None:
-        fail(f"no instance or delivery {printable(instance)!r}; queue list shows them")
-    row = values_of(found)
-    row["deliveries"] = [values_of(one) for one in spool.views.deliveries(instance_id=found.id, limit=PAGE)]
-    row["events"] = [values_of(one) for one in spool.views.events(instance_id=found.id, limit=PAGE)]
+    with open_spool_of(config, None) as (settings, spool):
+        found = spool.views.instance(instance_of(spool, instance))
+        if found is None:
+            fail(f"no instance or delivery {printable(instance)!r}; queue list shows them")
+        row = values_of(found)
+        row["deliveries"] = [values_of(one) for one in spool.views.deliveries(instance_id=found.id, limit=PAGE)]
+        row["events"] = [values_of(one) for one in spool.views.events(instance_id=found.id, limit=PAGE)]
     if as_json:
         print(json.dumps(row))
         return

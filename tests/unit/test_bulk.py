@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
+from router.config.settings import SpoolSettings
 from router.node.api import application
 from router.node.bulk_worker import BulkWorker
 from router.node.carrying_out import carry_out
@@ -475,6 +476,33 @@ def test_a_slow_disk_ends_no_job_before_its_time(config: Path, monkeypatch: pyte
     monkeypatch.setattr(bulk.Bulk, "step", slow)
     monkeypatch.setattr("router.cli.bulk.time.sleep", lambda _: None)
     assert queue(config, "retry", "--from", "XRAY_1", "--state", "waiting", "--since", "1h") == (0, "4 of 4 changed\n")
+
+
+@pytest.mark.slow
+def test_a_command_of_the_queue_closes_the_spool_that_it_reads(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Spool] = []
+    closed: list[Spool] = []
+
+    def read(settings: SpoolSettings) -> Spool:
+        opened.append(read_spool(settings))
+        return opened[-1]
+
+    def close(self: Spool, seconds: float | None = None) -> bool:
+        closed.append(self)
+        return close_as_ever(self, seconds)
+
+    close_as_ever = Spool.close
+    assert queue(config, "decide-again", "--since", "1h", "--no-wait")[0] == 0
+    monkeypatch.setattr("router.spool.read_spool", read)
+    monkeypatch.setattr(Spool, "close", close)
+    assert queue(config, "jobs")[0] == queue(config, "list")[0] == queue(config, "show", "1")[0] == 0
+    assert queue(config, "move", "--from", "a", "--to", "b", "--dry-run")[0] == 0
+    assert queue(config, "retry", "--to", "x")[0] == 2
+    assert queue(config, "discard", "--to", "a", "--all", "--yes")[0] == 0
+    monkeypatch.setattr("router.node.client.state", lambda *_: {})  # as if a node ran, and worked it off
+    assert queue(config, "jobs", "follow", "2")[0] == 0
+    assert len(opened) == 8
+    assert all(one in closed for one in opened)
 
 
 def test_filters_beside_numbers(config: Path) -> None:
