@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from router.association import dimse, pdu
 from router.association.negotiation import Proposal, item, parse_request
 from router.association.pdu import Kind
 from router.config.settings import DestinationSettings
+from tests.unit.listener import Listener
 
+T = TypeVar("T")
 DX, CT, CR = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -167,38 +168,23 @@ def silent_until_closed(talk: Talk) -> None:
 
 
 @dataclass
-class Peer:
-    """Listens on a free port; each association gets the next of `scripts`, then `script` for ever."""
+class Peer(Listener[Talk]):
+    """A DICOM destination; each connection is one association."""
 
     script: Script = Talk.serve
-    scripts: list[Script] = field(default_factory=list)
     status: Callable[[Stored], int] = lambda _: 0
     choose: Callable[[str, Sequence[str]], str | None] = first_offered
     max_pdu: int | None = 16384
-    tls: ssl.SSLContext | None = None
     stored: list[Stored] = field(default_factory=list)
     proposals: list[Proposal] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
-    errors: list[BaseException] = field(default_factory=list)
     echoes: int = 0
-    connections: int = 0
 
-    def __enter__(self) -> Peer:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=32)
-        self.port: int = self._listener.getsockname()[1]
-        self._threads = [threading.Thread(target=self._listen, daemon=True)]
-        self._socks: list[socket.socket] = []
-        self._threads[0].start()
-        return self
+    def talk(self, sock: socket.socket) -> Talk:
+        return Talk(self, sock)
 
-    def __exit__(self, *_: object) -> None:
-        for sock in [self._listener, *self._socks]:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(5)
-        self._listener.close()
-        assert not self.errors, self.errors
+    def cut(self) -> None:
+        self.ends.append("closed")
 
     def destination(self, **changes: object) -> DestinationSettings:
         """This peer as a destination, with short limits."""
@@ -207,33 +193,6 @@ class Peer:
             "response_timeout": 2.0, "idle": 0.2,
         }  # fmt: skip
         return DestinationSettings(**(values | changes))  # type: ignore[arg-type]
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            self._socks.append(sock)
-            script = self.scripts.pop(0) if self.scripts else self.script
-            thread = threading.Thread(target=self._serve, args=(sock, script), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, sock: socket.socket, script: Script) -> None:
-        try:
-            if self.tls is not None:
-                sock.settimeout(5)
-                sock = self.tls.wrap_socket(sock, server_side=True)
-                self._socks.append(sock)
-            script(Talk(self, sock))
-        except (OSError, pdu.PeerClosedError):
-            self.ends.append("closed")
-        except BaseException as error:
-            self.errors.append(error)
-        finally:
-            sock.close()
 
 
 def aborting_on(is_poison: Callable[[Stored], bool]) -> Script:
@@ -262,9 +221,10 @@ def rejecting(*how: int) -> Script:
     return script
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Until a condition holds; an assertion after so many seconds."""
+def wait_for(condition: Callable[[], T | None], seconds: float = 60.0) -> T:
+    """What a condition gives, as soon as that is true; an assertion after so many seconds."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
+    return found

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from router.config import Settings, load
 from router.node.node import Node
@@ -64,12 +62,3 @@ def machine(tmp_path: Path, database: str, name: str, role: str = "forward", spo
     )
     made.write()
     return made
-
-
-def wait_for(condition: Callable[[], Any], what: str = "") -> Any:
-    """What a condition gives, as soon as that is true."""
-    deadline = time.monotonic() + 30
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited in vain {what}"
-        time.sleep(0.02)
-    return found

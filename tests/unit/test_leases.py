@@ -15,7 +15,7 @@ from router.spool.blobs import Blob
 from router.spool.database import Database
 from router.spool.leases import Leases
 from router.spool.uncertain_commits import UncertainCommits
-from tests.unit.several import wait_for
+from tests.unit.peer import wait_for
 
 
 def test_many_claims_are_renewed_in_parts_that_a_server_takes() -> None:

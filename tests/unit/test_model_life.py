@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from router.spool import open_spool
 from router.training.candidate import compare, count_shadow, pinned_images
 from router.training.data import DataError, Item, deal, digest_of
 from router.training.evaluate import Answers
+from tests.unit.peer import wait_for
 from tests.unit.receiving import settings
 from tests.unit.stubborn import save_stubborn_model
 
@@ -76,14 +77,6 @@ def swap(started: Inference, models: dict[str, Path]) -> Swap:
     old = started.info()["model"]
     path = next(models[name] for name in ("old", "new") if Card.read(models[name]).digest != old)
     return Swap(started, old, path, Card.read(path).digest)
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 def answered_by(future: Future[Seen]) -> str:

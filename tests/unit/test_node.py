@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +33,7 @@ from router.node.view import NodeView
 from router.pixels.wrap import wrap_image
 from router.spool import InstanceRow, SpoolError, open_spool, read_spool
 from tests.peers import free_port
+from tests.unit.peer import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -104,14 +105,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def dx(tmp_path: Path) -> Path:
     grey = np.random.default_rng(time.time_ns()).integers(0, 4096, (120, 100), np.uint16)
     return wrap_image(grey, tmp_path / "dx.dcm")
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 30
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 def latest(running: Running) -> InstanceRow:

@@ -23,7 +23,8 @@ from router.node.orders import Reload
 from router.spool.node_rows import node as node_table
 from router.spool.nodes import NodeRow
 from router.spool.watch import PULSE
-from tests.unit.several import SHARED, Machine, machine, wait_for
+from tests.unit.peer import wait_for
+from tests.unit.several import SHARED, Machine, machine
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.slow]
 

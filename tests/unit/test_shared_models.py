@@ -18,8 +18,8 @@ from router.node.serving_models import ServingModels
 from router.spool import Spool, open_spool
 from router.spool.nodes import NodeState
 from router.spool.shared import OvertakenError
+from tests.unit.peer import wait_for
 from tests.unit.receiving import settings
-from tests.unit.several import wait_for
 from tests.unit.spooling import settings_of
 
 pytestmark = pytest.mark.postgresql
@@ -96,7 +96,7 @@ def site(tmp_path: Path, postgresql: Callable[[], str], monkeypatch: pytest.Monk
 
 
 def done(models: ServingModels) -> dict[str, Any]:
-    return wait_for(lambda: None if (found := models.report())["busy"] else found)  # type: ignore[no-any-return]
+    return wait_for(lambda: None if (found := models.report())["busy"] else found)
 
 
 def followed(models: ServingModels, version: int) -> None:

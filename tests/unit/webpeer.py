@@ -6,14 +6,13 @@ import contextlib
 import json
 import re
 import socket
-import ssl
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BufferedReader
 from typing import Any
 
 from router.config.settings import ClientTls, DestinationSettings
+from tests.unit.listener import Listener
 
 JSON = "application/dicom+json"
 
@@ -127,32 +126,12 @@ Script = Callable[[Talk], None]
 
 
 @dataclass
-class WebPeer:
-    """Listens on a free port; each connection gets the next of `scripts`, then `script` for ever."""
-
+class WebPeer(Listener[Talk]):
     script: Script = Talk.serve
-    scripts: list[Script] = field(default_factory=list)
-    tls: ssl.SSLContext | None = None
     requests: list[Request] = field(default_factory=list)
-    errors: list[BaseException] = field(default_factory=list)
-    connections: int = 0
 
-    def __enter__(self) -> WebPeer:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=32)
-        self.port: int = self._listener.getsockname()[1]
-        self._threads = [threading.Thread(target=self._listen, daemon=True)]
-        self._socks: list[socket.socket] = []
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for sock in [self._listener, *self._socks]:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(5)
-        self._listener.close()
-        assert not self.errors, self.errors
+    def talk(self, sock: socket.socket) -> Talk:
+        return Talk(self, sock)
 
     @property
     def url(self) -> str:
@@ -168,33 +147,6 @@ class WebPeer:
             "connect_timeout": 2.0, "response_timeout": 2.0, "idle": 0.2, "tls": ClientTls() if self.tls else None,
         }  # fmt: skip
         return DestinationSettings(**(values | changes))  # type: ignore[arg-type]
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            self._socks.append(sock)
-            script = self.scripts.pop(0) if self.scripts else self.script
-            thread = threading.Thread(target=self._serve, args=(sock, script), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, sock: socket.socket, script: Script) -> None:
-        try:
-            if self.tls is not None:
-                sock.settimeout(5)
-                sock = self.tls.wrap_socket(sock, server_side=True)
-                self._socks.append(sock)
-            script(Talk(self, sock))
-        except (OSError, EOFError):
-            pass
-        except BaseException as error:
-            self.errors.append(error)
-        finally:
-            sock.close()
 
 
 def answering(status: int, body: bytes | dict[str, Any] = b"", media_type: str = JSON, **headers: str) -> Script:
