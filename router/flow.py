@@ -195,3 +195,5 @@ class Delivery:
     owed_for: float
     """Seconds for which it has been owed, without the time in which nothing could be tried."""
     urgent: bool = False
+    study: str = ""
+    """A keyed hash of the instance's study; empty if that is not known."""

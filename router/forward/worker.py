@@ -57,6 +57,8 @@ class Worker(threading.Thread):
         self._transcode = transcode
         self._pool = Pool(circuit.hold)
         self._rests_until = 0.0
+        self._study = ""
+        """The study of the last deliveries, if the destination gathers."""
         self._stopping = threading.Event()
         self._signal = spool.signals.of(name)
 
@@ -115,6 +117,8 @@ class Worker(threading.Thread):
         if not deliveries and wait <= 0:
             deliveries = self._claim(destination)
         if deliveries:
+            if destination.gather is not None:
+                self._begin_study(deliveries[0].study)
             self._deliver_all(destination, deliveries)
             return 0.0
         if wait > 0:
@@ -127,6 +131,12 @@ class Worker(threading.Thread):
         if destination.gather is None:
             return deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH, rate=rate)
         return deliveries.claim_study(self._to, 1 if self._circuit.is_open else STUDY_BATCH, rate=rate)
+
+    def _begin_study(self, study: str) -> None:
+        """End the association of another study: what gathers may take all that came on one for the same patient."""
+        if study != self._study:
+            self._pool.release()
+        self._study = study
 
     def _until_resumed(self, state: DestinationState) -> float | None:
         """End a pause whose time is over. Returns the seconds until the next look; None: until something happens."""

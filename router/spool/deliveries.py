@@ -93,7 +93,7 @@ class Deliveries:
                 Delivery(
                     id=row.delivery_id, instance=instance_of(row), destination=to, path=self._blobs.path(row.id),
                     token=token, tries=row.delivery_tries, buriable_tries=row.buriable_tries, owed_for=row.owed_for,
-                    urgent=row.priority == URGENT,
+                    urgent=row.priority == URGENT, study=row.study or "",
                 )
                 for row in connection.execute(
                     statements.CLAIMED_DELIVERIES, {"ids": ids, "counts_from": counts_from}
