@@ -89,7 +89,7 @@ def delivered(folder: Path, since: float, count: int) -> list[float]:
     while True:
         rows = query(folder, QUESTION.format(since=since))
         if len(rows) >= count:
-            return sorted(float(closed or 0) - float(received or 0) for received, closed in rows)  # type: ignore[arg-type]
+            return sorted(float(closed or 0) - float(received or 0) for received, closed in rows)
         assert time.monotonic() < until, f"{len(rows)} of {count} were delivered"
         time.sleep(0.5)
 
