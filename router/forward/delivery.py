@@ -85,7 +85,7 @@ def attempt(
             return Outcome(Fate.BURY, GONE, sign=Sign.OURS)
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign=Sign.OURS)
     except OSError as error:
-        _raise_own_limit(error)
+        raise_own_limit(error)
         return Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror})", sign=Sign.OURS)
     outcome, used, notes = _stored(delivery, sender, transcode)
     if used and outcome.fate is not Fate.DONE and not sender.closed:
@@ -94,6 +94,11 @@ def attempt(
             outcome, _, notes = _stored(delivery, sender, transcode)
     if outcome.status == DUPLICATE and known_digests() - {instance.digest}:
         return Outcome(Fate.BURY, "the destination holds another version under the same UID", outcome.status)
+    return with_notes(outcome, notes)
+
+
+def with_notes(outcome: Outcome, notes: tuple[str, ...]) -> Outcome:
+    """A success that says what was done to the data set."""
     if outcome.fate is Fate.DONE:
         return replace(outcome, reason="; ".join(filter(None, [outcome.reason, *notes])))
     return outcome
@@ -101,27 +106,27 @@ def attempt(
 
 def _stored(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple[Outcome, str | None, tuple[str, ...]]:
     """Send it as the sender takes it: the outcome, the transfer syntax if it was sent, and what was done to it."""
-    sendable = _sendable(delivery, sender, transcode)
-    if isinstance(sendable, Outcome):
-        return sendable, None, ()
-    file, notes = sendable
+    made = sendable(delivery, sender, transcode)
+    if isinstance(made, Outcome):
+        return made, None, ()
+    file, notes = made
     try:
         return sender.store(file), file.transfer_syntax, notes
     except OSError as error:
         # Part of a data set has been sent. The peer forgets it only if the association ends.
         sender.abort()
-        _raise_own_limit(error)
+        raise_own_limit(error)
         outcome = Outcome(Fate.LATER, f"the blob cannot be read ({error.strerror or error})", sign=Sign.OURS)
         return outcome, None, notes
 
 
-def _raise_own_limit(error: OSError) -> None:
+def raise_own_limit(error: OSError) -> None:
     """Raise OwnLimitError if this machine lacks a resource. Then this does not count as a try."""
     if lacking := own_limit(error):
         raise OwnLimitError(lacking) from error
 
 
-def _sendable(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple[StoredFile, tuple[str, ...]] | Outcome:
+def sendable(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple[StoredFile, tuple[str, ...]] | Outcome:
     """The data set to send, and what was done to it; or the outcome, if nothing can be sent. It goes as it came if the
     peer takes that. Else a native copy goes if the peer refuses its syntax, and a padded copy if its length is odd:
     no fragment may be odd (PS3.8 annex E)."""
@@ -138,7 +143,7 @@ def _sendable(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple
             refused = f"only {taken} was accepted and not {syntax}; transcoding is not possible: {error}"
             return Outcome(Fate.FEW, refused, sign=Sign.OURS)
         except OSError as error:
-            _raise_own_limit(error)
+            raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a native copy cannot be made", sign=Sign.OURS)
         notes = (f"transcoded without loss to {taken}",)
     elif (
@@ -149,7 +154,7 @@ def _sendable(delivery: Delivery, sender: Sender, transcode: Transcode) -> tuple
         except ValueError:
             pass  # we cannot find its odd values
         except OSError as error:
-            _raise_own_limit(error)
+            raise_own_limit(error)
             return Outcome(Fate.LATER, error.strerror or "a padded copy cannot be made", sign=Sign.OURS)
     padded = ("one NUL added behind a data set of odd length",) if file.size % 2 and sender.pads else ()
     return file, notes + padded

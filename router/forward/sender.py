@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import Protocol, runtime_checkable
 
 from router.flow import StoredFile
 from router.forward.outcomes import Outcome
@@ -43,3 +43,13 @@ class Sender(Protocol):
 
     def abort(self) -> None:
         """End it at once, so that the destination forgets an incomplete instance."""
+
+
+@runtime_checkable
+class SendsTogether(Protocol):
+    """What a `Sender` can besides, if its protocol takes several instances at once."""
+
+    def store_together(self, files: Sequence[StoredFile]) -> list[Outcome | None]:
+        """Send them. For each its outcome, or None: nothing is known of it, so it must be stored alone.
+
+        Raises OSError as `store` does."""

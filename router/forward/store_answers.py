@@ -1,4 +1,4 @@
-"""What the answer to a STOW-RS request with one instance means for its delivery (PS3.18 §10.5.3, annex I.2). Pure.
+"""What the answer to a STOW-RS request means for its deliveries (PS3.18 §10.5.3, annex I.2). Pure.
 
 Everything in an answer comes from outside. Its numbers are looked up, and none of its texts is passed on.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -46,6 +46,8 @@ FEW = {
     415: "media type or transfer syntax not supported", 422: "it cannot process the instance",
     505: "it does not speak HTTP/1.1",
 }  # fmt: skip
+WHOEVER_ASKS = (401, 429, 503)
+"""Statuses that do not depend on what is sent."""
 LONGEST_AFTER = HOUR
 """The most seconds that a destination can make a delivery wait by Retry-After."""
 
@@ -56,6 +58,31 @@ def outcome_of_answer(answer: Answer, sop_instance: str) -> Outcome:
     if answer.is_early and outcome.fate is Fate.DONE:
         return Outcome(Fate.LATER, "it answered before everything was sent", sign=Sign.ENDED)
     return outcome
+
+
+def stored_of_answer(answer: Answer, sop_instances: Sequence[str]) -> list[Outcome | None]:
+    """For each instance of a request with several: its success, or None. None says nothing of an instance: what became
+    of it must be asked for alone. So no failure, no silence and no mistake in an answer is put down to a wrong one.
+
+    If the server refuses whoever asks, or asks for time, that is the outcome of the first."""
+    unknown: list[Outcome | None] = [None] * len(sop_instances)
+    if answer.status in WHOEVER_ASKS:
+        return [outcome_of_answer(answer, sop_instances[0]), *unknown[1:]]
+    if answer.status not in (200, 202) or answer.is_early or answer.is_too_long or answer.media_type not in JSON:
+        return unknown
+    try:
+        failed, stored = _told(answer)
+    except (ValueError, RecursionError):
+        return unknown
+    named = {_value(item, INSTANCE) for item in failed}
+    if named & {None, ""}:
+        return unknown  # it may be about any of them
+    found: dict[str, Outcome] = {}
+    for item in stored:
+        uid = _value(item, INSTANCE)
+        if isinstance(uid, str) and uid not in named:
+            found[uid] = _success(_number(item, WARNING_REASON))
+    return [found.get(uid) for uid in sop_instances]
 
 
 def trouble_of(answer: Answer) -> str:
@@ -98,9 +125,8 @@ def _by_instance(answer: Answer, sop_instance: str) -> Outcome:
     if answer.is_too_long:
         return Outcome(Fate.FEW, f"answered {status} with more than can be read")
     try:
-        data_set = _data_set(json.loads(answer.body))
-        failed = [item for tag in (FAILED, OTHER) for item in _items(data_set, tag)]
-        stored = [item for item in _items(data_set, REFERENCED) if _value(item, INSTANCE) == sop_instance]
+        failed, items = _told(answer)
+        stored = [item for item in items if _value(item, INSTANCE) == sop_instance]
     except (ValueError, RecursionError):
         return Outcome(Fate.FEW, f"answered {status}, but its answer cannot be read")
     # One instance was sent. So a failure without a UID is its failure.
@@ -108,8 +134,14 @@ def _by_instance(answer: Answer, sop_instance: str) -> Outcome:
     if of_ours:
         return _failure(status, _number(of_ours[0], FAILURE_REASON))
     if stored and status != 409:
-        return _success(status, _number(stored[0], WARNING_REASON))
+        return _success(_number(stored[0], WARNING_REASON))
     return Outcome(Fate.FEW, f"answered {status} without a success of this instance")
+
+
+def _told(answer: Answer) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The items on what failed, and those on what was stored. Raises ValueError, RecursionError."""
+    data_set = _data_set(json.loads(answer.body))
+    return [item for tag in (FAILED, OTHER) for item in _items(data_set, tag)], list(_items(data_set, REFERENCED))
 
 
 def _without_a_word(is_whole: bool, status: int, words: str) -> Outcome:
@@ -117,7 +149,7 @@ def _without_a_word(is_whole: bool, status: int, words: str) -> Outcome:
     return Outcome(Fate.DONE if is_whole else Fate.FEW, f"answered {status} {words}")
 
 
-def _success(status: int, warning: int | None) -> Outcome:
+def _success(warning: int | None) -> Outcome:
     if warning is None:
         return Outcome(Fate.DONE, status=0)
     words = STORED.get(warning, "a warning")

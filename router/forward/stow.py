@@ -1,7 +1,7 @@
 """A destination for STOW-RS (PS3.18 §10.5): a connection to a web server as a `Sender`, and OPTIONS as its probe.
 
-One request carries one instance. So its answer is noted before the next instance goes, as for C-STORE, and a crash
-makes one duplicate at most.
+A request carries one instance, or several that wait together. Its answer is noted before the next request goes, so a
+crash sends again what one request had, and no more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from router.association.connecting import ConnectError, ConnectKind
 from router.association.lacks import OwnLimitError
@@ -20,11 +20,12 @@ from router.flow import StoredFile
 from router.forward.credentials import authorization, target_of
 from router.forward.http import Answer, Connection, NoAnswerError
 from router.forward.outcomes import Fate, Outcome, Sign
-from router.forward.store_answers import is_busy, outcome_of_answer, refuses_syntax, trouble_of
+from router.forward.store_answers import is_busy, outcome_of_answer, refuses_syntax, stored_of_answer, trouble_of
 
 PIECE = 256 * 1024
 """Bytes of a file in memory at a time."""
 UNAUTHORIZED = 401
+NEW_LINE = "\r\n"
 
 
 class StowSender:
@@ -52,12 +53,35 @@ class StowSender:
         return next((native for native in NATIVE if allowed is None or native in allowed), None)
 
     def store(self, file: StoredFile) -> Outcome:
+        answer = self._asked([file])
+        if isinstance(answer, Outcome):
+            return answer
+        outcome = outcome_of_answer(answer, file.sop_instance)
+        if refuses_syntax(answer, outcome) and file.transfer_syntax not in NATIVE:
+            self._refused.add((file.sop_class, file.transfer_syntax))
+        return outcome
+
+    def store_together(self, files: Sequence[StoredFile]) -> list[Outcome | None]:
+        answer = self._asked(files)
+        if isinstance(answer, Outcome):
+            return [None] * len(files)
+        return stored_of_answer(answer, [file.sop_instance for file in files])
+
+    def release(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        self.closed = True
+        self._connection.close()
+
+    def _asked(self, files: Sequence[StoredFile]) -> Answer | Outcome:
+        """What the server answers; the outcome if it does not. Raises OSError, OwnLimitError."""
         try:
-            answer = self._posted(file)
+            answer = self._posted(files)
             if answer.status == UNAUTHORIZED and self._destination.auth is not None:
                 before, self._authorization = self._authorization, authorization(self._destination, self._authorization)
                 if self._authorization != before:
-                    answer = self._posted(file)
+                    answer = self._posted(files)
         except NoAnswerError as error:
             self.abort()
             return Outcome(Fate.LATER, str(error), sign=error.sign)
@@ -67,31 +91,20 @@ class StowSender:
                 raise OwnLimitError(error.reason) from error
             return Outcome(Fate.LATER, error.reason, sign=Sign.ENDED)
         self.idle_since = time.monotonic()
-        outcome = outcome_of_answer(answer, file.sop_instance)
-        if refuses_syntax(answer, outcome) and file.transfer_syntax not in NATIVE:
-            self._refused.add((file.sop_class, file.transfer_syntax))
-        return outcome
+        return answer
 
-    def release(self) -> None:
-        self.abort()
-
-    def abort(self) -> None:
-        self.closed = True
-        self._connection.close()
-
-    def _posted(self, file: StoredFile) -> Answer:
+    def _posted(self, files: Sequence[StoredFile]) -> Answer:
         if self._connection.closed:  # the server closed it together with its last answer
             self._connection = _connection(self._destination)
         boundary = secrets.token_hex(16)  # nobody can put it into a file beforehand
-        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode("ascii")
-        head += file_meta(file.sop_class, file.sop_instance, file.transfer_syntax, None)
+        parts = [(_head(file, boundary, is_first=file is files[0]), file) for file in files]
         tail = f"\r\n--{boundary}--\r\n".encode("ascii")
         headers = _headers(self._authorization) | {
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'
         }
-        length = len(head) + file.size + len(tail)
+        length = sum(len(head) + file.size for head, file in parts) + len(tail)
         target = target_of(self._destination.stow or "")
-        return self._connection.request("POST", target, headers, _body(head, file, tail), length)
+        return self._connection.request("POST", target, headers, _body(parts, tail), length)
 
 
 def open_sender(destination: DestinationSettings) -> StowSender:
@@ -141,15 +154,22 @@ def _headers(authorization: str) -> dict[str, str]:
     return {"Accept": "application/dicom+json"} | ({"Authorization": authorization} if authorization else {})
 
 
-def _body(head: bytes, file: StoredFile, tail: bytes) -> Iterator[bytes]:
-    """The parts of a request. The tail is a piece of its own: nobody can have answered before it is sent."""
-    with open(os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as opened:
-        opened.seek(file.offset)
-        yield head
-        left = file.size
-        while left and (piece := opened.read(min(PIECE, left))):
-            left -= len(piece)
-            yield piece
-        if left:
-            raise OSError(f"the blob is shorter than its row says (by {left} bytes)")
+def _head(file: StoredFile, boundary: str, *, is_first: bool) -> bytes:
+    """What stands before a data set: the part's begin, and the head of its file."""
+    begin = f"{'' if is_first else NEW_LINE}--{boundary}\r\nContent-Type: application/dicom\r\n\r\n"
+    return begin.encode("ascii") + file_meta(file.sop_class, file.sop_instance, file.transfer_syntax, None)
+
+
+def _body(parts: Sequence[tuple[bytes, StoredFile]], tail: bytes) -> Iterator[bytes]:
+    """The pieces of a request. The tail is one of its own: nobody can have answered before it is sent."""
+    for head, file in parts:
+        with open(os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as opened:
+            opened.seek(file.offset)
+            yield head
+            left = file.size
+            while left and (piece := opened.read(min(PIECE, left))):
+                left -= len(piece)
+                yield piece
+            if left:
+                raise OSError(f"the blob is shorter than its row says (by {left} bytes)")
     yield tail

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 
 from router.association.lacks import OwnLimitError
 from router.association.requestor import AssociationLostError, ConnectError, ConnectKind
@@ -17,13 +18,15 @@ from router.forward.circuit import Circuit
 from router.forward.delivery import Transcode, attempt, came_from
 from router.forward.outcomes import Fate, Outcome, Sign
 from router.forward.pool import Pool
+from router.forward.sender import Sender
 from router.forward.senders import answers_echo
+from router.forward.together import MOST, Habit, attempt_together, group
 from router.observe import log, where
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
 from router.spool import ChangedError, DeliveryState, DestinationState, Spool, SpoolError, StoreError
 
 BATCH = 8
-"""Deliveries that are claimed together."""
+"""Deliveries that are claimed together; to a web server as many as one request may have."""
 STUDY_BATCH = 250
 """Deliveries of one study that are claimed together, so that they go in one association."""
 LONGEST_LOOK = 60.0
@@ -56,6 +59,7 @@ class Worker(threading.Thread):
         self._circuit = circuit
         self._transcode = transcode
         self._pool = Pool(circuit.hold)
+        self._habit = Habit()
         self._rests_until = 0.0
         self._study = ""
         """The study of the last deliveries, if the destination gathers."""
@@ -129,7 +133,8 @@ class Worker(threading.Thread):
     def _claim(self, destination: DestinationSettings) -> list[Delivery]:
         deliveries, rate = self._spool.deliveries, destination.limit_rate
         if destination.gather is None:
-            return deliveries.claim(self._to, 1 if self._circuit.is_open else BATCH, rate=rate)
+            batch = MOST if destination.stow is not None else BATCH
+            return deliveries.claim(self._to, 1 if self._circuit.is_open else batch, rate=rate)
         return deliveries.claim_study(self._to, 1 if self._circuit.is_open else STUDY_BATCH, rate=rate)
 
     def _begin_study(self, study: str) -> None:
@@ -188,27 +193,75 @@ class Worker(threading.Thread):
             self._circuit.failed("no answer to C-ECHO")
 
     def _deliver_all(self, destination: DestinationSettings, deliveries: list[Delivery]) -> None:
-        """Try one after the other. Give back those that were not tried, also after an error."""
+        """Try one after the other, or several at once. Give back those that were not tried, also after an error."""
         wanted = [(d.instance.sop_class, d.instance.transfer_syntax) for d in deliveries]
         noted: list[Future[bool]] = []
         back: list[Future[bool]] = []
+        left, alone = list(deliveries), set[int]()
         try:
-            for delivery in deliveries:
-                if noted:
-                    noted[-1].result()  # so that a crash makes one duplicate, and not one for each claimed delivery
-                if self._stopping.is_set() or (note := self._deliver(destination, delivery, wanted)) is None:
+            while left:
+                for note in noted:
+                    note.result()  # so that a crash makes one duplicate, and not one for each claimed delivery
+                if self._stopping.is_set():
                     break
-                noted.append(note)
+                several = self._may_go_together(destination, left, alone)
+                alone |= {one.id for one in several}
+                notes = self._deliver_together(destination, several, wanted) if several else {}
+                if notes == {}:
+                    note_of_one = self._deliver(destination, left[0], wanted)
+                    notes = None if note_of_one is None else {left[0].id: note_of_one}
+                if notes is None:
+                    break
+                noted = list(notes.values())
+                left = [one for one in left if one.id not in notes]
                 if self._circuit.is_open or self._has_changed(destination) or self._rests_until > time.monotonic():
                     break
         finally:
             # A failed one gets a time. So it comes after the untried ones, whose `ready_at` is 0.
-            left = deliveries[len(noted) :]
             back += [self._spool.deliveries.retry(d, min(d.tries, 1), "", tried=False) for d in left]
         for future in noted + back:
             future.result()
         if back:
             self._signal.set()  # another worker of this destination may be resting, and this one may be about to stop
+
+    def _may_go_together(
+        self, destination: DestinationSettings, left: list[Delivery], alone: set[int]
+    ) -> list[Delivery]:
+        """The next deliveries for one request; none where the next one goes alone."""
+        if destination.stow is None or self._circuit.is_open or self._habit.alone():
+            return []
+        found = group([one for one in left if not came_from(one, destination)], alone)
+        return found if len(found) > 1 else []
+
+    def _deliver_together(
+        self, destination: DestinationSettings, deliveries: list[Delivery], wanted: list[tuple[str, str]]
+    ) -> dict[int, Future[bool]] | None:
+        """Try several in one request. Returns the notes of those that arrived; None if nothing could be tried."""
+        started = time.monotonic()
+        with ExitStack() as stack:
+            here = []
+            for one in deliveries:
+                with suppress(StoreError, ChangedError):  # alone it gets its reason
+                    stack.enter_context(self._spool.local(one.instance))
+                    here.append(one)
+            if (sender := self._sender(destination, wanted)) is None:
+                return None
+            try:
+                outcomes = attempt_together(here, sender, self._transcode)
+            except OwnLimitError as error:
+                self._rest_for_want(str(error))
+                return None
+            except SpoolError:
+                raise
+            except Exception as error:  # nobody foresaw it; alone it is that of one instance
+                log.error("forward failed", destination=self._to, error=where(error))
+                self._pool.abort()
+                outcomes = {}
+            if sender.closed:
+                self._pool.abort()
+        self._habit.went(len(outcomes))
+        seconds = (time.monotonic() - started) / max(1, len(outcomes))
+        return {one.id: self._note(destination, one, outcomes[one.id], seconds) for one in here if one.id in outcomes}
 
     def _has_changed(self, destination: DestinationSettings) -> bool:
         """Whether a person has paused the destination or changed its settings, or its hours are over."""
@@ -236,15 +289,7 @@ class Worker(threading.Thread):
         self, destination: DestinationSettings, delivery: Delivery, wanted: list[tuple[str, str]]
     ) -> Future[bool] | None:
         """Send a blob that lies here. Raises SpoolError."""
-        try:
-            sender = self._pool.get(destination, self._settings().calling_ae(destination), wanted)
-        except ConnectError as error:
-            if error.kind is ConnectKind.OURS:
-                self._rest_for_want(error.reason)
-            elif error.kind is ConnectKind.REJECTED and self._circuit.associations:
-                self._rests_until = time.monotonic() + TOO_MANY
-            else:
-                self._circuit.failed(error.reason, for_good=error.kind is ConnectKind.REJECTED_FOR_GOOD)
+        if (sender := self._sender(destination, wanted)) is None:
             return None
         started = time.monotonic()
         try:
@@ -264,7 +309,21 @@ class Worker(threading.Thread):
             outcome = Outcome(Fate.FEW, f"failed here ({type(error).__name__})", sign=Sign.OURS)
         if sender.closed:
             self._pool.abort()
+        self._habit.went_alone(arrived=outcome.fate is Fate.DONE)
         return self._note(destination, delivery, outcome, time.monotonic() - started)
+
+    def _sender(self, destination: DestinationSettings, wanted: list[tuple[str, str]]) -> Sender | None:
+        """An open way to the destination. None if there is none now; then it is noted why."""
+        try:
+            return self._pool.get(destination, self._settings().calling_ae(destination), wanted)
+        except ConnectError as error:
+            if error.kind is ConnectKind.OURS:
+                self._rest_for_want(error.reason)
+            elif error.kind is ConnectKind.REJECTED and self._circuit.associations:
+                self._rests_until = time.monotonic() + TOO_MANY
+            else:
+                self._circuit.failed(error.reason, for_good=error.kind is ConnectKind.REJECTED_FOR_GOOD)
+            return None
 
     def _rest_for_want(self, lacking: str) -> None:
         """This machine lacks a resource, so deliveries wait. That says nothing about the destination."""

@@ -25,6 +25,8 @@ class Listener(ABC, Generic[T]):
     tls: ssl.SSLContext | None = None
     errors: list[BaseException] = field(default_factory=list)
     connections: int = 0
+    port: int = 0
+    """A free one, unless one is named."""
 
     @abstractmethod
     def talk(self, sock: socket.socket) -> T:
@@ -34,8 +36,8 @@ class Listener(ABC, Generic[T]):
         """A connection has ended before its script."""
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=32)
-        self.port: int = self._listener.getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=32)
+        self.port = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._listen, daemon=True)]
         self._socks: list[socket.socket] = []
         self._threads[0].start()

@@ -74,7 +74,7 @@ def test_one_connection_serves_one_after_the_other(tmp_path: Path) -> None:
     with WebPeer() as peer, stage(tmp_path, peer, idle=20.0) as made:
         owed = made.owe("dest", count=5)
         made.until("done", 5)
-        assert sorted(one.instance for one in peer.posted) == sorted(one.sop_instance for one in owed)
+        assert sorted(uid for one in peer.posted for uid in one.instances) == sorted(one.sop_instance for one in owed)
         assert peer.connections == 1
 
 
@@ -316,7 +316,8 @@ def test_a_server_that_refuses_the_node_opens_the_circuit_and_buries_nothing(
         (opened,) = made.events("circuit opened")
         assert opened.detail["reason"] == "refuses this node: answered 403 (it forbids storing)"
         assert made.states() == ["open"] * 6
-        assert len(peer.posted) == 1
+        assert len(peer.posted) <= 2  # with others, and alone
+        assert len(peer.posted[-1].instances) == 1
 
 
 def test_only_storing_closes_the_circuit_of_a_server_that_refused(
@@ -331,7 +332,7 @@ def test_only_storing_closes_the_circuit_of_a_server_that_refused(
             if got.method == "OPTIONS":
                 talk.answer(200)
             elif allowed:
-                talk.answer(200, stored(got.instance))
+                talk.answer(200, stored(*got.instances))
             else:
                 talk.answer(401)
 
@@ -358,7 +359,7 @@ def test_a_dead_server_is_asked_by_options(tmp_path: Path, monkeypatch: pytest.M
         with WebPeer() as peer:
             made.change("dest", port=peer.port, stow=peer.url)
             made.until("done", 2)
-            assert [one.method for one in peer.requests] == ["OPTIONS", "POST", "POST"]
+            assert [one.method for one in peer.requests][:2] == ["OPTIONS", "POST"]
     finally:
         made.stop()
         made.spool.close()

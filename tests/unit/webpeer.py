@@ -25,8 +25,8 @@ class Request:
     body: bytes
 
     @property
-    def file(self) -> bytes:
-        """The one Part 10 file of a STOW-RS request; fails where the multipart is not strictly as PS3.18 has it."""
+    def files(self) -> list[bytes]:
+        """The Part 10 files of a STOW-RS request; fails where the multipart is not strictly as PS3.18 has it."""
         matched = re.fullmatch(
             r'multipart/related; type="application/dicom"; boundary=([0-9a-f]+)', self.headers["content-type"]
         )
@@ -36,27 +36,41 @@ class Request:
         tail = b"\r\n--" + boundary + b"--\r\n"
         assert self.body.startswith(head)
         assert self.body.endswith(tail)
-        found = self.body[len(head) : -len(tail)]
-        assert boundary not in found
+        found = self.body[len(head) : -len(tail)].split(b"\r\n" + head)
+        assert not [file for file in found if boundary in file]
         return found
 
     @property
+    def file(self) -> bytes:
+        """The one Part 10 file."""
+        (found,) = self.files
+        return found
+
+    @property
+    def instances(self) -> list[str]:
+        """Their SOP Instance UIDs by the file meta information, which begins after the preamble."""
+        return [_instance_of(file) for file in self.files]
+
+    @property
     def instance(self) -> str:
-        """Its SOP Instance UID by the file meta information, which begins after the preamble."""
-        at = self.file.index(b"\x02\0\x03\0UI") + 6
-        size = int.from_bytes(self.file[at : at + 2], "little")
-        return self.file[at + 2 : at + 2 + size].rstrip(b"\0").decode()
+        return _instance_of(self.file)
+
+
+def _instance_of(file: bytes) -> str:
+    at = file.index(b"\x02\0\x03\0UI") + 6
+    size = int.from_bytes(file[at : at + 2], "little")
+    return file[at + 2 : at + 2 + size].rstrip(b"\0").decode()
 
 
 def element(vr: str, *values: Any) -> dict[str, Any]:
     return {"vr": vr, "Value": list(values)}
 
 
-def stored(instance: str, warning: int | None = None) -> dict[str, Any]:
-    item = {"00081150": element("UI", "1.2"), "00081155": element("UI", instance)}
-    if warning is not None:
+def stored(*instances: str, warning: int | None = None) -> dict[str, Any]:
+    items = [{"00081150": element("UI", "1.2"), "00081155": element("UI", one)} for one in instances]
+    for item in items if warning is not None else ():
         item["00081196"] = element("US", warning)
-    return {"00081199": element("SQ", item)}
+    return {"00081199": element("SQ", *items)}
 
 
 def failed(instance: str | None, reason: int | None, tag: str = "00081198") -> dict[str, Any]:
@@ -113,7 +127,7 @@ class Talk:
             if got.method == "OPTIONS":
                 self.answer(204)
             else:
-                self.answer(200, stored(got.instance))
+                self.answer(200, stored(*got.instances))
 
     def until_closed(self) -> None:
         self.sock.settimeout(10)
