@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -93,13 +93,15 @@ def associate(
         raise
 
 
-def connected(host: str, port: int, tls: ClientTls | None, limit: float) -> socket.socket:
-    """A connection, encrypted if `tls` says how. Raises ConnectError."""
+def connected(
+    host: str, port: int, tls: ClientTls | None, limit: float, way: Callable[[], socket.socket] | None = None
+) -> socket.socket:
+    """A connection, encrypted if `tls` says how. `way` opens one that leads there. Raises ConnectError."""
     try:
         context = client_context(tls) if tls else None
     except (OSError, ValueError) as error:
         raise _not_connected(ConnectKind.TLS, unusable(error), error) from error
-    sock = _reached(host, port, limit)
+    sock = way() if way else _reached(host, port, limit)
     try:
         return _secured(sock, context, host) if context else sock
     except BaseException:

@@ -33,6 +33,7 @@ def command(
     settings = load(config_file(file, config))
     results = [("configuration", "ok", f"{len(settings.rules.rules)} rules, {len(settings.destinations)} destinations")]
     results += [("configuration", "warning", warning) for warning in settings.warnings]
+    results += [("configuration", "failed", str(one)) for one in settings.unusable]
     results += _model(settings) if "classify" in settings.node.roles else []
     results += [*_spool(settings), *_shared(settings), *_ports(settings), *_certificates(settings), *_notify(settings)]
     results += _destinations(settings) if "forward" in settings.node.roles and not offline else []
@@ -152,22 +153,9 @@ def _held_by_the_node(settings: Settings) -> list[list[object]]:
 
 
 def _certificates(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Whether the server's certificate fits its key, and which certificates expire soon."""
+    """Which certificates expire soon."""
     from router.association.expiry import expiries
-    from router.association.tls import server_context, unusable
-    from router.config.settings import ServerTls
 
-    if settings.node.tls is not None:
-        try:
-            server_context(settings.node.tls)
-        except OSError as error:
-            words = getattr(error, "reason", None) or error.strerror or type(error).__name__
-            yield "node.tls", "failed", f"certificate, key and ca cannot be used together: {words}"
-    if settings.web.tls is not None:
-        try:
-            server_context(ServerTls(settings.web.tls.certificate, settings.web.tls.key))
-        except OSError as error:
-            yield "web.tls", "failed", unusable(error)
     now = time.time()
     for setting, times in expiries(settings).items():
         if not times:

@@ -71,7 +71,7 @@ def load(
     said = tuple(f"{problems.file}:{line}: {about}" for line, about in warnings)
     return Settings(
         path.absolute(), **found, destinations=destinations, rules=table, warnings=said,
-        header_words=context.vocabulary, text=text,
+        header_words=context.vocabulary, text=text, unusable=tuple(problems.unusable),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from router.config.settings import Unusable
 from router.errors import RouterError
 
 MOST = 50
@@ -49,6 +50,7 @@ class Problems:
         self.found: list[Problem] = []
         self.warnings: list[tuple[int, str]] = []
         """(line, text) of what is allowed, but probably a mistake."""
+        self.unusable: list[Unusable] = []
 
     def add(self, line: int, message: str, fix: str = "") -> None:
         problem = Problem(self.file, line, message, fix)

@@ -24,6 +24,7 @@ from router.config.fields import (
 )
 from router.config.hours import hours
 from router.config.object_store import object_store
+from router.config.secret_files import authorities, check_pair
 from router.config.settings import (
     Accept,
     ClientTls,
@@ -37,7 +38,7 @@ from router.config.settings import (
     WebSettings,
     WebTls,
 )
-from router.config.stow import check_stow, http_auth, of_address, web_address
+from router.config.stow import check_stow, http_auth, of_address, proxy_address, web_address
 from router.config.uids import transfer_syntax
 
 SAME_ASSOCIATION = "same association"
@@ -93,25 +94,34 @@ def accept(where: str, node: Node, context: Context) -> tuple[Accept, ...]:
 
 
 def server_tls(where: str, node: Node, context: Context) -> ServerTls:
-    known = {"port": _PORT, "certificate": existing_file, "key": existing_file, "ca": existing_file}
+    known = {"port": _PORT, "certificate": existing_file, "key": existing_file, "ca": authorities}
     found = fields(where, node, known, context)
     required(where, node, found, {"certificate": "node.crt", "key": "node.key"}, context)
+    _check_pair(where, node, found, context)
     return ServerTls(**found)
 
 
 def client_tls(where: str, node: Node, context: Context) -> ClientTls:
-    known = {"ca": existing_file, "certificate": existing_file, "key": existing_file, "verify_host": _BOOLEAN}
+    known = {"ca": authorities, "certificate": existing_file, "key": existing_file, "verify_host": _BOOLEAN}
     found = fields(where, node, known, context)
     written = as_table(where, node, context).entries
     if ("certificate" in written) != ("key" in written):
         context.wrong(node, f"{where} has only one of certificate and key", "write both, or leave both out")
         raise Skip
+    _check_pair(where, node, found, context)
     return ClientTls(**found)
+
+
+def _check_pair(where: str, node: Node, found: dict[str, Any], context: Context) -> None:
+    if "certificate" in found and "key" in found:
+        place = as_table(where, node, context).entries["certificate"]
+        check_pair(f"{where}.certificate", place, found["certificate"], found["key"], context)
 
 
 def web_tls(where: str, node: Node, context: Context) -> WebTls:
     found = fields(where, node, {"certificate": existing_file, "key": existing_file}, context)
     required(where, node, found, {"certificate": "node.crt", "key": "node.key"}, context)
+    _check_pair(where, node, found, context)
     return WebTls(**found)
 
 
@@ -183,6 +193,7 @@ DESTINATION: dict[str, Parser] = {
     "stow": scalar(web_address),
     "auth": http_auth,
     "allow_http": _BOOLEAN,
+    "proxy": scalar(proxy_address),
     "calling_ae_title": _AE_TITLE,
     "tls": client_tls,
     "enabled": _BOOLEAN,

@@ -260,6 +260,14 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpProxy:
+    """Requests go to an HTTP proxy, which connects to the server (CONNECT for https)."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class HttpAuth:
     """How the node identifies itself to an HTTP server: by a bearer token, by user and password, or by a token that a
     token server gives for client credentials (OAuth 2)."""
@@ -291,6 +299,8 @@ class DestinationSettings:
     """The address to which instances are posted (STOW-RS, PS3.18 §10.5); None: they are sent by C-STORE."""
     auth: HttpAuth | None = None
     allow_http: bool = False
+    proxy: HttpProxy | None = None
+    """For `stow` and the token server of `auth`; None: directly, whatever the environment says."""
     calling_ae_title: str | None = None
     tls: ClientTls | None = None
     enabled: bool = True
@@ -333,6 +343,21 @@ class DestinationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Unusable:
+    """A file for TLS or with a secret that cannot be used: the setting, and where in which file it stands."""
+
+    setting: str
+    file: str
+    line: int
+    why: str
+    fix: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.setting}: {self.why} ({self.fix})"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One validated routing.yaml, read whole; a reload replaces it whole."""
 
@@ -344,6 +369,8 @@ class Settings:
     destinations: dict[str, DestinationSettings]
     rules: RuleTable
     warnings: tuple[str, ...] = field(default=())
+    unusable: tuple[Unusable, ...] = field(default=(), compare=False)
+    """Files that are there, and cannot be used as what they are for. What they are for fails; the rest works."""
     header_words: Vocabulary | None = None
     """The words that headers are read by."""
     notify: NotifySettings = field(default_factory=NotifySettings)

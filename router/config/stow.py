@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from router.config import values
 from router.config.document import Node
-from router.config.fields import Context, Parser, Skip, as_table, existing_file, fields, scalar
-from router.config.settings import ClientTls, HttpAuth, Secret
+from router.config.fields import Context, Parser, Skip, as_table, fields, scalar
+from router.config.secret_files import authorities, secret_file
+from router.config.settings import ClientTls, HttpAuth, HttpProxy, Secret
 from router.config.values import WrongError
 
 EXAMPLE = "write for instance https://pacs.example.org/dicom-web/studies"
@@ -43,6 +44,22 @@ def web_address(value: str) -> str:
     return value.strip()
 
 
+def proxy_address(value: str) -> HttpProxy:
+    """`http://host:port`. Messages repeat none of it."""
+    example = "write for instance http://proxy.example.org:3128"
+    try:
+        parts = urlsplit(value.strip())
+        host, port = values.host(parts.hostname or ""), parts.port
+    except (ValueError, WrongError):
+        raise WrongError("is not the address of a proxy", example) from None
+    if parts.username is not None or parts.password is not None:
+        fix = "let the proxy know this node by its address: credentials for a proxy are not supported"
+        raise WrongError("has a user or a password in it", fix)
+    if parts.scheme != "http" or not host or not port or parts.path.strip("/") or parts.query or parts.fragment:
+        raise WrongError("is not the address of a proxy, with its port", example)
+    return HttpProxy(host, port)
+
+
 def of_address(address: str) -> dict[str, Any]:
     """Host, port and TLS of an address, and no AE title, as far as the settings do not say otherwise."""
     parts = urlsplit(address)
@@ -64,7 +81,7 @@ def check_stow(where: str, node: Node, found: dict[str, Any], context: Context) 
     """Refuse what contradicts the kind of a destination. Raises Skip."""
     there = as_table(where, node, context).entries
     if "stow" not in there:
-        for name in ("auth", "allow_http"):
+        for name in ("auth", "allow_http", "proxy"):
             if name in there:
                 context.wrong(there[name], f"{where}.{name} is only for a destination with stow", "remove it")
                 raise Skip
@@ -83,7 +100,8 @@ def check_stow(where: str, node: Node, found: dict[str, Any], context: Context) 
         wrong.append(("tls", "has tls and an address that begins with http:", "write https://"))
     auth: HttpAuth | None = found.get("auth")
     for name, address in (("stow", found["stow"]), ("auth", (auth and auth.token_url) or "")):
-        if is_open_to_others(address) and not found.get("allow_http"):
+        leaves = is_open_to_others(address) or (address.startswith("http:") and "proxy" in found)
+        if leaves and not found.get("allow_http"):
             fix = "write https://, or add allow_http: true where the network between is your own"
             wrong.append((name, f"{name} would send unencrypted", fix))
     for name, words, fix in wrong:
@@ -100,7 +118,7 @@ def _variable(value: str) -> str:
 
 def _secret(where: str, node: Node, context: Context) -> Secret:
     there = as_table(where, node, context).entries
-    found = fields(where, node, {"env": scalar(_variable), "file": existing_file}, context)
+    found = fields(where, node, {"env": scalar(_variable), "file": secret_file}, context)
     if len(there) != 1:
         context.wrong(node, f"{where} must say where the secret is", WHERE_SECRETS_ARE)
     if len(found) != 1 or len(there) != 1:
@@ -126,7 +144,7 @@ _AUTH: dict[str, Parser] = {
     "client_id": scalar(_printable(500, spaces=True)),
     "client_secret": _secret,
     "scope": scalar(_printable(2000, spaces=True)),
-    "ca": existing_file,
+    "ca": authorities,
 }
 _TOGETHER = ({"bearer"}, {"user", "password"}, {"token_url", "client_id", "client_secret"})
 

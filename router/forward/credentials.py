@@ -14,12 +14,11 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 
 from router.association.connecting import ConnectError, ConnectKind
 from router.association.lacks import OwnLimitError
+from router.config.secret_files import is_secret, read_secret
 from router.config.settings import HOUR, MINUTE, ClientTls, DestinationSettings, HttpAuth, Secret
 from router.config.stow import PORTS
 from router.forward.http import Answer, Connection, NoAnswerError
 
-MOST_SECRET = 16 * 1024
-"""Bytes of a secret, or of a token."""
 SPARE = 30.0
 """Seconds before its end at which a token is not used any more."""
 SHORTEST, LONGEST, USUAL = 10.0, HOUR, 5 * MINUTE
@@ -80,7 +79,7 @@ def _asked(destination: DestinationSettings, auth: HttpAuth) -> tuple[str, float
     try:
         connection = Connection(
             parts.hostname or "", parts.port or PORTS[parts.scheme], tls, destination.connect_timeout,
-            destination.response_timeout, destination.least_rate,
+            destination.response_timeout, destination.least_rate, destination.proxy,
         )  # fmt: skip
     except ConnectError as error:
         raise ConnectError(error.kind, f"the token server: {error.reason}") from error
@@ -104,7 +103,7 @@ def _token(answer: Answer) -> tuple[str, float]:
         seconds = float(seconds)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         text, seconds = "", 0.0
-    if not isinstance(text, str) or not _is_printable(text) or not seconds > 0:
+    if not isinstance(text, str) or not is_secret(text) or not seconds > 0:
         raise ConnectError(ConnectKind.CREDENTIALS, "the token server's answer has no token")
     return text, max(min(seconds, LONGEST) - SPARE, SHORTEST)
 
@@ -120,8 +119,7 @@ def _read(secret: Secret, key: str) -> str:
     elif secret.file is not None:
         where = f"the file {secret.file.name}"
         try:
-            with os.fdopen(os.open(secret.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                text = file.read(MOST_SECRET + 1).decode("utf-8", "replace").strip()
+            text = read_secret(secret.file)
         except OSError as error:
             words = f"auth.{key}: {where} cannot be read ({error.strerror or type(error).__name__})"
             raise ConnectError(ConnectKind.CREDENTIALS, words) from error
@@ -129,13 +127,9 @@ def _read(secret: Secret, key: str) -> str:
         raise AssertionError("a secret is somewhere")
     if not text:
         raise ConnectError(ConnectKind.CREDENTIALS, f"auth.{key}: {where} is not set, or is empty")
-    if not _is_printable(text):
+    if not is_secret(text):
         raise ConnectError(ConnectKind.CREDENTIALS, f"auth.{key}: {where} is longer than one line of printable ASCII")
     return text
-
-
-def _is_printable(text: str) -> bool:
-    return 0 < len(text) <= MOST_SECRET and all(" " <= one <= "~" for one in text)
 
 
 def target_of(address: str) -> str:

@@ -1,7 +1,7 @@
 """One connection to an HTTP server, for one request after the other: each wait has an end, and each answer a bound.
 
 It is `http.client` on a socket of our own, whose limits are those of `association`: a server that sends a byte a minute
-must not hold a worker. No redirect is followed, and no proxy of the environment is used.
+must not hold a worker. No redirect is followed, and no proxy but that of the settings is used.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
-from router.association.connecting import connected
 from router.association.lacks import OwnLimitError, own_limit
 from router.association.pdu import Pace
-from router.config.settings import ClientTls
+from router.config.settings import ClientTls, HttpProxy
 from router.dicom.uids import IMPLEMENTATION_VERSION
 from router.errors import RouterError
 from router.forward.outcomes import Sign
+from router.forward.proxy import connected_by
 
 MOST_ANSWER = 1024**2
 """Bytes of an answer that are read."""
@@ -56,14 +56,16 @@ class Connection:
     """For one thread."""
 
     def __init__(
-        self, host: str, port: int, tls: ClientTls | None, connect_limit: float, limit: float, least_rate: int
-    ) -> None:
+        self, host: str, port: int, tls: ClientTls | None, connect_limit: float, limit: float, least_rate: int,
+        proxy: HttpProxy | None = None,
+    ) -> None:  # fmt: skip
         """Raises ConnectError."""
-        self._wire = _Wire(connected(host, port, tls, connect_limit))
+        self._wire = _Wire(connected_by(proxy, host, port, tls, connect_limit))
         self._limit, self._least_rate = limit, least_rate
         self._host = f"[{host}]" if ":" in host else host
         if port != (443 if tls else 80):
             self._host += f":{port}"
+        self._before = f"http://{self._host}" if proxy and not tls else ""
         self.closed = False
 
     def lost(self) -> bool:
@@ -93,7 +95,7 @@ class Connection:
         client = http.client.HTTPConnection("")
         client.auto_open = 0
         client.sock = self._wire
-        client.putrequest(method, target, skip_host=True)
+        client.putrequest(method, self._before + target, skip_host=True)
         about = {"Host": self._host, "User-Agent": IMPLEMENTATION_VERSION, "Content-Length": str(length)}
         for name, value in (about | headers).items():
             client.putheader(name, value)

@@ -146,7 +146,7 @@ def _options(destination: DestinationSettings) -> Answer:
 def _connection(destination: DestinationSettings) -> Connection:
     return Connection(
         destination.host, destination.port, destination.tls, destination.connect_timeout, destination.response_timeout,
-        destination.least_rate,
+        destination.least_rate, destination.proxy,
     )  # fmt: skip
 
 

@@ -39,8 +39,8 @@ from router.node.other_models import OtherModels
 from router.node.reloading import (
     Reloaded,
     not_followed,
-    refuse_bad_certificates,
     refuse_orphaned_deliveries,
+    refuse_unusable_files,
     reloaded,
 )
 from router.node.rule_changes import RuleChanges
@@ -191,6 +191,8 @@ class Node:
         node, port, web_port = self.settings().node, cast(int, ports[self._receiver]), cast(int, ports[self._web])
         for warning in self.settings().warnings:
             log.warning("configuration", about=warning)
+        for unusable in self.settings().unusable:
+            log.error("configuration", about=str(unusable))
         log.info(
             "serving", ae_title=node.ae_title, roles=list(node.roles), address=node.address, port=port,
             web_port=web_port,
@@ -232,7 +234,7 @@ class Node:
         with self._reloading:  # a signal and the local socket may ask at once
             new, old = load(self.settings().file), self.settings()
             refuse_orphaned_deliveries(self._spool, new)
-            refuse_bad_certificates(old, new)
+            refuse_unusable_files(old, new)
             self._take(new, lambda: publish(new, self._spool, who))
             self._follower.now_in_force(self._in_force.version)
             done = reloaded(self._started_with, old, new, self._in_force.version)
@@ -255,7 +257,7 @@ class Node:
             if newest is None or newest.version <= self._in_force.version:
                 return self._in_force.version
             found = following(old, newest)
-            refuse_bad_certificates(old, found.settings)
+            refuse_unusable_files(old, found.settings)
             self._take(found.settings, lambda: found)
             done = reloaded(self._started_with, old, found.settings, newest.version)
             log.info("followed", version=newest.version, who=newest.who, node=newest.node, changed=done.changed)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
-from router.association.tls import client_context, server_context, unusable
 from router.config import ConfigError, Problem, Settings
 from router.node.sweeper import orphaned
 from router.spool import Spool
@@ -19,7 +16,6 @@ FOLLOW_WITHIN = 5.0
 """Seconds in which each node follows what was published."""
 LOOK_EVERY = 0.1
 """Seconds between two looks whether all have."""
-TLS_FIX = "correct the file, or name another file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +42,20 @@ def refuse_orphaned_deliveries(spool: Spool, new: Settings) -> None:
         raise ConfigError(problems)
 
 
-def refuse_bad_certificates(old: Settings, new: Settings) -> None:
-    """Raises ConfigError for a TLS file that cannot be used. It counts as a mistake in routing.yaml."""
-    makers: dict[str, Callable[[], object]] = {}
-    if new.node.tls is not None:
-        makers["node"] = partial(server_context, new.node.tls)
-    for name, destination in new.destinations.items():
-        if destination.tls is not None and destination != old.destinations.get(name):
-            makers[f"destinations.{name}"] = partial(client_context, destination.tls)
-    found: dict[str, str] = {}
-    for of, make in makers.items():
-        try:
-            make()
-        except (OSError, ValueError) as error:
-            found[of] = unusable(error)
-    if found:
-        raise ConfigError([Problem(str(new.file), 0, f"{of}.tls: {words}", TLS_FIX) for of, words in found.items()])
+def refuse_unusable_files(old: Settings, new: Settings) -> None:
+    """Raises ConfigError for a file for TLS, or with a secret, that cannot be used. It counts as a mistake in
+    routing.yaml, unless it is that of a destination that does not change."""
+    same = tuple(
+        f"destination '{name}'." for name, destination in new.destinations.items()
+        if destination == old.destinations.get(name)
+    )  # fmt: skip
+    problems = [
+        Problem(one.file, one.line, f"{one.setting}: {one.why}", one.fix)
+        for one in new.unusable
+        if not one.setting.startswith(same)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def not_followed(spool: Spool, version: int) -> list[dict[str, str]]:

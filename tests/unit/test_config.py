@@ -89,7 +89,8 @@ destinations:
      response_timeout: 2s, least_rate: 2 kB/s, archive: true, limit_rate: 60/min, gather: 20s, gather_limit: 2min,
      hours: "18:00-07:00 Mon-Fri",
      tls: {ca: ca.crt, certificate: node.crt, key: node.key, verify_host: false}}
-  web: {stow: "http://pacs.example.org/studies", allow_http: true, auth: {bearer: {file: s3.ini}}}
+  web: {stow: "http://pacs.example.org/studies", allow_http: true, auth: {bearer: {file: s3.ini}},
+        proxy: "http://proxy.example.org:3128"}
 rules: []
 otherwise: {send: [ai, web]}
 """,

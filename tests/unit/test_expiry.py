@@ -12,7 +12,7 @@ import pytest
 from router.association.expiry import LARGEST_FILE, expiries, expiry_times
 from router.cli import check
 from router.config import Settings, load, shipped
-from router.config.settings import ClientTls, ServerTls, WebSettings, WebTls
+from router.config.settings import ClientTls, ServerTls
 
 DAY = 86400.0
 
@@ -67,7 +67,7 @@ def test_check_warns_of_what_ends_soon_and_refuses_what_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soon, key = certificate(tmp_path, 20)
-    late, late_key = certificate(tmp_path, 40, "late")
+    late, _ = certificate(tmp_path, 40, "late")
     settings = with_tls(ServerTls(soon, key), one=ClientTls(ca=late, certificate=soon, key=key))
     states = told(settings)
     assert states["node.tls.certificate"][0] == "warning"
@@ -77,12 +77,6 @@ def test_check_warns_of_what_ends_soon_and_refuses_what_has_ended(
     monkeypatch.setattr(time, "time", lambda: now + 25 * DAY)
     assert told(settings)["node.tls.certificate"][0] == "failed"
     monkeypatch.undo()
-    assert told(with_tls(ServerTls(late, key)))["node.tls"][0] == "failed"  # the key of another
-    assert "node.tls" not in told(with_tls(ServerTls(late, late_key)))
-    of_page = replace(with_tls(None), web=WebSettings(tls=WebTls(soon, late_key)))
-    assert told(of_page)["web.tls"][0] == "failed"
-    assert told(of_page)["web.tls.certificate"][0] == "warning"
-    assert "web.tls" not in told(replace(of_page, web=WebSettings(tls=WebTls(late, late_key))))
 
 
 def test_of_authorities_one_may_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,18 +245,19 @@ def test_a_reload_that_fails_half_way_changes_nothing_and_the_next_one_works(
     running.order("reload")
 
 
-@pytest.mark.parametrize("of", ["node", "destinations.gone"])
+@pytest.mark.parametrize("of", ["node.tls.certificate", "destination 'gone'.tls.ca"])
 def test_a_reload_with_a_certificate_that_is_none_changes_nothing(running: Running, of: str) -> None:
     text, before = (running.folder / "routing.yaml").read_text(), running.node.settings()
     for name in ("a.crt", "a.key"):
         (running.folder / name).write_text("a robot's mistake")
     old, tls = {
-        "node": ("address: ", "tls: {certificate: a.crt, key: a.key, port: 2762}, address: "),
-        "destinations.gone": ("port: 1}", "port: 1, tls: {ca: a.crt}}"),
+        "node.tls.certificate": ("address: ", "tls: {certificate: a.crt, key: a.key, port: 2762}, address: "),
+        "destination 'gone'.tls.ca": ("port: 1}", "port: 1, tls: {ca: a.crt}}"),
     }[of]
     (running.folder / "routing.yaml").write_text(text.replace(old, tls, 1))
     answer = running.order("reload")
-    assert f"{of}.tls: certificate, key or ca cannot be used" in answer["error"]
+    line = 1 + text[: text.index(old)].count("\n")
+    assert f"routing.yaml:{line}: {of}: the file {running.folder / 'a.crt'} cannot be used" in answer["error"]
     assert answer["exit_code"] == 2
     assert running.node.settings() is before
     running.write()
