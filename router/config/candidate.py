@@ -61,5 +61,5 @@ def candidate(text: str, destinations: Mapping[str, bool]) -> Candidate:
     return Candidate(
         RuleTable(found, last, xxh3_128_hexdigest(said), said),
         frozenset(name for name, enabled in known.items() if enabled),
-        tuple(f"line {line}: {about}" for line, about in problems.warnings),
+        tuple(f"line {line}: {about}" for line, about in problems.warned()),
     )

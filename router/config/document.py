@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ LARGEST_FILE = 1024 * 1024
 """Bytes of a configuration file."""
 _DEEPEST = 20
 """Levels of nesting."""
+_TOO_DEEP = ("nested too deeply", f"at most {_DEEPEST} levels")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml where the installed PyYAML has it: ten times as fast."""
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -90,11 +93,10 @@ def read(path: Path, problems: Problems) -> str:
 def parse(text: str, environ: Mapping[str, str], problems: Problems) -> Table:
     """The top-level mapping of a file's text, `${NAME}` replaced. Raises ConfigError where nothing can be read at
     all."""
-    root = _compose(text, problems)
-    problems.check()
-    if root is None:
+    node = _compose(text, environ, problems)
+    if node is None:
+        problems.check()
         return Table({}, {}, 1)
-    node = _plain(root, environ, problems)
     if not isinstance(node, Table):
         problems.add(node.line, "the file must be a mapping", "begin with 'destinations:'")
         raise ConfigError(problems.found)
@@ -119,42 +121,112 @@ def _text(path: Path, problems: Problems) -> str:
         return ""
 
 
-def _compose(text: str, problems: Problems) -> yaml.Node | None:
+def _compose(text: str, environ: Mapping[str, str], problems: Problems) -> Node | None:
+    """The nodes of a text, from one pass over it. None if there are none, or if something is wrong."""
     try:
-        _refuse(text, problems)
-        return None if problems.found else yaml.compose(text, Loader=yaml.SafeLoader)
+        return _Composer(text, environ, problems).root()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        fix = _rewrite(text, line, mark.column if mark else 0)
-        problems.add(line, f"not YAML: {error.problem or error.context}", fix)
-    except yaml.YAMLError:
+        if "nesting depth" in (error.problem or ""):  # the parser reads ahead, and has a limit of its own
+            problems.add(line, *_TOO_DEEP)
+        else:
+            fix = _rewrite(text, line, mark.column if mark else 0)
+            problems.add(line, f"not YAML: {error.problem or error.context}", fix)
+    except (yaml.YAMLError, UnicodeEncodeError):
         problems.add(0, "not YAML: a character that YAML does not allow", "save the file as plain UTF-8 text")
+    except _TooDeepError:
+        pass
     return None
 
 
-def _refuse(text: str, problems: Problems) -> None:
-    """What YAML allows and a configuration never needs, found before anything recursive sees it."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        mark = event.start_mark
-        line, column = (mark.line + 1, mark.column) if mark else (1, 0)
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > _DEEPEST:
-            problems.add(line, "nested too deeply", f"at most {_DEEPEST} levels")
-            return
+class _TooDeepError(Exception):
+    """Nested beyond the limit. That is already written down."""
+
+
+class _Composer:
+    """YAML events to nodes. What YAML allows and a configuration never needs is refused on the way."""
+
+    def __init__(self, text: str, environ: Mapping[str, str], problems: Problems) -> None:
+        self._text, self._environ, self._problems = text, environ, problems
+        self._events = yaml.parse(text, Loader=LOADER)
+        self._depth = 0
+
+    def root(self) -> Node | None:
+        found: list[Node] = []
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent) and found:
+                said = "not YAML: a second document begins here"
+                self._problems.add(_line(event), said, "remove the line '---', or write two files")
+                return None
+            if isinstance(event, yaml.NodeEvent):
+                found.append(self._node(event))
+        return found[0] if found else None
+
+    def _node(self, event: yaml.NodeEvent) -> Node:
+        line = _line(event)
+        self._refuse(event, line)
+        if isinstance(event, yaml.ScalarEvent):
+            before = len(self._problems.found)
+            text = _substituted(event.value, line, self._environ, self._problems)
+            null = not event.style and text in ("", "~", "null")
+            return Scalar(text, line, null=null, unset=len(self._problems.found) > before)
+        if not isinstance(event, yaml.CollectionStartEvent):
+            return Scalar("", line, unset=True)  # an alias, which is already refused
+        if self._depth == _DEEPEST:
+            self._problems.add(line, *_TOO_DEEP)
+            raise _TooDeepError
+        self._depth += 1
+        table = isinstance(event, yaml.MappingStartEvent)
+        found = self._table(line) if table else Sequence(tuple(map(self._node, self._inside())), line)
+        self._depth -= 1
+        return found
+
+    def _inside(self) -> Iterator[yaml.NodeEvent]:
+        """The events that begin the nodes of a collection."""
+        for event in self._events:
+            if isinstance(event, yaml.CollectionEndEvent):
+                return
+            yield event
+
+    def _table(self, line: int) -> Table:
+        entries: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        inside = self._inside()
+        for key in inside:
+            at, name = _line(key), key.value if isinstance(key, yaml.ScalarEvent) else None
+            if name is None:
+                self._problems.add(at, "a key must be text", "write a value that begins with { or [ in quotes")
+            elif name in entries:
+                said = f"it is already on line {lines[name]}; remove one"
+                self._problems.add(at, f"key '{name}' appears twice", said)
+            if name is None:
+                self._node(key)
+            else:
+                self._refuse(key, at)
+            below = self._node(next(inside))
+            if name is None or name in entries:
+                continue
+            # What a mapping lacks is best looked for at its name, not at its first key.
+            entries[name] = replace(below, line=at) if isinstance(below, Table) else below
+            lines[name] = at
+        return Table(entries, lines, line)
+
+    def _refuse(self, event: yaml.NodeEvent, line: int) -> None:
+        sign, what = "", ""
         if isinstance(event, yaml.AliasEvent):
-            fix = _rewrite(text, line, column)
-            problems.add(line, "a value that begins with * is an alias in YAML, and aliases are not used here", fix)
-        elif isinstance(event, yaml.NodeEvent) and event.anchor is not None:
-            fix = _rewrite(text, line, column)
-            problems.add(line, "a value that begins with & is an anchor in YAML, and anchors are not used here", fix)
-        elif getattr(event, "tag", None) is not None:
-            fix = _rewrite(text, line, column)
-            problems.add(line, "a value that begins with ! is a tag in YAML, and tags are not used here", fix)
+            sign, what = "*", "an alias in YAML, and aliases are"
+        elif event.anchor is not None:
+            sign, what = "&", "an anchor in YAML, and anchors are"
+        elif event.tag is not None:
+            sign, what = "!", "a tag in YAML, and tags are"
+        if what:
+            fix = _rewrite(self._text, line, event.start_mark.column if event.start_mark else 0)
+            self._problems.add(line, f"a value that begins with {sign} is {what} not used here", fix)
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
 
 
 _SPECIAL = re.compile(r"""([\w.()-]+|"[^"]*")\s*:\s*([>*&!|%@`][^,}\]#]*)""")
@@ -173,37 +245,6 @@ def _rewrite(text: str, line: int, column: int) -> str:
         return ""
     value = match[2].strip().replace("\\", "\\\\").replace('"', '\\"')
     return f'write {match[1]}: "{value}"'
-
-
-def _plain(node: yaml.Node, environ: Mapping[str, str], problems: Problems) -> Node:
-    line = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        return _table(node, environ, problems)
-    if isinstance(node, yaml.SequenceNode):
-        return Sequence(tuple(_plain(item, environ, problems) for item in node.value), line)
-    plain = isinstance(node, yaml.ScalarNode) and node.style is None
-    before = len(problems.found)
-    text = _substituted(str(node.value), line, environ, problems)
-    return Scalar(text, line, null=plain and text in ("", "~", "null"), unset=len(problems.found) > before)
-
-
-def _table(node: yaml.MappingNode, environ: Mapping[str, str], problems: Problems) -> Table:
-    entries: dict[str, Node] = {}
-    lines: dict[str, int] = {}
-    for key, value in node.value:
-        line = key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode):
-            problems.add(line, "a key must be text", "write a value that begins with { or [ in quotes")
-            continue
-        name = str(key.value)
-        if name in entries:
-            problems.add(line, f"key '{name}' appears twice", f"it is already on line {lines[name]}; remove one")
-            continue
-        below = _plain(value, environ, problems)
-        # What a mapping lacks is best looked for at its name, not at its first key.
-        entries[name] = replace(below, line=line) if isinstance(below, Table) else below
-        lines[name] = line
-    return Table(entries, lines, node.start_mark.line + 1)
 
 
 def _substituted(text: str, line: int, environ: Mapping[str, str], problems: Problems) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, keyword_dict, keyword_for_tag
 
@@ -92,5 +93,10 @@ def is_text(tag: int) -> bool:
 
 def nearest_name(written: str, conditions: frozenset[str]) -> str:
     """The nearest condition or keyword that a rule may use."""
-    allowed = (word for word, tag in keyword_dict.items() if word and not identifies(tag) and tag not in _INSTEAD)
-    return nearest(written, [*conditions, *allowed])
+    return nearest(written, [*conditions, *_allowed()])
+
+
+@cache
+def _allowed() -> tuple[str, ...]:
+    """The keywords that a rule may use."""
+    return tuple(word for word, tag in keyword_dict.items() if word and not identifies(tag) and tag not in _INSTEAD)

@@ -67,7 +67,7 @@ def load(
     problems.check()
     if table is None:
         raise AssertionError("a rule table is only absent together with a problem")
-    warnings = [*_warnings(root, found["node"], destinations, table), *problems.warnings]
+    warnings = problems.warned(_warnings(root, found["node"], destinations, table))
     said = tuple(f"{problems.file}:{line}: {about}" for line, about in warnings)
     return Settings(
         path.absolute(), **found, destinations=destinations, rules=table, warnings=said,

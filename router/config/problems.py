@@ -11,7 +11,8 @@ from router.config.settings import Unusable
 from router.errors import RouterError
 
 MOST = 50
-"""Mistakes that are collected: to find what was meant takes a while for each, and a file may hold ten thousand."""
+"""Mistakes that are collected, and warnings that are told. To find what was meant takes a while for each mistake, and
+a file may hold ten thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,12 @@ class Problems:
 
     def warn(self, line: int, message: str) -> None:
         self.warnings.append((line, message))
+
+    def warned(self, others: Iterable[tuple[int, str]] = ()) -> list[tuple[int, str]]:
+        """The warnings, after others, and how many were left out. A long table may be worth a warning on each line."""
+        found = [*others, *self.warnings]
+        more = len(found) - MOST
+        return found if more <= 0 else [*found[:MOST], (found[MOST][0], f"{more} more warnings, from this line on")]
 
     def check(self) -> None:
         """Raise ConfigError if anything was found."""

@@ -11,14 +11,18 @@ from typing import Any
 import yaml
 
 from router.config.candidate import PARTS
+from router.config.document import LOADER
 from router.config.problems import Problems
 
 BLOCK_STYLE = "begin each of header_words, rules and otherwise on a line of its own, at its very beginning"
 
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 
 def as_yaml(written: Mapping[str, Any]) -> str:
     """Rules as a decision kept them, as a person would write them."""
-    return str(yaml.safe_dump(dict(written), sort_keys=False, allow_unicode=True, width=110)) if written else ""
+    said = yaml.dump(dict(written), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=110) if written else ""
+    return str(said)
 
 
 def rules_in(text: str, name: str) -> str:
@@ -46,7 +50,7 @@ def _ended(line: str, newline: str = "\n") -> str:
 
 def _places(text: str, name: str) -> dict[str, tuple[int, int]]:
     """Each part's lines: from that of its key up to the last that says something of it, without what follows."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root = yaml.compose(text, Loader=LOADER)
     if not isinstance(root, yaml.MappingNode):
         return {}
     lines = text.splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from router.config import values
@@ -12,10 +13,13 @@ from router.config.fields import Context, Parser, Skip, as_table, fields, scalar
 from router.config.problems import nearest
 from router.decide import Otherwise, Rule
 from router.decide.decision import OTHERWISE
-from router.decide.unreachable import implies, never_fire
+from router.decide.unreachable import MOST_STEPS, implies, never_fire
+from router.decide.world import Budget, Spent
 
 _LONGEST_NAME = 64
 """Characters of a rule's name."""
+_MOST_REASONS = 5
+"""Earlier rules that a warning names."""
 
 
 def otherwise(node: Node, destinations: Mapping[str, bool], context: Context) -> Otherwise:
@@ -65,20 +69,30 @@ def _check_reach(found: list[tuple[Rule, Node]], destinations: Mapping[str, bool
     """A rule that an earlier one plainly hides is a mistake; any other rule that can never fire is a warning."""
     rules = [rule for rule, _ in found]
     hides = [_ends_the_search(rule, destinations) for rule in rules]
+    budget = Budget(MOST_STEPS)
     for place, reasons in never_fire(rules, hides).items():
         rule, node = found[place]
         said = f"rule '{rule.name}' can never fire"
-        plain = next((other for other in reasons if implies(rule.when, rules[other].when)), None)
+        plain = None
+        with suppress(Spent):  # it is a warning then
+            plain = next((other for other in reasons if _plainly(rule, rules[other], budget)), None)
         if plain is not None:
             earlier, other = found[plain]
             fix = f"'{earlier.name}' on line {other.line} always fires first; put this rule before it, or remove one"
             context.wrong(node, said, fix)
         elif reasons:
-            names = [f"'{rules[other].name}' on line {found[other][1].line}" for other in reasons]
+            names = [f"'{rules[other].name}' on line {found[other][1].line}" for other in reasons[:_MOST_REASONS]]
+            if len(reasons) > _MOST_REASONS:
+                names.append(f"{len(reasons) - _MOST_REASONS} more")
             takes = "takes" if len(names) == 1 else "take"
             context.problems.warn(node.line, f"{said}: {' and '.join(names)} {takes} its instances first")
         else:
             context.problems.warn(node.line, f"{said}: its conditions contradict each other")
+
+
+def _plainly(rule: Rule, earlier: Rule, budget: Budget) -> bool:
+    """Whether an earlier rule plainly takes all that this one could take."""
+    return rule.when == earlier.when or implies(rule.when, earlier.when, budget)
 
 
 def _ends_the_search(rule: Rule, destinations: Mapping[str, bool]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from itertools import product
 
 from router.decide.conditions import (
@@ -37,24 +37,17 @@ from router.decide.conditions import (
     ViewIs,
 )
 from router.decide.table import Rule
-from router.decide.world import Impossible, Key, World, key_of, words_asked
+from router.decide.world import PER_QUESTION, Budget, Impossible, Key, Spent, World, key_of, listed, words_asked
 
 MOST_CASES = 128
 """The most ways of being true that are followed for one rule. Further alternatives count as true."""
-MOST_STEPS = 60_000
-"""The most pairs of a way and an earlier rule that are tried: a few seconds. It is enough for 300 rules that all ask
+MOST_STEPS = 150_000
+"""The most questions that are asked, of all rules together: about a second. It is enough for 300 rules that all ask
 about the same value, and for thousands that each name another machine."""
 PASSES = 3
 """How often all earlier rules are tried: what one excludes can decide another."""
 
 Case = list[tuple[Condition, bool]]
-
-
-@dataclass(slots=True)
-class _Budget:
-    """Steps that are left."""
-
-    left: int
 
 
 def never_fire(rules: Sequence[Rule], hides: Sequence[bool]) -> dict[int, tuple[int, ...]]:
@@ -63,20 +56,20 @@ def never_fire(rules: Sequence[Rule], hides: Sequence[bool]) -> dict[int, tuple[
     Without earlier rules, the rule contradicts itself. `hides` says which rules end the search when they are true; a
     shadow rule or a skipped rule does not. The search stops after MOST_STEPS.
     """
-    budget, earlier, found = _Budget(MOST_STEPS), _Earlier(rules), {}
-    for place, rule in enumerate(rules):
-        if budget.left <= 0:
-            break
-        reasons: set[int] = set()
-        for case in _cases(rule.when, True):
-            shut = _shut_out(case, earlier, budget)
-            if shut is None:
-                break
-            reasons |= shut
-        else:
-            found[place] = tuple(sorted(reasons))
-        if hides[place]:
-            earlier.add(place)
+    budget, earlier = Budget(MOST_STEPS), _Earlier(rules)
+    found: dict[int, tuple[int, ...]] = {}
+    with suppress(Spent):
+        for place, rule in enumerate(rules):
+            reasons: set[int] = set()
+            for case in _cases(rule.when, True):
+                shut = _shut_out(case, earlier, budget)
+                if shut is None:
+                    break
+                reasons |= shut
+            else:
+                found[place] = tuple(sorted(reasons))
+            if hides[place]:
+                earlier.add(place)
     return found
 
 
@@ -103,8 +96,9 @@ class _Earlier:
         for word in asked[1]:
             self._by_word[asked[0], word].append(place)
 
-    def of(self, world: World) -> Iterator[tuple[int, Condition]]:
+    def of(self, world: World, budget: Budget) -> Iterator[tuple[int, Condition]]:
         known = world.keys
+        budget.spend(1 + len(self._by_keys) // PER_QUESTION)
         groups = [group for keys, group in self._by_keys.items() if keys <= known]
         groups += [self._by_word.get(pair, []) for pair in list(world.certain_words())]
         for group in groups:
@@ -112,9 +106,9 @@ class _Earlier:
                 yield place, self._rules[place].when
 
 
-def _shut_out(case: Case, earlier: _Earlier, budget: _Budget) -> set[int] | None:
+def _shut_out(case: Case, earlier: _Earlier, budget: Budget) -> set[int] | None:
     """The earlier rules that exclude a case. Empty if it contradicts itself. None if it is possible."""
-    world, reasons = World(), set[int]()
+    world, reasons = World(budget), set[int]()
     try:
         for condition, answer in case:
             world.assume(condition, answer)
@@ -122,10 +116,7 @@ def _shut_out(case: Case, earlier: _Earlier, budget: _Budget) -> set[int] | None
         return reasons
     for _ in range(PASSES):
         before = world.changes
-        for place, when in earlier.of(world):
-            budget.left -= 1
-            if budget.left <= 0:
-                return None
+        for place, when in earlier.of(world, budget):
             changes = world.changes
             try:
                 _deny(world, when, True)
@@ -160,7 +151,10 @@ def _cases(condition: Condition, answer: bool) -> list[Case]:
         return alternatives if len(alternatives) <= MOST_CASES else [[]]
     found: list[Case] = [[]]
     for way in ways:
-        if len(found) * len(way) <= MOST_CASES:
+        if len(way) == 1:
+            for one in found:
+                one.extend(way[0])
+        elif len(found) * len(way) <= MOST_CASES:
             found = [one + other for one, other in product(found, way)]
     return found
 
@@ -216,19 +210,18 @@ def _needed(condition: Condition, answer: bool = True) -> frozenset[Key]:
 # -- two conditions alone ----------------------------------------------------------------------------------------------
 
 
-def implies(stronger: Condition, weaker: Condition) -> bool:
-    """Whether `weaker` is certainly true whenever `stronger` is. False if that is not plain."""
-    if stronger == weaker:
-        return True
+def implies(stronger: Condition, weaker: Condition, budget: Budget) -> bool:
+    """Whether `weaker` is certainly true whenever `stronger` is. False if that is not plain. Raises Spent."""
+    budget.spend(1 + (listed(stronger) + listed(weaker)) // PER_QUESTION)
     if isinstance(weaker, AllOf):
-        return all(implies(stronger, part) for part in weaker.conditions)
+        return all(implies(stronger, part, budget) for part in weaker.conditions)
     if isinstance(stronger, AnyOf):
-        return all(implies(part, weaker) for part in stronger.conditions)
-    if isinstance(stronger, AllOf) and any(implies(part, weaker) for part in stronger.conditions):
+        return all(implies(part, weaker, budget) for part in stronger.conditions)
+    if isinstance(stronger, AllOf) and any(implies(part, weaker, budget) for part in stronger.conditions):
         return True
     if isinstance(weaker, AnyOf):
-        return any(implies(stronger, part) for part in weaker.conditions)
-    return _narrower(stronger, weaker)
+        return any(implies(stronger, part, budget) for part in weaker.conditions)
+    return stronger == weaker or _narrower(stronger, weaker)
 
 
 def _narrower(stronger: Condition, weaker: Condition) -> bool:

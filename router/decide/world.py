@@ -65,19 +65,39 @@ class Impossible(Exception):  # noqa: N818 - not an error: an answer
     """No case is left."""
 
 
+class Spent(Exception):  # noqa: N818 - not an error: the search ends
+    """The budget is used up."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What a search may cost: questions that are left. A long list of words or networks counts as several."""
+
+    left: int
+
+    def spend(self, questions: int) -> None:
+        self.left -= questions
+        if self.left < 0:
+            raise Spent
+
+
+PER_QUESTION = 64
+"""Words of a list that cost as much as one question."""
+_PER_SPAN = 16
+"""Words that cost as much as one interval or network."""
+
+
 @dataclass(slots=True)
 class _Words:
     """One text or several. They have a value from each set of `musts`, and none from `banned`."""
 
     known: bool = False
     single: bool = False
-    musts: list[frozenset[str]] = field(default_factory=list)
+    musts: list[set[str]] = field(default_factory=list)
+    """What is left of them: without what is banned."""
     banned: set[str] = field(default_factory=set)
     wanted: set[Matcher] = field(default_factory=set)
     unwanted: set[Matcher] = field(default_factory=set)
-
-    def left(self) -> Iterator[frozenset[str]]:
-        return (must - self.banned for must in self.musts)
 
     def want(self, matcher: Matcher, answer: bool) -> bool:
         """Assume that the matcher has this answer. Returns whether that is news. Raises Impossible."""
@@ -86,11 +106,13 @@ class _Words:
             (self.wanted if answer else self.unwanted).add(matcher)
         elif not answer:
             self.banned |= matcher.words
+            for must in self.musts:
+                must -= matcher.words
         elif self.single and self.musts:
-            self.musts = [self.musts[0] & matcher.words]
-        elif matcher.words not in self.musts:
-            self.musts.append(matcher.words)
-        if not all(self.left()) or self.wanted & self.unwanted or ANYTHING in self.unwanted:
+            self.musts[0] &= matcher.words
+        elif (must := set(matcher.words - self.banned)) not in self.musts:
+            self.musts.append(must)
+        if not all(self.musts) or self.wanted & self.unwanted or ANYTHING in self.unwanted:
             raise Impossible
         return before != (
             len(self.musts), len(self.banned), len(self.wanted), len(self.unwanted), *map(len, self.musts)
@@ -102,8 +124,8 @@ class _Words:
         if not isinstance(matcher, Equal):
             return matcher in (self.wanted if answer else self.unwanted) or (answer and matcher == ANYTHING)
         if answer:
-            return any(must <= matcher.words for must in self.left())
-        apart = self.single and any(not must & matcher.words for must in self.left())
+            return any(must <= matcher.words for must in self.musts)
+        apart = self.single and any(must.isdisjoint(matcher.words) for must in self.musts)
         return apart or matcher.words <= self.banned
 
 
@@ -143,9 +165,13 @@ def _years(sign: str, limit: int, unit: str, wider: float) -> Intervals:
 
 
 class World:
-    """The cases that are left. `changes` counts what was learnt. `keys` are the values of which something is known."""
+    """The cases that are left. `changes` counts what was learnt. `keys` are the values of which something is known.
 
-    def __init__(self) -> None:
+    Each question is paid from the budget. Raises Spent.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self.changes = 0
         self.keys: set[Key] = set()
         self._states = STATES
@@ -159,11 +185,13 @@ class World:
     def certain_words(self) -> Iterator[tuple[Key, str]]:
         """For each text that must have one of some words: one of these words."""
         for key, text in self._words.items():
-            for must in text.left():
+            for must in text.musts:
+                self._budget.spend(1 + len(must) // PER_QUESTION)
                 yield key, min(must)
 
     def assume(self, condition: Condition, answer: bool) -> None:
         """Assume that the condition has this answer. Raises Impossible."""
+        self._pay(condition)
         self.keys.update(key_of(condition))
         if isinstance(condition, _Chance):
             self._narrow_states(frozenset(self._states - {None}))
@@ -185,6 +213,7 @@ class World:
 
     def deny(self, condition: Condition, answer: bool) -> None:
         """Assume that the condition has another answer, or none. Raises Impossible."""
+        self._pay(condition)
         if isinstance(condition, AgeIs):
             if self._age.sure(*_compared(condition, answer)):
                 raise Impossible
@@ -201,6 +230,7 @@ class World:
 
     def sure(self, condition: Condition, answer: bool) -> bool:
         """Whether the condition has this answer in every case that is left."""
+        self._pay(condition)
         if isinstance(condition, ClassIs | TopIs | Novel):
             return all(_of_state(condition, state) is answer for state in self._states)
         if isinstance(condition, PixelsAre):
@@ -219,6 +249,18 @@ class World:
             lies, unknown = self._numbers.get(key, (base, True))
             return not unknown and within(lies, asked_for if answer else _complement(condition, asked_for))
         return False
+
+    def _pay(self, condition: Condition) -> None:
+        """Pay for one question: for what it lists, and for what is known of the same value."""
+        known = 0
+        if asked := words_asked(condition):
+            text = self._words.get(asked[0])
+            known = len(text.musts) if text else 0
+        elif isinstance(condition, AgeIs):
+            known = _PER_SPAN * (len(self._age.units.get(condition.unit, ())) + len(self._age.years))
+        elif isinstance(condition, _Number):
+            known = _PER_SPAN * len(self._numbers.get(key_of(condition)[0], ((), True))[0])
+        self._budget.spend(1 + (known + listed(condition)) // PER_QUESTION)
 
     def _narrow(self, condition: Condition, answer: bool, *, unknown: bool) -> None:
         """Assume that the condition has this answer, or with `unknown` perhaps none."""
@@ -293,6 +335,14 @@ def words_asked(condition: Condition) -> tuple[Key, Matcher] | None:
     if isinstance(condition, HeaderPart | HeaderView | ViewIs):
         return ("text", condition.subject), Equal(condition.names)
     return None
+
+
+def listed(condition: Condition) -> int:
+    """The length of the list that a condition has, in words."""
+    if isinstance(condition, PeerIn):
+        return _PER_SPAN * len(condition.networks)
+    asked = words_asked(condition)
+    return len(asked[1].words) if asked and isinstance(asked[1], Equal) else 0
 
 
 def _needs_a_word(condition: Condition) -> bool:

@@ -42,8 +42,7 @@ class AllOf:
         return _tags(self.conditions)
 
     def holds(self, facts: Facts) -> bool | None:
-        answers = {condition.holds(facts) for condition in self.conditions}
-        return False if False in answers else None if None in answers else True
+        return _first(self.conditions, facts, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,18 @@ class AnyOf:
         return _tags(self.conditions)
 
     def holds(self, facts: Facts) -> bool | None:
-        answers = {condition.holds(facts) for condition in self.conditions}
-        return True if True in answers else None if None in answers else False
+        return _first(self.conditions, facts, True)
+
+
+def _first(conditions: tuple[Condition, ...], facts: Facts, settles: bool) -> bool | None:
+    """This answer as soon as one condition has it, else unknown if one is unknown, else the opposite."""
+    unknown = False
+    for condition in conditions:
+        answer = condition.holds(facts)
+        if answer is settles:
+            return settles
+        unknown = unknown or answer is None
+    return None if unknown else not settles
 
 
 def _tags(conditions: tuple[Condition, ...]) -> frozenset[int]:
