@@ -54,6 +54,10 @@ def test_there_are_twenty_and_the_list_leads_to_each() -> None:
     anchors = {one.number: re.sub(r"[^\w -]", "", f"{one.number}. {one.title}".lower()) for one in RECIPES}
     assert linked == {number: words.replace(" ", "-") for number, words in anchors.items()}
     assert set(re.findall(r"\]\(#([^)]+)\)", page)) == set(linked.values())
+    others = [*PAGE.parent.glob("*.md"), PAGE.parents[1] / "README.md"]
+    from_others = {anchor for other in others for anchor in re.findall(r"cookbook\.md#([^)]+)\)", other.read_text())}
+    assert from_others
+    assert from_others <= set(linked.values())
 
 
 def test_the_page_names_the_thresholds_of_the_shipped_model() -> None:
