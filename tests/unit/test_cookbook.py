@@ -227,7 +227,7 @@ class Cloud:
 
     def uids(self) -> list[str]:
         assert all(one.headers["authorization"] == f"Bearer {TOKEN}" for one in self.peer.posted)
-        return [one.instance for one in self.peer.posted]
+        return [instance for one in self.peer.posted for instance in one.instances]
 
 
 def can_be_run(row: Row) -> bool:
