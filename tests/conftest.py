@@ -5,12 +5,14 @@ Data beside the checkout is optional: without it, tests that need it skip and sa
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
 import os
 import resource
 import shutil
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,25 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 
 import pytest
 import structlog
+import typer.testing
 
+MEMORY = Path("/dev/shm")
+ROOM = 6 << 30
+"""Bytes that several tests at once need for their files, with a margin; those of a test that passed are removed."""
+
+
+def _files_in_memory() -> None:
+    """The 256 folders of a spool cost a disk's file system more than most tests do. `TMPDIR` names another place."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    if min(shutil.disk_usage(MEMORY).free, int(memory["MemAvailable"].split()[0]) << 10) > ROOM:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)  # workers of pytest-xdist, and nodes, inherit it
+
+
+_files_in_memory()
+# Each call makes the parsers of all commands anew, which costs more than most commands.
+vars(typer.testing)["_get_command"] = functools.cache(vars(typer.testing)["_get_command"])
 gc.disable()  # until everything is imported: looking for garbage meanwhile costs each process two seconds
 sys.dont_write_bytecode = False  # else each process, of tests as well, compiles all modules
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -30,6 +30,7 @@ one, for a data set of odd length."""
 
 PIECE = 1 << 20
 """Bytes that are compared at a time."""
+FOLDERS = tuple(f"{number:02x}" for number in range(256))
 PLENTY = 1 << 40
 """A number of files that no file system reaches."""
 WRITE_BEHIND = 2 << 20
@@ -146,8 +147,11 @@ class BlobStore:
     def prepare(self) -> None:
         """Make the folders, durably."""
         make_folder(self.root)
-        for number in range(256):
-            (self.root / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+        with os.scandir(self.root) as entries:
+            there = {entry.name for entry in entries if entry.is_dir()}
+        for name in FOLDERS:
+            if name not in there:
+                os.mkdir(f"{self.root}/{name}", 0o700)
         sync_folder(self.root)
 
     def begin(self, header: bytes) -> Blob:
@@ -208,8 +212,8 @@ class BlobStore:
 
     def files(self) -> Iterator[Path]:
         """The files in the folders of blobs. Other folders, made by a person or a file system, are left out."""
-        for number in range(256):
-            with os.scandir(self.root / f"{number:02x}") as entries:
+        for name in FOLDERS:
+            with os.scandir(f"{self.root}/{name}") as entries:  # a Path for each would take as long as the look
                 yield from (Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False))
 
     def has_any(self) -> bool:
