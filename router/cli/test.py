@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.cli.control import change
 from router.cli.options import Config, Json, Yes, choose, confirm, printable, settings_of
+
+if TYPE_CHECKING:
+    from router.config import Settings
 
 
 def command(
@@ -20,7 +24,7 @@ def command(
 ) -> None:
     """Send a synthetic X-ray to a destination: does it take images? Exit code 1: it did not arrive.
 
-    An AI can answer a C-ECHO and refuse images.
+    An AI can answer a C-ECHO and refuse images. The record keeps who sent it and how it ended.
     """
     from router.commands.test_image import ARRIVES_AS, PATIENCE, send_test
 
@@ -35,5 +39,19 @@ def command(
         print(json.dumps({"destination": destination, "arrived": not error, "error": error or None, "ms": took}))
     else:
         print(printable(f"it did not arrive: {error}" if error else f"it arrived, in {took:g} ms"))
+    _note(settings, destination, error)
     if error:
         raise typer.Exit(1)
+
+
+def _note(settings: Settings, destination: str, error: str) -> None:
+    """Keep it in the record, if there is a spool."""
+    from router.node.orders import NoteTest
+    from router.spool import SpoolError, read_spool
+
+    try:
+        read_spool(settings.spool).close()
+    except SpoolError as missing:
+        typer.echo(printable(f"this is not in the record: {missing}"), err=True)
+        return
+    change(settings, NoteTest(destination, error))

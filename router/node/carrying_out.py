@@ -13,6 +13,7 @@ from router.node.orders import (
     Discard,
     Label,
     Many,
+    NoteTest,
     OrderError,
     Pause,
     RemoveUser,
@@ -30,6 +31,9 @@ from router.node.orders import (
 if TYPE_CHECKING:
     from router.spool import Act, Spool
     from router.spool.find import Filter
+
+LONGEST_ERROR = 200
+"""Characters that are kept of why a test image did not arrive."""
 
 
 def known(spool: Spool, destinations: Iterable[str]) -> list[str]:
@@ -54,12 +58,9 @@ def carry_out(order: SpoolOrder, who: str, spool: Spool, destinations: Iterable[
             return {"changed": spool.orders.wipe(who)}
         case DecideAgain() | SendAlso() | Label():
             _of_one(order, who, spool, destinations)
-        case Pause(destination, until):
-            _refuse_unknown(destination, known(spool, destinations))
-            spool.orders.pause(destination, who, max(0.0, until))
-        case Resume(destination):
-            _refuse_unknown(destination, known(spool, destinations))
-            spool.orders.resume(destination, who)
+        case Pause() | Resume() | NoteTest():
+            _refuse_unknown(order.destination, known(spool, destinations))
+            _of_destination(order, who, spool)
         case Many():
             return {"job": _begin(order, who, spool, destinations)}
         case CancelJob(number):
@@ -73,6 +74,18 @@ def carry_out(order: SpoolOrder, who: str, spool: Spool, destinations: Iterable[
         case _:
             assert_never(order)
     return {"done": True}
+
+
+def _of_destination(order: Pause | Resume | NoteTest, who: str, spool: Spool) -> None:
+    match order:
+        case Pause(destination, until):
+            spool.orders.pause(destination, who, max(0.0, until))
+        case Resume(destination):
+            spool.orders.resume(destination, who)
+        case NoteTest(destination, error):
+            spool.event("test image sent", None, destination, who=who, error=error[:LONGEST_ERROR])
+        case _:
+            assert_never(order)
 
 
 def _of_one(order: DecideAgain | SendAlso | Label, who: str, spool: Spool, destinations: Iterable[str]) -> None:

@@ -193,6 +193,15 @@ class Silence:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteTest:
+    """Keep in the record that a test image was sent to a destination, and how that ended."""
+
+    destination: str
+    error: str
+    """Why it did not arrive; empty if it did."""
+
+
+@dataclass(frozen=True, slots=True)
 class AddUser:
     """Let a person use the page. `password` is its Argon2 hash; none: only the proxy's sign-on names this user."""
 
@@ -224,7 +233,9 @@ class SetRoles:
     roles: tuple[str, ...]
 
 
-QueueOrder = Retry | Discard | DecideAgain | SendAlso | Label | Pause | Resume | Wipe | Many | CancelJob | Silence
+QueueOrder = (
+    Retry | Discard | DecideAgain | SendAlso | Label | Pause | Resume | Wipe | Many | CancelJob | Silence | NoteTest
+)
 ModelOrder = Promote | RollBack | SetShadow
 UserOrder = AddUser | RemoveUser | SetPassword | SetRoles
 SpoolOrder = QueueOrder | UserOrder
@@ -244,6 +255,7 @@ BY_NAME: dict[str, type[Order]] = {
     "many": Many,
     "cancel-job": CancelJob,
     "silence": Silence,
+    "note-test": NoteTest,
     "reload": Reload,
     "apply-rules": ApplyRules,
     "roll-back-rules": RollBackRules,

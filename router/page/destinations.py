@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from router.commands.pause_words import pause_end
 from router.commands.test_image import ARRIVES_AS, PATIENCE, send_test
 from router.config import Settings
 from router.config.settings import DestinationSettings
-from router.node.orders import OrderError, Pause, Resume
+from router.node.orders import NoteTest, OrderError, Pause, Resume
 from router.page import search
 from router.page.forms import FormError, field, fields
 from router.page.site import Site
@@ -44,12 +45,14 @@ class Answers:
         self._lock = threading.Lock()
         self._last: dict[str, Answer] = {}
 
-    def ask(self, what: str, name: str, who: str, question: Callable[[], str]) -> None:
+    def ask(self, what: str, name: str, who: str, question: Callable[[], str]) -> str:
+        """Why there was no good answer; empty if there was."""
         began = time.perf_counter()
         trouble = question()
         took = 1000 * (time.perf_counter() - began)
         with self._lock:
             self._last[name] = Answer(what, time.time(), trouble, took, who)
+        return trouble
 
     def all(self) -> dict[str, Answer]:
         with self._lock:
@@ -100,8 +103,9 @@ def routes(site: Site) -> Iterator[BaseRoute]:
             if form.get("sure") != "yes":
                 question = f"Send a synthetic X-ray to {to.name}? {ARRIVES_AS}"
                 return site.sure(request, question, "Send it", {"destination": to.name})
-            await site.in_thread(lambda: answers.ask("test image", to.name, who, lambda: send_test(settings, to)))
-            site.node.spool.event("test image sent", None, to.name, who=who)
+            send = partial(send_test, settings, to)
+            error = await site.in_thread(lambda: answers.ask("test image", to.name, who, send))
+            await site.carry_out(request, NoteTest(to.name, error))
             return ""
 
         return await site.order(request, work())

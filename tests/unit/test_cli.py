@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import json
 import socket
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from router.cli import app, main
 from router.config import load
 from router.model.untrained import save_random_model
 from router.pixels.wrap import wrap_image
-from router.spool import open_spool
+from router.spool import open_spool, read_spool
 from tests.peers import free_port
 from tests.unit.receiving import served
 
@@ -257,19 +258,28 @@ def test_an_address_that_is_none_is_not_sent_to(site: Path, to: str, ours: str, 
     assert told in done.stderr
 
 
-def test_a_test_image_is_taken_or_not_and_never_sent_unasked(site: Path) -> None:
-    config = ["--config", site / "routing.yaml"]
+def test_a_test_image_is_taken_or_not_and_never_sent_unasked(site: Path, tmp_path: Path) -> None:
+    text = (site / "routing.yaml").read_text().replace("path: spool,", f"path: {tmp_path / 'spool'},")
+    (site / "own.yaml").write_text(text)
+    config = ["--config", site / "own.yaml"]
     unasked = run("test", "here", *config)
     assert (unasked.returncode, "--yes is needed to send a synthetic X-ray to here" in unasked.stderr) == (2, True)
     failed = run("test", "here", *config, "--yes", "--json")
     (row,) = map(json.loads, failed.stdout.splitlines())
     assert (failed.returncode, row["destination"], row["arrived"], bool(row["error"])) == (1, "here", False, True)
+    assert "this is not in the record: " in failed.stderr
+    spool = load(site / "own.yaml", {}).spool
+    open_spool(spool).close()
+    assert run("test", "here", *config, "--yes").returncode == 1
     with served() as (port, handler):
-        changed = (site / "routing.yaml").read_text().replace("port: 1}", f"port: {port}}}")
-        (site / "other.yaml").write_text(changed)
+        (site / "other.yaml").write_text(text.replace("port: 1}", f"port: {port}}}"))
         arrived = run("test", "here", "--config", site / "other.yaml", "--yes")
         assert (arrived.returncode, "it arrived, in " in arrived.stdout) == (0, True), arrived.stderr
         assert len(handler.stored) == 1
+    with closing(read_spool(spool)) as opened:
+        kept = opened.views.events(kind="test image sent")
+    assert [(one.destination, one.detail["who"]) for one in kept] == [("here", getpass.getuser())] * 2
+    assert [one.detail["error"] for one in kept] == [row["error"], ""]
     assert run("test", "nowhere", *config, "--yes").returncode == 2
 
 

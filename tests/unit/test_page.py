@@ -42,6 +42,7 @@ from tests.unit.paging import (
     sure,
     token,
 )
+from tests.unit.peer import wait_for
 from tests.unit.spooling import CALLERS
 from tests.unit.webpeer import WebPeer
 
@@ -286,6 +287,15 @@ def test_a_web_server_is_shown_by_its_address_and_asked_by_options(node: Node, c
         assert peer.url in client.get("/destinations").text
         posted(client, "/destinations", "/destinations/echo", destination="ai")
         assert [request.method for request in peer.requests] == ["OPTIONS"]
+
+
+def test_a_test_image_is_in_the_record_with_how_it_ended(node: Node, client: Client) -> None:
+    asked = posted(client, "/destinations", "/destinations/test", destination="ai")
+    assert "Send a synthetic X-ray to ai?" in asked.text
+    posted(client, "/destinations", "/destinations/test", destination="ai", sure="yes")
+    wait_for(lambda: node.spool.views.events(kind="test image sent"))
+    (kept,) = node.spool.views.events(kind="test image sent")
+    assert (kept.destination, kept.detail["who"], bool(kept.detail["error"])) == ("ai", ALL, True)
 
 
 def test_a_label_is_what_adapt_reads(node: Node, client: Client, tmp_path: Path) -> None:

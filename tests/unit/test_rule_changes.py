@@ -422,6 +422,15 @@ def test_a_file_that_changed_meanwhile_is_refused_on_the_page(node: Node, client
     assert "new: one" not in written(node)
 
 
+@pytest.mark.parametrize("proof", [None, "", "x"])
+def test_rules_from_a_form_without_proof_are_refused(node: Node, client: Client, proof: str | None) -> None:
+    fields = tried(client, OTHER) | {"comment": "why"}
+    others = {name: value for name, value in fields.items() if name != "csrf"}
+    assert client.post("/rules/apply", data=others | ({} if proof is None else {"csrf": proof})).status_code == 403
+    assert node.ordered == []
+    assert client.post("/rules/apply", data=fields).status_code == 303
+
+
 def test_others_may_not_apply_or_go_back(node: Node) -> None:
     change(node, ApplyRules(OTHER, "why"))
     node.ordered.clear()
