@@ -1,4 +1,4 @@
-"""`dicom-router queue pause`, `resume`, `decide-again` and `send`."""
+"""`dicom-router queue pause`, `resume`, `decide-again`, `send` and `end-study`."""
 
 from __future__ import annotations
 
@@ -97,6 +97,22 @@ def send(
         which = instance_of(spool, instance)
     told = f"the study goes to {to} too" if study else f"it is owed to {to} too"
     _order(config, told, as_json, SendAlso(which, to, study))
+
+
+def end_study(
+    instance: Which,
+    to: Annotated[str, typer.Option("--to", help="The destination that its study follows to.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Let nothing more of an instance's study follow to a destination. What waits for it already is still sent.
+
+    A rule that fires for an instance sends that instance all the same. `send --study` begins it again.
+    """
+    from router.node.orders import EndStudy
+
+    which = instance_of(spool_of(config), instance)
+    _order(config, f"nothing more of the study follows to {to}", as_json, EndStudy(which, to))
 
 
 def _order(config: Path | None, told: str, as_json: bool, order: QueueOrder) -> None:

@@ -24,8 +24,10 @@ _MOST_REASONS = 5
 
 def otherwise(node: Node, destinations: Mapping[str, bool], context: Context) -> Otherwise:
     """Where everything else goes. `destinations`: name to enabled."""
-    found = fields("otherwise", node, {"send": _send(destinations)}, context)
-    send: tuple[str, ...] = found.get("send", ())
+    written = as_table("otherwise", node, context).entries if isinstance(node, Table) else {}
+    found = fields("otherwise", node, {"send": _one_or_all(written, destinations)}, context)
+    of: dict[str, Any] = found["send"] if isinstance(found.get("send"), dict) else {}
+    send: tuple[str, ...] = of["one_of"] if of else found.get("send", ())
     if "send" not in as_table("otherwise", node, context).entries or found.get("send") == ():
         context.wrong(node, "otherwise sends nowhere", "write otherwise: {send: catch-all}")
         raise Skip
@@ -34,7 +36,7 @@ def otherwise(node: Node, destinations: Mapping[str, bool], context: Context) ->
             node, "every destination of otherwise is disabled", "enable one: every instance needs a destination"
         )
         raise Skip
-    return Otherwise(send)
+    return Otherwise(send, of.get("by", "study") if of else "")
 
 
 def rules(
@@ -109,7 +111,7 @@ def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Con
     known: dict[str, Parser] = {
         "name": scalar(_name),
         "when": lambda _, below, inner: all_of(f"{where}.when", below, inner),
-        "send": _replicas(destinations) if isinstance(written.get("send"), Table) else _send(destinations),
+        "send": _one_or_all(written, destinations),
         "discard": scalar(values.boolean),
         "reason": scalar(values.text),
         "shadow": scalar(values.boolean),
@@ -133,6 +135,11 @@ def _rule(place: int, node: Node, destinations: Mapping[str, bool], context: Con
         context.wrong(node, f"{where} has both discard and scope: study", fix)
         raise Skip
     return Rule(**{"send": (), **found, "study": study})
+
+
+def _one_or_all(written: Mapping[str, Node], destinations: Mapping[str, bool]) -> Parser:
+    """A parser of `send`: destinations, or one of several."""
+    return _replicas(destinations) if isinstance(written.get("send"), Table) else _send(destinations)
 
 
 def _replicas(destinations: Mapping[str, bool]) -> Parser:

@@ -52,7 +52,8 @@ def _by_otherwise(
     table: RuleTable, enabled: frozenset[str], reason: str, shadow: list[tuple[str, tuple[str, ...]]]
 ) -> Decision:
     send = tuple(name for name in table.otherwise.send if name in enabled) or table.otherwise.send
-    return Decision(OTHERWISE, send, _short(reason), shadow=tuple(shadow), table=table.digest)
+    one_of = table.otherwise.one_of
+    return Decision(OTHERWISE, send, _short(reason), shadow=tuple(shadow), table=table.digest, one_of=one_of)
 
 
 def _fired(rule: Rule, send: tuple[str, ...]) -> str:

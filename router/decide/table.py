@@ -31,6 +31,8 @@ class Otherwise:
     """Where an instance goes if no rule fires."""
 
     send: tuple[str, ...]
+    one_of: Literal["", "study", "instance"] = ""
+    """As that of a rule."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from router.node.orders import (
     CancelJob,
     DecideAgain,
     Discard,
+    EndStudy,
     Label,
     Many,
     NoteTest,
@@ -56,7 +57,7 @@ def carry_out(order: SpoolOrder, who: str, spool: Spool, destinations: Iterable[
             return {"changed": spool.orders.discard(list(deliveries), who)}
         case Wipe():
             return {"changed": spool.orders.wipe(who)}
-        case DecideAgain() | SendAlso() | Label():
+        case DecideAgain() | SendAlso() | EndStudy() | Label():
             _of_one(order, who, spool, destinations)
         case Pause() | Resume() | NoteTest():
             _refuse_unknown(order.destination, known(spool, destinations))
@@ -88,7 +89,9 @@ def _of_destination(order: Pause | Resume | NoteTest, who: str, spool: Spool) ->
             assert_never(order)
 
 
-def _of_one(order: DecideAgain | SendAlso | Label, who: str, spool: Spool, destinations: Iterable[str]) -> None:
+def _of_one(
+    order: DecideAgain | SendAlso | EndStudy | Label, who: str, spool: Spool, destinations: Iterable[str]
+) -> None:
     """What is ordered for one instance."""
     match order:
         case DecideAgain(instance):
@@ -100,6 +103,9 @@ def _of_one(order: DecideAgain | SendAlso | Label, who: str, spool: Spool, desti
                 raise OrderError("no such instance, it has no decision yet, or its study is not known")
             if not study and not spool.orders.send_also(instance, destination, who):
                 raise OrderError("no such instance, or its blob is gone, or it is owed there already")
+        case EndStudy(instance, destination):
+            if not spool.orders.end_study(instance, destination, who):
+                raise OrderError(f"no such instance, or its study does not follow to {destination[:64]}")
         case Label(instance, label):
             _refuse_unknown(label, CLASSES, "class")
             if not spool.orders.label(instance, label, who):

@@ -68,6 +68,14 @@ class SendAlso:
 
 
 @dataclass(frozen=True, slots=True)
+class EndStudy:
+    """Let nothing more of an instance's study follow to a destination."""
+
+    instance: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """What a person says that one instance shows: one of CLASSES."""
 
@@ -234,7 +242,19 @@ class SetRoles:
 
 
 QueueOrder = (
-    Retry | Discard | DecideAgain | SendAlso | Label | Pause | Resume | Wipe | Many | CancelJob | Silence | NoteTest
+    Retry
+    | Discard
+    | DecideAgain
+    | SendAlso
+    | EndStudy
+    | Label
+    | Pause
+    | Resume
+    | Wipe
+    | Many
+    | CancelJob
+    | Silence
+    | NoteTest
 )
 ModelOrder = Promote | RollBack | SetShadow
 UserOrder = AddUser | RemoveUser | SetPassword | SetRoles
@@ -248,6 +268,7 @@ BY_NAME: dict[str, type[Order]] = {
     "discard": Discard,
     "decide-again": DecideAgain,
     "send-also": SendAlso,
+    "end-study": EndStudy,
     "label": Label,
     "pause": Pause,
     "resume": Resume,

@@ -11,6 +11,7 @@ SENTENCES = {
     "discarded by a person": "Delivery to {to} discarded",
     "sent also by a person": "Sent to {to} as well",
     "study sent by a person": "The whole study sent to {to}",
+    "study ended by a person": "Nothing more of its study follows to {to}",
     "follows": "Sent to {to} with its study",
     "new decision ordered": "A new decision was ordered",
     "same UID again": "The same UID came before or again",

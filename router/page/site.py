@@ -52,6 +52,7 @@ DONE = {
     "discarded": "It was discarded for good.",
     "decided-again": "A new decision is ordered. It is made in a moment.",
     "study-sent": "Its whole study goes there too.",
+    "study-ended": "Nothing more of its study follows there.",
     "sent-also": "It is owed there too.",
     "paused": "The destination is paused. Nothing is sent to it until you resume.",
     "paused-until": "The destination is paused. Nothing is sent to it until then; it resumes by itself.",

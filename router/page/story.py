@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from router.commands.limits import limits_for
 from router.config import Settings
 from router.flow import CLASSES, Instance
-from router.node.orders import DecideAgain, SendAlso
+from router.node.orders import DecideAgain, EndStudy, SendAlso
 from router.page.events import said
 from router.page.forms import FormError, field, fields
 from router.page.pictures import NoPictureError
@@ -87,10 +87,20 @@ def routes(site: Site) -> Iterator[BaseRoute]:
 
         return await site.order(request, work())
 
+    @needs(Role.OPERATE)
+    async def end_study(request: Request) -> Response:
+        async def work() -> str:
+            destination = field(fields(request), "destination")
+            await site.carry_out(request, EndStudy(request.path_params["which"], destination))
+            return "study-ended"
+
+        return await site.order(request, work())
+
     yield Route("/instances/{which}", story)
     yield Route("/instances/{which}/picture.png", picture)
     yield Route("/instances/{which}/decide-again", decide_again, methods=["POST"])
     yield Route("/instances/{which}/send-also", send_also, methods=["POST"])
+    yield Route("/instances/{which}/end-study", end_study, methods=["POST"])
 
 
 async def _picture(site: Site, who: str, one: Instance) -> bytes:
@@ -123,6 +133,7 @@ def _values(site: Site, spool: Spool, which: str) -> dict[str, Any]:
         "explained": why(spool, row.id, settings), "marks": MARKS,
         "has_blob": row.state is not InstanceState.GONE, "no_picture": NO_PICTURE.get(row.pixels or "", ""),
         "others": [name for name, to in settings.destinations.items() if to.enabled and name not in owed],
+        "study_follows": spool.views.follows_to(row.study) if row.study else [],
         "gathers": WAITS, "enabled": sorted(settings.enabled),
         "classes": CLASSES, "label": _label(events), "states": spool.destinations.states(),
         "sop_class": _name_of(row.sop_class),

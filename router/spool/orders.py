@@ -94,6 +94,10 @@ class Orders:
         self._database.signals.set_many((destination, BULK))
         return ordered
 
+    def end_study(self, instance_id: str, destination: str, who: str) -> bool:
+        """Let nothing more of an instance's study follow to a destination; False where it does not follow there."""
+        return self._database.run(partial(_end_study, instance_id=instance_id, to=destination, who=who))
+
     def label(self, instance_id: str, label: str, who: str) -> bool:
         """Note what a person says that an instance shows; False where there is no such instance."""
         return self._database.run(partial(_label, instance_id=instance_id, label=label, who=who))
@@ -221,6 +225,14 @@ def _send_study(connection: sa.Connection, instance_id: str, to: str, who: str) 
         _send_also(connection, instance_id, to, who)
     add_event(connection, "study sent by a person", instance_id, to, who=who)
     return True
+
+
+def _end_study(connection: sa.Connection, instance_id: str, to: str, who: str) -> bool:
+    """What is owed already stays owed."""
+    ended = studies.end(connection, instance_id, to, who)
+    if ended:
+        add_event(connection, "study ended by a person", instance_id, to, who=who)
+    return ended
 
 
 def _label(connection: sa.Connection, instance_id: str, label: str, who: str) -> bool:

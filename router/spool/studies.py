@@ -38,6 +38,8 @@ ROWS = 20
 """Studies that one step goes on with."""
 AFTER_ALL = "g"
 """Sorts after every id, because ids are hex digits."""
+ENDED = ""
+"""In the place of the instance that leads: a person (`who`) has ended it. The row stays: no rule begins it anew."""
 
 _ROWS_OF = sa.select(study_destination).where(study_destination.c.study == sa.bindparam("of"))
 _HAD = sa.select(delivery.c.destination).where(delivery.c.instance_id == sa.bindparam("which"))
@@ -104,7 +106,10 @@ def followed(
     for name in begins:
         if name not in there:
             begin(connection, study, name, which, now, rule=decision.rule, urgent=decision.urgent)
-    wanted = {name: row for name, row in there.items() if name in enabled and name not in decision.destinations}
+    wanted = {
+        name: row for name, row in there.items()
+        if name in enabled and name not in decision.destinations and row.instance_id != ENDED
+    }  # fmt: skip
     if not wanted or decision.discard:
         return {}
     had = set(connection.execute(_HAD, {"which": which}).scalars())
@@ -161,10 +166,31 @@ def order(connection: sa.Connection, which: str, name: str, who: str, now: float
     if study is None:
         return False
     lock(connection, study, alone=True)
-    there = (study_destination.c.study == study) & (study_destination.c.destination == name)
+    there = _there(study, name)
+    connection.execute(study_destination.delete().where(there, study_destination.c.instance_id == ENDED))
     if connection.execute(sa.select(study_destination.c.at).where(there)).first() is None:
         begin(connection, study, name, which, now, who=who)
     return True
+
+
+def end(connection: sa.Connection, which: str, name: str, who: str) -> bool:
+    """A person wants that nothing more of the study follows there. False where it does not follow."""
+    study = connection.execute(_STUDY_OF, {"which": which}).scalar()
+    if study is None:
+        return False
+    lock(connection, study, alone=True)
+    goes_on = _there(study, name) & (study_destination.c.instance_id != ENDED)
+    over = study_destination.update().where(goes_on).values(instance_id=ENDED, rule="", who=who, cursor=None)
+    return bool(connection.execute(over).rowcount)
+
+
+def follows_to(connection: sa.Connection, study: str) -> list[str]:
+    """Where the instances of a study follow one of them now."""
+    return [row.destination for row in connection.execute(_ROWS_OF, {"of": study}) if row.instance_id != ENDED]
+
+
+def _there(study: str, name: str) -> sa.ColumnElement[bool]:
+    return (study_destination.c.study == study) & (study_destination.c.destination == name)
 
 
 def forget(connection: sa.Connection, before: float, limit: int) -> int:
@@ -187,7 +213,7 @@ def _follow_some(
     `buried` gets the instances whose delivery is buried at once, each with the reason.
     """
     buried.clear()  # a job may run again
-    this = (study_destination.c.study == seen.study) & (study_destination.c.destination == seen.destination)
+    this = _there(seen.study, seen.destination)
     row = connection.execute(sa.select(study_destination).where(this).with_for_update()).one_or_none()
     if row is None or row.cursor is None or row.cursor != seen.cursor:
         return 0

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.spool import clock, queries
+from router.spool import clock, queries, studies
 from router.spool.activity import Activity, activity
 from router.spool.database import Database
 from router.spool.find import Filter, Found, FoundPage, find, find_page, id_at
@@ -55,6 +55,10 @@ class Views:
     def bytes_held(self) -> int:
         """The bytes of all blobs with rows."""
         return self._database.ask(queries.bytes_of_blobs)
+
+    def follows_to(self, study: str) -> list[str]:
+        """Where the instances of a study (its keyed hash) follow one of them."""
+        return self._database.ask(lambda c: studies.follows_to(c, study))
 
     def deliveries(
         self, *, states: Sequence[str] = (DeliveryState.OPEN, DeliveryState.BURIED), to: str | None = None,

@@ -32,6 +32,9 @@ class Sent:
     tries: int
     acknowledged: bool
     by_header: bool = False
+    study: str = ""
+    leads: frozenset[str] = frozenset()
+    """Where the other instances of its study follow it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,9 @@ class _Findings:
         self.faults.append(f"{kind.replace('_', ' ')}: {about}")
 
 
+NOTHING_TOGETHER: Mapping[str, int] = {}
+
+
 def judge(
     sent: Iterable[Sent],
     arrivals: Iterable[Arrival],
@@ -122,11 +128,13 @@ def judge(
     rows_without_blob: Iterable[str] = (),
     otherwise: frozenset[str] = frozenset(),
     claimed: int = 1,
+    together: Mapping[str, int] = NOTHING_TOGETHER,
 ) -> Verdict:
     """Hold a whole history against the promises: sent, arrived, crashed, and what the spool says at the end.
 
     The spool must be at rest: whatever has not arrived by now is lost. `otherwise` is where a decision without a
-    header goes; `claimed` is how many deliveries to one place may be sent and not yet written down when a crash comes;
+    header goes; `claimed` is how many deliveries to one place may be sent and not yet written down when a crash comes,
+    and `together` the same for places that take several in one request;
     `rows_without_blob` are ids that any look at the spool found, between crashes or at the end.
     """
     found = _Findings()
@@ -137,11 +145,12 @@ def judge(
     arrived: dict[tuple[str, str], list[Arrival]] = defaultdict(list)
     for arrival in arrivals:
         arrived[arrival.uid, arrival.place].append(arrival)
+    owes = _Owes(known, by_uid, otherwise)
     for one in known.values():
-        _check_instance(one, by_uid[one.uid], arrived, otherwise, found)
-    blamed = _check_copies(known, by_uid, arrived, crashes, otherwise, found)
+        _check_instance(one, by_uid[one.uid], arrived, owes, found)
+    blamed = _check_copies(known, by_uid, arrived, crashes, owes, found)
     for (at, place), copies in blamed.items():
-        if copies > claimed:
+        if copies > together.get(place, claimed):
             found.broken("unexplained", f"{copies} duplicates at {place} from the crash at {at:.3f}")
     for uid in by_uid.keys() - known.keys():
         found.broken("wrong_place", f"the spool has {uid}, which nobody sent")
@@ -163,7 +172,7 @@ def _check_instance(
     one: Sent,
     rows: Sequence[SpoolRow],
     arrived: Mapping[tuple[str, str], Sequence[Arrival]],
-    otherwise: frozenset[str],
+    owes: _Owes,
     found: _Findings,
 ) -> None:
     """Acknowledged: there is a row, and its places have it. Stored, acknowledged or not: nothing is owed any more."""
@@ -177,17 +186,35 @@ def _check_instance(
             found.broken("altered", f"{one.uid} has another digest in the spool")
         if row.open_deliveries or row.state in ("new", "decided"):
             found.broken("undelivered_rows", f"{one.uid} still waits or is buried")
-        if row.destinations != places(one, row, otherwise):
+        if row.destinations != places(one, row, owes.otherwise):
             found.broken("wrong_place", f"{one.uid} was decided for {sorted(row.destinations)}")
-    owed = frozenset().union(*(places(one, row, otherwise) for row in rows)) if rows else one.expected
+    owed = frozenset().union(*(owes.of(one, row) for row in rows)) if rows else one.expected
     if one.acknowledged or rows:
         for place in sorted(owed):
             if not arrived.get((one.uid, place)):
                 found.broken("lost", f"{one.uid} did not arrive at {place}")
 
 
+class _Owes:
+    """Where each row's instance must go: by its own decision, and behind its study."""
+
+    def __init__(
+        self, known: Mapping[str, Sent], by_uid: Mapping[str, Sequence[SpoolRow]], otherwise: frozenset[str]
+    ) -> None:
+        self.otherwise = otherwise
+        self._led: dict[str, frozenset[str]] = defaultdict(frozenset)
+        for one in known.values():
+            if any(row.pixels not in DECIDED_WITHOUT_HEADER for row in by_uid.get(one.uid, ())):
+                self._led[one.study] |= one.leads
+
+    def of(self, one: Sent, row: SpoolRow) -> frozenset[str]:
+        """A study is known by its header, so without one nothing follows."""
+        follows = self._led[one.study] if row.pixels not in DECIDED_WITHOUT_HEADER else frozenset[str]()
+        return places(one, row, self.otherwise) | follows
+
+
 def places(one: Sent, row: SpoolRow, otherwise: frozenset[str]) -> frozenset[str]:
-    """Where an instance must go, given what became of its pixels and header."""
+    """Where its own decision sends an instance, given what became of its pixels and header."""
     return otherwise if one.by_header and row.pixels in DECIDED_WITHOUT_HEADER else one.expected
 
 
@@ -196,7 +223,7 @@ def _check_copies(
     by_uid: Mapping[str, Sequence[SpoolRow]],
     arrived: Mapping[tuple[str, str], Sequence[Arrival]],
     crashes: Sequence[Crash],
-    otherwise: frozenset[str],
+    owes: _Owes,
     found: _Findings,
 ) -> Counter[tuple[float, str]]:
     """Each copy at its right place and unchanged; each one beyond the rows needs a crash before it."""
@@ -207,7 +234,7 @@ def _check_copies(
         if one is None:
             found.broken("wrong_place", f"{place} got {uid}, which nobody sent")
             continue
-        rows = sum(1 for row in by_uid.get(uid, ()) if place in places(one, row, otherwise))
+        rows = sum(1 for row in by_uid.get(uid, ()) if place in owes.of(one, row))
         if not rows:
             found.broken("wrong_place", f"{uid} arrived at {place}")
         for copy in copies:

@@ -29,6 +29,7 @@ from typing import Any
 
 import structlog
 
+from router.forward.together import MOST
 from tests.acceptance.corpus import database, settled
 from tests.chaos import traffic
 from tests.chaos.history import Crash, SpoolRow, Verdict, judge, total
@@ -41,6 +42,8 @@ STEPS = (
 is written and synced, the answer leaves; then a delivery leaves, and what is done is removed."""
 KINDS = {"aimed": 9, "random": 5, "start": 1, "worker": 2, "inference": 1}
 """What is killed and how, and how often."""
+WAYS = ("plain", "study", "stow")
+"""What is used besides: nothing; studies that stay together; a web server as one of the destinations."""
 KILLS_A_ROUND = 9
 MOST_BEFORE_A_KILL = 260
 """Instances between two kills: anything from none, so that a start with much to do is killed, too."""
@@ -183,12 +186,22 @@ class Round:
             sender.join(LAST_ANSWER)
             if sender.is_alive():
                 raise RuntimeError("a sender got no answer")
-        wait_for(lambda: settled(self.life.node, 0), REST, "the spool to come to rest")
+        wait_for(lambda: settled(self.life.node, 0) and self._all_follow(), REST, "the spool to come to rest")
+        wait_for(lambda: settled(self.life.node, 0), REST, "what followed last to arrive")
+
+    def _all_follow(self) -> bool:
+        """Whether every study has been gone through."""
+        with database(self.life.node) as connection:
+            behind = connection.execute("SELECT count(*) FROM study_destination WHERE cursor IS NOT NULL").fetchone()
+        return not behind[0]
 
     def verdict(self) -> Verdict:
         sent = [one for sender in self.senders for one in sender.sent]
         rows = spool_rows(self.life.node)
-        return judge(sent, self.sinks.arrivals, self.crashes, rows, self.without_blob, traffic.OTHERWISE, 1)
+        together = {traffic.WEB: MOST} if self.sinks.web else {}
+        return judge(
+            sent, self.sinks.arrivals, self.crashes, rows, self.without_blob, traffic.OTHERWISE, 1, together
+        )  # fmt: skip
 
 
 def descendants(pid: int, module: str) -> list[int]:
@@ -236,23 +249,33 @@ def as_rows(answer: Iterable[Sequence[Any]]) -> list[SpoolRow]:
 
 @contextmanager
 def one_round(
-    folder: Path, seed: str, *, model: str = "stub", keep: str = "24h", dropping: str = "", aims: Sequence[str] = STEPS
-) -> Iterator[Round]:
-    """A node that is up, with traffic on it. `model`: stub (costs nothing) or real; `keep`: spool.keep.
+    folder: Path, seed: str, *, model: str = "stub", keep: str = "24h", dropping: str = "",
+    aims: Sequence[str] = STEPS, way: str = "plain",
+) -> Iterator[Round]:  # fmt: skip
+    """A node that is up, with traffic on it. `model`: stub (costs nothing) or real; `keep`: spool.keep; `way`: of WAYS.
 
     `dropping` names a place whose sink loses what it takes, for a test of the judge.
     """
     chance = random.Random(seed)
     steps = list(aims)
     chance.shuffle(steps)
-    with traffic.Sinks(dropping) as sinks:
+    with traffic.Sinks(dropping, web=way == "stow") as sinks:
         extra = "model: {device: cpu, workers: 1}\n"
-        node = NodeUnderTest(folder / "node", sinks.ports, rules=traffic.rules(), extra=extra)
+        rules = traffic.rules(studies=way == "study")
+        node = NodeUnderTest(folder / "node", sinks.ports, rules=rules, extra=extra)
+        if sinks.web is not None:
+            was = f"{{ae_title: {traffic.WEB.upper()}, host: 127.0.0.1, port: {sinks.web.port}}}"
+            text = node.config.read_text()
+            assert was in text
+            node.config.write_text(text.replace(was, f"{{stow: {sinks.web.url}}}"))
         environment = {"DICOM_ROUTER__SPOOL__KEEP": keep}
         if model == "stub":
             environment |= without_model()
         life = Life(node, environment)
-        senders = [traffic.Sender(node.port, folder, seed, number) for number in range(chance.randint(4, 7))]
+        senders = [
+            traffic.Sender(node.port, folder, seed, number, studies=way == "study")
+            for number in range(chance.randint(4, 7))
+        ]
         try:
             life.begin()
             life.wait_until_up()
@@ -270,10 +293,13 @@ def _for_ever(steps: Sequence[str]) -> Iterator[str]:
         yield from steps
 
 
-def play(folder: Path, seed: str, kinds: Sequence[str], *, model: str = "stub", dropping: str = "") -> Round:
+def play(
+    folder: Path, seed: str, kinds: Sequence[str], *, model: str = "stub", dropping: str = "", way: str = "plain"
+) -> Round:
     """A whole round: these kills, then rest, then a clean end. Its `verdict` can be asked for afterwards."""
-    keep = "1s" if random.Random(seed).random() < 0.5 else "24h"
-    with one_round(folder, seed, model=model, keep=keep, dropping=dropping) as current:
+    # A blob that is gone follows nothing, and the judge does not know when one goes.
+    keep = "1s" if way != "study" and random.Random(seed).random() < 0.5 else "24h"
+    with one_round(folder, seed, model=model, keep=keep, dropping=dropping, way=way) as current:
         for kind in kinds:
             current.kill(kind)
         current.come_to_rest()
@@ -291,6 +317,9 @@ class Result:
     seconds: float
     aims: dict[str, int]
     verdict: Verdict
+    way: str = "plain"
+    requests: dict[str, int] = field(default_factory=dict)
+    """Of the web server: how many had so many instances."""
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"
@@ -308,14 +337,16 @@ def read(file: Path) -> list[Result]:
     return results
 
 
-def campaign(out: Path, kills: int, seed: int, model: str, say: Callable[[str], object]) -> list[Result]:
+def campaign(
+    out: Path, kills: int, seed: int, model: str, say: Callable[[str], object], way: str = "plain"
+) -> list[Result]:
     """Add rounds until so many more kills are done; the results of all rounds, earlier ones too."""
     out.mkdir(parents=True, exist_ok=True)
     results = read(out / "rounds.jsonl")
     left = kills
     while left > 0:
         number = 1 + max((result.number for result in results), default=0)
-        result = _result(out, number, f"{seed}:{number}", min(left, KILLS_A_ROUND), model)
+        result = _result(out, number, f"{seed}:{number}", min(left, KILLS_A_ROUND), model, way)
         with (out / "rounds.jsonl").open("a") as file:
             file.write(result.line())
         results.append(result)
@@ -326,7 +357,7 @@ def campaign(out: Path, kills: int, seed: int, model: str, say: Callable[[str], 
     return results
 
 
-def _result(out: Path, number: int, seed: str, kills: int, model: str) -> Result:
+def _result(out: Path, number: int, seed: str, kills: int, model: str, way: str) -> Result:
     """Play one round in a temporary folder; the folder of one with faults is kept beside the results.
 
     A round that does not come to its end (no start, no answer, no rest) counts no kills, and its one fault says why.
@@ -336,19 +367,22 @@ def _result(out: Path, number: int, seed: str, kills: int, model: str) -> Result
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     aims: Counter[str] = Counter()
+    requests: dict[str, int] = {}
     try:
-        played = play(folder, seed, kinds, model=model)
+        played = play(folder, seed, kinds, model=model, way=way)
     except (AssertionError, RuntimeError) as error:
         verdict = Verdict(faults=(f"round {number} did not end: {error}",))
     else:
         verdict = played.verdict()
+        requests = {str(of): count for of, count in sorted(played.sinks.requests.items())}
         for crash in played.crashes:
             aims[crash.aimed_at or "random" if crash.what == "node" else crash.what] += 1
     if verdict.kept:
         shutil.rmtree(folder)
     else:
         shutil.move(folder, out / f"round-{number}")
-    return Result(number, seed, model, round(time.monotonic() - began, 1), dict(aims), verdict)
+    seconds = round(time.monotonic() - began, 1)
+    return Result(number, seed, model, seconds, dict(aims), verdict, way, requests)
 
 
 def _numbers(verdict: Verdict) -> str:
@@ -360,11 +394,16 @@ def summary(results: Sequence[Result]) -> dict[str, object]:
     whole = total(result.verdict for result in results)
     met: Counter[str] = Counter()
     models: Counter[str] = Counter()
+    ways: Counter[str] = Counter()
+    requests: Counter[str] = Counter()
     for result in results:
         met.update(result.aims)
+        ways[result.way] += result.verdict.kills
+        requests.update(result.requests)
         models[result.model] += result.verdict.kills
     return {
         "rounds": len(results), **whole.numbers(), "kills_by_model": dict(models),
+        "kills_by_way": dict(ways), "web_requests_with_so_many": dict(requests),
         "kills_before": dict(met.most_common()), "seconds": round(sum(result.seconds for result in results)),
         "faults": list(whole.faults),
     }  # fmt: skip
@@ -375,12 +414,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="kills to add; 0: only print the sum")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", choices=("stub", "real"), default="stub")
+    parser.add_argument("--way", choices=WAYS, default="plain")
     parser.add_argument("--out", type=Path, default=Path("runs/kills"))
     parser.add_argument("--json", action="store_true", help="the sum as JSON")
     arguments = parser.parse_args()
     quiet()
     say: Callable[[str], object] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-    whole = summary(campaign(arguments.out, arguments.kills, arguments.seed, arguments.model, say))
+    whole = summary(campaign(arguments.out, arguments.kills, arguments.seed, arguments.model, say, arguments.way))
     if arguments.json:
         print(json.dumps(whole, indent=1))
     else:

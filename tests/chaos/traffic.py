@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from router.config.settings import (
 from router.decide import Otherwise, RuleTable
 from router.flow import StoredFile
 from tests.chaos.history import Arrival, Sent
+from tests.unit.webpeer import Talk, WebPeer, stored
 
 Note = Callable[[Arrival], None]
 PLACES = ("one", "two", "three")
@@ -48,25 +50,31 @@ WAYS: dict[str, tuple[str, ...]] = {
 would not send back to where an instance came from."""
 OTHERWISE = frozenset({"three"})
 SOP_CLASS, SYNTAX = "1.2.840.10008.5.1.4.1.1.1.1", str(ExplicitVRLittleEndian)
-UID_MARK, STATION_MARK = "2.25." + "7" * 39, "STATIONMARK "
+UID_MARK, STUDY_MARK, STATION_MARK = "2.25." + "7" * 39, "2.25." + "8" * 39, "STATIONMARK "
+NOBODY = "NOBODY"
+"""A StationName that no rule knows."""
+MOST_OF_STUDY = 8
+"""Instances of a study, where studies stay together."""
+WEB = "three"
+"""The place that can be a web server."""
 AGAIN_AFTER = 0.05
 """Seconds that a sender waits while nobody listens."""
 
 
-def rules() -> str:
-    """The rules of routing.yaml: the calling AE title first, then the StationName."""
-    lines = ["rules:"]
+def rules(*, studies: bool = False) -> str:
+    """The rules of routing.yaml: the calling AE title first, then the StationName. `studies` stay together."""
+    lines, scope = ["rules:"], ", scope: study" if studies else ""
     for word, places in WAYS.items():
         send = f"[{', '.join(places)}]"
         lines.append(f"  - {{name: caller {word}, when: {{calling_ae: {word}}}, send: {send}}}")
-        lines.append(f"  - {{name: station {word}, when: {{StationName: {word}}}, send: {send}}}")
+        lines.append(f"  - {{name: station {word}, when: {{StationName: {word}}}, send: {send}{scope}}}")
     return "\n".join([*lines, f"otherwise: {{send: {next(iter(OTHERWISE))}}}", ""])
 
 
 def template() -> bytes:
     """The data set, Explicit VR Little Endian, with both marks in it."""
     data = Dataset()
-    data.SOPClassUID, data.SOPInstanceUID = SOP_CLASS, UID_MARK
+    data.SOPClassUID, data.SOPInstanceUID, data.StudyInstanceUID = SOP_CLASS, UID_MARK, STUDY_MARK
     data.StationName, data.Modality, data.PatientID = STATION_MARK, "DX", "CHAOS"
     data.Rows, data.Columns, data.SamplesPerPixel = 32, 24, 1
     data.PhotometricInterpretation, data.PixelRepresentation = "MONOCHROME2", 0
@@ -80,16 +88,23 @@ def template() -> bytes:
 
 
 class Sinks:
-    """Three destinations in this process. `dropping`: the place that answers 0x0000 and keeps nothing (for tests)."""
+    """Three destinations in this process. `dropping`: the place that answers 0x0000 and keeps nothing (for tests).
+    `web`: one of them takes STOW-RS."""
 
-    def __init__(self, dropping: str = "") -> None:
+    def __init__(self, dropping: str = "", *, web: bool = False) -> None:
         self.arrivals: list[Arrival] = []
+        self.web = WebPeer(self._take) if web else None
+        self.requests: Counter[int] = Counter()
+        """Of the web server: how many had so many instances."""
         self._dropping = dropping
         self._servers: list[AssociationServer] = []
         self.ports: dict[str, int] = {}
 
     def __enter__(self) -> Sinks:
         for place in PLACES:
+            if place == WEB and self.web is not None:
+                self.ports[place] = self.web.__enter__().port
+                continue
             server = AssociationServer(_listening, _Handler(place, self._note))
             self._servers.append(server)
             self.ports[place] = server.start()
@@ -98,6 +113,23 @@ class Sinks:
     def __exit__(self, *_: object) -> None:
         for server in self._servers:
             server.stop(time.monotonic() + 1.0)
+        if self.web is not None:
+            self.web.__exit__()
+
+    def _take(self, talk: Talk) -> None:
+        """Note what came once it is whole, and answer."""
+        while True:
+            got = talk.request()
+            talk.peer.requests.clear()
+            if got.method == "POST":
+                uids = got.instances
+                for uid, file in zip(uids, got.files, strict=True):
+                    data = file[144 + int.from_bytes(file[140:144], "little") :]  # behind the file meta information
+                    self._note(Arrival(uid, xxh3_128(data).hexdigest(), WEB, time.monotonic()))
+                self.requests[len(uids)] += 1
+                talk.answer(200, stored(*uids))
+            else:
+                talk.answer(204)
 
     def _note(self, arrival: Arrival) -> None:
         if arrival.place != self._dropping:
@@ -145,14 +177,16 @@ class _Taking:
 class Sender(threading.Thread):
     """One modality: sends until told to stop, and the same instance again until somebody says 0x0000.
 
-    Half of the senders say where to by their calling AE title, the others by the StationName of each instance.
+    Half of the senders say where to by their calling AE title, the others by the StationName of each instance. With
+    `studies` all do by the StationName, some know no place, and several instances are of one study.
     """
 
-    def __init__(self, port: int, folder: Path, seed: str, number: int) -> None:
+    def __init__(self, port: int, folder: Path, seed: str, number: int, *, studies: bool = False) -> None:
         super().__init__(name=f"sender {number}", daemon=True)
         self.sent: list[Sent] = []
         self._random = random.Random(f"{seed}/{number}")
-        self._by_header = bool(number % 2)
+        self._studies, self._study, self._of_study = studies, "", 0
+        self._by_header = bool(number % 2) or studies
         self._word = self._random.choice(list(WAYS))
         self._to = DestinationSettings(name="node", ae_title="ROUTER", host="127.0.0.1", port=port)
         self._file = folder / f"sender-{number}"
@@ -172,14 +206,22 @@ class Sender(threading.Thread):
 
     def _make(self) -> Sent:
         """A new instance, in this sender's file."""
-        word = self._random.choice(list(WAYS)) if self._by_header else self._word
+        word = self._random.choice([*WAYS, *[NOBODY] * (5 * self._studies)]) if self._by_header else self._word
         uid = f"2.25.{self._random.randrange(10**38, 10**39)}"
-        station = word if self._by_header else "NOBODY"
+        station = word if self._by_header else NOBODY
+        if not self._studies or not self._of_study:
+            self._study = f"2.25.{self._random.randrange(10**38, 10**39)}"
+            self._of_study = self._random.randint(1, MOST_OF_STUDY)
+        self._of_study -= 1
         data = self._template.replace(UID_MARK.encode(), uid.encode())
+        data = data.replace(STUDY_MARK.encode(), self._study.encode())
         data = data.replace(STATION_MARK.encode(), station.ljust(len(STATION_MARK)).encode())
         self._file.write_bytes(data)
-        places = frozenset(WAYS[word])
-        return Sent(uid, xxh3_128(data).hexdigest(), places, 0, acknowledged=False, by_header=self._by_header)
+        places = frozenset(WAYS[word]) if word in WAYS else OTHERWISE
+        return Sent(
+            uid, xxh3_128(data).hexdigest(), places, 0, acknowledged=False, by_header=self._by_header,
+            study=self._study, leads=places if self._studies and word in WAYS else frozenset(),
+        )  # fmt: skip
 
     def _until_acknowledged(self, one: Sent) -> Sent:
         while not one.acknowledged:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -33,7 +33,7 @@ SOP_CLASSES = {"SR": BasicTextSRStorage, "CT": CTImageStorage, "US": UltrasoundI
 ALWAYS = ("Image", "Header", "Pixels", "Rule", "Goes to")
 MAY_BE = (
     r"Study", r"From", r"With", r"Received \(\S+\)", r"Recorded", r"Order at `\S+`", r"Association with `\S+`",
-    r"Sent to `\S+`( after)?",
+    r"Sent to `\S+`( after)?", r"Result of", r"After \S+ also to",
 )  # fmt: skip
 MONDAY = "2026-03-02"
 """Of the week in which `Tue 12:00` lies."""
@@ -53,6 +53,7 @@ class Row:
     environment: Mapping[str, str]
     rule: str
     sent: frozenset[str]
+    result_of: tuple[str, ...] = ()
     follows: frozenset[str] = frozenset()
     one_of: str = ""
     """By what one of several is chosen: `study` or `instance`. Empty: all of them get it."""
@@ -102,7 +103,7 @@ def _row(cells: dict[str, str]) -> Row:
     return Row(
         cells["Image"], cells, dict(_pair(code) for code in codes(cells["Header"])), cells["Pixels"], study,
         _caller(cells.get("From", "`XRAY_1`")), _received(cells), _environment(cells.get("With", NOTHING)),
-        cells["Rule"], sent, follows, one_of, refused,
+        cells["Rule"], sent, tuple(codes(cells.get("Result of", NOTHING))), follows, one_of, refused,
     )  # fmt: skip
 
 
@@ -227,4 +228,4 @@ def look(path: Path, row: Row, tags: frozenset[int]) -> Seen:
     _, seen = render(path, card().size, tags)
     predicted = prediction(row.pixels)
     assert (seen.pixels == "decoded") == (predicted is not None), seen.reason
-    return Seen(seen.pixels, seen.header, predicted, seen.facts, seen.reason)
+    return replace(seen, prediction=predicted)

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from router.association.refusing import refusal
 from router.commands.classify_files import as_came
 from router.config import Settings, load
 from router.config.overrides import PREFIX
+from router.config.values import duration
 from router.decide import decide, header_tags
 from router.decide.studies import following
 from router.demo.network import Downstream, send
@@ -27,16 +28,17 @@ from router.dicom.uids import APPLICATION_CONTEXT, EXPLICIT
 from router.flow import Caller, Decision, Instance, Seen
 from router.node.node import Node
 from router.node.orders import Pause, Resume
-from router.spool import open_spool
+from router.spool import DeliveryState, open_spool
 from router.spool.keyed import STUDY
 from tests.peers import free_port
-from tests.unit.cookbook import NOTHING, PAGE, Recipe, Row, card, look, make, moment, of_destination, recipes
+from tests.unit.cookbook import NOTHING, PAGE, Recipe, Row, card, codes, look, make, moment, of_destination, recipes
 from tests.unit.peer import wait_for
-from tests.unit.spooling import accept, settings_of, turned_by_hand
+from tests.unit.spooling import accept, instance_for, sealed, settings_of, turned_by_hand
 from tests.unit.webpeer import WebPeer
 
 RECIPES = recipes(PAGE.read_text())
 TOKEN = "a-token"
+ALL_STATES = ("open", "done", "buried", "skipped")
 every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda one: f"{one.number}. {one.title}")
 
 
@@ -45,9 +47,9 @@ def _token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUD_AI_TOKEN", TOKEN)
 
 
-def test_there_are_twenty_and_the_list_leads_to_each() -> None:
+def test_there_are_twenty_two_and_the_list_leads_to_each() -> None:
     page = PAGE.read_text()
-    assert [recipe.number for recipe in RECIPES] == list(range(1, 21))
+    assert [recipe.number for recipe in RECIPES] == list(range(1, 23))
     listed, _, _ = page.partition("\n## 1. ")
     rows = [line for line in listed.splitlines() if line.startswith("| ")]
     linked = {int(number): anchor for line in rows for number, anchor in re.findall(r"\[([0-9]+)\]\(#([^)]+)\)", line)}
@@ -98,7 +100,7 @@ def tell(recipe: Recipe, folder: Path) -> list[Told]:
         if refused(row, settings):
             continue
         path = make(recipe, row, folder)
-        seen = look(path, row, header_tags(settings.rules) | {STUDY})
+        seen = replace(look(path, row, header_tags(settings.rules) | {STUDY}), result_of=row.result_of)
         instance = as_came(path, row.caller)
         if row.received:
             instance = replace(instance, received_at=row.received.timestamp())
@@ -175,6 +177,42 @@ def test_it_is_sent_in_the_hours_and_at_the_rate_of_the_destination(recipe: Reci
             hands.turn(0.25)
         spool.close()
     assert begun == after
+
+
+AWAITED = [one for one in RECIPES if "expect_result" in one.text]
+
+
+@pytest.mark.parametrize("recipe", AWAITED, ids=lambda one: f"{one.number}. {one.title}")
+def test_a_missing_result_leads_to_the_fallback_after_its_time(recipe: Recipe, tmp_path: Path) -> None:
+    """Each delivery is done at once; what answers it is found by the spool, and not by the page."""
+    told = tell(recipe, tmp_path)
+    settings, givers = told[0].settings, told[0].settings.results_from
+    (head,) = {head for row in recipe.rows for head in row.cells if head.startswith("After ")}
+    seconds = duration(head.split()[1])
+    with turned_by_hand() as hands, closing(open_spool(settings_of(tmp_path / "spool"))) as spool:
+        ids: dict[str, Row] = {}
+        for number, one in enumerate(told):
+            blob = sealed(spool, one.row.image.encode())
+            came = replace(instance_for(blob, f"1.{number}", one.row.caller), sop_class=one.instance.sop_class)
+            came = replace(came, received_at=hands.at)
+            ids[spool.intake.accept(blob, came).instance_id] = one.row
+            (claim,) = spool.decisions.claim(1)
+            assert spool.decisions.key
+            study = spool.decisions.key.found_by(one.seen.header)["study"]
+            found = spool.results.match(came, study, one.seen.references, givers, settings.ae_titles)
+            assert (one.row.image, found.names) == (one.row.image, one.row.result_of)
+            assert spool.decisions.record(claim, one.seen, one.decision, settings.limits, found=found).result()
+            for name, to in settings.destinations.items():
+                for owed in spool.deliveries.claim(name, 10):
+                    assert spool.deliveries.close(owed, DeliveryState.DONE, expect=to.expect_result).result()
+        for turn, is_over in ((seconds - 1, False), (2, True)):
+            hands.turn(turn)
+            for _ in recipe.rows:
+                spool.results.step(settings.expects, settings.limits, givers=givers)
+            for which, row in ids.items():
+                to_all = {one.destination for one in spool.views.deliveries(instance_id=which, states=ALL_STATES)}
+                late = set(codes(row.cells[head])) if is_over else set()
+                assert (row.image, to_all) == (row.image, row.sent | late)
 
 
 # -- whole
@@ -281,6 +319,8 @@ def test_a_node_does_what_the_rows_say(
             node.carry_out(Pause(name), "a test")
         for path, row in files.items():
             assert send([path], port, called_ae=row.caller.called_ae, calling_ae=row.caller.calling_ae) == {path: 0}
+            if not held:  # a result comes when what it answers has been delivered
+                wait_for(lambda: all(one.state == "finished" for one in node.spool.views.instances()), 60)
         wait_for(lambda: owed(node) == expected(rows), 60)
         for name in held:
             node.carry_out(Resume(name), "a test")
@@ -330,7 +370,7 @@ def expected(rows: tuple[Row, ...]) -> tuple[int, int]:
 def owed(node: Node) -> tuple[int, int]:
     """The same as it is now."""
     views = node.spool.views
-    deliveries = views.deliveries(states=("open", "done", "buried", "skipped"), limit=1000)
+    deliveries = views.deliveries(states=ALL_STATES, limit=1000)
     return sum(row.decided_at is not None for row in views.instances()), len(deliveries)
 
 

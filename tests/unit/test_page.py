@@ -14,7 +14,7 @@ import pytest
 
 from router.config.settings import ModelSettings
 from router.flow import CLASSES, Caller
-from router.node.orders import SendAlso
+from router.node.orders import EndStudy, SendAlso
 from router.page import pictures
 from router.page.site import MENU
 from router.page.static_files import CONTENTS
@@ -243,6 +243,14 @@ def test_a_whole_study_is_sent_and_the_story_says_whom_each_follows(node: Node, 
     assert f'It follows <a href="/instances/{first}">instance {first[:12]}</a> of its study.' in story
     assert "Sent to pacs with its study" in story
     assert "Send the study" in story
+    assert "All of its study follows to pacs." in story
+    answer = posted(client, f"/instances/{second}", f"/instances/{second}/end-study", destination="pacs")
+    assert answer.headers["location"] == f"/instances/{second}?done=study-ended"
+    assert node.ordered[-1][0] == EndStudy(second, "pacs")
+    story = client.get(f"/instances/{second}?done=study-ended").text
+    assert "Nothing more of its study follows there." in story
+    assert "Nothing more of its study follows to pacs" in story
+    assert "All of its study follows" not in story
     alone = decided(node.spool, "1.2.5")
     assert "Send the study" not in client.get(f"/instances/{alone}").text
 

@@ -18,6 +18,7 @@ from router.decide.decision import places
 from router.decide.replay import replay
 from router.flow import Decision, Instance, Seen
 from router.spool import DeliveryState, Spool, open_spool, replicas
+from router.spool.keyed import STUDY
 from router.spool.rule_tables import kept_tables
 from tests.unit.spooling import CALLERS, settings_of
 from tests.unit.test_studies import arrive, claims, comes, decide, named, sent, work_off
@@ -163,6 +164,38 @@ def test_a_rule_with_one_of(tmp_path: Path) -> None:
         ("{one_of: [ai, other], by: patient}", "'patient' is not allowed"),
     ):
         file.write_text((TABLE % "true").replace("{one_of: [ai, other]}", wrong))
+        with pytest.raises(ConfigError, match=said):
+            load(file, {})
+
+
+def test_otherwise_with_one_of(spool: Spool, tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    text = (TABLE % "true").replace("pixels: none", "pixels: failed")
+    for written, by in (("{one_of: [ai, other]}", "study"), ("{one_of: [ai, other], by: instance}", "instance")):
+        file.write_text(text.replace("otherwise: {send: pacs}", f"otherwise: {{send: {written}}}"))
+        loaded = load(file, {})
+        assert (loaded.rules.otherwise.send, loaded.rules.otherwise.one_of) == (("ai", "other"), by)
+    file.write_text(text.replace("otherwise: {send: pacs}", "otherwise: {send: {one_of: [ai, other, pacs]}}"))
+    loaded = load(file, {})
+    places_of_study = set()
+    for number in range(6):
+        arrive(spool, f"1.{number}", "1.9")
+        claim = claims(spool)[f"1.{number}"]
+        seen = Seen("none", {STUDY: ("1.9",)})
+        decision = decided(loaded.rules, claim.instance, seen, enabled=loaded.enabled, dry_run=number == 5)
+        assert spool.decisions.record(claim, seen, decision, loaded.limits, loaded.rules).result()
+        (to,) = sent(spool, claim.instance.id)
+        places_of_study.add(to)
+        row = spool.views.instance(claim.instance.id)
+        assert row
+        assert (row.reason or "").endswith(f"; chosen: {to}")
+    assert len(places_of_study) == 1
+    for wrong, said in (
+        ("{one_of: [ai]}", "must name two destinations"),
+        ("{one_of: [ai, nobody]}", "unknown destination 'nobody'"),
+        ("{by: study}", "must name two destinations"),
+    ):
+        file.write_text(text.replace("otherwise: {send: pacs}", f"otherwise: {{send: {wrong}}}"))
         with pytest.raises(ConfigError, match=said):
             load(file, {})
 

@@ -239,6 +239,52 @@ def test_a_study_that_is_not_known_is_not_sent(spool: Spool) -> None:
     assert not spool.orders.send_also(arrive(spool, "1.2", "1.9").id, "ai", "ann", study=True)
 
 
+@pytest.mark.parametrize("by_rule", [True, False])
+def test_a_person_ends_it_and_no_rule_begins_it_again(spool: Spool, by_rule: bool) -> None:
+    first = comes(spool, "1.1", LEADS if by_rule else RESTS)
+    if not by_rule:
+        assert spool.orders.send_also(first, "ai", "ann", study=True)
+    work_off(spool)
+    before = comes(spool, "1.2", RESTS)
+    assert spool.views.follows_to(study_of(spool, first)) == ["ai"]
+    assert spool.orders.end_study(before, "ai", "bob")
+    assert spool.views.follows_to(study_of(spool, first)) == []
+    after = comes(spool, "1.3", RESTS)
+    led = comes(spool, "1.4", LEADS)
+    work_off(spool)
+    last = comes(spool, "1.5", RESTS)
+    assert [sent(spool, which) for which in (before, after, last)] == [["ai", "pacs"], ["pacs"], ["pacs"]]
+    assert "ai" in sent(spool, led), "what a rule sends is sent"
+    (event,) = [one for one in spool.views.events() if one.kind == "study ended by a person"]
+    assert (event.instance_id, event.destination, event.detail) == (before, "ai", {"who": "bob"})
+    assert not spool.orders.end_study(before, "ai", "bob"), "it has ended"
+    assert spool.orders.send_also(last, "ai", "ann", study=True)
+    work_off(spool)
+    assert sent(spool, after) == ["ai", "pacs"]
+    assert sent(spool, comes(spool, "1.6", RESTS)) == ["ai", "pacs"]
+
+
+def test_what_has_still_to_follow_does_not_follow_any_more(spool: Spool) -> None:
+    early = comes(spool, "1.1", RESTS)
+    leads = comes(spool, "1.2", LEADS)
+    assert spool.orders.end_study(leads, "ai", "bob")
+    assert work_off(spool) == 0
+    assert sent(spool, early) == ["pacs"]
+
+
+def test_only_what_goes_on_can_be_ended(spool: Spool) -> None:
+    assert not spool.orders.end_study(comes(spool, "1.1", RESTS), "ai", "bob")
+    assert not spool.orders.end_study(comes(spool, "1.2", RESTS, study=""), "ai", "bob")
+    assert not spool.orders.end_study("0" * 32, "ai", "bob")
+
+
+def study_of(spool: Spool, which: str) -> str:
+    row = spool.views.instance(which)
+    assert row
+    assert row.study
+    return row.study
+
+
 # -- as long as records are kept
 
 

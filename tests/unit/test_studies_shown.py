@@ -224,6 +224,11 @@ def test_commands_say_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     no = run.invoke(app, ["queue", "send", ids["e"], "--to", "pacs", "--study", *config])
     assert no.exit_code == 1
     assert "its study is not known" in no.stderr
+    ends = run.invoke(app, ["queue", "end-study", ids["d"], "--to", "chest-ai", *config])
+    assert (ends.exit_code, ends.stdout) == (0, "nothing more of the study follows to chest-ai\n")
+    no = run.invoke(app, ["queue", "end-study", ids["d"], "--to", "chest-ai", *config])
+    assert no.exit_code == 1
+    assert "its study does not follow to chest-ai" in no.stderr
 
 
 def test_an_explanation_says_the_scope(tmp_path: Path) -> None:
