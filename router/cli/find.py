@@ -14,9 +14,9 @@ from router.cli.filters import FindFilters, filter_of
 from router.cli.options import Config, Json, fail, flat, local_time, printable, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from router.spool.find import Filter, Found
+    from router.spool.find import Filter, Found, FoundDelivery
 
 MOST = 1_000_000
 PAGE = 200
@@ -47,9 +47,10 @@ def command(
         write_csv(csv_file, COLUMNS, map(_flat, found), as_json=as_json)
         return
     shown = 0
+    quota = (lambda _: "") if as_json else _quotas(config)
     for one in found:
         shown += 1
-        print(json.dumps(_as_json(one)) if as_json else printable(_line(one)), flush=True)
+        print(json.dumps(_as_json(one)) if as_json else printable(_line(one, quota)), flush=True)
     if shown == limit:
         typer.echo(f"{limit} are shown; there may be more: raise --limit", err=True)
     if not shown:
@@ -82,11 +83,30 @@ def _as_json(one: Found) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _line(one: Found) -> str:
+def _quotas(config: Path | None) -> Callable[[FoundDelivery], str]:
+    """Says of a delivery whether it waits for a quota."""
+    from router.commands.quota_words import waits_for_quota
+    from router.spool import read_spool
+
+    settings = settings_of(config)
+    with closing(read_spool(settings.spool)) as spool:
+        states = spool.destinations.states()
+
+    def words(one: FoundDelivery) -> str:
+        if one.state != "open":
+            return ""
+        where, state = settings.destinations.get(one.destination), states.get(one.destination)
+        quota = waits_for_quota(where, state, tries=one.tries, reason=one.reason)
+        return f" ({quota})" if quota else ""
+
+    return words
+
+
+def _line(one: Found, quota: Callable[[FoundDelivery], str]) -> str:
     seen = f"{one.class_name} {one.confidence:.2f}" if one.class_name and one.confidence is not None else one.pixels
     from router.spool.states import in_words
 
-    went = ", ".join(f"{d.destination} {in_words(d.state, d.reason)}" for d in one.deliveries) or (
+    went = ", ".join(f"{d.destination} {in_words(d.state, d.reason)}{quota(d)}" for d in one.deliveries) or (
         "no delivery" if one.rule else "waits"
     )
     return (

@@ -31,24 +31,30 @@ def list_(
 
     Advice on such a destination goes to standard error.
     """
-    with open_spool_of(config, to) as (_, spool):
+    from router.commands.quota_words import waits_for_quota
+
+    with open_spool_of(config, to) as (settings, spool):
         states = spool.destinations.states()
         if not as_json:
             for line in _held(spool, states, to):
                 typer.echo(printable(line), err=True)
         for row in _deliveries(spool, to, ("buried",) if buried else ("open", "buried")):
             state = states.get(row["destination"])
+            is_free = row["state"] == "open" and not row["token"]
+            where = settings.destinations.get(row["destination"])
+            quota = waits_for_quota(where, state, tries=row["tries"], reason=row["reason"]) if is_free else ""
             if as_json:
                 print(json.dumps(row | {
                     "paused": bool(state and state.paused), "circuit_open": bool(state and state.circuit_until),
                     "next_try_at": state and (state.circuit_until or None),
-                    "circuit_reason": state and (state.circuit_reason or None),
+                    "circuit_reason": state and (state.circuit_reason or None), "quota": quota or None,
                 }))  # fmt: skip
                 continue
+            hold = f" ({quota})" if quota else _hold(row, state)
             word = "waiting" if row["state"] == "open" else row["state"]
             print(printable(
                 f"{row['id']:>8}  {word:7s} {row['destination']:20s} instance {row['instance_id']}  "
-                f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{_hold(row, state)}"
+                f"since {local_time(row['owed_since'])}  tries {row['tries']}  {row['reason'] or ''}{hold}"
             ))  # fmt: skip
 
 

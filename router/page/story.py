@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from router.commands.limits import limits_for
+from router.commands.quota_words import waits_for_quota
 from router.config import Settings
 from router.flow import CLASSES, Instance
 from router.node.orders import DecideAgain, EndStudy, SendAlso
@@ -126,7 +127,15 @@ def _values(site: Site, spool: Spool, which: str) -> dict[str, Any]:
     deliveries = spool.views.deliveries(instance_id=row.id, limit=MOST)
     events = spool.views.events(instance_id=row.id, limit=MOST)
     owed = {one.destination for one in deliveries if one.state in (DeliveryState.OPEN, DeliveryState.BURIED)}
+    states = spool.destinations.states()
+    quotas = {
+        one.id: waits_for_quota(
+            settings.destinations.get(one.destination), states.get(one.destination), tries=one.tries, reason=one.reason
+        )
+        for one in deliveries
+    }
     return {
+        "quotas": quotas,
         "row": row, "deliveries": deliveries, "bars": bars(settings, row.probabilities, row.model, row.top),
         "events": [(one, said(one.kind, one.destination, one.detail)) for one in events],
         "facts": row.facts if isinstance(row.facts, dict) else {}, "why": _why(settings, row),
@@ -135,7 +144,7 @@ def _values(site: Site, spool: Spool, which: str) -> dict[str, Any]:
         "others": [name for name, to in settings.destinations.items() if to.enabled and name not in owed],
         "study_follows": spool.views.follows_to(row.study) if row.study else [],
         "gathers": WAITS, "enabled": sorted(settings.enabled),
-        "classes": CLASSES, "label": _label(events), "states": spool.destinations.states(),
+        "classes": CLASSES, "label": _label(events), "states": states,
         "sop_class": _name_of(row.sop_class),
         "syntax": _name_of(row.transfer_syntax), "table_is_old": bool(row.table and row.table != settings.rules.digest),
     }  # fmt: skip

@@ -74,6 +74,7 @@ def _state_of(connection: sa.Connection, row: Any) -> DestinationState:
     return DestinationState(
         bool(row.paused), row.circuit_until, row.circuit_failures, row.circuit_reason, left, row.still_since,
         row.pause_until if row.paused else 0.0, pause_left, row.closed_until,
+        max(0.0, row.next_send_at - clock.now(connection)) if row.next_send_at else 0.0,
     )  # fmt: skip
 
 

@@ -42,5 +42,10 @@ def use(connection: sa.Connection, to: str, rate: float, count: int) -> None:
 def wait(connection: sa.Connection, to: str, rate: float, now: float) -> float:
     """Seconds until one more is allowed."""
     at = connection.execute(_NEXT, {"called": to}).scalar() or 0.0
+    return seconds_left(at - now, rate)
+
+
+def seconds_left(ahead: float, rate: float) -> float:
+    """The same if `next_send_at` is so many seconds ahead of the clock."""
     most = _at_once(rate)
-    return max(0.0, min(at, now + most / rate) - (most - 1) / rate - now)
+    return max(0.0, min(ahead, most / rate) - (most - 1) / rate)

@@ -63,6 +63,8 @@ class DestinationState:
     """Seconds until then by the database's clock; None without an end."""
     closed_until: float = 0.0
     """When its hours begin again, if it is outside of them; 0: it is not."""
+    quota_ahead: float = 0.0
+    """Seconds by which what was sent is ahead of its `limit_rate`, by the database's clock (`rates.seconds_left`)."""
 
     @property
     def try_ordered(self) -> bool:

@@ -215,6 +215,18 @@ def test_pages_of_instances_follow_each_other(node: Node, client: Client, monkey
     assert seen == ids[::-1]
 
 
+def test_what_waits_for_a_quota_says_so(node: Node, client: Client) -> None:
+    first, second = decided(node.spool), decided(node.spool, "1.2.4")
+    there = node.loaded.destinations
+    node.loaded = replace(node.loaded, destinations=there | {"ai": replace(there["ai"], limit_rate=1 / 60)})
+    assert len(node.spool.deliveries.claim("ai", 5, rate=1 / 60)) == 1
+    stories = [client.get(f"/instances/{which}").text for which in (first, second)]
+    assert ["It waits for its quota: 1 in a minute, since" in story for story in stories] in (
+        [False, True],
+        [True, False],
+    )
+
+
 # -- orders
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from router.cli import app
+from router.commands import quota_words
 from router.config import ConfigError, load
+from router.config.settings import DestinationSettings
 from router.config.values import WrongError, how_often
 from router.decide import decide as decided
 from router.flow import Decision, Instance, Seen
-from router.spool import DeliveryState, Spool, open_spool
+from router.spool import DeliveryState, Spool, gathering, open_spool
 from router.spool.deliveries import URGENT_CLAIMS
 from tests.unit.forwarding import forwarding
 from tests.unit.peer import Peer
@@ -187,3 +194,57 @@ def test_both_are_written_in_the_table(tmp_path: Path) -> None:
 def test_other_rates_are_refused(written: str) -> None:
     with pytest.raises(WrongError):
         how_often(written)
+
+
+# -- what people see of a quota
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("60/min", "60 in a minute"), ("1/s", "60 in a minute"), ("10/s", "10 in a second"), ("30/h", "30 in an hour"),
+        ("100/d", "100 in a day"), ("7/h", "7 in an hour"),
+    ],
+)  # fmt: skip
+def test_a_quota_in_words(written: str, words: str) -> None:
+    assert quota_words.in_words(how_often(written)) == words
+
+
+def test_a_delivery_that_waits_for_its_quota_says_so_and_no_other(spool: Spool) -> None:
+    to = DestinationSettings("ai", "A", "127.0.0.1", 1, limit_rate=1 / 60)
+
+    def said(tries: int = 0, reason: str = "", destination: DestinationSettings | None = to) -> str:
+        state = spool.destinations.states().get("ai")
+        return quota_words.waits_for_quota(destination, state, tries=tries, reason=reason)
+
+    for number in range(2):
+        comes(spool, f"1.{number}", NORMAL)
+    assert said() == ""
+    assert len(claimed(spool, 5, 1 / 60)) == 1
+    assert said() == "waits for its quota: 1 in a minute"
+    assert said(tries=1) == said(reason=gathering.WAITS) == said(destination=None) == ""
+    assert said(destination=replace(to, limit_rate=None)) == ""
+    spool.orders.pause("ai", "ann")
+    assert said() == ""
+    spool.orders.resume("ai", "ann")
+    assert said()
+
+
+def test_commands_and_page_say_it(tmp_path: Path) -> None:
+    config = tmp_path / "routing.yaml"
+    config.write_text(
+        "spool: {path: spool}\ndestinations: {ai: {ae_title: A, host: 127.0.0.1, port: 1, limit_rate: 1/h}}\n"
+        "rules: []\notherwise: {send: ai}\n"
+    )
+    with closing(open_spool(settings_of(tmp_path / "spool"))) as spool:
+        for number in range(2):
+            comes(spool, f"1.{number}", NORMAL)
+        assert len(claimed(spool, 5, 1 / 3600)) == 1
+    run = CliRunner()
+    words = "waits for its quota: 1 in an hour"
+    rows = run.invoke(app, ["queue", "list", "--config", str(config)]).stdout.splitlines()
+    assert sorted(words in row for row in rows) == [False, True], rows
+    found = [json.loads(row)["quota"] for row in
+             run.invoke(app, ["queue", "list", "--json", "--config", str(config)]).stdout.splitlines()]  # fmt: skip
+    assert sorted(map(str, found)) == ["None", words]
+    assert f"ai waiting ({words})" in run.invoke(app, ["find", "--config", str(config)]).stdout
