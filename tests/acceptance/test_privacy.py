@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -14,11 +18,12 @@ import pytest
 from pydicom.uid import JPEG2000Lossless
 
 from router.node.client import give
-from router.node.orders import Many
+from router.node.orders import EndStudy, Many
 from router.pixels.wrap import wrap_image
-from tests.acceptance.corpus import described, node_as_destination, quick_node, store
+from tests.acceptance.corpus import database, described, node_as_destination, quick_node, store
 from tests.hook import Hook, webhook
 from tests.peers import NodeUnderTest, free_port, http, storescp, wait_for
+from tests.unit.webpeer import JSON, Talk, WebPeer, element
 
 pytestmark = pytest.mark.dcmtk
 MARKED = ("PatientName", "PatientID", "AccessionNumber", "ReferringPhysicianName", "PatientComments")
@@ -110,6 +115,91 @@ def test_marked_patients_are_nowhere_but_in_blobs(node: NodeUnderTest, hook: Hoo
         assert meta.sop_instance not in log
     modes = {oct(path.stat().st_mode & 0o777) for path in (node.folder / "spool").rglob("*") if not path.is_socket()}
     assert modes <= {"0o600", "0o700"}
+
+
+TOKEN = "t0ken-of-the-privacy-test"
+STUDY = "1.2.826.0.1.3680043.10.777.25.1"
+
+
+def quotes(talk: Talk) -> None:
+    """A web server that says the patient's name wherever an answer has room, each time in another way."""
+    while True:
+        got = talk.request()
+        mark = found[0].decode() if (found := re.findall(rb"MARK[0-9A-F]{12}", got.body)) else "MARK"
+        uid = got.instances[0] if got.method == "POST" else "1.2.3"
+        item = {"00081155": element("UI", uid), "00081197": element("US", 0xC000), "00000902": element("LO", mark)}
+        refused = {"00081198": element("SQ", item), "00100010": element("PN", {"Alphabetic": mark})}
+        html = f"<html>Patient {mark} of {STUDY} is not known</html>".encode()
+        ways: list[tuple[int, bytes | dict[str, Any], str]] = [
+            (409, refused, JSON), (400, html, "text/html"), (500, html, mark), (202, refused, JSON), (200, html, JSON),
+            (302, html, "text/html"), (422, mark.encode(), "text/plain"), (403, html, "text/html"),
+        ]  # fmt: skip
+        status, body, media_type = ways[len(talk.peer.requests) % len(ways)]
+        talk.answer(status, body, media_type, Warning=f"299 {mark}", Location=f"http://{mark}/", Retry_After=mark,
+                    X_Patient=mark, WWW_Authenticate=f"Bearer realm={mark}")  # fmt: skip
+
+
+def test_a_study_and_a_web_server_that_quotes_patients_put_nothing_into_the_open(hook: Hook, tmp_path: Path) -> None:
+    mark = f"MARK{secrets.token_hex(6).upper()}"
+    paths = [marked(tmp_path / f"{number}.dcm", mark) for number in range(10)]
+    for number, path in enumerate(paths):
+        data_set = pydicom.dcmread(path)
+        data_set.StudyInstanceUID = STUDY
+        if number:
+            del data_set.StudyDescription  # only the first fires the rule; the others follow it
+        data_set.save_as(path)
+    rules = (
+        "rules: [{name: named, when: {StudyDescription: {exists: true}}, send: web, scope: study}]\n"
+        "otherwise: {send: native}\n"
+    )
+    extra = f"notify: {{to: 'http://127.0.0.1:{hook.server_port}/', buried: 1, circuit: 1s}}\n"
+    with WebPeer(quotes) as peer, storescp(tmp_path / "native", port := free_port(), "--prefer-little"):
+        node = quick_node(tmp_path / "node", {"native": port, "web": 1}, rules=rules, extra=extra)
+        (node.folder / "token").write_text(TOKEN)
+        text = node.config.read_text()
+        was = "{ae_title: WEB, host: 127.0.0.1, port: 1}"
+        assert was in text
+        node.config.write_text(text.replace(was, f"{{stow: '{peer.url}', auth: {{bearer: {{file: token}}}}}}"))
+        with node.running():
+            store([described(path) for path in paths], node_as_destination(node), "XRAY")
+            wait_for(lambda: node.log.read_text().count("study follows") >= 1, 60, "the study to follow")
+            wait_for(lambda: len({uid for one in peer.posted for uid in one.instances}) > 1, 60, "several to be tried")
+            answered = 0
+            while answered < 8:  # each way of answering, and the circuit opens in between
+                answered = len(peer.posted)
+                give(node.folder / "spool", Many("retry", to="web"), "a person")
+                wait_for(lambda before=answered: len(peer.posted) > before, 60, "another try")  # type: ignore[misc]
+            give(node.folder / "spool", EndStudy(_an_instance(node), "web"), "a person")
+            assert hook.came.acquire(timeout=90), "that the circuit of `web` is open is told"
+            pages = [str(hook.got).encode()] + [
+                http(f"http://127.0.0.1:{node.web_port}{path}")
+                for path in ("/metrics", "/healthz", "/", "/destinations", "/attention", "/instances", "/rules",
+                             "/notices", f"/instances/{_an_instance(node)}")
+            ]  # fmt: skip
+        shown = [
+            subprocess.run(
+                [sys.executable, "-m", "router", *words, "--config", node.config], capture_output=True, check=False
+            )
+            for words in (("queue", "list"), ("events", "--all"), ("find", "--json"), ("queue", "causes"))
+        ]  # fmt: skip
+    assert all(mark.encode() in one.body for one in peer.posted), "the server never had a name to quote"
+    pages += [one.stdout + one.stderr for one in shown]
+    pages.append(node.log.read_bytes())
+    for secret in (mark, kept(mark), STUDY, TOKEN):
+        assert not [page for page in pages if secret.encode() in page], secret
+    written = [path for path in node.folder.rglob("*") if path.is_file()]
+    for secret in (mark, STUDY):
+        holding = {path for path in written if secret.encode() in path.read_bytes()}
+        assert holding
+        assert {path.suffix for path in holding} <= {".dcm", ".native"}
+    assert [path.name for path in written if TOKEN.encode() in path.read_bytes()] == ["token"]
+
+
+def _an_instance(node: NodeUnderTest) -> str:
+    """One that follows its study."""
+    with database(node) as connection:
+        (which,) = connection.execute("SELECT instance_id FROM delivery WHERE follows IS NOT NULL LIMIT 1").fetchone()
+    return str(which)
 
 
 def _children(pid: int) -> list[int]:

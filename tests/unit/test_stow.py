@@ -21,12 +21,13 @@ from router.commands.echo import echo
 from router.commands.send_files import send_files
 from router.commands.walking import Found
 from router.config import load, shipped
-from router.config.settings import ClientTls, HttpAuth, Secret
+from router.config.settings import ClientTls, HttpAuth, HttpProxy, Secret
 from router.dicom.part10 import file_meta
 from router.flow import Caller, Instance, StoredFile
 from router.forward.http import MOST_ANSWER, _Wire
 from router.forward.outcomes import Fate, Sign
 from router.forward.stow import PIECE, StowSender
+from router.forward.together import MOST
 from tests.unit.forwarding import SOMEBODY, Stage, copied, no_transcoder, quick, slow
 from tests.unit.peer import DX, EXPLICIT, J2K, wait_for
 from tests.unit.receiving import settings
@@ -511,11 +512,34 @@ def test_a_node_without_such_a_destination_does_not_load_it() -> None:
 
 def test_the_conformance_statement_names_it() -> None:
     found = load(shipped(), {})
-    auth = HttpAuth(bearer=Secret(env="TOKEN"))
+    auth, proxy = HttpAuth(bearer=Secret(env="TOKEN")), HttpProxy("proxy.example.org", 3128)
     with WebPeer() as peer:
-        text = statement(
-            replace(found, destinations=found.destinations | {"web": peer.destination(name="w", auth=auth)})
-        )
-    assert f"| w | {peer.url} | a bearer token | 1 | 2 s |" in text
+        web = {"w": peer.destination(name="w", auth=auth), "x": peer.destination(name="x", proxy=proxy)}
+        text = statement(replace(found, destinations=found.destinations | web))
+    assert f"| w | {peer.url} | none | a bearer token | 1 | 2 s |" in text
+    assert f"| x | {peer.url} | proxy.example.org:3128 | nothing | 1 | 2 s |" in text
     assert "| STOW-RS (PS3.18 §10.5), as user agent | yes | no |" in text
+    assert f"up to {MOST} that wait together and have at most 8 MiB" in " ".join(text.split())
     assert "|  at " not in text
+
+
+def test_the_conformance_statement_says_when_and_to_which_of_several(tmp_path: Path) -> None:
+    (tmp_path / "routing.yaml").write_text(
+        """
+destinations:
+  a: {ae_title: A, host: 127.0.0.1, port: 1, gather: 20s, gather_limit: 2min, limit_rate: 60/min}
+  b: {ae_title: B, host: 127.0.0.1, port: 2, hours: "18:00-07:00 Mon-Fri"}
+rules:
+  - {name: night, when: {time: "18:00-07:00"}, send: a}
+  - {name: chests, when: {class: adult_chest}, send: {one_of: [a, b]}, scope: study, priority: urgent}
+otherwise: {send: {one_of: [b, a], by: instance}}
+"""
+    )
+    text = " ".join(statement(load(tmp_path / "routing.yaml", {})).split())
+    for said in (
+        "| a | 20 s, at most 120 s | always | 60 in a minute |", "| b | – | 18:00-07:00 Mon-Fri | – |",
+        "Rules with `scope: study` (the other instances of the study follow): chests.",
+        "Rules with `priority: urgent`: chests.", "Rules that ask for the time of day: night.",
+        "| chests | a, b | study |", "| otherwise | b, a | instance |",
+    ):  # fmt: skip
+        assert said in text, said
