@@ -150,6 +150,10 @@ class Seen:
     reason: str = ""
     render_ms: float = 0.0
     model_ms: float = 0.0
+    references: tuple[str, ...] = ()
+    """SOP Instance UIDs that the data set refers to, if its class is one of `dicom.uids.RESULTS`."""
+    result_of: tuple[str, ...] = ()
+    """The destinations whose deliveries it answers, as the spool knows them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,7 @@ from router.observe import log, where
 from router.observe.metrics import AGREEMENT, DECIDE_SECONDS, DECISIONS, INVERTED, VIEWS_SEEN
 from router.spool import INSTANCES, ChangedError, Claim, Spool, SpoolError, StoreError
 from router.spool.keyed import TAGS as FOUND_BY
+from router.spool.matching import NO_MATCH, Match, may_be_result
 
 FACTS = FIXED_TAGS[VERSION] | AGE_TAGS
 """What each decision keeps of a header, and what an age is understood from."""
@@ -193,6 +195,12 @@ class Classifier:
     def _record(self, claim: Claim, seen: Seen) -> None:
         settings = self._settings()
         instance = claim.instance
+        try:
+            found = self._match(instance, seen, settings)
+        except SpoolError:
+            self._spool.decisions.release(claim, after=AGAIN_AFTER, forget_try=True)
+            raise
+        seen = replace(seen, result_of=found.names)
         decision = decide(settings.rules, instance, seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
         # In a dry run nothing follows: nothing goes where a rule sends it.
         named = decision.destinations if settings.node.dry_run else settings.limits
@@ -208,8 +216,17 @@ class Classifier:
                     AGREEMENT.add(agrees)
                 self._then(instance, claim.path, seen, decision)
 
-        written = self._spool.decisions.record(claim, seen, decision, limits, settings.rules, settings.gathers)
+        written = self._spool.decisions.record(claim, seen, decision, limits, settings.rules, settings.gathers, found)
         written.add_done_callback(tell)
+
+    def _match(self, one: Instance, seen: Seen, settings: Settings) -> Match:
+        """Whose result it is; most instances are none, and nothing is asked. Raises SpoolError."""
+        givers = settings.results_from
+        if not may_be_result(one, givers):
+            return NO_MATCH
+        key = self._spool.decisions.key
+        study = key.found_by(seen.header)["study"] if key else None
+        return self._spool.results.match(one, study, seen.references, givers, settings.ae_titles)
 
     def _came(self, claim: Claim, answer: Future[Seen] | None = None) -> None:
         """An answer has come. None: the claim has gone to the slow lane."""

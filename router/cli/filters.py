@@ -23,6 +23,9 @@ OWED = ("waiting", "buried")
 
 Cause = Annotated[str, typer.Option(help="Only what was buried for this reason, word for word: see queue causes.")]
 
+RESULTS = ("missing", "awaited", "came")
+ResultIs = Annotated[str, typer.Option("--result", help="The result of an AI: missing, awaited or came.")]
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -44,6 +47,7 @@ class FindFilters(Filters):
     to: Annotated[str, typer.Option(help="A destination of the decision.")] = ""
     state: Annotated[str, typer.Option(help="State of a delivery: waiting, done, buried, discarded or skipped.")] = ""
     cause: Cause = ""
+    result: ResultIs = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class MoveFilters(OwedFilters):
     caller: Annotated[str, typer.Option(help="The caller: AE title or address.")] = ""
 
 
-def filter_of(filters: Filters, text: str = "", to: str = "", state: str = "", cause: str = "") -> Filter:
+def filter_of(
+    filters: Filters, text: str = "", to: str = "", state: str = "", cause: str = "", result: str = ""
+) -> Filter:
     """The filter that the options name. It is wrong use where one of them has no meaning."""
     from router.commands import find_words
     from router.flow import CLASSES, UNCERTAIN
@@ -70,11 +76,13 @@ def filter_of(filters: Filters, text: str = "", to: str = "", state: str = "", c
         choose("--class", filters.class_name, (*CLASSES, UNCERTAIN))
     if state:
         choose("--state", state, OWED if isinstance(filters, OwedFilters) else STATES)
+    if result:
+        choose("--result", result, RESULTS)
     now = time.time()
     begin, end = moment("--since", filters.since, now), moment("--until", filters.until, now)
     if begin is not None and end is not None and begin >= end:
         wrong(f"--since {filters.since} is not before --until {filters.until}")
-    found = find_words.filter_of(text, begin, end, filters.class_name, filters.rule, to, filters.caller, state)
+    found = find_words.filter_of(text, begin, end, filters.class_name, filters.rule, to, filters.caller, state, result)
     return replace(found, cause=cause) if cause else found
 
 

@@ -41,7 +41,7 @@ def command(
 
     Exit code 1 if there is none.
     """
-    wanted = filter_of(filters, text, filters.to, filters.state, filters.cause)
+    wanted = filter_of(filters, text, filters.to, filters.state, filters.cause, filters.result)
     found = _found(config, wanted, limit)
     if csv_file is not None:
         write_csv(csv_file, COLUMNS, map(_flat, found), as_json=as_json)

@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from ipaddress import ip_address
 
-from router.spool.find import Filter, State
+from router.spool.find import Filter, Result, State
 
 SPANS = "write a span (90s, 30m, 2h, 3d, 1w) or a date (2026-11-01, 2026-11-01T08:30)"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -30,14 +30,14 @@ def moment(text: str, now: float) -> float | None:
 
 def filter_of(
     text: str = "", since: float | None = None, until: float | None = None, class_name: str = "", rule: str = "",
-    to: str = "", caller: str = "", state: str = "",
+    to: str = "", caller: str = "", state: str = "", result: str = "",
 ) -> Filter:  # fmt: skip
-    """`caller` is an AE title or an address. Raises ValueError for an unknown state."""
+    """`caller` is an AE title or an address. Raises ValueError for an unknown state or result."""
     is_address = _is_address(caller)
     return Filter(
         text=text, since=since, until=until, class_name=class_name, rule=rule, to=to,
         calling_ae="" if is_address else caller, peer=caller if is_address else "",
-        state=State(state) if state else None,
+        state=State(state) if state else None, result=Result(result) if result else None,
     )  # fmt: skip
 
 

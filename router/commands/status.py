@@ -19,6 +19,7 @@ from router.spool import Counts, DestinationState, Job, Spool, read_spool
 from router.spool.activity import Activity
 from router.spool.nodes import NodeRow
 from router.spool.notices import Silence
+from router.spool.results import Lately
 from router.spool.rows import EventRow
 
 HOUR = 3600.0
@@ -48,6 +49,12 @@ class Destination:
     drains_in_s: float | None
     """Seconds until nothing is owed, at the rate of the last hour; None where nothing was delivered, or nothing is
     tried now."""
+    results: int = 0
+    """Results of the last hours (`MISSING_WITHIN`)."""
+    result_s: float | None = None
+    """The median of the seconds from delivery to result."""
+    missing: int = 0
+    """Deliveries of these hours whose result is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Problem:
     destination: str = ""
     """The destination that it is about, if it is about one."""
     kind: str = ""
-    """Of a destination's: `paused`, `circuit`, `refusing`, `behind` or `buried`."""
+    """Of a destination's: `paused`, `circuit`, `refusing`, `behind`, `buried` or `result`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,8 @@ def status_of(settings: Settings, spool: Spool, node: dict[str, Any] | None, use
     counts, lately = spool.views.counts(), spool.views.activity(HOUR)
     states, room = spool.destinations.states(), _room(settings, used, lately)
     failures = tuple(_failures(spool, lately.now))
-    destinations = tuple(_destinations(settings, counts, states, lately, refusing(node, nodes, lately.now)))
+    refused, results = refusing(node, nodes, lately.now), spool.results.lately()
+    destinations = tuple(_destinations(settings, counts, states, lately, refused, results))
     silent = silent_callers(settings, lately)
     of_nodes = (Problem(what, do) for what, do in troubles(nodes)) if nodes else _of_node(node)
     problems = (*of_nodes, *_problems(node, counts, destinations, room), *_missed(settings, lately, silent))
@@ -170,7 +178,7 @@ def _node(settings: Settings) -> dict[str, Any] | None:
 
 def _destinations(
     settings: Settings, counts: Counts, states: dict[str, DestinationState], lately: Activity,
-    refused: Mapping[str, Refuses],
+    refused: Mapping[str, Refuses], results: Mapping[str, Lately],
 ) -> Iterator[Destination]:  # fmt: skip
     names = dict.fromkeys([*settings.destinations, *sorted(counts.open), *sorted(counts.buried)])
     for name in names:
@@ -187,9 +195,11 @@ def _destinations(
         elif name in refused:
             word, reason = "refusing", _how(refused[name], lately.now)
         owed, delivered, oldest = counts.open.get(name, 0), lately.delivered.get(name, 0), counts.oldest.get(name)
+        came = results.get(name, Lately(0, None))
         yield Destination(
             name, word, reason, owed, counts.buried.get(name, 0), max(0.0, lately.now - oldest) if oldest else None,
             delivered, owed * lately.seconds / delivered if owed and delivered and word == "open" else None,
+            came.came, came.seconds, counts.missing.get(name, 0),
         )  # fmt: skip
 
 
@@ -256,6 +266,10 @@ def _troubles(one: Destination) -> Iterator[Problem]:
     if one.buried:
         find = f"dicom-router find --to {one.name} --state buried"
         yield Problem(f"{one.buried} buried for {one.name}", find, one.name, "buried")
+    if one.missing:
+        find = f"dicom-router find --to {one.name} --result missing; 'An AI gives no result' in docs/operations.md"
+        deliveries = f"{one.missing} {'delivery' if one.missing == 1 else 'deliveries'}"
+        yield Problem(f"{one.name} gave no result for {deliveries}", find, one.name, "result")
 
 
 def _missed(settings: Settings, lately: Activity, silent: tuple[str, ...]) -> Iterator[Problem]:

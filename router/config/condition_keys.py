@@ -19,6 +19,7 @@ from router.config.document import Node, Sequence, Table
 from router.config.fields import Context, Skip, as_table, attempt_all, scalar, several, unknown
 from router.config.hours import hours
 from router.config.keywords import element, has_one_value, is_text, nearest_name, private
+from router.config.problems import nearest
 from router.config.uids import sop_class
 from router.config.values import WrongError
 from router.decide import conditions as c
@@ -266,6 +267,15 @@ def _any(where: str, node: Node, context: Context) -> c.Condition:
     return c.AnyOf(tuple(attempt_all(lambda item: all_of(where, item, context), node.items)))
 
 
+def _result_of(where: str, node: Node, context: Context) -> c.Condition:
+    def known(written: str) -> str:
+        if context.destinations is not None and written not in (c.ANY, *context.destinations):
+            raise WrongError(f"unknown destination '{written}'", nearest(written, (*context.destinations, c.ANY)))
+        return written
+
+    return c.ResultOf(frozenset(several(known)(where, node, context)))
+
+
 CONDITIONS: dict[str, Build] = {
     "class": _names(c.ClassIs, (*CLASSES, UNCERTAIN)),
     "top": _names(c.TopIs, CLASSES),
@@ -285,6 +295,7 @@ CONDITIONS: dict[str, Build] = {
     "peer": _peer,
     "time": _time,
     "sop_class": _sop_class,
+    "result_of": _result_of,
     "not": _not,
     "any": _any,
 }

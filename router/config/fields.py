@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,8 @@ class Context:
     folder: Path
     vocabulary: Vocabulary | None = None
     """The words that headers are read by; known before the rules are parsed."""
+    destinations: Collection[str] | None = None
+    """The names that a condition may use; None: whatever it names was a destination once."""
 
     def wrong(self, node: Node, message: str, fix: str = "") -> None:
         """Put a mistake where the node stands: on its line, or at its environment variable."""

@@ -18,9 +18,18 @@ from router.config.header_words import HEADER_WORDS, vocabulary
 from router.config.notify import notify_section
 from router.config.overrides import overridden
 from router.config.problems import Problems
+from router.config.results import check_results, results_from, unwelcome
 from router.config.rules import otherwise, rules
 from router.config.sections import destination, model_section, node_section, spool_section, web_section
-from router.config.settings import ROLES, DestinationSettings, NodeSettings, Settings, SpoolSettings, WebSettings
+from router.config.settings import (
+    ROLES,
+    DestinationSettings,
+    NodeSettings,
+    ResultsFrom,
+    Settings,
+    SpoolSettings,
+    WebSettings,
+)
 from router.config.shared import combined
 from router.decide import Rule, RuleTable
 
@@ -59,19 +68,21 @@ def load(
             unknown(key, root, f"unknown key '{key}'", dict.fromkeys(_KEYS), context)
     found = {name: _attempt(parse, name, root, context) for name, parse in _SECTIONS.items()}
     destinations, enabled = _destinations(root, context)
-    table = _table(root, enabled, context)
+    table = _table(root, enabled, replace(context, destinations=enabled.keys()))
     if found["node"] and found["web"]:
         _check_ports(root, found["node"], found["web"], context)
     if found["node"] and found["spool"]:
         _check_roles(root, found["node"], found["spool"], context)
+    check_results(root, destinations, found["spool"], context)
     problems.check()
     if table is None:
         raise AssertionError("a rule table is only absent together with a problem")
-    warnings = problems.warned(_warnings(root, found["node"], destinations, table))
+    givers = results_from(destinations, table)
+    warnings = problems.warned(_warnings(root, found["node"], destinations, table, givers))
     said = tuple(f"{problems.file}:{line}: {about}" for line, about in warnings)
     return Settings(
         path.absolute(), **found, destinations=destinations, rules=table, warnings=said,
-        header_words=context.vocabulary, text=text, unusable=tuple(problems.unusable),
+        header_words=context.vocabulary, text=text, unusable=tuple(problems.unusable), results_from=givers,
     )  # fmt: skip
 
 
@@ -156,8 +167,9 @@ def _place(root: Table, name: str) -> Node | None:
 
 
 def _warnings(
-    root: Table, node: NodeSettings, destinations: Mapping[str, DestinationSettings], table: RuleTable
-) -> list[tuple[int, str]]:
+    root: Table, node: NodeSettings, destinations: Mapping[str, DestinationSettings], table: RuleTable,
+    givers: Mapping[str, ResultsFrom],
+) -> list[tuple[int, str]]:  # fmt: skip
     """(line, text) of what is allowed and probably not meant."""
     found: list[tuple[int, str]] = []
     place = root.entries.get("node", root).line
@@ -171,7 +183,11 @@ def _warnings(
         )
     section = root.entries["destinations"]
     lines = section.lines if isinstance(section, Table) else {}
+    for name, title in unwelcome(node, givers):
+        about = f"results of '{name}' come from {title}, which node.accept refuses: add - {{ae_title: {title}}}"
+        found.append((lines[name], about))
     used = {name for rule in table.rules for name in rule.send} | set(table.otherwise.send)
+    used |= {to.fallback for to in destinations.values() if to.fallback is not None}
     seen: dict[tuple[str, int, str], str] = {}
     for name, to in destinations.items():
         first = seen.setdefault((to.host.lower(), to.port, to.stow or to.ae_title), name)

@@ -118,6 +118,7 @@ NOTIFY: dict[str, Parser] = {
     "remind": scalar(values.duration),
     "quiet": _quiet,
     "buried": _or_off(values.whole(1, 10**9)),
+    "result_missing": _or_off(values.whole(1, 10**9)),
     "circuit": _or_off(values.duration),
     "silent": _silent,
     "disk": _or_off(values.duration),

@@ -211,6 +211,9 @@ DESTINATION: dict[str, Parser] = {
     "hours": several(hours),
     "limit_rate": scalar(values.how_often),
     "archive": _BOOLEAN,
+    "results_from": several(values.ae_title),
+    "expect_result": _DURATION,
+    "fallback": scalar(values.destination_name),
 }
 
 

@@ -7,6 +7,7 @@ the folder of the file. Nothing here reads a file or knows YAML. A new key: its 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
@@ -245,9 +246,11 @@ class NotifySettings:
     """The model has not been ready for so long."""
     disagreement: float | None = None
     """Header and pixels contradict each other in more than this share of a day's images."""
+    result_missing: int | None = 1
+    """So many deliveries to one destination whose result did not come, lately."""
 
 
-CONDITIONS = ("buried", "circuit", "silent", "disk", "certificate", "inference", "disagreement")
+CONDITIONS = ("buried", "result_missing", "circuit", "silent", "disk", "certificate", "inference", "disagreement")
 """What a notification may be about; `room` is part of `disk`."""
 
 
@@ -324,6 +327,12 @@ class DestinationSettings:
     """The most deliveries in a second, over all associations and nodes."""
     archive: bool = False
     """It is asked for storage commitment on behalf of callers that may ask us."""
+    results_from: tuple[str, ...] = ()
+    """Calling AE titles from which its results come; empty: its own AE title."""
+    expect_result: float | None = None
+    """Seconds after a delivery in which a result must come."""
+    fallback: str | None = None
+    """The destination that gets an instance whose result is missing."""
 
     @property
     def place(self) -> str:
@@ -358,6 +367,18 @@ class Unusable:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultsFrom:
+    """How results of a destination are recognised: by these calling AE titles.
+
+    `named`: the settings say that it gives results, so whatever comes from it is one. Otherwise only what has the class
+    of a result is.
+    """
+
+    titles: frozenset[str]
+    named: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One validated routing.yaml, read whole; a reload replaces it whole."""
 
@@ -376,6 +397,8 @@ class Settings:
     notify: NotifySettings = field(default_factory=NotifySettings)
     text: str = field(default="", repr=False, compare=False)
     """The file as it is written. It may hold a password, so `repr` leaves it out."""
+    results_from: Mapping[str, ResultsFrom] = field(default_factory=dict)
+    """The destinations that give results."""
 
     @property
     def enabled(self) -> frozenset[str]:
@@ -396,6 +419,17 @@ class Settings:
     def gathers(self) -> dict[str, tuple[float, float]]:
         """By destination that waits for more of a study: the pause, and how long at most."""
         return {name: (to.gather, to.gather_limit) for name, to in self.destinations.items() if to.gather is not None}
+
+    @property
+    def ae_titles(self) -> frozenset[str]:
+        """Of all destinations."""
+        return frozenset(to.ae_title for to in self.destinations.values() if to.ae_title)
+
+    @property
+    def expects(self) -> dict[str, tuple[float, str | None]]:
+        """By destination that must give results: within how many seconds, and where an instance goes if none comes."""
+        each = ((name, to.expect_result, to.fallback) for name, to in self.destinations.items())
+        return {name: (seconds, fallback) for name, seconds, fallback in each if seconds is not None}
 
     def calling_ae(self, destination: DestinationSettings) -> str:
         """What the node calls itself towards a destination."""

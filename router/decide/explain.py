@@ -127,7 +127,7 @@ def _answer(condition: c.Condition, facts: c.Facts) -> Answer:
 def _wanted(condition: c.Condition) -> str:
     """What a condition asks for, as routing.yaml writes it."""
     match condition:
-        case c.ClassIs() | c.TopIs() | c.ViewIs() | c.HeaderPart() | c.HeaderView():
+        case c.ClassIs() | c.TopIs() | c.ViewIs() | c.HeaderPart() | c.HeaderView() | c.ResultOf():
             return _listed(condition.names)
         case c.PixelsAre():
             return _listed(condition.states)
@@ -189,6 +189,8 @@ def _found(condition: c.Condition, facts: c.Facts) -> str:
 
 def _predicted(condition: c.Condition, facts: c.Facts) -> str:
     prediction = facts.seen.prediction
+    if isinstance(condition, c.ResultOf):
+        return ", ".join(facts.seen.result_of) or "no result"
     if prediction is None:
         return "no prediction"
     match condition:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from itertools import product
 
 from router.decide.conditions import (
+    ANY,
     AgeIs,
     AllOf,
     AnyOf,
@@ -32,6 +33,7 @@ from router.decide.conditions import (
     PixelsAre,
     PrivateExists,
     Probability,
+    ResultOf,
     Text,
     TopIs,
     ViewIs,
@@ -231,6 +233,8 @@ def _narrower(stronger: Condition, weaker: Condition) -> bool:
             return a <= b
         case (HeaderPart(a), HeaderPart(b)) | (HeaderView(a), HeaderView(b)):
             return a <= b
+        case ResultOf(a), ResultOf(b):
+            return a <= b or ANY in b
         case (Confidence(p), Confidence(q)) | (Frames(p), Frames(q)) | (PartConfidence(p), PartConfidence(q)):
             return _tighter(p, q)
         case Probability(), Probability():

@@ -8,7 +8,7 @@ caller reads the values. Source: PS3.5 §7.1, §7.5, Annex A.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import BinaryIO
@@ -126,6 +126,32 @@ def items(stream: BinaryIO, start: int, end: int, coding: Coding) -> Iterator[El
                 position = element.end
         else:
             position += length
+
+
+def flat(
+    stream: BinaryIO, start: int, end: int, coding: Coding, most: int, is_sequence: Callable[[int], bool]
+) -> Iterator[Element]:
+    """The elements of all levels between two places, one after the other, without the sequences that hold them.
+
+    It looks at no more than `most` headers, and ends at the first that makes no sense. `is_sequence` says which tags
+    are sequences where no VR does. Raises UnparseableError.
+    """
+    position = start
+    for _ in range(most):
+        if end - position < 8:
+            return
+        element = _element(stream, position, end, coding)
+        if element.offset + (0 if element.undefined else element.length) > end:
+            return
+        position = element.offset
+        if element.tag in PIXELS or (element.undefined and element.vr == "UN"):
+            return
+        if element.tag >> 16 == DELIMITERS or element.undefined or element.vr == "SQ":
+            continue
+        if not element.vr and is_sequence(element.tag):
+            continue
+        position += element.length
+        yield element
 
 
 def _read(stream: BinaryIO, position: int, count: int) -> bytes:

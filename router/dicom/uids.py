@@ -83,6 +83,16 @@ STORAGE = (
     }
 )
 """All storage SOP classes of composite instances, also the retired ones that old modalities still send."""
+_OUTCOMES = (
+    "SR Storage", "Report", "Key Object", "Presentation State", "Secondary Capture", "Segmentation", "Encapsulated",
+    "Parametric Map", "Annotation", "Measurements", "Fiducials", "Registration", "Structured Display", "Assessment",
+    "Real World Value", "Tractography", "Surface Scan", "RT Structure Set",
+)  # fmt: skip
+"""What the names of SOP classes say that hold what was made of images."""
+RESULTS = NEWER_STORAGE | frozenset(
+    uid for uid in STORAGE - NEWER_STORAGE if any(word in UID_dictionary[uid][0] for word in _OUTCOMES)
+)
+"""Storage SOP classes of what is made of images, by people or programs: reports, captures, segmentations, states."""
 
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"

@@ -24,6 +24,7 @@ from router.forward.together import MOST, Habit, attempt_together, group
 from router.observe import log, where
 from router.observe.metrics import BURIED, DELIVERED, RETRIED
 from router.spool import ChangedError, DeliveryState, DestinationState, Spool, SpoolError, StoreError
+from router.spool.owing import CAME_FROM_THERE
 
 BATCH = 8
 """Deliveries that are claimed together; to a web server as many as one request may have."""
@@ -274,7 +275,7 @@ class Worker(threading.Thread):
     ) -> Future[bool] | None:
         """Try one delivery. Returns the note of its outcome, or None if it could not be tried."""
         if came_from(delivery, destination):
-            return self._spool.deliveries.close(delivery, DeliveryState.SKIPPED, "came from there")
+            return self._spool.deliveries.close(delivery, DeliveryState.SKIPPED, CAME_FROM_THERE)
         try:
             with self._spool.local(delivery.instance):
                 return self._attempt(destination, delivery, wanted)
@@ -336,7 +337,10 @@ class Worker(threading.Thread):
     ) -> Future[bool]:
         about = {"instance": delivery.instance.id, "destination": self._to}
         if outcome.fate is Fate.DONE:
-            future = self._spool.deliveries.close(delivery, DeliveryState.DONE, outcome.reason, outcome.status)
+            future = self._spool.deliveries.close(
+                delivery, DeliveryState.DONE, outcome.reason, outcome.status, expect=destination.expect_result,
+                took=seconds,
+            )  # fmt: skip
             self._circuit.succeeded()
             DELIVERED.labels(self._to).inc()
             log.info(

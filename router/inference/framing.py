@@ -49,4 +49,6 @@ def unpack(packed: dict[str, Any]) -> Seen:
         reason=packed["reason"],
         render_ms=packed["render_ms"],
         model_ms=packed["model_ms"],
+        references=tuple(packed["references"]),
+        result_of=tuple(packed["result_of"]),
     )

@@ -1,5 +1,5 @@
-"""Works off bulk jobs, and instances that follow their study, in the background: a batch of each, then a pause in which
-everybody else writes."""
+"""Works off bulk jobs, instances that follow their study, and results that do not come, in the background: a batch of
+each, then a pause in which everybody else writes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from router.spool import BULK, Spool, SpoolError
 
 LOOK_EVERY = 60.0
 """Seconds after which it looks for jobs by itself."""
+SOON = 1.0
+"""Seconds. For more, a new job is not kept waiting."""
 AGAIN_AFTER = 5.0
 """Seconds until it tries again after the database did not take a batch."""
 
@@ -19,9 +21,10 @@ AGAIN_AFTER = 5.0
 class BulkWorker:
     """A thread that works until it is stopped; what is left is gone on with at the next start."""
 
-    def __init__(self, spool: Spool, follow: Callable[[], float | None] = lambda: None) -> None:
-        """`follow` lets some instances follow their study; it returns the seconds until there is more to do."""
-        self._spool, self._follow = spool, follow
+    def __init__(self, spool: Spool, *others: Callable[[], float | None]) -> None:
+        """`others` do some other work, such as to let instances follow their study. Each returns the seconds until
+        there is more to do; None: it need not be asked before there is a signal."""
+        self._spool, self._others = spool, others
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bulk", daemon=True)
 
@@ -51,12 +54,12 @@ class BulkWorker:
             except Exception as error:  # else no one would notice that no job goes on any more
                 log.error("bulk job failed", error=where(error))
                 due = AGAIN_AFTER
-            if due is None:
-                signal.wait(version, LOOK_EVERY)
+            if due is None or due > SOON:
+                signal.wait(version, min(due or LOOK_EVERY, LOOK_EVERY))
             else:
                 self._stopped.wait(due)
 
     def _step(self) -> float | None:
         """A batch of each. Returns the seconds until the next; None where nothing is left to do."""
-        due = self._spool.bulk.step(), self._follow()
+        due = [self._spool.bulk.step(), *(work() for work in self._others)]
         return min((one for one in due if one is not None), default=None)

@@ -119,7 +119,8 @@ class Node:
         name = socket_name(self._spool.start_among_others)
         control = ControlServer(settings.spool.path, application(self.carry_out, states), name)
         commits = committer if roles & {"receive", "forward"} else None
-        sweeper, bulk = Sweeper(self._spool, self.settings), BulkWorker(self._spool, self._follow_studies)
+        sweeper = Sweeper(self._spool, self.settings)
+        bulk = BulkWorker(self._spool, self._follow_studies, self._miss_results)
         notifier = Notifier(view, self._spool.notices, self.settings)
         self._together = None if self._spool.database.is_sqlite else self._among_others()
         parts: tuple[Part | None, ...] = (
@@ -165,7 +166,12 @@ class Node:
     def _follow_studies(self) -> float | None:
         """Let instances follow their study; nothing does in a dry run. See `Studies.step`."""
         now = self.settings()
-        return None if now.node.dry_run else self._spool.studies.step(now.limits, now.gathers)
+        return None if now.node.dry_run else self._spool.studies.step(now.limits, now.gathers, now.results_from)
+
+    def _miss_results(self) -> float | None:
+        """Note results that have not come in time. See `Results.step`."""
+        now = self.settings()
+        return self._spool.results.step(now.expects, now.limits, now.gathers, now.results_from)
 
     @property
     def spool(self) -> Spool:

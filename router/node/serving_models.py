@@ -154,7 +154,8 @@ class ServingModels:
 
         def record(other: Seen) -> None:
             assert other.prediction is not None
-            would = decide(settings.rules, instance, other, enabled=settings.enabled, dry_run=settings.node.dry_run)
+            as_seen = replace(other, result_of=seen.result_of)
+            would = decide(settings.rules, instance, as_seen, enabled=settings.enabled, dry_run=settings.node.dry_run)
             ours, theirs = _brief(served, decision), _brief(other.prediction, would) | {"model": shadow.name}
             try:
                 self._spool.event(SHADOW_PREDICTION, instance.id, served=ours, shadow=theirs)

@@ -35,6 +35,8 @@ class Seen:
     agreed: int = 0
     contradicted: int = 0
     """Images of a day whose header names the part that the pixels show, or another one."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """Deliveries of the last hours by destination, whose result is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,9 @@ def _destinations(wanted: NotifySettings, seen: Seen) -> Iterator[Trouble]:
     for name, number in seen.buried.items():
         if wanted.buried is not None and number >= wanted.buried:
             yield Trouble("buried", name, f"{_deliveries(number)} buried for {name}, waiting for a person")
+    for name, number in seen.missing.items():
+        if wanted.result_missing is not None and number >= wanted.result_missing:
+            yield Trouble("result_missing", name, f"{name} gave no result for {_deliveries(number)}")
     for name, since in seen.circuits.items():
         if wanted.circuit is not None and seen.now - since >= wanted.circuit:
             wait = f"{_deliveries(seen.waiting.get(name, 0))} waiting"

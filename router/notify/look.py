@@ -54,6 +54,7 @@ class Looker:
         return Seen(
             now=now,
             buried=counts.buried,
+            missing=counts.missing,
             circuits={
                 name: one.still_since
                 for name, one in self._node.destination_states().items()

@@ -45,6 +45,18 @@ FOLLOWED = Counter(
     "dicom_router_followed_total", "Deliveries of instances that follow their study", ["destination"],
     registry=REGISTRY,
 )  # fmt: skip
+RESULTS_CAME = Counter(
+    "dicom_router_results_total", "Results, by the destination whose deliveries they answer, and how that is known",
+    ["destination", "how"], registry=REGISTRY,
+)  # fmt: skip
+RESULT_SECONDS = Histogram(
+    "dicom_router_result_seconds", "From the last delivery that a result answers to the result", ["destination"],
+    buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600), registry=REGISTRY,
+)  # fmt: skip
+RESULTS_MISSING = Counter(
+    "dicom_router_results_missing_total", "Deliveries whose result did not come in time", ["destination"],
+    registry=REGISTRY,
+)  # fmt: skip
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 DECIDE_SECONDS = Histogram(
     "dicom_router_decide_seconds", "From received to decided", buckets=BUCKETS, registry=REGISTRY

@@ -12,6 +12,7 @@ SENTENCES = {
     "sent also by a person": "Sent to {to} as well",
     "study sent by a person": "The whole study sent to {to}",
     "study ended by a person": "Nothing more of its study follows to {to}",
+    "result missing": "No result came from {to} in time",
     "follows": "Sent to {to} with its study",
     "new decision ordered": "A new decision was ordered",
     "same UID again": "The same UID came before or again",

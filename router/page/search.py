@@ -16,16 +16,17 @@ from router.commands.find_words import filter_of, moment
 from router.flow import CLASSES, UNCERTAIN
 from router.page.forms import SEALED_NAMES, FormError
 from router.spool import SpoolError
-from router.spool.find import Filter, State
+from router.spool.find import Filter, Result, State
 from router.spool.keyed import Key, key_of
 from router.spool.sealed import opened, sealed
 
-WORDS = ("since", "until", "class", "rule", "to", "from", "state")
+WORDS = ("since", "until", "class", "rule", "to", "from", "state", "result")
 SEALED = dict(zip(SEALED_NAMES, ("text", "cause"), strict=True))
 """The words of an address that are sealed, and what they are when they are opened."""
 LINK = "This link is not of this node. Type what you look for into the box."
 IN_ADDRESS = "Type it into the box at the top: in an address it would stay in histories and logs."
 STATES = tuple(str(state) for state in State)
+RESULTS = tuple(str(one) for one in Result)
 _WORD = re.compile(r'(?:(?:--)?(\w+)[:=]|--(\w+)\s+)?("[^"]*"|\S+)')
 
 
@@ -94,10 +95,12 @@ def filter_from(query: Mapping[str, str]) -> Filter:
         raise FormError(f"class: use one of {', '.join((*CLASSES, UNCERTAIN))}")
     if values["state"] not in ("", *STATES):
         raise FormError(f"state: use one of {', '.join(STATES)}")
+    if values["result"] not in ("", *RESULTS):
+        raise FormError(f"result: use one of {', '.join(RESULTS)}")
     since, until = (moment_of(name, values[name]) for name in ("since", "until"))
     found = filter_of(
         values["text"], since, until, values["class"], values["rule"], values["to"], values["from"],
-        values["state"],
+        values["state"], values["result"],
     )  # fmt: skip
     return replace(found, cause=query["cause"]) if "cause" in query else found
 

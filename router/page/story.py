@@ -24,6 +24,7 @@ from router.page.viewed import Viewed
 from router.page.why import MARKS, why
 from router.spool import DeliveryState, EventRow, InstanceRow, InstanceState, Spool, SpoolError
 from router.spool.gathering import WAITS
+from router.spool.matching import ALONE, REFERENCE, STUDY
 from router.spool.orders import LABELLED
 from router.spool.rows import instance_of
 from router.web.access import Role, needs
@@ -36,6 +37,13 @@ NO_PICTURE = {
     "unparseable": "Its data set cannot be read",
     "failed": "The model could not answer",
 }
+
+HOW = {
+    REFERENCE: "it refers to this instance",
+    STUDY: "it is of this study",
+    ALONE: "it refers to this instance, though it comes from another AE title",
+}
+"""How it is known what a result answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,7 @@ def _values(site: Site, spool: Spool, which: str) -> dict[str, Any]:
         "others": [name for name, to in settings.destinations.items() if to.enabled and name not in owed],
         "study_follows": spool.views.follows_to(row.study) if row.study else [],
         "gathers": WAITS, "enabled": sorted(settings.enabled),
+        "results": spool.results.answering(row.id), "result_of": spool.results.answered_by(row.id), "how": HOW,
         "classes": CLASSES, "label": _label(events), "states": states,
         "sop_class": _name_of(row.sop_class),
         "syntax": _name_of(row.transfer_syntax), "table_is_old": bool(row.table and row.table != settings.rules.digest),

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from router.dicom.data_set import DataSet, open_data_set
 from router.dicom.elements import PIXEL_DATA, UnparseableError
-from router.dicom.uids import WAVELETS, has_only_uid_characters
+from router.dicom.first_elements import SOP_CLASS
+from router.dicom.references import references
+from router.dicom.uids import LONGEST_UID, RESULTS, WAVELETS, has_only_uid_characters
 from router.flow import Header, PictureFacts, PixelState, Seen
 from router.pixels.cost import ExpensiveError
 from router.pixels.grey import Grey, to_grey
@@ -56,12 +58,14 @@ def _render(path: Path, size: int, tags: frozenset[int], patience: float) -> tup
         return None, Seen("unparseable", dict.fromkeys(tags), reason="the Study or Series Instance UID is no UID")
     header: Header = dict.fromkeys(tags)
     facts = PictureFacts()
+    refers_to: tuple[str, ...] = ()
     state: PixelState = "undecodable"
     try:
         header = values(data_set, tags)
+        refers_to = _references(data_set)
         absent = _without_pixels(data_set)
         if absent is not None:
-            return None, replace(absent, header=header)
+            return None, replace(absent, header=header, references=refers_to)
         form = layout(data_set)
         facts = PictureFacts(form.photometric, form.rows, form.columns, form.frames, notes=form.notes)
         facts = replace(facts, decoder=decoder_name(data_set.syntax))
@@ -72,15 +76,24 @@ def _render(path: Path, size: int, tags: frozenset[int], patience: float) -> tup
         grey = to_grey(data_set, form, thinned(frame, form, reduce))
         picture, crop = prepare(grey.image, size=size, mask=grey.mask)
         facts = replace(facts, window=grey.window, crop=_whole(crop, grey, form))
-        return picture, Seen("decoded", header, facts=facts)
+        return picture, Seen("decoded", header, facts=facts, references=refers_to)
     except UndecodableError as problem:
-        return None, Seen(state, header, facts=facts, reason=str(problem))
+        return None, Seen(state, header, facts=facts, reason=str(problem), references=refers_to)
     except ExpensiveError:
         raise
     except BaseException as problem:
-        return None, Seen(state, header, facts=facts, reason=_words(problem, GAVE_UP))
+        return None, Seen(state, header, facts=facts, reason=_words(problem, GAVE_UP), references=refers_to)
     finally:
         data_set.close()
+
+
+def _references(data_set: DataSet) -> tuple[str, ...]:
+    """What it refers to, if its class is one of results. Other images, most of what comes, cost nothing."""
+    element = data_set.elements.get(SOP_CLASS)
+    if element is None:
+        return ()
+    name = data_set.value(element, LONGEST_UID + 2).decode("latin-1").strip("\0 ")
+    return references(data_set) if name in RESULTS else ()
 
 
 def _is_uid(data_set: DataSet, tag: int) -> bool:

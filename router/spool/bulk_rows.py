@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from router.spool.find import Filter, Names, State
+from router.spool.find import Filter, Names, Result, State
 from router.spool.schema import metadata
 
 bulk_job = sa.Table(
@@ -133,4 +133,6 @@ def text_of(wanted: Filter) -> str:
 def filter_of(text: str) -> Filter:
     values = json.loads(text)
     names, state = values["names"], values["state"]
-    return Filter(**values | {"names": names and Names(**names), "state": state and State(state)})
+    kept = {"names": names and Names(**names), "state": state and State(state)}
+    result = values.get("result")  # jobs of earlier versions have none
+    return Filter(**values | kept | {"result": result and Result(result)})

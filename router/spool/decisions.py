@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from router.decide import RuleTable
 from router.flow import Decision, Instance, Seen
-from router.spool import clock, owing, queries, replicas, statements, steady, studies
+from router.spool import clock, owing, queries, replicas, results, statements, steady, studies
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
 from router.spool.finishing import look_alone
 from router.spool.gathering import NOTHING_GATHERED, Gathers
 from router.spool.keyed import Key
+from router.spool.matching import NO_MATCH, Match
 from router.spool.rows import Claim, columns_of_decision
 from router.spool.rule_tables import NO_RULES, RulesInUse
 from router.spool.schema import NORMAL, URGENT, instance
@@ -55,13 +56,13 @@ class Decisions:
 
     def record(
         self, claim: Claim, seen: Seen, decision: Decision, limits: Mapping[str, int | None],
-        rules: RuleTable = NO_RULES, gathers: Gathers = NOTHING_GATHERED,
+        rules: RuleTable = NO_RULES, gathers: Gathers = NOTHING_GATHERED, found: Match = NO_MATCH,
     ) -> Future[bool]:  # fmt: skip
         """Record prediction, decision and deliveries in one transaction. The result is False if the claim was lost.
 
         `limits`: how many open deliveries a destination may have. The instance follows its study only to destinations
         that are named here. `rules`: those that decided. They are kept, and so is what they asked of the header.
-        `gathers`: the destinations that wait for more of a study.
+        `gathers`: the destinations that wait for more of a study. `found`: what the instance is a result of.
         """
         decided, token = claim.instance, claim.token
         buried: dict[str, str] = {}
@@ -72,7 +73,7 @@ class Decisions:
         def job(connection: sa.Connection) -> bool:
             buried.clear()  # a job may run again
             followed.clear()
-            if not _record(connection, decided, token, values, decision, limits, gathers, buried, followed):
+            if not _record(connection, decided, token, values, decision, limits, gathers, found, buried, followed):
                 return False
             if is_due:
                 self._rules.keep(connection, rules)
@@ -88,6 +89,8 @@ class Decisions:
                 owing.tell_buried(decided.id, name, reason)
             for name in followed:
                 studies.tell(name, 1)
+            if found.answered and done.result():
+                results.tell(decided, found)
 
         work = (BULK,) if decision.study else ()
         future = self._database.end_claim(
@@ -124,7 +127,8 @@ def _release(connection: sa.Connection, which: str, token: int, after: float, *,
 
 def _record(
     connection: sa.Connection, decided: Instance, token: int, columns: Mapping[str, Any], decision: Decision,
-    limits: Mapping[str, int | None], gathers: Gathers, buried: dict[str, str], followed: dict[str, str],
+    limits: Mapping[str, int | None], gathers: Gathers, found: Match, buried: dict[str, str],
+    followed: dict[str, str],
 ) -> bool:  # fmt: skip
     """Write a decision and the deliveries that it creates. Returns False if the claim was lost.
 
@@ -138,17 +142,20 @@ def _record(
     if claimed is None:
         return False
     study = columns.get("study") or claimed.study
-    decision = replicas.chosen(connection, decision, study, decided.id, now)
+    decision = replicas.chosen(connection, decision, study, decided.id, now, found.came_from)
     # A new decision by a person must not owe again what an older one still owes.
     already = set(connection.execute(statements.OWED_ALREADY, {"which": decided.id}).scalars())
     owed = [name for name in decision.destinations if name not in already]
-    follows = studies.followed(connection, study, decided.id, decision, limits, now) if study else {}
+    back = [name for name in owed if name in found.came_from]
+    origins = found.came_from
+    follows = studies.followed(connection, study, decided.id, decision, limits, now, origins) if study else {}
     leaders = {name: str(row.instance_id) for name, row in follows.items()}
     followed |= leaders
     priorities = dict.fromkeys(owed, URGENT if decision.urgent else NORMAL)
     priorities |= {name: int(row.priority) for name, row in follows.items()}
-    finished = not owed and not already and not follows
+    finished = len(owed) == len(back) and not already and not follows
     more = studies.in_words(follows) or (studies.NO_STUDY if decision.study and study is None else "")
+    more = "; ".join(filter(None, [f"not sent to {', '.join(back)}: it came from there" if back else "", more]))
     values = {
         **columns, "reason": f"{decision.reason}; {more}" if more else decision.reason,
         "destinations": json.dumps(decision.destinations),
@@ -157,7 +164,11 @@ def _record(
         "decided_at": now, "finished_at": now if finished else None,
     }  # fmt: skip
     connection.execute(statements.DECIDE, values)
-    buried |= owing.owe(connection, decided, [*owed, *follows], limits, moment, leaders, study, gathers, priorities)
+    buried |= owing.owe(
+        connection, decided, [*owed, *follows], limits, moment, leaders, study, gathers, priorities, origins
+    )
+    if found.answered:
+        results.note(connection, decided, study, found)
     for row in follows.values():
         studies.note(connection, decided.id, row)
     return True

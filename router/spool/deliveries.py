@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from router.flow import Delivery
-from router.spool import clock, gathering, queries, rates, statements, steady
+from router.spool import clock, gathering, queries, rates, results, statements, steady
 from router.spool.blobs import BlobStore
 from router.spool.claims import claim_end
 from router.spool.database import Database
@@ -109,10 +109,14 @@ class Deliveries:
         """Seconds until a destination with such a rate may have one more."""
         return self._database.ask(lambda c: rates.wait(c, destination, rate, clock.now(c)))
 
-    def close(self, one: Delivery, state: DeliveryState, reason: str = "", status: int | None = None) -> Future[bool]:
+    def close(
+        self, one: Delivery, state: DeliveryState, reason: str = "", status: int | None = None, *,
+        expect: float | None = None, took: float = 0.0,
+    ) -> Future[bool]:  # fmt: skip
         """End a delivery as DONE, BURIED or SKIPPED. The result is False if the claim was lost.
 
-        The instance is finished when none of its deliveries is open or buried.
+        The instance is finished when none of its deliveries is open or buried. `expect`: a result must come within so
+        many seconds of one that is done. `took`: the seconds of the try.
         """
 
         def job(connection: sa.Connection) -> bool:
@@ -125,6 +129,8 @@ class Deliveries:
             if state == DeliveryState.BURIED:
                 add_event(connection, "buried", row.instance_id, row.destination, reason=reason)
             else:
+                if expect is not None and state == DeliveryState.DONE:
+                    results.expect(connection, one.id, row.instance_id, row.destination, expect, took)
                 finish_if_last(connection, row.instance_id, now)
             return True
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from router.spool import schema
 from router.spool.states import DeliveryState
 
-instance, delivery = schema.instance, schema.delivery
+instance, delivery, result = schema.instance, schema.delivery, schema.result
 BEHIND_ALL = "g"
 """Sorts behind every id."""
 FOR_EVER = 1e300
@@ -130,13 +130,52 @@ class HasDelivery:
             yield delivery.c.state, self.state
 
 
-AnyFilter = InColumn | InState | AnyOf | BeginsWith | HasDelivery
+@dataclass(frozen=True, slots=True)
+class LacksResult:
+    """Instances with a delivery whose result is missing, or waited for. There are few, in an index of their own."""
+
+    to: str
+    missing: bool
+
+    def latest(self, span: Span, most: int) -> sa.Select[Any]:
+        return latest_first(
+            sa.select(delivery.c.instance_id.label("id")).where(*self._asked(), *span.holds(delivery.c.instance_id)),
+            most, once=True,
+        )  # fmt: skip
+
+    def holds(self) -> sa.ColumnElement[bool]:
+        return sa.exists().where(delivery.c.instance_id == instance.c.id, *self._asked())
+
+    def _asked(self) -> Iterator[sa.ColumnElement[bool]]:
+        yield (delivery.c.result_missing_at if self.missing else delivery.c.result_due).is_not(None)
+        if self.to:
+            yield delivery.c.destination == self.to
 
 
-def latest_first(ids: sa.Select[Any], most: int) -> sa.Select[Any]:
-    """The latest of these ids, in order."""
+@dataclass(frozen=True, slots=True)
+class HasResult:
+    """Instances of which a result came."""
+
+    to: str
+
+    def latest(self, span: Span, most: int) -> sa.Select[Any]:
+        there = [result.c.destination == self.to] if self.to else []
+        ids = sa.select(result.c.instance_id.label("id")).where(*span.holds(result.c.instance_id), *there)
+        return latest_first(ids, most, once=True)
+
+    def holds(self) -> sa.ColumnElement[bool]:
+        there = [sa.func.coalesce(result.c.destination, "") == self.to] if self.to else []
+        return sa.exists().where(result.c.instance_id == instance.c.id, *there)
+
+
+AnyFilter = InColumn | InState | AnyOf | BeginsWith | HasDelivery | LacksResult | HasResult
+
+
+def latest_first(ids: sa.Select[Any], most: int, *, once: bool = False) -> sa.Select[Any]:
+    """The latest of these ids, in order. `once`: an id may be among them more than once."""
     only = ids.subquery()
-    return sa.select(only.c[0]).order_by(only.c[0].desc()).limit(most)
+    found = sa.select(only.c[0]).order_by(only.c[0].desc()).limit(most)
+    return found.distinct() if once else found
 
 
 def _along(

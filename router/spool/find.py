@@ -48,6 +48,16 @@ class State(StrEnum):
     """A delivery is open or buried."""
 
 
+class Result(StrEnum):
+    """What has become of the result of an instance, with `to` of that destination's."""
+
+    MISSING = "missing"
+    """It did not come in time, and has not come since."""
+    AWAITED = "awaited"
+    """It may still come in time."""
+    CAME = "came"
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """What a text may be the name of; study and accession number are keyed hashes. Empty: it is no such name."""
@@ -80,6 +90,7 @@ class Filter:
     """In place of `text`, for a filter that is kept."""
     cause: str | None = None
     """Why deliveries were buried, word for word."""
+    result: Result | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,11 +269,12 @@ def _filters(wanted: Filter, key: Key | None) -> Iterator[filters.AnyFilter]:
     ):  # fmt: skip
         if value:
             yield filters.InColumn(column, value)
+    yield from _of_result(wanted)
     match wanted.state:
         case None if wanted.cause is not None:
             yield filters.HasDelivery(wanted.to, DeliveryState.BURIED)
         case None:
-            if wanted.to:
+            if wanted.to and wanted.result is None:
                 yield filters.HasDelivery(wanted.to, "")
         case State.WAITING if not wanted.to:
             yield filters.AnyOf((filters.InState(InstanceState.NEW), filters.HasDelivery("", DeliveryState.OPEN)))
@@ -276,6 +288,13 @@ def _filters(wanted: Filter, key: Key | None) -> Iterator[filters.AnyFilter]:
             )
         case state:
             yield filters.HasDelivery(wanted.to, str(state))
+
+
+def _of_result(wanted: Filter) -> Iterator[filters.AnyFilter]:
+    if wanted.result is Result.CAME:
+        yield filters.HasResult(wanted.to)
+    elif wanted.result is not None:
+        yield filters.LacksResult(wanted.to, wanted.result is Result.MISSING)
 
 
 def has_cause(wanted: Filter) -> list[sa.ColumnElement[bool]]:

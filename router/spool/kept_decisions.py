@@ -14,7 +14,7 @@ from router.flow import Caller, Decision, Instance, PictureFacts, Prediction, Se
 from router.spool.find import id_at
 from router.spool.header_facts import from_text
 from router.spool.rule_tables import asks_of
-from router.spool.schema import delivery, instance, study_destination
+from router.spool.schema import delivery, instance, result, study_destination
 
 PAGE_OF_CAME = 500
 """Rows that are read at once."""
@@ -41,8 +41,9 @@ def came_page(
     rows = connection.execute(query.order_by(instance.c.id.desc()).limit(limit)).all()
     new = {row._mapping["table"] for row in rows} - known.keys() - {None}
     known |= dict.fromkeys(new, NOTHING_ASKED) | asks_of(connection, sorted(new))
-    follows = _follows(connection, [row.id for row in rows])
-    return [_came(dict(row._mapping), known, follows) for row in rows]
+    ids = [row.id for row in rows]
+    follows, results = _follows(connection, ids), _results(connection, ids)
+    return [_came(dict(row._mapping), known, follows, results) for row in rows]
 
 
 def came_one(connection: sa.Connection, instance_id: str) -> Came | None:
@@ -53,7 +54,7 @@ def came_one(connection: sa.Connection, instance_id: str) -> Came | None:
         return None
     table = row._mapping["table"]
     asks = asks_of(connection, [table]) if table else {}
-    return _came(dict(row._mapping), asks, _follows(connection, [instance_id]))
+    return _came(dict(row._mapping), asks, _follows(connection, [instance_id]), _results(connection, [instance_id]))
 
 
 def _follows(connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
@@ -76,13 +77,25 @@ def _follows(connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, tupl
     return found
 
 
-def _came(row: Mapping[str, Any], asks: Mapping[str, Asked], follows: Mapping[str, tuple[str, ...]]) -> Came:
+def _results(connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """By instance, the destinations whose result it is."""
+    query = sa.select(result.c.result_id, result.c.destination).where(result.c.result_id.in_(ids)).distinct()
+    found: dict[str, tuple[str, ...]] = {}
+    for row in connection.execute(query.order_by(result.c.result_id, result.c.destination)):
+        found[row.result_id] = (*found.get(row.result_id, ()), row.destination)
+    return found
+
+
+def _came(
+    row: Mapping[str, Any], asks: Mapping[str, Asked], follows: Mapping[str, tuple[str, ...]],
+    results: Mapping[str, tuple[str, ...]],
+) -> Came:  # fmt: skip
     facts = _table(row["facts"])
     kept = from_text(row["header"])
     seen = Seen(
         row["pixels"], kept.values if kept else {}, _prediction(row, facts),
         PictureFacts(photometric=str(facts.get("photometric", "")), frames=_integer(facts.get("frames"))),
-        row["why_no_prediction"] or "",
+        row["why_no_prediction"] or "", result_of=results.get(row["id"], ()),
     )  # fmt: skip
     came = Instance(
         row["id"], row["received_at"], Caller(row["calling_ae"], row["called_ae"], row["peer"]), row["sop_class"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -22,6 +22,8 @@ of one UID are looked at, so that loops through a few callers do not hide each o
 CIRCLING = f"the same data set has come from the same caller {CIRCLING_COPIES} times within a day: a loop"
 LIMIT_REACHED = "the destination's own limit of open deliveries was reached"
 """Reasons for which a delivery is buried at once."""
+CAME_FROM_THERE = "came from there"
+"""The reason of a delivery that is skipped."""
 NOTHING_FOLLOWED: Mapping[str, str] = {}
 NO_PRIORITIES: Mapping[str, int] = {}
 
@@ -30,11 +32,13 @@ def owe(
     connection: sa.Connection, one: Instance, names: Sequence[str], limits: Mapping[str, int | None],
     moment: steady.Moment, follows: Mapping[str, str] = NOTHING_FOLLOWED, study: str | None = None,
     gathers: Gathers = NOTHING_GATHERED, priorities: Mapping[str, int] = NO_PRIORITIES,
+    came_from: Collection[str] = (),
 ) -> dict[str, str]:  # fmt: skip
     """Owe an instance to destinations; its row is locked. Returns those that are buried at once, each with the reason.
 
     `limits`: how many open deliveries a destination may have. `follows`: which instance it follows to a destination.
-    `gathers`: which destinations wait for more of its `study`. `priorities`: NORMAL where none is named.
+    `gathers`: which destinations wait for more of its `study`. `priorities`: NORMAL where none is named. `came_from`:
+    where it came from; a delivery there is skipped at once.
     """
     buried: dict[str, str] = {}
     if not names:
@@ -42,6 +46,11 @@ def owe(
     still, circling = still_times(connection, moment), is_circling(connection, one)
     for name in names:
         most = limits.get(name)
+        if name in came_from:
+            skipped = {"state": DeliveryState.SKIPPED, "reason": CAME_FROM_THERE, "closed_at": moment.now}
+            row = {"instance_id": one.id, "destination": name, "owed_since": moment.now, "stood_still": still(name)}
+            connection.execute(statements.INSERT_DELIVERY, row | skipped)
+            continue
         waiting = {"to": name, "most": most}
         full = most is not None and connection.execute(statements.OPEN_UP_TO, waiting).scalar_one() >= most
         reason = CIRCLING if circling else LIMIT_REACHED if full else ""

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from router.spool import clock
-from router.spool.rows import Counts
+from router.spool.rows import MISSING_WITHIN, Counts
 from router.spool.schema import delivery, instance
 from router.spool.states import DeliveryState, InstanceState
+
+_MISSING = (
+    sa.select(delivery.c.destination, sa.func.count().label("n"))
+    .where(sa.text("delivery.result_missing_at IS NOT NULL"), delivery.c.result_missing_at >= sa.bindparam("since"))
+    .group_by(delivery.c.destination)
+)
 
 
 def seconds_until(connection: sa.Connection, at: float | None) -> float | None:
@@ -31,7 +37,9 @@ def counts(connection: sa.Connection) -> Counts:
         .where(sa.text("delivery.state IN ('open', 'buried')"))  # as the index `delivery_waits` says it
         .group_by(delivery.c.destination, delivery.c.state)
     ).all()  # fmt: skip
+    missing = connection.execute(_MISSING, {"since": clock.now(connection) - MISSING_WITHIN}).all()
     return Counts(
+        missing={row.destination: row.n for row in missing},
         undecided=undecided,
         oldest_undecided=since or 0.0,
         open={row.destination: row.n for row in rows if row.state == DeliveryState.OPEN},

@@ -7,7 +7,7 @@ a row, so it holds for as long as records are kept, whatever becomes of the dest
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,14 +30,20 @@ _HAD = (
 )
 
 
-def chosen(connection: sa.Connection, decision: Decision, study: str | None, which: str, now: float) -> Decision:
+def chosen(
+    connection: sa.Connection, decision: Decision, study: str | None, which: str, now: float,
+    came_from: Collection[str] = (),
+) -> Decision:  # fmt: skip
     """The decision with one of its destinations, if it wants one of them. The instance's row is locked.
 
-    An instance that is decided anew stays where it was.
+    An instance that is decided anew stays where it was. What came from one of several nodes of an AI goes to none of
+    them: they would answer each other for ever.
     """
     if not decision.one_of:
         return decision
     names = decision.destinations
+    if back := _among(names, [name for name in names if name in came_from]):
+        return replace(decision, destinations=(back,), one_of="")
     name = _among(connection.execute(_HAD, {"which": which}).scalars(), names)
     if decision.one_of == "study" and study:
         name = _of_study(connection, names, study, now, name)

@@ -7,7 +7,7 @@ import math
 import sqlalchemy as sa
 
 from router.config.settings import SpoolSettings
-from router.spool import bulk, commitment_rows, gathering, replicas, rule_tables, schema, steady, studies
+from router.spool import bulk, commitment_rows, gathering, replicas, results, rule_tables, schema, steady, studies
 from router.spool.blobs import BlobStore
 from router.spool.database import Database
 from router.spool.errors import SpoolError
@@ -55,7 +55,7 @@ class Retention:
 
         Only for SQLite. PostgreSQL may fail for many reasons, and its rows must not promise blobs that have gone.
         """
-        query = sa.select(instance.c.id).where(instance.c.state == InstanceState.FINISHED)
+        query = sa.select(instance.c.id).where(instance.c.state == InstanceState.FINISHED, results.not_awaited())
         oldest = query.order_by(instance.c.finished_at).limit(EARLY)
         self._blobs.remove_many(self._database.ask(lambda c: list(c.execute(oldest).scalars())))
 
@@ -74,7 +74,7 @@ def _note_gone(connection: sa.Connection, before: float, limit: int) -> dict[str
     """
     due = (
         sa.select(instance.c.id)
-        .where(instance.c.state == InstanceState.FINISHED, instance.c.finished_at < before)
+        .where(instance.c.state == InstanceState.FINISHED, instance.c.finished_at < before, results.not_awaited())
         .order_by(instance.c.finished_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -90,6 +90,7 @@ def _forget_records(connection: sa.Connection, before: float, limit: int) -> int
     # In the order of an index. Otherwise PostgreSQL may read the whole table to find a few.
     oldest = sa.select(instance.c.id).where(gone).order_by(instance.c.finished_at).limit(limit)
     ids = list(connection.execute(oldest).scalars())
+    results.forget(connection, ids)
     connection.execute(delivery.delete().where(delivery.c.instance_id.in_(ids)))
     connection.execute(instance.delete().where(instance.c.id.in_(ids)))
     old = sa.select(event.c.id).where(event.c.at < before).order_by(event.c.at).limit(limit)

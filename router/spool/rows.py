@@ -14,6 +14,9 @@ from router.spool import header_facts
 from router.spool.keyed import Key
 from router.spool.states import DeliveryState, InstanceState
 
+MISSING_WITHIN = 12 * 3600.0
+"""Seconds for which a missing result needs a person. Afterwards `find` still shows it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -86,6 +89,8 @@ class Counts:
     bytes: int = 0
     set_aside: int = 0
     """Blobs that could not be verified and wait for a person."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """By destination: deliveries of the last hours (`MISSING_WITHIN`) whose result is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,10 @@ class DeliveryRow:
     """The instance of the same study that it follows there."""
     priority: int
     """The less, the sooner it goes."""
+    result_due: float | None
+    """Until when a result is waited for."""
+    result_missing_at: float | None
+    """Since when it is missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ _IS_BEHIND = sa.text("cursor IS NOT NULL")
 _IS_PRESENT = sa.text("state IN ('new', 'decided', 'finished')")
 _WAITS = sa.text("state IN ('open', 'buried')")
 _IS_CLAIMED = sa.text("token > 0")
+_IS_AWAITED, _IS_MISSING = sa.text("result_due IS NOT NULL"), sa.text("result_missing_at IS NOT NULL")
 _HAS_STUDY, _HAS_ACCESSION = sa.text("study IS NOT NULL"), sa.text("accession IS NOT NULL")
 
 instance = sa.Table(
@@ -112,6 +113,8 @@ delivery = sa.Table(
     sa.Column("reason", sa.String),
     sa.Column("follows", sa.String(32)),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("result_due", sa.Double),
+    sa.Column("result_missing_at", sa.Double),
     sa.Index("delivery_work", "destination", "state", "ready_at", "id"),
     sa.Index("delivery_instance", "instance_id", "state", "destination"),
     sa.Index("delivery_state", "state", "id"),
@@ -120,9 +123,31 @@ delivery = sa.Table(
     sa.Index("delivery_claimed", "token", sqlite_where=_IS_CLAIMED, postgresql_where=_IS_CLAIMED),
     sa.Index("delivery_waits", "state", "destination", "owed_since", sqlite_where=_WAITS, postgresql_where=_WAITS),
     sa.Index("delivery_done", "destination", "closed_at", sqlite_where=_IS_DONE, postgresql_where=_IS_DONE),
+    sa.Index("delivery_result_due", "result_due", sqlite_where=_IS_AWAITED, postgresql_where=_IS_AWAITED),
+    sa.Index("delivery_missing", "result_missing_at", sqlite_where=_IS_MISSING, postgresql_where=_IS_MISSING),
+    sa.Index("delivery_missing_of", "instance_id", sqlite_where=_IS_MISSING, postgresql_where=_IS_MISSING),
 )
 """`follows`: the instance of the same study that this one follows to the destination; NULL for what its own decision,
-or a person, sends there. `priority`: URGENT or NORMAL, and the `ready_at` of new work."""
+or a person, sends there. `priority`: URGENT or NORMAL, and the `ready_at` of new work. `result_due`: until when a
+result is waited for, NULL if none is. `result_missing_at`: since when it is missing; NULL again if it comes late."""
+
+result = sa.Table(
+    "result",
+    metadata,
+    sa.Column("result_id", sa.String(32), primary_key=True),
+    sa.Column("delivery_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("instance_id", sa.String(32), nullable=False),
+    sa.Column("destination", sa.String, nullable=False),
+    sa.Column("study", sa.String(32)),
+    sa.Column("how", sa.String(10), nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Index("result_delivery", "delivery_id"),
+    sa.Index("result_instance", "instance_id"),
+    sa.Index("result_study", "destination", "study", "at"),
+    sa.Index("result_at", "at"),
+)
+"""Which instance, `result_id`, answers which delivery, of `instance_id` to `destination`, and `how` that is known.
+`at`: when the result came. `study`: its own."""
 
 study_destination = sa.Table(
     "study_destination",

@@ -29,6 +29,7 @@ from router.spool.object_orphans import Watched
 from router.spool.orders import Orders
 from router.spool.overview import Overview
 from router.spool.remote_blobs import RemoteBlobs
+from router.spool.results import Results
 from router.spool.retention import Retention
 from router.spool.rules import Rules
 from router.spool.shared import Shared
@@ -47,8 +48,8 @@ class Spool:
 
     `intake` is for receive, `decisions` for classify, `deliveries`, `destinations` and `space.for_copy` for forward,
     `commitments` for storage commitment, `orders`, `bulk`, `views`, `overview` and `rules` for people, `studies` for
-    instances that follow their study, `space` and `retention` for the sweeper, `notices` for notify, `users` for the
-    page, `nodes` and `shared` for several nodes (PostgreSQL).
+    instances that follow their study, `results` for what answers deliveries, `space` and `retention` for the sweeper,
+    `notices` for notify, `users` for the page, `nodes` and `shared` for several nodes (PostgreSQL).
     """
 
     def __init__(self, settings: SpoolSettings, blobs: BlobStore, read: sa.Engine) -> None:
@@ -68,6 +69,7 @@ class Spool:
         self.commitments = Commitments(self.database)
         self.orders = Orders(self.database, self.retention)
         self.studies = Studies(self.database)
+        self.results = Results(self.database)
         self.bulk = Bulk(self.database, self._keys.key)
         self.notices = Notices(self.database)
         self.views = Views(settings, self.database, self._usage, self._keys.key)

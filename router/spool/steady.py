@@ -81,6 +81,8 @@ def _move(connection: sa.Connection, now: float, at: float, missed: float) -> No
     if missed < 0 or was_running:  # after a stop an open circuit is probed at once
         until = destination.c.circuit_until
         connection.execute(destination.update().where(until > 0).values(circuit_until=until + missed))
+    due = delivery.c.result_due  # no result could come while no node ran
+    connection.execute(delivery.update().where(due.is_not(None)).values(result_due=due + missed))
     for table, state in ((instance, InstanceState.NEW), (delivery, DeliveryState.OPEN)):
         ready = table.c.ready_at
         waits = (table.c.state == state) & (ready < FOR_GOOD)

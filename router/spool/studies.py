@@ -12,7 +12,7 @@ and then the job finds it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +25,8 @@ from router.spool.database import Database
 from router.spool.events import add_event
 from router.spool.finishing import look_alone
 from router.spool.gathering import NOTHING_GATHERED, Gathers
+from router.spool.matching import NO_GIVERS, Givers
+from router.spool.results import came_from
 from router.spool.rows import instance_of
 from router.spool.schema import NORMAL, URGENT, delivery, instance, study_destination
 from router.spool.states import InstanceState
@@ -55,12 +57,14 @@ class Studies:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def step(self, limits: Mapping[str, int | None], gathers: Gathers = NOTHING_GATHERED) -> float | None:
+    def step(
+        self, limits: Mapping[str, int | None], gathers: Gathers = NOTHING_GATHERED, givers: Givers = NO_GIVERS
+    ) -> float | None:
         """Let some instances follow. Returns the seconds until the next step; None if nothing is left to do.
 
         `limits`: the enabled destinations, each with how many open deliveries it may have. What follows to another one
-        waits until it is enabled. `gathers`: those that wait for more of a study. The seconds are as many as the
-        database was busy, so that others get half of it.
+        waits until it is enabled. `gathers`: those that wait for more of a study. `givers`: those that give results,
+        which do not follow back. The seconds are as many as the database was busy, so that others get half of it.
         """
         if not limits:
             return None
@@ -72,7 +76,7 @@ class Studies:
         for row in rows:
             buried: dict[str, str] = {}
             followed = self._database.run(
-                lambda c, row=row, buried=buried: _follow_some(c, row, limits, gathers, buried),  # type: ignore[misc]
+                lambda c, row=row, buried=buried: _follow_some(c, row, limits, gathers, givers, buried),  # type: ignore[misc]
                 lambda count, row=row: (row.destination,) if count else (),  # type: ignore[misc]
             )
             if followed:
@@ -90,14 +94,15 @@ def tell(destination: str, count: int) -> None:
 
 
 def followed(
-    connection: sa.Connection, study: str, which: str, decision: Decision, enabled: Mapping[str, Any], now: float
-) -> dict[str, Any]:
+    connection: sa.Connection, study: str, which: str, decision: Decision, enabled: Mapping[str, Any], now: float,
+    origins: Collection[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """By destination, what an instance that is decided now follows there. Its row is locked.
 
     It first writes the rows that this decision begins. An instance that a rule discards follows nothing. What was ever
-    owed somewhere does not follow there.
+    owed somewhere does not follow there, and nothing follows to where it came from.
     """
-    begins = decision.destinations if decision.study else ()
+    begins = [name for name in decision.destinations if name not in origins] if decision.study else []
     there = {row.destination: row for row in connection.execute(_ROWS_OF, {"of": study})}
     missing = [name for name in begins if name not in there]
     if connection.dialect.name != "sqlite":
@@ -112,7 +117,7 @@ def followed(
     }  # fmt: skip
     if not wanted or decision.discard:
         return {}
-    had = set(connection.execute(_HAD, {"which": which}).scalars())
+    had = {*connection.execute(_HAD, {"which": which}).scalars(), *origins}
     return {name: row for name, row in wanted.items() if name not in had}
 
 
@@ -206,8 +211,9 @@ def forget(connection: sa.Connection, before: float, limit: int) -> int:
 
 
 def _follow_some(
-    connection: sa.Connection, seen: Any, limits: Mapping[str, int | None], gathers: Gathers, buried: dict[str, str]
-) -> int:
+    connection: sa.Connection, seen: Any, limits: Mapping[str, int | None], gathers: Gathers, givers: Givers,
+    buried: dict[str, str],
+) -> int:  # fmt: skip
     """One batch of a study, and the cursor behind it. Returns how many followed; 0 where others have gone on with it.
 
     `buried` gets the instances whose delivery is buried at once, each with the reason.
@@ -220,7 +226,7 @@ def _follow_some(
     ids = _next(connection, row)
     look_alone(connection, lambda: instance.c.id.in_(ids))
     moment = steady.look(connection)
-    following = _those_that_follow(connection, row, ids)
+    following = _those_that_follow(connection, row, ids, givers)
     for one in following:
         leads, first = {row.destination: row.instance_id}, {row.destination: int(row.priority)}
         reasons = owing.owe(
@@ -241,8 +247,9 @@ def _next(connection: sa.Connection, row: Any) -> Sequence[str]:
     return connection.execute(query.order_by(instance.c.id.desc()).limit(BITE)).scalars().all()
 
 
-def _those_that_follow(connection: sa.Connection, row: Any, ids: Sequence[str]) -> list[Any]:
-    """Decided instances whose blob is here, which no rule discarded, and which were never owed there.
+def _those_that_follow(connection: sa.Connection, row: Any, ids: Sequence[str], givers: Givers) -> list[Any]:
+    """Decided instances whose blob is here, which no rule discarded, and which were never owed there, nor came from
+    there.
 
     What has no decision yet follows with its decision.
     """
@@ -252,7 +259,9 @@ def _those_that_follow(connection: sa.Connection, row: Any, ids: Sequence[str]) 
     there = set(connection.execute(had).scalars())
     query = sa.select(instance).where(instance.c.id.in_(ids), instance.c.state.in_(_DECIDED))
     query = query.where(instance.c.destinations != NOWHERE).order_by(instance.c.id)
-    return [one for one in connection.execute(query) if one.id not in there]
+    found = [one for one in connection.execute(query) if one.id not in there]
+    origins = came_from(connection, found, givers)
+    return [one for one in found if row.destination not in origins[one.id]]
 
 
 NOWHERE = "[]"

@@ -74,6 +74,10 @@ class NodeCollector(Collector):
         yield _family("dicom_router_queue", "Open deliveries", {**none, **counts.open})
         yield _family("dicom_router_buried", "Buried deliveries that wait for a person", {**none, **counts.buried})
         yield _family(
+            "dicom_router_results_missing", "Deliveries of the last 12 hours whose result is missing",
+            {**none, **counts.missing},
+        )  # fmt: skip
+        yield _family(
             "dicom_router_oldest_owed_timestamp_seconds", "Unix time since when the oldest is owed", counts.oldest
         )
         yield _family("dicom_router_paused", "1 while a person has paused a destination", paused)

@@ -21,9 +21,11 @@ from router.decide.conditions.prediction import (
     ViewIs,
 )
 from router.decide.conditions.private import Private, PrivateExists, PrivateText
+from router.decide.conditions.results import ANY, ResultOf
 from router.decide.conditions.sender import FromAe, PeerIn, ReceivedAt, SopClass
 
 __all__ = [
+    "ANY",
     "CHESTS",
     "OPERATORS",
     "AgeIs",
@@ -55,6 +57,7 @@ __all__ = [
     "Probability",
     "ReceivedAt",
     "Regex",
+    "ResultOf",
     "SopClass",
     "Text",
     "TopIs",
