@@ -141,15 +141,15 @@ def flat(
         if end - position < 8:
             return
         element = _element(stream, position, end, coding)
-        if element.offset + (0 if element.undefined else element.length) > end:
-            return
         position = element.offset
+        if element.tag >> 16 == DELIMITERS:
+            continue
         if element.tag in PIXELS or (element.undefined and element.vr == "UN"):
             return
-        if element.tag >> 16 == DELIMITERS or element.undefined or element.vr == "SQ":
+        if element.undefined or element.vr == "SQ" or (not element.vr and is_sequence(element.tag)):
             continue
-        if not element.vr and is_sequence(element.tag):
-            continue
+        if element.end > end:
+            return
         position += element.length
         yield element
 

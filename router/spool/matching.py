@@ -4,7 +4,8 @@
 2. Else: it comes from an AE title of a destination to which something of the same study was delivered.
 3. Else: it refers to an instance that only one of the destinations has, and comes from none that is known.
 
-What is sent counts before its answer is recorded: a program may be quicker than this node.
+What is sent counts before its answer is recorded: a program may be quicker than this node, and the node may be killed.
+Who refers to an instance, and has the right AE title, has it, whatever is recorded.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def match(
     """Whose result it is. `study`: its keyed hash, where it is known. `others`: AE titles of known destinations: what
     comes from them is no other destination's result."""
     callers = _callers(one, givers)
-    named = [row for row in _referenced(connection, one, references, givers) if _was_sent(row)]
-    own = [row for row in named if row.destination in callers]
+    named = _referenced(connection, one, references, givers)
+    own = [row for row in named if row.destination in callers and row.state in _MAY_BE_THERE]
     study_of = {row.study for row in own} | {study}
     if own:
         answered = [_answered(row, REFERENCE) for row in own]
@@ -119,10 +120,13 @@ def _callers(one: Instance, givers: Givers) -> set[str]:
     return {name for name, giver in givers.items() if one.caller.calling_ae in giver.titles}
 
 
+_MAY_BE_THERE = (DeliveryState.DONE, DeliveryState.OPEN, DeliveryState.BURIED)
+"""States of a delivery that may have arrived. A node that is killed in a try leaves no trace of it."""
+
+
 def _was_sent(row: Any) -> bool:
     """Whether a delivery is done, or has been tried, or is under way."""
-    tried = row.token > 0 or row.tries > 0
-    return bool(row.state == DeliveryState.DONE or (row.state in (DeliveryState.OPEN, DeliveryState.BURIED) and tried))
+    return bool(row.state == DeliveryState.DONE or (row.state in _MAY_BE_THERE and (row.token > 0 or row.tries > 0)))
 
 
 def _referenced(connection: sa.Connection, one: Instance, references: Sequence[str], givers: Givers) -> list[Any]:
@@ -162,7 +166,8 @@ def _only(named: Sequence[Any], one: Instance) -> list[Any]:
     """What it refers to, if one destination alone has it, and another than its sender refers to it."""
     done = [row for row in named if row.state == DeliveryState.DONE]
     senders = {row.calling_ae for row in named}
-    return done if len({row.destination for row in named}) == 1 and one.caller.calling_ae not in senders else []
+    places = {row.destination for row in named if _was_sent(row)}
+    return done if len(places) == 1 and one.caller.calling_ae not in senders else []
 
 
 def _answered(row: Any, how: str) -> Answered:

@@ -81,13 +81,14 @@ web:
   {address: 0.0.0.0, port: 81, page: true, tls: {certificate: node.crt, key: node.key}, behind_proxy: 10.0.0.5,
    sign_on: {header: X-Remote-User, roles_header: X-Remote-Roles, from: [10.0.0.0/28]}}
 notify: {to: "https://example.org/", remind: 1h, quiet: {from: "22:00", until: "06:00"}, buried: 2, circuit: 1h,
-  silent: {XRAY_1: 1h}, disk: 1h, room: 1 GB, certificate: 1d, inference: 1h, disagreement: 10%}
+  silent: {XRAY_1: 1h}, disk: 1h, room: 1 GB, certificate: 1d, inference: 1h, disagreement: 10%,
+  result_missing: 3}
 destinations:
   ai:
     {ae_title: AI, host: 10.1.0.21, port: 104, calling_ae_title: HUB2, enabled: true, associations: 4, idle: 1s,
      echo: no, syntaxes: [JPEG2000Lossless, 1.2.840.10008.1.2], limit: 100, give_up_after: 1d, connect_timeout: 1s,
      response_timeout: 2s, least_rate: 2 kB/s, archive: true, limit_rate: 60/min, gather: 20s, gather_limit: 2min,
-     hours: "18:00-07:00 Mon-Fri",
+     hours: "18:00-07:00 Mon-Fri", results_from: [AI_OUT], expect_result: 5min, fallback: web,
      tls: {ca: ca.crt, certificate: node.crt, key: node.key, verify_host: false}}
   web: {stow: "http://pacs.example.org/studies", allow_http: true, auth: {bearer: {file: s3.ini}},
         proxy: "http://proxy.example.org:3128"}

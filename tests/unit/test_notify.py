@@ -60,6 +60,7 @@ def test_where_all_is_well_nothing_is_told() -> None:
 @pytest.mark.parametrize(
     ("changes", "about", "text"),
     [
+        ({"missing": {"a": 2}}, ("result_missing", "a"), "a gave no result for 2 deliveries"),
         ({"buried": {"a": 1}}, ("buried", "a"), "1 delivery buried for a, waiting for a person"),
         ({"circuits": {"a": NOW - 2 * HOUR}}, ("circuit", "a"), "a has taken nothing for 2 h, 3 deliveries waiting"),
         ({"last_from": {"XRAY_1": NOW - 5 * HOUR}}, ("silent", "XRAY_1"), "nothing has come from XRAY_1 for 5 h"),
@@ -467,13 +468,13 @@ def test_the_section_is_read(tmp_path: Path) -> None:
     settings = settings_with(
         tmp_path,
         '{to: [{file: hook.txt}, "https://b.example.org/"], remind: 1d, buried: 5, circuit: off, silent: {XRAY_1: 4h}, '
-        'disk: 2h, room: 1 GB, certificate: 10d, inference: off, disagreement: 12.5%, '
+        'disk: 2h, room: 1 GB, certificate: 10d, inference: off, disagreement: 12.5%, result_missing: off, '
         'quiet: {from: "22:30", until: "6:00", zone: Europe/Berlin, but: [disk, circuit]}}',
     )  # fmt: skip
     assert settings.notify == NotifySettings(
         (f"https://example.org/{SECRET}", "https://b.example.org/"), DAY,
         Quiet(22 * 60 + 30, 360, "Europe/Berlin", ("disk", "circuit")), 5, None, {"XRAY_1": 4 * HOUR}, 2 * HOUR, GB,
-        10 * DAY, None, 0.125,
+        10 * DAY, None, 0.125, None,
     )  # fmt: skip
     assert SECRET not in repr(settings)
 

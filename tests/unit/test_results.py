@@ -168,10 +168,26 @@ def test_a_reference_alone_decides_only_if_one_destination_has_it(spool: Spool) 
     assert of(spool, one) == []
 
 
-def test_what_was_never_sent_is_not_answered(spool: Spool) -> None:
-    one = image(spool, "1.1")
-    answer(spool, refers_to=("1.1",))
-    assert of(spool, one) == []
+def test_what_was_never_sent_is_answered_only_by_who_names_it(spool: Spool) -> None:
+    one, other = image(spool, "1.1"), image(spool, "1.2", study="1.8")
+    result = answer(spool, refers_to=("1.1",))
+    assert of(spool, one) == [(result, "chest-ai", REFERENCE)]
+    answer(spool, "2.2", study="1.8")
+    answer(spool, "2.3", WORKSTATION, refers_to=("1.2",))
+    assert of(spool, other) == []
+
+
+def test_a_kill_in_a_try_leaves_no_trace_and_its_result_counts(tmp_path: Path) -> None:
+    opened = open_spool(settings_of(tmp_path / "spool"))
+    one = image(opened, "1.1")
+    assert begin(opened)
+    opened.close()
+    opened = open_spool(settings_of(tmp_path / "spool"))
+    result = answer(opened, refers_to=("1.1",))
+    send(opened)
+    assert of(opened, one) == [(result, "chest-ai", REFERENCE)]
+    assert row_of(opened, one).result_due is None
+    opened.close()
 
 
 def test_a_modality_costs_no_question(spool: Spool) -> None:
@@ -487,7 +503,8 @@ class History:
         self.spool = open_spool(self.wanted)
         self.images: list[str] = []
         self.claimed: list[Delivery] = []
-        self.begun: set[str] = set()
+        self.known: set[str] = set()
+        """Of these the spool knows that a try was begun."""
         self.answered: set[str] = set()
         self.count = 0
 
@@ -497,7 +514,7 @@ class History:
     def begin(self, _: int) -> None:
         new = begin(self.spool)
         self.claimed += new
-        self.begun |= {one.instance.id for one in new}
+        self.known |= {one.instance.id for one in new}
 
     def end(self, which: int) -> None:
         if self.claimed:
@@ -508,20 +525,21 @@ class History:
             self.spool.deliveries.retry(self.claimed.pop(which % len(self.claimed)), 0, "no").result()
 
     def refers(self, which: int) -> None:
-        self._answers(which, (f"1.{which}",), "8.8")
+        self._answers((f"1.{which}",), "8.8", {*self.images[which : which + 1]})
 
     def study(self, which: int) -> None:
-        self._answers(which, (), f"7.{which}")
+        self._answers((), f"7.{which}", {*self.images[which : which + 1]} & self.known)
 
-    def _answers(self, which: int, refers_to: tuple[str, ...], study: str) -> None:
+    def _answers(self, refers_to: tuple[str, ...], study: str, answered: set[str]) -> None:
         self.count += 1
         answer(self.spool, f"2.{self.count}", refers_to=refers_to, study=study)
-        if which < len(self.images) and self.images[which] in self.begun:
-            self.answered.add(self.images[which])
+        self.answered |= answered
 
     def crash(self, _: int) -> None:
         self.spool.close()
         self.spool = open_spool(self.wanted)
+        tried = {row.instance_id for row in self.spool.views.deliveries(states=("open",), to="chest-ai") if row.tries}
+        self.known -= {one.instance.id for one in self.claimed} - tried
         self.claimed = []
 
     def miss(self, _: int) -> None:
