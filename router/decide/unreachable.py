@@ -204,7 +204,7 @@ def _needed(condition: Condition, answer: bool = True) -> frozenset[Key]:
     if parts is not None and parts[0]:
         keys = [_needed(part, answer) for part in parts[0]]
         return frozenset.union(*keys) if parts[1] else frozenset.intersection(*keys)
-    if isinstance(condition, AllOf | AnyOf | PixelsAre | Exists | PrivateExists):
+    if isinstance(condition, AllOf | AnyOf | PixelsAre | ResultOf | Exists | PrivateExists):
         return frozenset()
     return frozenset(key_of(condition))
 

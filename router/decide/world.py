@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from router.decide.age import PER_YEAR
 from router.decide.conditions import (
+    ANY,
     AgeIs,
     ClassIs,
     Condition,
@@ -29,6 +30,7 @@ from router.decide.conditions import (
     PrivateExists,
     PrivateText,
     Probability,
+    ResultOf,
     SopClass,
     Text,
     TopIs,
@@ -130,6 +132,36 @@ class _Words:
 
 
 @dataclass(slots=True)
+class _Results:
+    """The destinations whose result an instance is: one of each of `musts`, none of `banned`, some or none at all."""
+
+    musts: set[frozenset[str]] = field(default_factory=set)
+    banned: set[str] = field(default_factory=set)
+    some: bool = False
+    none: bool = False
+
+    def assume(self, names: frozenset[str], answer: bool) -> bool:
+        """Returns whether that is news. Raises Impossible."""
+        before = len(self.musts), len(self.banned), self.some, self.none
+        if ANY in names:
+            self.some, self.none = self.some or answer, self.none or not answer
+        elif answer:
+            self.musts.add(names)
+        else:
+            self.banned |= names
+        if (self.none and (self.some or self.musts)) or any(must <= self.banned for must in self.musts):
+            raise Impossible
+        return before != (len(self.musts), len(self.banned), self.some, self.none)
+
+    def sure(self, names: frozenset[str], answer: bool) -> bool:
+        if not answer:
+            return self.none or (ANY not in names and names <= self.banned)
+        if ANY in names:
+            return self.some or bool(self.musts)
+        return any(must - self.banned <= names for must in self.musts)
+
+
+@dataclass(slots=True)
 class _Age:
     """Where the whole span of an age lies: in completed units, and in years."""
 
@@ -181,6 +213,7 @@ class World:
         self._words: dict[Key, _Words] = {}
         self._there: dict[Key, bool] = {}
         self._age = _Age()
+        self._results = _Results()
 
     def certain_words(self) -> Iterator[tuple[Key, str]]:
         """For each text that must have one of some words: one of these words."""
@@ -197,6 +230,8 @@ class World:
             self._narrow_states(frozenset(self._states - {None}))
         if isinstance(condition, AgeIs):
             self._age.assume(*_compared(condition, answer))
+        elif isinstance(condition, ResultOf):
+            self._results.assume(condition.names, answer)
         elif isinstance(condition, Exists | PrivateExists):
             self._narrow_pixels(self._pixels - {UNPARSEABLE})
             self._is_there(_place(condition), condition.expected is answer)
@@ -217,6 +252,8 @@ class World:
         if isinstance(condition, AgeIs):
             if self._age.sure(*_compared(condition, answer)):
                 raise Impossible
+        elif isinstance(condition, ResultOf):
+            self.changes += self._results.assume(condition.names, not answer)
         elif isinstance(condition, Exists | PrivateExists):
             self._deny_there(condition, answer)
         elif asked := words_asked(condition):
@@ -237,6 +274,8 @@ class World:
             return all((pixels in condition.states) is answer for pixels in self._pixels)
         if isinstance(condition, AgeIs):
             return self._age.sure(*_compared(condition, answer))
+        if isinstance(condition, ResultOf):
+            return self._results.sure(condition.names, answer)
         if isinstance(condition, Exists | PrivateExists):
             there = self._there.get(_place(condition))
             return UNPARSEABLE not in self._pixels and there is not None and (there is condition.expected) is answer

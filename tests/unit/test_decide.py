@@ -72,6 +72,7 @@ leaves = st.one_of(
     st.builds(c.Exists, st.sampled_from(HEADER), st.just("Keyword"), st.booleans()),
     st.builds(c.FromAe, st.sampled_from(["calling_ae", "called_ae"]), matchers),
     st.builds(c.SopClass, matchers),
+    st.builds(c.ResultOf, st.frozensets(st.sampled_from(["a", "b", c.ANY]), min_size=1)),
     st.just(c.PeerIn((ip_network("10.1.0.0/16"),))),
 )
 conditions = st.recursive(

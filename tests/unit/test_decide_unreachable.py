@@ -65,6 +65,7 @@ def instance(random: Random) -> c.Facts:
         header(random),
         prediction(random) if random.random() < 0.8 else None,
         PictureFacts(frames=random.randint(0, 3)),
+        result_of=tuple(random.sample(WORDS, random.randint(0, 2))),
     )
     return c.Facts(one, seen)
 
@@ -97,6 +98,7 @@ LEAVES: list[Callable[[Random], c.Condition]] = [
     lambda random: c.PrivateExists(ACME, random.random() < 0.5),
     lambda random: c.FromAe(random.choice(["calling_ae", "called_ae"]), matcher(random)),
     lambda random: c.SopClass(matcher(random)),
+    lambda random: c.ResultOf(frozenset(random.sample([*WORDS, c.ANY], random.randint(1, 2)))),
     lambda random: c.PeerIn(tuple(random.sample(NETWORKS, random.randint(1, 2)))),
 ]
 
