@@ -26,7 +26,7 @@ from router.spool.finishing import look_alone
 from router.spool.gathering import NOTHING_GATHERED, Gathers
 from router.spool.matching import NO_GIVERS, STUDY, Givers, Match, match, origins_of
 from router.spool.rows import MISSING_WITHIN, instance_of
-from router.spool.schema import delivery, instance, result
+from router.spool.schema import delivery, instance, parts, result
 from router.spool.states import InstanceState
 
 MISSING = "result missing"
@@ -146,10 +146,11 @@ _OF_STUDY = (
 
 def note(connection: sa.Connection, one: Instance, study: str | None, found: Match) -> None:
     """Write down what a result answers, in the transaction of its decision; its row is locked."""
-    ids = [row.delivery_id for row in found.answered]
+    ids = sorted(row.delivery_id for row in found.answered)
     if connection.dialect.name != "sqlite":  # the end of one of these deliveries waits, and then sees the rows
-        locked = sa.select(delivery.c.id).where(delivery.c.id.in_(ids)).order_by(delivery.c.id).with_for_update()
-        connection.execute(locked)
+        for some in parts(ids):
+            locked = sa.select(delivery.c.id).where(delivery.c.id.in_(some)).order_by(delivery.c.id)
+            connection.execute(locked.with_for_update())
     connection.execute(result.delete().where(result.c.result_id == one.id))
     connection.execute(result.insert(), [
         {"result_id": one.id, "delivery_id": row.delivery_id, "instance_id": row.instance_id,
@@ -157,8 +158,9 @@ def note(connection: sa.Connection, one: Instance, study: str | None, found: Mat
         for row in found.answered
     ])  # fmt: skip
     waits = delivery.c.result_due.is_not(None) | delivery.c.result_missing_at.is_not(None)
-    answered = delivery.update().where(delivery.c.id.in_(ids), waits)
-    connection.execute(answered.values(result_due=None, result_missing_at=None))
+    for some in parts(ids):
+        answered = delivery.update().where(delivery.c.id.in_(some), waits)
+        connection.execute(answered.values(result_due=None, result_missing_at=None))
 
 
 def tell(one: Instance, found: Match) -> None:

@@ -20,7 +20,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 
 from router.pixels.wrap import wrap_image
@@ -70,7 +70,7 @@ def result_of(image: Dataset, sop_class: str) -> Dataset:
     else:
         made.ReferencedSeriesSequence = held(ReferencedInstanceSequence=one)
     meta = pydicom.dataset.FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, made.SOPInstanceUID
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(sop_class), made.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta = meta
     return made
@@ -122,6 +122,7 @@ class MadeUpAi:
         server = scp.start_server(
             ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self.store)]
         )  # fmt: skip
+        assert server is not None
         try:
             yield
         finally:

@@ -78,7 +78,14 @@ def test_where_all_is_well_nothing_is_told() -> None:
 def test_each_condition_is_told(changes: dict[str, object], about: tuple[str, str], text: str) -> None:
     assert told(replace(WELL, **changes)) == {about: text}  # type: ignore[arg-type]
     off = NotifySettings(
-        buried=None, circuit=None, disk=None, room=None, certificate=None, inference=None, disagreement=None
+        buried=None,
+        circuit=None,
+        disk=None,
+        room=None,
+        certificate=None,
+        inference=None,
+        disagreement=None,
+        result_missing=None,
     )
     assert told(replace(WELL, **changes), off) == {}  # type: ignore[arg-type]
 

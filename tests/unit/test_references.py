@@ -11,7 +11,7 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from router.dicom import references
 from router.dicom.references import MOST_REFERENCES
@@ -37,7 +37,7 @@ def refers(uid: str) -> Dataset:
     return made
 
 
-EVIDENCE = {
+EVIDENCE: dict[str, object] = {
     "CurrentRequestedProcedureEvidenceSequence": Sequence([
         item(ReferencedSeriesSequence=Sequence([
             item(ReferencedSOPSequence=Sequence([refers("1.2.1"), refers("1.2.2")]), SeriesInstanceUID="1.7")
@@ -83,7 +83,8 @@ def written(
     *, undefined: bool = False,
 ) -> Path:  # fmt: skip
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = sop_class, "1.9.9", syntax
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(sop_class), UID("1.9.9")
+    meta.TransferSyntaxUID = UID(syntax)
     little, implicit = syntax != ExplicitVRBigEndian, syntax == ImplicitVRLittleEndian
     made = FileDataset(
         str(path), {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=implicit, is_little_endian=little

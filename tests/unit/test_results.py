@@ -18,9 +18,10 @@ from router.config.settings import ResultsFrom
 from router.dicom.uids import RESULTS
 from router.flow import Caller, Decision, Delivery, Instance, Seen
 from router.spool import DeliveryState, InstanceState, Spool, SpoolError, open_spool, results, steady
+from router.spool.events import add_event
 from router.spool.find import Filter, Result
 from router.spool.keyed import STUDY
-from router.spool.matching import ALONE, REFERENCE, may_be_result
+from router.spool.matching import ALONE, REFERENCE, Match, may_be_result
 from router.spool.matching import STUDY as OF_STUDY
 from tests.unit.spooling import SOP_CLASS, instance_for, sealed, settings_of, turned_by_hand
 
@@ -60,7 +61,7 @@ def comes(
     return one.id
 
 
-def match(spool: Spool, one: Instance, study: str, refers_to: tuple[str, ...]) -> results.Match:
+def match(spool: Spool, one: Instance, study: str, refers_to: tuple[str, ...]) -> Match:
     key = spool.decisions.key
     assert key is not None
     return spool.results.match(one, key.study(study), refers_to, GIVERS, frozenset({"PACS"}))
@@ -436,14 +437,13 @@ def test_a_crash_between_note_and_fallback_leaves_neither(spool: Spool, monkeypa
         clock.turn(601)
         spool.database.run(steady.look)
         count = 0
-        add = results.add_event
 
         def fails_late(*of: Any, **more: Any) -> None:
             nonlocal count
             count += 1
             if count == 3:
                 raise SpoolError("the node is killed here")
-            add(*of, **more)
+            add_event(*of, **more)
 
         with monkeypatch.context() as patch:
             patch.setattr(results, "add_event", fails_late)
@@ -578,6 +578,14 @@ def check_any_order(steps: list[tuple[str, int]], database: str) -> None:
             assert is_answered or len(fallen) == 1
             assert len(fallen) <= 1
         spool.close()
+
+
+@pytest.mark.slow
+@pytest.mark.postgresql
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS)
+def test_the_same_on_postgresql(postgresql: Callable[[], str], steps: list[tuple[str, int]]) -> None:
+    check_any_order(steps, postgresql())
 
 
 @pytest.fixture
