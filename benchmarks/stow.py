@@ -26,6 +26,7 @@ import numpy as np
 import pydicom
 import sqlalchemy as sa
 import structlog
+from pydicom.uid import UID
 
 from benchmarks.measure import Spread, report
 from router.config.settings import DestinationSettings
@@ -78,8 +79,8 @@ def picture(folder: Path, rows: int, columns: int) -> tuple[bytes, str]:
     grey = np.random.default_rng(1).integers(0, 4096, (rows, columns), np.uint16)
     path = wrap_image(grey, folder / "picture.dcm")
     data_set = pydicom.dcmread(path)
-    data_set.SOPInstanceUID = uid = "1.2.826.0.1.3680043.9.9999.1.000000000000"
-    data_set.file_meta.MediaStorageSOPInstanceUID = uid
+    uid = UID("1.2.826.0.1.3680043.9.9999.1.000000000000")
+    data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = uid
     data_set.save_as(path)
     whole = path.read_bytes()
     length = pydicom.filereader.read_file_meta_info(path).FileMetaInformationGroupLength
@@ -88,7 +89,7 @@ def picture(folder: Path, rows: int, columns: int) -> tuple[bytes, str]:
 
 def run(folder: Path, address: str, most: int, data: bytes, uid: str, instances: int) -> float:
     """Instances per second."""
-    together.MOST = worker.MOST = most
+    together.MOST = worker.MOST = most  # type: ignore[attr-defined]
     together.MOST_BYTES = 1 << 40
     port = int(address.split(":")[2].split("/")[0])
     to = DestinationSettings("dest", "", "127.0.0.1", port, stow=address, idle=30.0)

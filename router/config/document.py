@@ -187,6 +187,7 @@ class _Composer:
         for event in self._events:
             if isinstance(event, yaml.CollectionEndEvent):
                 return
+            assert isinstance(event, yaml.NodeEvent)
             yield event
 
     def _table(self, line: int) -> Table:
@@ -218,7 +219,7 @@ class _Composer:
             sign, what = "*", "an alias in YAML, and aliases are"
         elif event.anchor is not None:
             sign, what = "&", "an anchor in YAML, and anchors are"
-        elif event.tag is not None:
+        elif getattr(event, "tag", None) is not None:
             sign, what = "!", "a tag in YAML, and tags are"
         if what:
             fix = _rewrite(self._text, line, event.start_mark.column if event.start_mark else 0)

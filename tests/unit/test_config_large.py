@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from router.config import document, load
-from router.config.problems import MOST, ConfigError
+from router.config.problems import MOST, ConfigError, Problems
 from router.decide import unreachable
 from router.decide.conditions import AnyOf, Equal, Text
 from router.decide.world import Budget, Spent
@@ -137,7 +137,7 @@ def test_both_parsers_read_the_same(text: str, monkeypatch: pytest.MonkeyPatch) 
 
     def read(with_loader: Any) -> object:
         monkeypatch.setattr(document, "LOADER", with_loader)
-        problems = document.Problems("f")
+        problems = Problems("f")
         try:
             return document.parse(text, {}, problems), [(one.line, one.fix) for one in problems.found]
         except ConfigError as error:

@@ -258,7 +258,8 @@ def test_a_whole_study_is_sent_and_the_story_says_whom_each_follows(node: Node, 
     assert "All of its study follows to pacs." in story
     answer = posted(client, f"/instances/{second}", f"/instances/{second}/end-study", destination="pacs")
     assert answer.headers["location"] == f"/instances/{second}?done=study-ended"
-    assert node.ordered[-1][0] == EndStudy(second, "pacs")
+    last: object = node.ordered[-1][0]
+    assert last == EndStudy(second, "pacs")
     story = client.get(f"/instances/{second}?done=study-ended").text
     assert "Nothing more of its study follows there." in story
     assert "Nothing more of its study follows to pacs" in story
