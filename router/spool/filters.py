@@ -112,7 +112,7 @@ class HasDelivery:
 
     def latest(self, span: Span, most: int) -> sa.Select[Any]:
         if not self.state:  # the index has the state before the instance
-            return _together([HasDelivery(self.to, one).latest(span, most) for one in DeliveryState], most)
+            return _together([HasDelivery(self.to, one.value).latest(span, most) for one in DeliveryState], most)
         # With `=` here PostgreSQL ends where the state does. Of columns that are compared together it only ends where
         # the first one does, behind all deliveries of the destination.
         there = [delivery.c.destination == self.to] if self.to else []
@@ -187,12 +187,16 @@ def _along(
 
     The columns are compared together. With `=` a planner may go along all ids instead, until enough of them have the
     value; together, only this index has them in order.
+
+    The begin of the span is asked of the latest rows, and not of the index. Of columns that are compared together
+    PostgreSQL ends only where the first one does: a span of an hour would read all earlier rows with these values.
     """
     whole = sa.tuple_(*columns)
-    low, high = (sa.tuple_(*map(sa.literal, (*values, end))) for end in (span.low, span.high))
+    low, high = (sa.tuple_(*map(sa.literal, (*values, end))) for end in ("", span.high))
     rows = sa.select(*columns).distinct().where(whole >= low, whole < high, *before)
     rows = rows.order_by(*(one.desc() for one in columns)).limit(most)
-    return sa.select(rows.subquery().c[len(columns) - 1])
+    ids = rows.subquery().c[len(columns) - 1]
+    return sa.select(ids).where(ids >= span.low)
 
 
 def _together(parts: Sequence[sa.Select[Any]], most: int) -> sa.Select[Any]:

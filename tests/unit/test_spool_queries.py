@@ -30,7 +30,7 @@ from router.spool import (
     open_spool,
     queries,
 )
-from router.spool.filters import BEHIND_ALL, HasDelivery, Span
+from router.spool.filters import BEHIND_ALL, AnyFilter, HasDelivery, InColumn, InState, Span
 from router.spool.find import Filter, State
 from router.spool.schema import delivery, event, instance, metadata
 from tests.unit.spooling import (
@@ -238,6 +238,35 @@ def test_a_state_that_no_delivery_has_costs_no_scan_of_the_others(
     plan = explained[0]["Plan"]
     assert plan["Actual Rows"] == 0
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 10
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        InColumn(instance.c["class"], "spine"), InColumn(instance.c.rule, "chest"), InState("decided"),
+        HasDelivery("", "open"), HasDelivery("down", "open"), HasDelivery("down", ""),
+    ],
+    ids=lambda one: f"{type(one).__name__}-{getattr(one, 'to', '')}",
+)  # fmt: skip
+def test_the_begin_of_a_span_costs_no_look_at_what_came_before(
+    wanted: AnyFilter, postgresql: Callable[[], str], tmp_path: Path
+) -> None:
+    """As above, by pages: of what came in the last hour there is nothing, of what came before there is much."""
+    url = postgresql()
+    spool = open_spool(settings_of(tmp_path / "spool", url))
+    filled(spool, 5000)
+    spool.close()
+    ids = wanted.latest(Span("b", BEHIND_ALL), 100)  # all ids are less
+    text = str(ids.compile(dialect=postgresql_dialect(), compile_kwargs={"literal_binds": True}))  # type: ignore[no-untyped-call]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE instance SET class = 'spine', rule = 'chest', ready_at = 0")
+        connection.execute("VACUUM FULL ANALYZE")
+        connection.execute("VACUUM")
+        (explained,) = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}").fetchone() or ([],)
+    plan = explained[0]["Plan"]
+    assert plan["Actual Rows"] == 0
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 30
 
 
 @pytest.mark.parametrize(
