@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from router.flow import Caller
 from router.spool import clock
 from router.spool.node_rows import is_there
-from router.spool.schema import delivery, instance, metadata, parts
+from router.spool.schema import BATCH, delivery, instance, metadata, parts
 from router.spool.states import CommitmentState, DeliveryState, InstanceState
 
 WORKING = (CommitmentState.OPEN, CommitmentState.ANSWERED)
@@ -22,6 +22,11 @@ CLAIM_LASTS = 300.0
 """Seconds that a claim lasts. When a node starts alone on a spool, all claims end."""
 MOST_OPEN, MOST_OF_ONE = 1000, 250
 """The most open requests, of all callers and of one. So one caller cannot take the places of all others."""
+MOST_REFERENCES, MOST_REFERENCES_OF_ONE = 1_000_000, 250_000
+"""The most references of such requests, and of those closed less than REFERENCES_KEPT ago. A request may have 10,000.
+Each reference takes some 300 bytes of the database, so all of them take some 300 MB."""
+REFERENCES_KEPT = 3600.0
+"""Seconds for which references are kept once their request is closed: an archive may repeat its answer."""
 SAME_UID = 16
 """How many instances of one UID are looked at, on average: the newest."""
 
@@ -89,6 +94,15 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A reference that an archive was asked about: SOP class and SOP instance UID."""
+
+    id: int
+    commitment: int
+    reference: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """A reference (SOP class and SOP instance UID), and 0 for committed or else a failure reason (PS3.3 §C.14)."""
 
@@ -113,7 +127,7 @@ def free_claims(connection: sa.Connection) -> None:
     connection.execute(commitment.update().where(commitment.c.state.in_(WORKING)).values(ready_at=0, token=0))
     still_open = sa.select(commitment.c.id).where(commitment.c.state == CommitmentState.OPEN)
     unanswered = reference.c.commitment_id.in_(still_open) & reference.c.outcome.is_(None)
-    connection.execute(reference.update().where(unanswered).values(asked_at=None))
+    connection.execute(reference.update().where(unanswered, reference.c.asked_at.is_not(None)).values(asked_at=None))
 
 
 def clock_was_set(connection: sa.Connection, seconds: float) -> None:
@@ -131,39 +145,91 @@ def clock_was_set(connection: sa.Connection, seconds: float) -> None:
 
 
 def forget(connection: sa.Connection, before: float, limit: int) -> int:
-    """Remove what was closed before; returns how many."""
-    old = sa.select(commitment.c.id).where(commitment.c.closed_at < before).limit(limit)
+    """Remove what was closed before, and has no references any more; returns how many."""
+    bare = ~sa.exists().where(reference.c.commitment_id == commitment.c.id)
+    old = sa.select(commitment.c.id).where(commitment.c.closed_at < before, bare).limit(limit)
     ids = list(connection.execute(old).scalars())
-    connection.execute(reference.delete().where(reference.c.commitment_id.in_(ids)))
     connection.execute(commitment.delete().where(commitment.c.id.in_(ids)))
     return len(ids)
 
 
-def add(
+def forget_references(connection: sa.Connection, after: float, before: float) -> tuple[int, float]:
+    """Remove at most BATCH references of requests that were closed in this span. Returns how many, and up to when none
+    are left."""
+    closed = commitment.c.closed_at
+    some = sa.select(commitment.c.id, closed).where(closed > after, closed < before).order_by(closed).limit(BATCH)
+    rows = list(connection.execute(some))
+    mine = sa.select(reference.c.id).where(reference.c.commitment_id.in_([row.id for row in rows])).limit(BATCH)
+    removed = connection.execute(reference.delete().where(reference.c.id.in_(mine))).rowcount
+    return removed, rows[-1].closed_at if rows and removed < BATCH else after
+
+
+def has_room(connection: sa.Connection, caller: Caller, more: int) -> bool:
+    """Whether so many references more can be kept. It counts for a while, so ask on a connection that only reads."""
+    since = clock.now(connection) - REFERENCES_KEPT
+    for of_one, most in ((True, MOST_REFERENCES_OF_ONE), (False, MOST_REFERENCES)):
+        mine = [commitment.c.calling_ae == caller.calling_ae] if of_one else []
+        of_open = sa.select(commitment.c.id).where(commitment.c.state.in_(WORKING), *mine)
+        of_closed = sa.select(commitment.c.id).where(commitment.c.closed_at > since, *mine)
+        kept = reference.c.commitment_id.in_(of_open.union_all(of_closed))
+        found = sa.select(reference.c.id).where(kept).limit(most + 1).subquery()
+        if connection.execute(sa.select(sa.func.count()).select_from(found)).scalar_one() + more > most:
+            return False
+    return True
+
+
+def begin(
     connection: sa.Connection, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], seconds: float,
     held_by: int = 0,
-) -> int | None:  # fmt: skip
-    """Add a request, to be answered within so many seconds. Returns its id, or None if there are too many."""
+) -> tuple[int | None, bool]:  # fmt: skip
+    """Add a request, to be answered within so many seconds, with its first BATCH references.
+
+    Returns its id, or that of the open request that it repeats, or None if there are too many; and whether it has more
+    references. Then `refer` adds them, and `complete` makes it one to work on.
+    """
+    known, is_full = _known_or_full(connection, caller, transaction, held_by)
+    if known is not None or is_full:
+        return known, False
+    now, has_more = clock.now(connection), len(references) > BATCH
+    values = {
+        "transaction_uid": transaction, "calling_ae": caller.calling_ae, "called_ae": caller.called_ae,
+        "peer": caller.peer, "state": CommitmentState.ARRIVING if has_more else CommitmentState.OPEN,
+        "deadline": now + seconds, "held_by": held_by, "closed_at": now if has_more else None,
+    }  # fmt: skip
+    new = int(connection.execute(commitment.insert().values(**values).returning(commitment.c.id)).scalar_one())
+    refer(connection, new, references[:BATCH])
+    return new, has_more
+
+
+def refer(connection: sa.Connection, number: int, references: Sequence[tuple[str, str]]) -> None:
+    rows = [{"commitment_id": number, "sop_class": sop_class, "sop_instance": uid} for sop_class, uid in references]
+    connection.execute(reference.insert(), rows)
+
+
+def complete(connection: sa.Connection, number: int, caller: Caller, transaction: str, held_by: int) -> int | None:
+    """All its references are there. Returns as `begin`: others may have come meanwhile."""
+    known, is_full = _known_or_full(connection, caller, transaction, held_by)
+    if known is not None or is_full:
+        return known
+    mine = commitment.update().where(commitment.c.id == number)
+    connection.execute(mine.values(state=CommitmentState.OPEN, closed_at=None))
+    return number
+
+
+def _known_or_full(
+    connection: sa.Connection, caller: Caller, transaction: str, held_by: int
+) -> tuple[int | None, bool]:
+    """The open request with the same transaction UID, and whether there are too many requests."""
     is_open = commitment.c.state.in_(WORKING)
     same = sa.select(commitment.c.id).where(
         is_open, commitment.c.transaction_uid == transaction, commitment.c.calling_ae == caller.calling_ae
     )
     if (known := connection.execute(same).scalar()) is not None:
         connection.execute(commitment.update().where(commitment.c.id == known).values(held_by=held_by))
-        return int(known)
+        return int(known), False
     mine = sa.func.count().filter(commitment.c.calling_ae == caller.calling_ae)
     everybody, own = connection.execute(sa.select(sa.func.count(), mine).where(is_open)).one()
-    if everybody >= MOST_OPEN or own >= MOST_OF_ONE:
-        return None
-    values = {
-        "transaction_uid": transaction, "calling_ae": caller.calling_ae, "called_ae": caller.called_ae,
-        "peer": caller.peer, "state": CommitmentState.OPEN, "deadline": clock.now(connection) + seconds,
-        "held_by": held_by,
-    }  # fmt: skip
-    new = int(connection.execute(commitment.insert().values(**values).returning(commitment.c.id)).scalar_one())
-    rows = [{"commitment_id": new, "sop_class": sop_class, "sop_instance": uid} for sop_class, uid in references]
-    connection.execute(reference.insert(), rows)
-    return new
+    return None, everybody >= MOST_OPEN or own >= MOST_OF_ONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,23 +303,23 @@ def places(connection: sa.Connection, uids: Sequence[str]) -> list[Place]:
     ]  # fmt: skip
 
 
-def answer(
-    connection: sa.Connection, destinations: Collection[str], uid: str, good: frozenset[tuple[str, str]],
-    failed: Mapping[tuple[str, str], int], otherwise: int,
-) -> bool:  # fmt: skip
-    asked = sa.select(reference).where(reference.c.asked_uid == uid, reference.c.destination.in_(destinations))
-    rows = list(connection.execute(asked))
-    ends = []
-    for row in rows:
-        about = (row.sop_class, row.sop_instance)
-        outcome = (failed[about] or otherwise) if about in failed else 0 if about in good else otherwise
-        ends.append({"which": row.id, "end": outcome})
-    if rows:
-        end = reference.update().where(reference.c.id == sa.bindparam("which"), reference.c.outcome.is_(None))
-        connection.execute(end.values(outcome=sa.bindparam("end")), ends)
-        free = commitment.update().where(commitment.c.id == rows[0].commitment_id, commitment.c.token == 0)
-        connection.execute(free.values(ready_at=0))
-    return bool(rows)
+def asked_under(connection: sa.Connection, destinations: Collection[str], uid: str) -> list[Asked]:
+    """What these archives were asked under a transaction UID of this node."""
+    query = sa.select(reference).where(reference.c.asked_uid == uid, reference.c.destination.in_(destinations))
+    return [Asked(r.id, r.commitment_id, (r.sop_class, r.sop_instance)) for r in connection.execute(query)]
+
+
+def set_outcomes(connection: sa.Connection, outcomes: Sequence[tuple[int, int]]) -> None:
+    """Set outcomes by reference id. A reference that has one keeps it."""
+    query = reference.update().where(reference.c.id == sa.bindparam("which"), reference.c.outcome.is_(None))
+    rows = [{"which": number, "end": outcome} for number, outcome in outcomes]
+    connection.execute(query.values(outcome=sa.bindparam("end")), rows)
+
+
+def is_due(connection: sa.Connection, number: int) -> None:
+    """There is something new about a commitment. If it is claimed, `release` sees it."""
+    free = commitment.update().where(commitment.c.id == number, commitment.c.token == 0)
+    connection.execute(free.values(ready_at=0))
 
 
 def still_claimed(due: Due) -> sa.Update:

@@ -32,14 +32,28 @@ class Commitments:
     ) -> int | None:  # fmt: skip
         """Add a request durably. Returns its id, or that of the open request that it repeats. None: too many.
 
+        One change writes only so many references: those who store share its commit, and must not wait.
+
         `reported_here`: the report goes back on the caller's association, which this node holds.
         """
         held_by = self._database.start if reported_here and not self._database.is_sqlite else 0
-        new = self._database.run(
-            lambda c: commitment_rows.add(c, caller, transaction, references, seconds, held_by), _wakes
+        if not self._database.ask(lambda c: commitment_rows.has_room(c, caller, len(references))):
+            return None
+        number, has_more = self._database.run(
+            lambda c: commitment_rows.begin(c, caller, transaction, references, seconds, held_by), _wakes
         )
+        if number is not None and has_more:
+            number = self._complete(number, caller, transaction, references, held_by)
         self._database.signals.set(COMMITMENTS)
-        return new
+        return number
+
+    def _complete(
+        self, number: int, caller: Caller, transaction: str, references: Sequence[tuple[str, str]], held_by: int
+    ) -> int | None:
+        _, *others = parts(references)
+        for some in others:
+            self._database.run(partial(commitment_rows.refer, number=number, references=some))
+        return self._database.run(lambda c: commitment_rows.complete(c, number, caller, transaction, held_by), _wakes)
 
     def claim(self, but: Collection[str], *, asks: bool = True) -> Due | None:
         """The commitment that has been due for longest, unless its caller's AE title is among `but`.
@@ -84,20 +98,18 @@ class Commitments:
 
     def set_outcomes(self, outcomes: Mapping[int, int]) -> None:
         """Set outcomes by reference id. A reference that has one keeps it."""
-        rows = [{"which": number, "end": outcome} for number, outcome in outcomes.items()]
-        query = reference.update().where(reference.c.id == sa.bindparam("which"), reference.c.outcome.is_(None))
-        if rows:
-            self._database.run(lambda c: c.execute(query.values(outcome=sa.bindparam("end")), rows) and None)
+        for some in parts(list(outcomes.items())):
+            self._database.run(partial(commitment_rows.set_outcomes, outcomes=some))
 
     def asked(self, ids: Sequence[int], destination: str, uid: str) -> None:
         """Note that an archive is about to be asked for these, under a transaction UID of this node."""
 
-        def change(connection: sa.Connection) -> None:
+        def change(connection: sa.Connection, some: Sequence[int]) -> None:
             values = {"destination": destination, "asked_uid": uid, "asked_at": clock.now(connection)}
-            for part in parts(ids):
-                connection.execute(reference.update().where(reference.c.id.in_(part)).values(**values))
+            connection.execute(reference.update().where(reference.c.id.in_(some)).values(**values))
 
-        self._database.run(change)
+        for some in parts(ids):
+            self._database.run(partial(change, some=some))
 
     def not_asked(self, uid: str) -> None:
         """Note that the archive has probably not taken the request. If it answers all the same, the answer counts."""
@@ -109,11 +121,17 @@ class Commitments:
         failed: Mapping[tuple[str, str], int], otherwise: int,
     ) -> bool:  # fmt: skip
         """Note what an archive said about everything asked under `uid`. Returns False if it was asked nothing."""
-        known = self._database.run(
-            lambda c: commitment_rows.answer(c, destinations, uid, frozenset(good), failed, otherwise), _wakes
-        )
+        asked = self._database.ask(lambda c: commitment_rows.asked_under(c, destinations, uid))
+        well = frozenset(good)
+        self.set_outcomes({
+            one.id: failed[one.reference] or otherwise if one.reference in failed
+            else 0 if one.reference in well else otherwise
+            for one in asked
+        })  # fmt: skip
+        if asked:
+            self._database.run(lambda c: commitment_rows.is_due(c, asked[0].commitment), _wakes)
         self._database.signals.set(COMMITMENTS)
-        return known
+        return bool(asked)
 
     def is_answered(self, uid: str) -> bool:
         """Whether everything asked under a transaction UID of this node has its outcome."""

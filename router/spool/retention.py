@@ -26,12 +26,23 @@ class Retention:
 
     def __init__(self, settings: SpoolSettings, database: Database, blobs: BlobStore, usage: Usage) -> None:
         self._settings, self._database, self._blobs, self._usage = settings, database, blobs, usage
+        self._bare = 0.0
+        """Requests for storage commitment that were closed before have no references left (Unix seconds)."""
 
     def sweep(self) -> int:
         """Remove some of what has expired. Returns the number of blobs and records removed; 0 when nothing is left."""
         removed = self.remove_finished(self._settings.keep, BITE)
         keep = self._settings.keep_records
+        removed += self._forget_references()
         return removed + self._database.run(lambda c: _forget_records(c, steady.cutoff(c, keep), BITE))
+
+    def _forget_references(self) -> int:
+        def forget(connection: sa.Connection) -> tuple[int, float]:
+            before = steady.cutoff(connection, min(commitment_rows.REFERENCES_KEPT, self._settings.keep_records))
+            return commitment_rows.forget_references(connection, self._bare, before)
+
+        removed, self._bare = self._database.run(forget)
+        return removed
 
     def sweep_early(self) -> int:
         """Remove some finished blobs, even before `keep` is over. Returns how many."""

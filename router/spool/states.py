@@ -61,6 +61,8 @@ def in_words(state: str, reason: str | None) -> str:
 class CommitmentState(StrEnum):
     """How far a request for storage commitment has come."""
 
+    ARRIVING = "arriving"
+    """Its references are being written. It is not acknowledged, and counts as closed if a crash ends that."""
     OPEN = "open"
     """Archives are asked."""
     ANSWERED = "answered"

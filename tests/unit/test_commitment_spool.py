@@ -46,6 +46,91 @@ def test_one_caller_leaves_places_for_others(spool: Spool, monkeypatch: pytest.M
     assert work.add(OTHER, "1.2", [ONE], 60) is not None
 
 
+def many(count: int, first: int = 0) -> list[tuple[str, str]]:
+    return [(ONE[0], f"1.2.{n}") for n in range(first, first + count)]
+
+
+def count(spool: Spool, table: str) -> int:
+    return int(spool.database.ask(lambda c: c.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()))
+
+
+def test_a_flood_of_references_ends_and_leaves_room_for_others(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.spool.commitment_rows.MOST_REFERENCES_OF_ONE", 1500)
+    monkeypatch.setattr("router.spool.commitment_rows.MOST_REFERENCES", 2000)
+    work = spool.commitments
+    assert [work.add(CALLER, f"1.{n}", many(700), 60) is None for n in range(4)] == [False, False, True, True]
+    assert count(spool, "commitment_reference") == 1400
+    assert work.add(OTHER, "1.2", many(601), 60) is None
+    assert work.add(OTHER, "1.2", many(600), 60) is not None
+    assert work.add(CALLER, "1.1", [ONE], 60) is None
+
+
+def test_one_change_writes_few_references_and_other_changes_come_between(spool: Spool) -> None:
+    """Who stores an instance meanwhile shares a commit with at most so many references, and not with all of them."""
+    changes: list[list[str]] = []
+    run = spool.database.run
+
+    def watched(change: Any, *others: Any) -> Any:
+        def noted(connection: sa.Connection) -> Any:
+            changes.append([])
+            listener = lambda _c, _cur, statement, parameters, *_: changes[-1].extend(  # noqa: E731
+                [statement] * (len(parameters) if isinstance(parameters, list) else 1)
+            )
+            sa.event.listen(connection, "before_cursor_execute", listener)
+            try:
+                return change(connection)
+            finally:
+                sa.event.remove(connection, "before_cursor_execute", listener)
+
+        return run(noted, *others)
+
+    spool.database.run = watched  # type: ignore[method-assign]
+    number = spool.commitments.add(CALLER, "1.2", many(1700), 60)
+    due = spool.commitments.claim(())
+    assert due is not None
+    assert due.id == number
+    rows = spool.commitments.pending(due)
+    assert [row.sop_instance for row in rows] == [uid for _, uid in many(1700)]
+    spool.commitments.asked([row.id for row in rows], "pacs", "2.25.1")
+    assert spool.commitments.answer(["pacs"], "2.25.1", many(1699), {many(1, 1699)[0]: 0x0112}, 0x0110)
+    assert [one.reason for one in spool.commitments.outcomes(due)] == [0] * 1699 + [0x0112]
+    assert max(map(len, changes)) <= 500 + 10
+    assert len(changes) > 8
+
+
+def test_a_request_that_a_crash_cut_short_is_never_worked_on(settings: SpoolSettings) -> None:
+    spool = open_spool(settings)
+    new, has_more = spool.database.run(lambda c: commitment_rows.begin(c, CALLER, "1.2", many(700), 60))
+    assert (new is not None, has_more) == (True, True)
+    spool.close()
+    spool = open_spool(settings)
+    assert spool.commitments.claim(()) is None
+    whole = spool.commitments.add(CALLER, "1.2", many(700), 60)
+    due = spool.commitments.claim(())
+    assert due is not None
+    assert due.id == whole != new
+    assert len(spool.commitments.pending(due)) == 700
+    spool.close()
+
+
+def test_references_go_soon_after_their_request_is_closed(settings: SpoolSettings) -> None:
+    with turned_by_hand() as clock:
+        spool = open_spool(settings)
+        for number, size in enumerate((700, 3)):
+            spool.commitments.add(CALLER, f"1.{number}", many(size), 60)
+            due = spool.commitments.claim(())
+            assert due is not None
+            spool.commitments.close(due, CommitmentState.DONE)
+        spool.commitments.add(OTHER, "1.9", [ONE, TWO], 60)
+        clock.turn(commitment_rows.REFERENCES_KEPT)
+        assert spool.retention.sweep() == 0
+        clock.turn(1)
+        found = [spool.retention.sweep() for _ in range(4)]
+        assert (found[0], sum(found), found[-1]) == (500, 703, 0)
+        assert (count(spool, "commitment_reference"), count(spool, "commitment")) == (2, 3)
+        spool.close()
+
+
 def test_a_claim_ends_and_its_holder_can_then_change_nothing(spool: Spool) -> None:
     work = spool.commitments
     with turned_by_hand() as clock:
@@ -172,12 +257,12 @@ def test_records_are_forgotten_with_the_others(settings: SpoolSettings) -> None:
             if state:
                 spool.commitments.close(due, state)
         clock.turn(settings.keep_records)
-        assert spool.retention.sweep() == 0
+        while spool.retention.sweep():
+            pass
+        assert (count(spool, "commitment"), count(spool, "commitment_reference")) == (3, 2)
         clock.turn(1)
         assert spool.retention.sweep() == 2
-        assert (
-            spool.database.ask(lambda c: c.execute(sa.text("SELECT count(*) FROM commitment_reference")).scalar()) == 2
-        )
+        assert (count(spool, "commitment"), count(spool, "commitment_reference")) == (1, 2)
         spool.close()
 
 
@@ -192,13 +277,18 @@ def test_work_is_found_by_an_index(tmp_path: Path) -> None:
                 one: Any = parameters[0] if isinstance(parameters, list) else parameters
                 seen.extend(row.detail for row in connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, one))
 
-        commitment_rows.add(connection, CALLER, "1.2", [ONE], 60)
+        commitment_rows.has_room(connection, CALLER, 1)
+        commitment_rows.begin(connection, CALLER, "1.2", [ONE], 60)
+        commitment_rows.complete(connection, 1, OTHER, "1.3", 0)
         due = commitment_rows.claim(connection, ("X",), 7)
         assert due is not None
         commitment_rows.places(connection, ["1.1"])
-        commitment_rows.answer(connection, ["pacs"], "2.25.1", frozenset(), {}, 1)
+        commitment_rows.asked_under(connection, ["pacs"], "2.25.1")
+        commitment_rows.set_outcomes(connection, [(1, 0)])
+        commitment_rows.is_due(connection, 1)
         commitment_rows.release(connection, due, 1.0, CommitmentState.OPEN, 1)
         commitment_rows.forget(connection, 1.0, 10)
+        commitment_rows.forget_references(connection, 0.0, 1.0)
         commitment_rows.free_claims(connection)
 
     spool.database.run(watched)
