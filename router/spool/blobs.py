@@ -22,6 +22,7 @@ from router.flow import Instance
 
 PART, WHOLE, DOUBTED = ".part", ".dcm", ".doubted"
 """Endings of a blob that is being received, of a whole blob, and of a refused one that may still get a row."""
+FOLDERS = tuple(f"{number:02x}" for number in range(256))
 NATIVE, EVEN = ".native", ".even"
 COPIES = (".1" + NATIVE, ".2" + NATIVE, EVEN + NATIVE)
 """Copies that forwarding may have put beside a blob: native ones (Explicit and Implicit VR Little Endian), and a padded
@@ -211,14 +212,21 @@ class BlobStore:
         return self.root / blob_id[-2:]
 
     def files(self) -> Iterator[Path]:
-        """The files in the folders of blobs. Other folders, made by a person or a file system, are left out."""
-        for name in FOLDERS:
-            with os.scandir(f"{self.root}/{name}") as entries:  # a Path for each would take as long as the look
-                yield from (Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False))
+        """The files in the folders of blobs."""
+        return (Path(entry.path) for entry in self.entries())
+
+    def entries(self, folders: Iterable[str] = FOLDERS) -> Iterator[os.DirEntry[str]]:
+        """The same without a Path for each of them: there may be millions.
+
+        Other folders, made by a person or a file system, are left out.
+        """
+        for name in folders:
+            with os.scandir(self.root / name) as entries:
+                yield from (entry for entry in entries if not entry.is_dir(follow_symlinks=False))
 
     def has_any(self) -> bool:
         """Whether there is a whole blob."""
-        return any(path.suffix == WHOLE for path in self.files())
+        return any(entry.name.endswith(WHOLE) for entry in self.entries())
 
     def free(self) -> int:
         """Bytes that the file system still offers."""

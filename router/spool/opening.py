@@ -15,7 +15,7 @@ from router.spool.blobs import BlobStore, make_folder, sync_folder
 from router.spool.errors import SpoolError
 from router.spool.remote_blobs import FOLDER, RemoteBlobs
 from router.spool.spool import Spool
-from router.spool.taking_in import remove_halves
+from router.spool.taking_in import survey
 
 
 def open_spool(settings: SpoolSettings) -> Spool:
@@ -34,8 +34,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
             blobs.prepare()
             if isinstance(blobs, RemoteBlobs):
                 blobs.clean()
-            elif alone:
-                remove_halves(blobs)
+            there = survey(blobs, remove_halves=True) if alone and settings.blobs is None else None
             if alone:
                 Ballast(folder, settings.reserve).throw_off_if_short()
             if is_sqlite:
@@ -50,7 +49,7 @@ def open_spool(settings: SpoolSettings) -> Spool:
             spool = Spool(settings, blobs, engine.reading(folder, settings.database))
             undo.callback(spool.close)
             # With an object store the folder is this node's own, and the database is not.
-            spool.start_working(write, lock, alone=alone and settings.blobs is None)
+            spool.start_working(write, lock, there)
         except OSError as error:
             raise SpoolError(
                 f"{folder}: {error.strerror}; spool.path must be a folder that this user can write to{as_owner(folder)}"

@@ -36,6 +36,11 @@ PIECE = 1 << 20
 """Bytes that are read at once."""
 
 
+def whole_id(name: str) -> str | None:
+    """The instance of a file that is named as its whole blob; None for any other file."""
+    return name[:32] if len(name) == 32 + len(WHOLE) and name.endswith(WHOLE) and ID.match(name) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A file among the blobs, and the state of the row with its id, if there is one."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
@@ -16,6 +17,10 @@ _MISSING = (
     .where(sa.text("delivery.result_missing_at IS NOT NULL"), delivery.c.result_missing_at >= sa.bindparam("since"))
     .group_by(delivery.c.destination)
 )
+AT_ONCE = 10_000
+"""Rows of a long answer that are in memory at once."""
+Fingerprint = tuple[int, int]
+"""Of a set of ids: their number, and the sum of their hashes (in this process)."""
 
 
 def seconds_until(connection: sa.Connection, at: float | None) -> float | None:
@@ -59,6 +64,48 @@ def states(connection: sa.Connection, ids: Sequence[str]) -> dict[str, InstanceS
     """The state of each of these ids that has a row."""
     query = sa.select(instance.c.id, instance.c.state).where(instance.c.id.in_(ids))
     return {row.id: InstanceState(row.state) for row in connection.execute(query)}
+
+
+def present(connection: sa.Connection) -> Fingerprint:
+    """The instances whose blob must be there."""
+    number = total = 0
+    for some in _present_ids(connection):
+        number += len(some)
+        total += sum(map(hash, some))
+    return number, total
+
+
+def present_by_folder(connection: sa.Connection) -> dict[str, Fingerprint]:
+    """The same for each folder of blobs."""
+    found: dict[str, Fingerprint] = {}
+    for some in _present_ids(connection):
+        for one in some:
+            number, total = found.get(one[-2:], (0, 0))
+            found[one[-2:]] = number + 1, total + hash(one)
+    return found
+
+
+def _present_ids(connection: sa.Connection) -> Iterator[Sequence[str]]:
+    """In parts. The index `instance_work` has the ids, so that no row is read."""
+    is_present = instance.c.state.in_((InstanceState.NEW, InstanceState.DECIDED, InstanceState.FINISHED))
+    query = sa.select(instance.c.id).where(is_present).execution_options(yield_per=AT_ONCE)
+    return connection.execute(query).scalars().partitions()
+
+
+_ASKED = {
+    "sqlite": "SELECT value AS id FROM json_each(:ids)",
+    "postgresql": "SELECT value AS id FROM json_array_elements_text(CAST(:ids AS json)) AS value",
+}
+"""A list of ids as rows. As one parameter it takes no longer to prepare for five thousand than for one."""
+
+
+def unneeded(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
+    """Those of these ids whose blob nobody needs: they have no row, or the blob has gone."""
+    query = sa.text(
+        f"SELECT asked.id FROM ({_ASKED[connection.dialect.name]}) AS asked "  # noqa: S608 - a constant
+        "LEFT JOIN instance ON instance.id = asked.id WHERE instance.state IS NULL OR instance.state = 'gone'"
+    )
+    return set(connection.execute(query, {"ids": json.dumps(ids)}).scalars())
 
 
 def existing(connection: sa.Connection, ids: Sequence[str]) -> set[str]:

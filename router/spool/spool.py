@@ -37,7 +37,7 @@ from router.spool.shared_key import Keys
 from router.spool.space import Space
 from router.spool.sqlite_log import relieve
 from router.spool.studies import Studies
-from router.spool.taking_in import TakingIn
+from router.spool.taking_in import Survey, TakingIn, survey
 from router.spool.usage import Usage
 from router.spool.users import Users
 from router.spool.views import Views
@@ -79,8 +79,12 @@ class Spool:
         self.nodes = Nodes(self.database)
         self.shared = Shared(self.database)
 
-    def start_working(self, write: sa.Engine, lock: IO[str], *, alone: bool) -> None:
-        """Become the node that works on this spool, or on PostgreSQL one of several nodes."""
+    def start_working(self, write: sa.Engine, lock: IO[str], there: Survey | None) -> None:
+        """Become the node that works on this spool, or on PostgreSQL one of several nodes.
+
+        `there`: the blobs in the folder, if no other node works on it.
+        """
+        alone = there is not None
         relieve(write, self.settings.path, self.space.database_is_full)
         self.database.begin_writing(write, lock)
         try:
@@ -93,8 +97,8 @@ class Spool:
         for words in self.database.ask(lambda c: list(postgresql.dangers(c))):
             log.warning("database", about=words)
         self.decisions.key = self.intake.key = self._keys.made()
-        if alone:
-            self.take_in_orphans()
+        if there is not None:
+            self.take_in_orphans(there)
         self._usage.recount(self.database.ask(queries.bytes_of_blobs))
         self.space.ballast.lay()
         if not self.database.is_sqlite:
@@ -105,10 +109,10 @@ class Spool:
         """The number of this node's start among those of all nodes; None: it is the only one (SQLite)."""
         return None if self.database.is_sqlite else self.database.start
 
-    def take_in_orphans(self) -> None:
+    def take_in_orphans(self, there: Survey | None = None) -> None:
         """Make blobs and rows agree after a crash, or after an older database was put back. Only before the node
         receives. Raises OSError, SpoolError."""
-        TakingIn(self._blobs, self.database).look_through()
+        TakingIn(self._blobs, self.database).look_through(there or survey(self._blobs))
 
     def blob(self, instance_id: str) -> Path:
         """Where an instance's blob is, if it is here. `local` brings it."""

@@ -15,16 +15,20 @@ import sqlalchemy as sa
 from router.flow import Instance
 from router.observe import log
 from router.observe.metrics import TAKEN_IN_AGAIN
-from router.spool import queries, statements
-from router.spool.blobs import WHOLE, BlobStore
+from router.spool import patience, queries, statements
+from router.spool.blobs import FOLDERS, WHOLE, BlobStore
 from router.spool.database import Database
 from router.spool.events import add_event
 from router.spool.notes import UnverifiedError
-from router.spool.orphans import ID, REPLACEABLE, SET_ASIDE, Found, read_back, set_aside
+from router.spool.orphans import ID, REPLACEABLE, SET_ASIDE, Found, read_back, set_aside, whole_id
 from router.spool.rows import columns_of
-from router.spool.schema import BATCH, delivery, instance
+from router.spool.schema import BATCH, delivery, instance, parts
 from router.spool.states import InstanceState
 
+AT_ONCE = 5000
+"""Files that one question is about. Nearly all of them are blobs of instances, about which nothing is to be done."""
+LENGTH = 32 + len(WHOLE)
+"""Characters of a whole blob's name."""
 TELL_EVERY = 10.0
 """Seconds between lines of the log while many blobs are read."""
 
@@ -40,9 +44,9 @@ class TakingIn:
     _waiting: list[Instance] = field(default_factory=list)
     _told: float = field(default_factory=time.monotonic)
 
-    def look_through(self) -> None:
+    def look_through(self, survey: Survey) -> None:
         """Make files and rows agree. Raises OSError, SpoolError."""
-        for found in self._found():
+        for found in self._found(survey):
             if found.may_go:
                 found.path.unlink(missing_ok=True)
             elif found.came_back:
@@ -55,12 +59,28 @@ class TakingIn:
         if lost := self.database.run(_redecide_lost):
             log.warning("deliveries lost", decided_again=lost)
 
-    def _found(self) -> Iterator[Found]:
-        files = self.blobs.files()
-        while batch := list(itertools.islice(files, BATCH)):
-            ids = sorted({path.name.partition(".")[0] for path in batch})
+    def _found(self, survey: Survey) -> Iterator[Found]:
+        """The files that are not simply the whole blob of an instance that needs it."""
+        entries = self.blobs.entries(self._to_look_at(survey))
+        while batch := list(itertools.islice(entries, AT_ONCE)):
+            whole = [id_ for entry in batch if (id_ := whole_id(entry.name))]
+            needed = set(whole) - self.database.ask(partial(queries.unneeded, ids=whole))
+            yield from self._with_states([entry.path for entry in batch if whole_id(entry.name) not in needed])
+
+    def _to_look_at(self, survey: Survey) -> list[str]:
+        """The folders with odd files, or with other blobs than those of the rows."""
+        unlike = set(survey.odd)
+        if self.database.ask(queries.present, patience.LOOK) != survey.all:
+            rows = self.database.ask(queries.present_by_folder, patience.LOOK)
+            unlike.update(name for name in FOLDERS if survey.whole[name] != rows.get(name, (0, 0)))
+        return sorted(unlike)
+
+    def _with_states(self, paths: Sequence[str]) -> Iterator[Found]:
+        for some in parts(paths):
+            found = [Path(path) for path in some]
+            ids = sorted({path.name.partition(".")[0] for path in found})
             known = self.database.ask(partial(queries.states, ids=[one for one in ids if ID.fullmatch(one)]))
-            yield from (Found(path, known.get(path.name.partition(".")[0])) for path in batch)
+            yield from (Found(path, known.get(path.name.partition(".")[0])) for path in found)
 
     def _take_in(self, path: Path) -> None:
         try:
@@ -117,8 +137,38 @@ def _redecide_lost(connection: sa.Connection) -> int:
     return len(ids)
 
 
-def remove_halves(blobs: BlobStore) -> None:
-    """Remove what was never whole or can be made again. Needs no database, but makes room for one on a full disk."""
-    for path in blobs.files():
-        if path.suffix in REPLACEABLE and Found(path, None).may_go:
-            path.unlink(missing_ok=True)
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What lies in the folders of blobs: the `whole` blobs of each, and the `odd` folders, with other files too.
+
+    A folder whose fingerprint is that of the rows has their blobs and no others. So a start with a million of them asks
+    about none by its id.
+    """
+
+    whole: dict[str, queries.Fingerprint]
+    odd: frozenset[str]
+
+    @property
+    def all(self) -> queries.Fingerprint:
+        return sum(number for number, _ in self.whole.values()), sum(total for _, total in self.whole.values())
+
+
+def survey(blobs: BlobStore, *, remove_halves: bool = False) -> Survey:
+    """Look through the folders.
+
+    `remove_halves`: remove what was never whole or can be made again. That needs no database, but makes room for one
+    on a full disk.
+    """
+    whole: dict[str, queries.Fingerprint] = {}
+    odd: set[str] = set()
+    for folder in FOLDERS:
+        ids = []
+        for entry in blobs.entries((folder,)):
+            if len(entry.name) == LENGTH and entry.name.endswith(WHOLE):
+                ids.append(entry.name[: -len(WHOLE)])
+            elif remove_halves and entry.name.endswith(REPLACEABLE) and Found(path := Path(entry.path), None).may_go:
+                path.unlink(missing_ok=True)
+            else:
+                odd.add(folder)
+        whole[folder] = len(ids), sum(map(hash, ids))
+    return Survey(whole, frozenset(odd))

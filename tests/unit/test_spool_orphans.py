@@ -23,7 +23,7 @@ from router.config.settings import SpoolSettings
 from router.dicom.part10 import CREATOR_UID, NOTE_ROOM, file_meta
 from router.dicom.uids import EXPLICIT
 from router.flow import Caller, Instance
-from router.spool import InstanceState, Spool, open_spool
+from router.spool import InstanceState, Spool, open_spool, queries
 from router.spool.notes import CHECKSUM, UnverifiedError, agrees, note_for, read_note
 from router.spool.orphans import SET_ASIDE, read_back
 from tests.unit.spooling import (
@@ -363,4 +363,27 @@ def test_the_state_after_a_start_is_that_of_new_work(spool: Spool) -> None:
     assert [row.state for row in spool.views.instances()] == [InstanceState.NEW]
     spool = restarted(spool)
     assert [row.state for row in spool.views.instances()] == [InstanceState.NEW]
+    spool.close()
+
+
+def test_a_start_asks_by_id_only_where_files_and_rows_differ(
+    settings: SpoolSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a start asks the database does not grow with the blobs that are simply there."""
+    asked: list[int] = []
+    unneeded, states = queries.unneeded, queries.states
+    monkeypatch.setattr(queries, "unneeded", lambda c, ids: asked.append(len(ids)) or unneeded(c, ids))
+    monkeypatch.setattr(queries, "states", lambda c, ids: asked.append(len(ids)) or states(c, ids))
+    spool = open_spool(settings)
+    kept = [accept(spool, uid=f"1.{n}").instance_id for n in range(20)]
+    spool.close()
+    open_spool(settings).close()
+    assert asked == []
+    orphan = settings.path / "blobs" / kept[0][-2:] / ("0" * 30 + kept[0][-2:] + ".dcm")
+    orphan.write_bytes(b"not a blob")
+    spool = open_spool(settings)
+    assert not orphan.exists()
+    assert aside(settings) == {orphan.name}
+    assert all(spool.blob(one).exists() for one in kept)
+    assert sum(asked) == 1 + sum(one[-2:] == kept[0][-2:] for one in kept) + 1
     spool.close()
