@@ -22,7 +22,8 @@ def command(
     ] = None,
     model: Annotated[Path | None, typer.Option(help="The model to adapt. Default: the one that came with it.")] = None,
     old: Annotated[
-        Path | None, typer.Option(help="The CSV of the set that the model was trained on, if its folder does not do.")
+        Path | None,
+        typer.Option(help="The CSV that the model was trained on; needed if its folder has no known.safetensors."),
     ] = None,
     old_root: Annotated[
         Path | None, typer.Option(help="The folder of its files. Default: the folder of --old.")

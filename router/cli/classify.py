@@ -45,7 +45,7 @@ def command(
     ] = "",
     model: Annotated[Path | None, typer.Option(help="Folder of another model.")] = None,
     workers: Annotated[
-        int, typer.Option(min=0, max=64, help="Decode so many images at a time; 0: as model.workers says.")
+        int, typer.Option(min=0, max=64, help="Decode this many images at a time; 0: as many as model.workers says.")
     ] = 0,
 ) -> None:
     """Classify files as the node would, and show where it would send them. Exit code 1 if a file could not be read."""

@@ -12,7 +12,7 @@ import typer
 from router.cli.control import change
 from router.cli.options import Config, Json, choose, fail, local_time, parsed, printable, settings_of, spool_of
 
-app = typer.Typer(no_args_is_help=True, help="Notifications: what goes on, a test, silence for a while.")
+app = typer.Typer(no_args_is_help=True, help="Notifications: list, send a test message, be silent for a while.")
 
 
 @app.command("list")
@@ -53,10 +53,11 @@ def silence(
     span: Annotated[
         str,
         typer.Argument(
-            metavar="SPAN", help="For how long, for example 2h; off ends it, without a condition every silence."
+            metavar="SPAN",
+            help="For how long, such as 2h. `off` ends a silence; without a condition, all.",
         ),
     ],
-    condition: Annotated[str, typer.Argument(help="Only of this condition.")] = "",
+    condition: Annotated[str, typer.Argument(help="Only this condition.")] = "",
     config: Config = None,
     as_json: Json = False,
 ) -> None:

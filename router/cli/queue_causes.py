@@ -30,7 +30,7 @@ def causes(to: To = None, config: Config = None, as_json: Json = False) -> None:
 
 def label(
     instance: Which,
-    class_name: Annotated[str, typer.Argument(metavar="CLASS", help="What it shows.")],
+    class_name: Annotated[str, typer.Argument(metavar="CLASS", help="What the image shows.")],
     config: Config = None,
     as_json: Json = False,
 ) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def pause(
     destination: str,
     until: Annotated[
-        str, typer.Option(help="When it ends by itself: a span (2h), a time of day (07:00), or a date and time.")
+        str, typer.Option(help="When the pause ends by itself: a span (2h), a time of day (07:00), or a date and time.")
     ] = "",
     config: Config = None,
     as_json: Json = False,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from router.decide.explain import Answer, ExplainedRule
     from router.decide.replay import Came, Change, Replay
 
-app = typer.Typer(no_args_is_help=True, help="Understand rules, and try others on what came before they are live.")
+app = typer.Typer(no_args_is_help=True, help="Explain rules, and try others on past images before they apply.")
 app.command("list")(rule_tables.list_tables)
 app.command("show")(rule_tables.show)
 app.command("hits")(rule_tables.hits)

@@ -22,7 +22,7 @@ def command(
     to: Annotated[str, typer.Option("--to", help="A destination of routing.yaml, or AE@HOST:PORT.")],
     config: Config = None,
     calling_ae: Annotated[str, typer.Option(help="The calling AE title to use.")] = "",
-    associations: Annotated[int, typer.Option(min=1, max=64, help="Send over so many associations at a time.")] = 1,
+    associations: Annotated[int, typer.Option(min=1, max=64, help="Send over this many associations at a time.")] = 1,
     as_json: Json = False,
     resume: Resume = None,
     csv_file: Csv = None,

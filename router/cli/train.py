@@ -27,7 +27,7 @@ def command(
     ] = None,
     network: Annotated[str | None, typer.Option(help="mobilenet_v1, or a network of the paper's comparison.")] = None,
     recipe: Annotated[str, typer.Option(help="Training recipe: paper or shipped.")] = "paper",
-    size: Annotated[int | None, typer.Option(min=32, max=1024, help="Side of the picture in pixels.")] = None,
+    size: Annotated[int | None, typer.Option(min=32, max=1024, help="Width and height of a picture in pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights to start from: those of ImageNet, or model.safetensors of a model.")
