@@ -33,10 +33,12 @@ help:
 demo: $(VENV)/.serve
 	$(BIN)/dicom-router demo $(ARGS)
 
-# The container is built and checked beside the tests; what it says comes after theirs. Either fails the whole.
-test: lint
+# The container is built and checked beside lint, which needs one core, and the tests; what it says comes after theirs.
+# Each of the three fails the whole.
+test: $(VENV)/.dev
 	@tools/system-packages.sh $(PACKAGES) docker.io mmdebstrap
 	@tools/container-check.sh $(BIN)/python >$(VENV)/container.log 2>&1 & container=$$!; \
+	$(MAKE) --no-print-directory lint || { kill $$container; wait $$container; exit 1; }; \
 	$(PYTEST) $(ARGS); tests=$$?; \
 	wait $$container; checked=$$?; cat $(VENV)/container.log; \
 	if [ $$tests = 1 ]; then $(BIN)/python -m tests.again; tests=$$?; fi; \
