@@ -18,9 +18,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pydicom
@@ -79,7 +80,7 @@ def picture(folder: Path, rows: int, columns: int) -> tuple[bytes, str]:
     grey = np.random.default_rng(1).integers(0, 4096, (rows, columns), np.uint16)
     path = wrap_image(grey, folder / "picture.dcm")
     data_set = pydicom.dcmread(path)
-    uid = UID("1.2.826.0.1.3680043.9.9999.1.000000000000")
+    uid = UID("1.2.826.0.1.3680043.9.9999.1.100000000000")
     data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = uid
     data_set.save_as(path)
     whole = path.read_bytes()
@@ -89,8 +90,6 @@ def picture(folder: Path, rows: int, columns: int) -> tuple[bytes, str]:
 
 def run(folder: Path, address: str, most: int, data: bytes, uid: str, instances: int) -> float:
     """Instances per second."""
-    together.MOST = worker.MOST = most  # type: ignore[attr-defined]
-    together.MOST_BYTES = 1 << 40
     port = int(address.split(":")[2].split("/")[0])
     to = DestinationSettings("dest", "", "127.0.0.1", port, stow=address, idle=30.0)
     stage = Stage(folder, {"dest": to})
@@ -100,15 +99,25 @@ def run(folder: Path, address: str, most: int, data: bytes, uid: str, instances:
             own = f"{uid[:-12]}1{next(NUMBERS):011d}"
             stage.owe("dest", data=data.replace(uid.encode(), own.encode()), sop_instance=own,
                       sop_class=DX, transfer_syntax=EXPLICIT)  # fmt: skip
-        began = time.monotonic()
-        stage.start()
-        while stage.spool.database.ask(lambda c: c.execute(UNFINISHED).scalar()):
-            time.sleep(0.005)
-        took = time.monotonic() - began
-        stage.stop()
+        with ExitStack() as stack:
+            for module in (together, worker):
+                stack.enter_context(patch.object(module, "MOST", most))
+            stack.enter_context(patch.object(together, "MOST_BYTES", 1 << 40))
+            took = _time(stage)
     finally:
         stage.spool.close()
     return instances / took
+
+
+def _time(stage: Stage) -> float:
+    """Seconds until all is delivered."""
+    began = time.monotonic()
+    stage.start()
+    while stage.spool.database.ask(lambda c: c.execute(UNFINISHED).scalar()):
+        time.sleep(0.005)
+    took = time.monotonic() - began
+    stage.stop()
+    return took
 
 
 def main() -> None:

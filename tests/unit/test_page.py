@@ -258,8 +258,7 @@ def test_a_whole_study_is_sent_and_the_story_says_whom_each_follows(node: Node, 
     assert "All of its study follows to pacs." in story
     answer = posted(client, f"/instances/{second}", f"/instances/{second}/end-study", destination="pacs")
     assert answer.headers["location"] == f"/instances/{second}?done=study-ended"
-    last: object = node.ordered[-1][0]
-    assert last == EndStudy(second, "pacs")
+    assert [order for order, _ in node.ordered][-1:] == [EndStudy(second, "pacs")]
     story = client.get(f"/instances/{second}?done=study-ended").text
     assert "Nothing more of its study follows there." in story
     assert "Nothing more of its study follows to pacs" in story
