@@ -84,7 +84,7 @@ def test_one_change_writes_few_references_and_other_changes_come_between(spool: 
 
         return run(noted, *others)
 
-    spool.database.run = watched  # type: ignore[method-assign]
+    spool.database.run = watched  # type: ignore[method-assign, assignment]
     number = spool.commitments.add(CALLER, "1.2", many(1700), 60)
     due = spool.commitments.claim(())
     assert due is not None

@@ -9,10 +9,11 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -371,9 +372,16 @@ def test_a_start_asks_by_id_only_where_files_and_rows_differ(
 ) -> None:
     """What a start asks the database does not grow with the blobs that are simply there."""
     asked: list[int] = []
-    unneeded, states = queries.unneeded, queries.states
-    monkeypatch.setattr(queries, "unneeded", lambda c, ids: asked.append(len(ids)) or unneeded(c, ids))
-    monkeypatch.setattr(queries, "states", lambda c, ids: asked.append(len(ids)) or states(c, ids))
+
+    def counted(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asks(connection: object, ids: Sequence[str]) -> object:
+            asked.append(len(ids))
+            return ask(connection, ids)
+
+        return asks
+
+    monkeypatch.setattr(queries, "unneeded", counted(queries.unneeded))
+    monkeypatch.setattr(queries, "states", counted(queries.states))
     spool = open_spool(settings)
     kept = [accept(spool, uid=f"1.{n}").instance_id for n in range(20)]
     spool.close()
