@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.corpus import database
 from tests.chaos.history import Verdict
 from tests.chaos.kills import Result, play, quiet, read, rows_without_blob, summary
 
@@ -20,6 +21,21 @@ def test_nothing_is_lost_when_the_node_is_killed(tmp_path: Path) -> None:
     assert verdict.kills == 3
     assert verdict.acknowledged == verdict.sent > 0
     assert verdict.delivered >= verdict.sent
+
+
+@pytest.mark.slow
+@pytest.mark.strace
+@pytest.mark.parametrize("way", ["study", "stow"])
+def test_nothing_is_lost_with_studies_that_stay_together_or_a_web_server(way: str, tmp_path: Path) -> None:
+    quiet()
+    played = play(tmp_path, f"short {way}", ["aimed", "random"], way=way)
+    verdict = played.verdict()
+    assert verdict.kept, verdict.faults
+    assert verdict.acknowledged == verdict.sent > 0
+    assert bool(played.sinks.requests) == (way == "stow")
+    with database(played.life.node) as connection:
+        followed = connection.execute("SELECT count(*) FROM delivery WHERE follows IS NOT NULL").fetchone()[0]
+    assert bool(followed) == (way == "study")
 
 
 def test_a_destination_that_loses_what_it_took_is_seen(tmp_path: Path) -> None:

@@ -180,3 +180,42 @@ def test_the_sum_of_histories() -> None:
     assert (whole.kills, whole.sent, whole.delivered, whole.duplicates, whole.lost) == (2, 3, 5, 2, 1)
     assert whole.most_duplicates_of_a_crash == 1
     assert not whole.kept
+
+
+# -- several in one request, and studies that stay together
+
+
+def test_a_place_that_takes_several_at_once_gets_as_many_twice_and_no_more() -> None:
+    sent = tuple(replace(ONE, uid=f"1.{n}", expected=frozenset({"web"})) for n in range(3))
+    rows = tuple(replace(ROW, uid=one.uid, destinations=one.expected) for one in sent)
+    arrivals = [Arrival(one.uid, "aa", "web", at) for one in sent for at in (10.0, 30.0)]
+    found = {most: judge(sent, arrivals, (NODE,), rows, (), THREE, 1, {"web": most}) for most in (2, 3)}
+    assert (broken(found[2]), broken(found[3])) == ({"unexplained": 1}, {})
+    assert found[3].duplicates == 3
+
+
+LEADS = Sent("1.1", "aa", frozenset({"one"}), 1, acknowledged=True, by_header=True, study="s", leads=frozenset({"one"}))
+FOLLOWS = Sent("1.2", "bb", THREE, 1, acknowledged=True, by_header=True, study="s")
+STUDY = (
+    SpoolRow("1.1", "aa", "finished", "decoded", frozenset({"one"})),
+    SpoolRow("1.2", "bb", "finished", "decoded", THREE),
+)
+ARRIVED = (
+    Arrival("1.1", "aa", "one", 1.0), Arrival("1.2", "bb", "three", 2.0), Arrival("1.2", "bb", "one", 3.0),
+)  # fmt: skip
+
+
+def test_what_follows_its_study_must_arrive_there_too() -> None:
+    assert broken(verdict(*ARRIVED, sent=(LEADS, FOLLOWS), rows=STUDY)) == {}
+    assert broken(verdict(*ARRIVED[:2], sent=(LEADS, FOLLOWS), rows=STUDY)) == {"lost": 1}
+    other = replace(FOLLOWS, study="t")
+    assert broken(verdict(*ARRIVED, sent=(LEADS, other), rows=STUDY)) == {"wrong_place": 1}
+
+
+def test_what_could_not_be_read_neither_leads_nor_follows() -> None:
+    blind = (replace(STUDY[0], pixels="failed", destinations=THREE), STUDY[1])
+    crashes = (Crash("worker", 0.5),)
+    at_three = replace(ARRIVED[0], place="three")
+    assert broken(verdict(at_three, ARRIVED[1], sent=(LEADS, FOLLOWS), rows=blind, crashes=crashes)) == {}
+    rows = (STUDY[0], replace(STUDY[1], pixels="failed"))
+    assert broken(verdict(*ARRIVED[:2], sent=(LEADS, FOLLOWS), rows=rows, crashes=crashes)) == {}
