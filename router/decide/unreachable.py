@@ -43,9 +43,9 @@ from router.decide.world import PER_QUESTION, Budget, Impossible, Key, Spent, Wo
 
 MOST_CASES = 128
 """The most ways of being true that are followed for one rule. Further alternatives count as true."""
-MOST_STEPS = 150_000
-"""The most questions that are asked, of all rules together: about a second. It is enough for 300 rules that all ask
-about the same value, and for thousands that each name another machine."""
+MOST_STEPS = 100_000
+"""The most questions that are asked, of all rules together: about a second. It is enough for 300 rules that each ask
+about the same number, and for thousands that each name another machine."""
 PASSES = 3
 """How often all earlier rules are tried: what one excludes can decide another."""
 
