@@ -40,8 +40,8 @@ LOOK_EVERY, LOOK_AGAIN = 30.0, 15.0
 OPEN_ENDED = 60.0
 """Seconds before the end of a delivery in which its result may have come: programs answer while they are sent to."""
 MOST_SHOWN = 100
-MOST_TIMES = 5_000
-"""Results of which a median is taken."""
+MOST_ROWS = 20_000
+"""Of the latest results, of which a median is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,17 +310,18 @@ def _seconds(at: float, done_at: float | None) -> float | None:
 
 def _lately(connection: sa.Connection, since: float) -> dict[str, Lately]:
     query = (
-        sa.select(result.c.destination, result.c.at, sa.func.max(delivery.c.closed_at).label("done_at"))
+        sa.select(result.c.destination, result.c.result_id, result.c.at, delivery.c.closed_at)
         .join(delivery, delivery.c.id == result.c.delivery_id)
         .where(result.c.at >= since)
-        .group_by(result.c.destination, result.c.result_id, result.c.at)
         .order_by(result.c.at.desc())
-        .limit(MOST_TIMES)
+        .limit(MOST_ROWS)
     )
-    times: dict[str, list[float | None]] = defaultdict(list)
+    taken: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in connection.execute(query):
-        times[row.destination].append(_seconds(row.at, row.done_at))
-    return {name: Lately(len(each), _median([one for one in each if one is not None])) for name, each in times.items()}
+        each = taken[row.destination][row.result_id]
+        if row.closed_at is not None:
+            each.append(max(0.0, row.at - row.closed_at))
+    return {name: Lately(len(of), _median([min(each) for each in of.values() if each])) for name, of in taken.items()}
 
 
 def _median(times: Sequence[float]) -> float | None:

@@ -459,14 +459,23 @@ def test_a_crash_between_note_and_fallback_leaves_neither(spool: Spool, monkeypa
 
 
 def test_the_median_is_that_of_each_result_since_the_last_delivery(spool: Spool) -> None:
-    image(spool, "1.1")
-    send(spool)
-    answer(spool, "2.1", refers_to=("1.1",))
-    assert spool.results.lately(60.0)["chest-ai"].came == 1
-    seconds = spool.results.lately(60.0)["chest-ai"].seconds
-    assert seconds is not None
-    assert 0 <= seconds < 60
-    assert spool.results.lately(-60.0) == {}
+    with turned_by_hand() as clock:
+        clock.at = time.time() - 50.0
+        image(spool, "1.1")
+        send(spool)
+        clock.turn(30.0)
+        image(spool, "1.2")
+        send(spool)
+        answer(spool, "2.1", refers_to=("1.1",))
+        image(spool, "1.3", study="1.8")
+        claimed = begin(spool)
+        answer(spool, "2.2", refers_to=("1.3",), study="1.8")
+        clock.turn(60.0)
+        end(spool, claimed)
+        found = spool.results.lately(600.0)["chest-ai"]
+        assert found.came == 2
+        assert found.seconds == pytest.approx(10.0, abs=9.0)
+        assert spool.results.lately(-600.0) == {}
 
 
 def test_what_is_known_goes_with_its_instances(spool: Spool) -> None:

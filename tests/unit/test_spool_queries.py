@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg as postgresql_dialect
 
-from router.config.settings import SpoolSettings
-from router.flow import PictureFacts, Prediction, Seen
+from router.config.settings import ResultsFrom, SpoolSettings
+from router.flow import Caller, PictureFacts, Prediction, Seen
 from router.spool import (
     INSTANCES,
     DeliveryRow,
@@ -31,7 +31,8 @@ from router.spool import (
     queries,
 )
 from router.spool.filters import BEHIND_ALL, AnyFilter, HasDelivery, InColumn, InState, Span
-from router.spool.find import Filter, State
+from router.spool.find import Filter, Result, State
+from router.spool.keyed import STUDY
 from router.spool.schema import delivery, event, instance, metadata
 from tests.unit.spooling import (
     SEEN,
@@ -45,7 +46,7 @@ from tests.unit.spooling import (
     turned_by_hand,
 )  # fmt: skip
 
-LARGE = ("instance", "delivery", "event")
+LARGE = ("instance", "delivery", "event", "result")
 
 
 @pytest.fixture
@@ -87,9 +88,38 @@ def everything(spool: Spool) -> None:
     spool.views.events()
     spool.views.events(instance_id=claim.instance.id)
     spool.views.counts()
+    results_come_and_do_not(spool)
     spool.orders.wipe()
     spool.retention.sweep()
     spool.tidy_up()
+
+
+def results_come_and_do_not(spool: Spool) -> None:
+    givers = {"ai": ResultsFrom(frozenset({"AI"}), True)}
+    key = spool.decisions.key
+    assert key is not None
+    study = key.study("1.9")
+    accept(spool, b"image", "1.2.7")
+    (claim,) = spool.decisions.claim(1)
+    header = {STUDY: ("1.9",)}
+    assert spool.decisions.record(claim, Seen("none", header), decision("ai"), {}).result()
+    (owed,) = spool.deliveries.claim("ai", 1)
+    spool.deliveries.close(owed, DeliveryState.DONE, expect=-1.0).result()
+    spool.results.step({"ai": (-1.0, "people")}, {"ai": None, "people": None}, givers=givers)
+    for uid, refers_to in (("1.2.8", ("1.2.7",)), ("1.2.9", ())):
+        accept(spool, uid.encode(), uid, Caller("AI", "ROUTER", "10.0.0.9"))
+        (claim,) = spool.decisions.claim(1)
+        one = replace(claim.instance, received_at=2e9)
+        found = spool.results.match(one, study, refers_to, givers)
+        assert found.names == ("ai",)
+        seen = Seen("none", header)
+        assert spool.decisions.record(claim, seen, decision("people"), {}, found=found).result()
+        spool.results.answering(owed.instance.id)
+        spool.results.answered_by(one.id)
+    spool.results.lately()
+    for which in Result:
+        spool.views.find(Filter(result=which))
+        spool.views.find(Filter(result=which, to="ai"))
 
 
 def test_every_statement_goes_by_an_index(settings: SpoolSettings) -> None:
