@@ -129,28 +129,24 @@ def items(stream: BinaryIO, start: int, end: int, coding: Coding) -> Iterator[El
 
 
 def flat(
-    stream: BinaryIO, start: int, end: int, coding: Coding, most: int, is_sequence: Callable[[int], bool]
+    stream: BinaryIO, start: int, end: int, coding: Coding, is_sequence: Callable[[int], bool]
 ) -> Iterator[Element]:
-    """The elements of all levels between two places, one after the other, without the sequences that hold them.
+    """The headers of all levels between two places, one after the other: elements, sequences, items and delimiters.
 
-    It looks at no more than `most` headers, and ends at the first that makes no sense. `is_sequence` says which tags
-    are sequences where no VR does. Raises UnparseableError.
+    It ends at the first that makes no sense. `is_sequence` says which tags are sequences where no VR does. Raises
+    UnparseableError.
     """
     position = start
-    for _ in range(most):
-        if end - position < 8:
-            return
+    while end - position >= 8:
         element = _element(stream, position, end, coding)
-        position = element.offset
-        if element.tag >> 16 == DELIMITERS:
-            continue
         if element.tag in PIXELS or (element.undefined and element.vr == "UN"):
             return
-        if element.undefined or element.vr == "SQ" or (not element.vr and is_sequence(element.tag)):
-            continue
-        if element.end > end:
+        position = element.offset
+        goes_in = element.tag >> 16 == DELIMITERS or element.undefined or element.vr == "SQ"
+        if not goes_in and not (not element.vr and is_sequence(element.tag)):
+            position = element.end
+        if position > end:
             return
-        position += element.length
         yield element
 
 

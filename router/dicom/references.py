@@ -6,12 +6,14 @@ cannot be read on refers to what was found so far.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 
 from pydicom.datadict import dictionary_VR
 
 from router.dicom.data_set import DataSet
-from router.dicom.elements import UnparseableError, flat, inner_coding
+from router.dicom.elements import Element, UnparseableError, flat, inner_coding
 from router.dicom.uids import LONGEST_UID, is_uid
 
 REFERENCED_INSTANCE = 0x00081155
@@ -31,28 +33,29 @@ SEQUENCES = (
 """In this order: what says most in a few bytes goes first."""
 MOST_REFERENCES = 1_000
 MOST_HEADERS = 50_000
-"""Elements and items of one sequence."""
+"""Of all these sequences together."""
 
 
 def references(data_set: DataSet) -> tuple[str, ...]:
     """The SOP Instance UIDs that the data set refers to, each once. Raises OSError if the file cannot be read."""
     found: dict[str, None] = {}
+    for element in islice(_headers(data_set), MOST_HEADERS):
+        if element.tag == REFERENCED_INSTANCE and 0 < element.length <= LONGEST_UID + 2:
+            uid = data_set.value(element, LONGEST_UID + 2).decode("latin-1").strip("\0 ")
+            if is_uid(uid):
+                found[uid] = None
+        if len(found) >= MOST_REFERENCES:
+            break
+    return tuple(found)
+
+
+def _headers(data_set: DataSet) -> Iterator[Element]:
     for tag in SEQUENCES:
         sequence = data_set.elements.get(tag)
-        if sequence is None or sequence.end > data_set.size:
-            continue
-        with suppress(UnparseableError):
-            coding = inner_coding(data_set.stream, sequence, data_set.coding)
-            for element in flat(
-                data_set.stream, sequence.offset, sequence.end, coding, MOST_HEADERS, _is_sequence
-            ):  # fmt: skip
-                if element.tag == REFERENCED_INSTANCE and element.length <= LONGEST_UID + 2:
-                    uid = data_set.value(element, LONGEST_UID + 2).decode("latin-1").strip("\0 ")
-                    if uid and is_uid(uid):
-                        found[uid] = None
-                if len(found) >= MOST_REFERENCES:
-                    return tuple(found)
-    return tuple(found)
+        if sequence is not None and sequence.end <= data_set.size:
+            with suppress(UnparseableError):
+                coding = inner_coding(data_set.stream, sequence, data_set.coding)
+                yield from flat(data_set.stream, sequence.offset, sequence.end, coding, _is_sequence)
 
 
 def _is_sequence(tag: int) -> bool:
