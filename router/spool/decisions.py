@@ -142,7 +142,7 @@ def _record(
     if claimed is None:
         return False
     study = columns.get("study") or claimed.study
-    decision = replicas.chosen(connection, decision, study, decided.id, now, found.came_from)
+    decision = replicas.chosen(connection, decision, study, decided.id, now, found.came_from | found.callers)
     # A new decision by a person must not owe again what an older one still owes.
     already = set(connection.execute(statements.OWED_ALREADY, {"which": decided.id}).scalars())
     owed = [name for name in decision.destinations if name not in already]

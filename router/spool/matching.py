@@ -4,6 +4,10 @@
 2. Else: it comes from an AE title of a destination to which something of the same study was delivered.
 3. Else: it refers to an instance that only one of the destinations has, and comes from none that is known.
 
+An AE title may be that of several systems: many archives keep the name that they were made with. So of a destination
+that only may be an AI (`ResultsFrom.named`), nothing is a result that answers what the same AE title sent; and to be
+from its AE title is no reason to keep an instance from it. Before that is sent, forwarding compares the address too.
+
 What is sent counts before its answer is recorded: a program may be quicker than this node, and the node may be killed.
 Who refers to an instance, and has the right AE title, has it, whatever is recorded.
 """
@@ -50,6 +54,8 @@ class Match:
 
     answered: tuple[Answered, ...] = ()
     came_from: frozenset[str] = frozenset()
+    callers: frozenset[str] = frozenset()
+    """The destinations with the AE title of its sender, which may be other systems of the same name."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,19 +85,22 @@ def match(
     callers = _callers(one, givers)
     named = _referenced(connection, one, references, givers)
     own = [row for row in named if row.destination in callers and row.state in _MAY_BE_THERE]
+    own = _of_others(own, one, givers)
     study_of = {row.study for row in own} | {study}
     if own:
         answered = [_answered(row, REFERENCE) for row in own]
-        answered += _of_studies(connection, one, study_of, {row.destination for row in own})
+        answered += _of_studies(connection, one, study_of, {row.destination for row in own}, givers)
     else:
         is_result = one.sop_class in RESULTS
         may = {name for name in callers if is_result or givers[name].named}
-        answered = _of_studies(connection, one, {study}, may, also_under_way=True)
+        answered = _of_studies(connection, one, {study}, may, givers, also_under_way=True)
     if not answered and not callers and one.caller.calling_ae not in others:
         answered = [_answered(row, ALONE) for row in _only(named, one)]
     answered = list({row.delivery_id: row for row in reversed(answered)}.values())[:MOST_ANSWERED]
     origins = origins_of(connection, [row.instance_id for row in answered])
-    return Match(tuple(answered), frozenset(callers | {row.destination for row in answered} | origins))
+    back = {row.destination for row in answered} | _returns(connection, one, callers)
+    sure = named_callers(one.caller.calling_ae, givers)
+    return Match(tuple(answered), frozenset(sure | back | origins), frozenset(callers))
 
 
 def origins_of(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
@@ -120,6 +129,26 @@ def _callers(one: Instance, givers: Givers) -> set[str]:
     return {name for name, giver in givers.items() if one.caller.calling_ae in giver.titles}
 
 
+def named_callers(calling_ae: str, givers: Givers) -> set[str]:
+    """The destinations that surely call themselves so: the settings say that they give results."""
+    return {name for name, giver in givers.items() if giver.named and calling_ae in giver.titles}
+
+
+def _of_others(rows: Sequence[Any], one: Instance, givers: Givers) -> list[Any]:
+    """Without what the sender of `one` sent itself, to a destination that only may be an AI."""
+    return [row for row in rows if givers[row.destination].named or row.calling_ae != one.caller.calling_ae]
+
+
+def _returns(connection: sa.Connection, one: Instance, callers: Collection[str]) -> set[str]:
+    """The callers that were sent this very data set by this node: it has come back from them."""
+    if not callers:
+        return set()
+    same = (instance.c.sop_instance == one.sop_instance, instance.c.digest == one.digest, instance.c.id != one.id)
+    query = _OF.where(*same, delivery.c.destination.in_(sorted(callers)), delivery.c.state.in_(_MAY_BE_THERE))
+    rows = connection.execute(query.order_by(delivery.c.id.desc()).limit(MOST_ANSWERED))
+    return {row.destination for row in rows if _was_sent(row) and row.calling_ae != one.caller.calling_ae}
+
+
 _MAY_BE_THERE = (DeliveryState.DONE, DeliveryState.OPEN, DeliveryState.BURIED)
 """States of a delivery that may have arrived. A node that is killed in a try leaves no trace of it."""
 
@@ -143,7 +172,7 @@ def _referenced(connection: sa.Connection, one: Instance, references: Sequence[s
 
 
 def _of_studies(
-    connection: sa.Connection, one: Instance, studies: Iterable[str | None], names: Iterable[str],
+    connection: sa.Connection, one: Instance, studies: Iterable[str | None], names: Iterable[str], givers: Givers,
     *, also_under_way: bool = False,
 ) -> list[Answered]:  # fmt: skip
     """What was delivered of the studies before the result came. If nothing was, what is under way, if that counts."""
@@ -157,6 +186,7 @@ def _of_studies(
             .limit(MOST_ANSWERED)
         )
     ]  # fmt: skip
+    found = _of_others(found, one, givers)
     before = [row for row in found if row.state == DeliveryState.DONE and (row.closed_at or 0.0) <= one.received_at]
     chosen = before or ([row for row in found if _was_sent(row)] if also_under_way else [])
     return [_answered(row, STUDY) for row in chosen]

@@ -36,8 +36,8 @@ def chosen(
 ) -> Decision:  # fmt: skip
     """The decision with one of its destinations, if it wants one of them. The instance's row is locked.
 
-    An instance that is decided anew stays where it was. What came from one of several nodes of an AI goes to none of
-    them: they would answer each other for ever.
+    An instance that is decided anew stays where it was. What came from one of several nodes of an AI is for none of
+    the others: they would answer each other for ever.
     """
     if not decision.one_of:
         return decision

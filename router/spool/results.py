@@ -24,7 +24,7 @@ from router.spool.database import Database
 from router.spool.events import add_event
 from router.spool.finishing import look_alone
 from router.spool.gathering import NOTHING_GATHERED, Gathers
-from router.spool.matching import NO_GIVERS, STUDY, Givers, Match, match, origins_of
+from router.spool.matching import NO_GIVERS, STUDY, Givers, Match, match, named_callers, origins_of
 from router.spool.rows import MISSING_WITHIN, instance_of
 from router.spool.schema import delivery, instance, parts, result
 from router.spool.states import InstanceState
@@ -273,7 +273,7 @@ def came_from(connection: sa.Connection, rows: Sequence[Any], givers: Givers) ->
     ids = [row.id for row in rows]
     results = set(connection.execute(sa.select(result.c.result_id).where(result.c.result_id.in_(ids))).scalars())
     return {
-        row.id: {name for name, one in givers.items() if row.calling_ae in one.titles}
+        row.id: named_callers(row.calling_ae, givers)
         | (origins_of(connection, [row.id]) if row.id in results else set())
         for row in rows
     }

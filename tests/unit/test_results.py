@@ -47,10 +47,10 @@ def spool(tmp_path: Path, database: str) -> Iterator[Spool]:
 
 def comes(
     spool: Spool, uid: str, caller: Caller, *to: str, study: str = "1.9", sop_class: str = SOP_CLASS,
-    refers_to: tuple[str, ...] = (), decision: Decision | None = None,
+    refers_to: tuple[str, ...] = (), decision: Decision | None = None, data: bytes = b"",
 ) -> str:  # fmt: skip
     """An instance is received and decided, as the classifier does it. Returns its id."""
-    blob = sealed(spool, uid.encode())
+    blob = sealed(spool, data or uid.encode())
     one = replace(instance_for(blob, uid, caller, time.time()), sop_class=sop_class)
     spool.intake.accept(blob, one)
     (claim,) = spool.decisions.claim(1)
@@ -425,7 +425,8 @@ def test_who_gets_no_fallback(spool: Spool, why: str) -> None:
         limits = {name: None for name in LIMITS if name != "people" or why != "disabled"}
         fallback = {"no fallback": None, "came from there": "bone-ai"}.get(why, "people")
         expects = {} if why == "settings" else {"chest-ai": (600.0, fallback)}
-        spool.results.step(expects, limits, givers=GIVERS)
+        givers = {name: replace(one, named=True) for name, one in GIVERS.items()}
+        spool.results.step(expects, limits, givers=givers)
         assert len(states(spool, one)) == len(to)
         assert spool.views.counts().missing == ({} if why == "settings" else {"chest-ai": 1})
 

@@ -1,0 +1,61 @@
+"""What only looks like an answer of an AI: nothing is kept from a destination for it, and no alarm ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.flow import Caller, Decision
+from router.spool import Spool, open_spool
+from tests.unit.spooling import SOP_CLASS, settings_of
+from tests.unit.test_results import BONE, SR, comes, image, of, send, states
+
+
+@pytest.fixture
+def spool(tmp_path: Path, database: str) -> Iterator[Spool]:
+    opened = open_spool(settings_of(tmp_path / "spool", database))
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "refers_to"), [(SOP_CLASS, ()), (SR, ()), (SR, ("1.1",))], ids=["image", "study", "reference"]
+)
+def test_two_systems_of_one_ae_title_one_of_them_no_ai(
+    spool: Spool, sop_class: str, refers_to: tuple[str, ...]
+) -> None:
+    """An archive that sends, and one that is sent to, both named as they were made: everything passes."""
+    sender = replace(BONE, peer="10.0.0.7")
+    first = comes(spool, "1.1", sender, "bone-ai")
+    assert states(spool, first) == {"bone-ai": "open"}
+    send(spool, "bone-ai", expect=None)
+    second = comes(spool, "1.2", sender, "bone-ai", sop_class=sop_class, refers_to=refers_to)
+    assert states(spool, second) == {"bone-ai": "open"}
+    assert of(spool, first) == []
+
+
+def test_what_comes_back_as_it_was_sent_does_not_go_there_again(spool: Spool) -> None:
+    """As of two of these nodes that name each other, with other AE titles or addresses for what they send."""
+    image(spool, "1.1", "bone-ai")
+    send(spool, "bone-ai", expect=None)
+    back = comes(spool, "1.1", BONE, "bone-ai", "pacs")
+    assert states(spool, back) == {"bone-ai": "skipped", "pacs": "open"}
+    changed = comes(spool, "1.1", BONE, "bone-ai", data=b"corrected")
+    assert states(spool, changed) == {"bone-ai": "open"}
+
+
+def test_what_a_caller_sends_again_goes_there_again(spool: Spool) -> None:
+    comes(spool, "1.1", BONE, "bone-ai")
+    send(spool, "bone-ai", expect=None)
+    again = comes(spool, "1.1", Caller("BONE_AI", "ROUTER", "10.0.0.7"), "bone-ai")
+    assert states(spool, again) == {"bone-ai": "open"}
+
+
+def test_an_image_of_one_of_several_nodes_goes_to_no_other(spool: Spool) -> None:
+    """They would answer each other for ever. Forwarding compares the address of the one that is left."""
+    wanted = Decision("r", ("chest-ai", "bone-ai", "pacs"), "r", one_of="instance")
+    for number in range(8):
+        assert states(spool, comes(spool, f"2.{number}", BONE, decision=wanted)) == {"bone-ai": "open"}
