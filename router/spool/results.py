@@ -24,7 +24,7 @@ from router.spool.database import Database
 from router.spool.events import add_event
 from router.spool.finishing import look_alone
 from router.spool.gathering import NOTHING_GATHERED, Gathers
-from router.spool.matching import NO_GIVERS, STUDY, Givers, Match, match, named_callers, origins_of
+from router.spool.matching import ALONE, NO_GIVERS, STUDY, Givers, Match, match, named_callers, origins_of
 from router.spool.rows import MISSING_WITHIN, instance_of
 from router.spool.schema import delivery, instance, parts, result
 from router.spool.states import InstanceState
@@ -132,12 +132,14 @@ class Results:
 _STUDY_OF = sa.select(instance.c.study).where(instance.c.id == sa.bindparam("which"))
 _FIRST_DUE = sa.select(sa.func.min(delivery.c.result_due)).where(sa.text("delivery.result_due IS NOT NULL"))
 _IS_RESULT = sa.select(result.c.result_id).where(result.c.result_id == sa.bindparam("which")).limit(1)
-_HAS_RESULT = sa.select(result.c.result_id).where(result.c.delivery_id == sa.bindparam("of")).limit(1)
+_HAS_RESULT = (
+    sa.select(result.c.result_id).where(result.c.delivery_id == sa.bindparam("of"), result.c.how != ALONE).limit(1)
+)
 _OF_STUDY = (
     sa.select(result.c.result_id, result.c.at)
     .where(
         result.c.destination == sa.bindparam("to"), result.c.study == sa.bindparam("study"),
-        result.c.at >= sa.bindparam("since"),
+        result.c.at >= sa.bindparam("since"), result.c.how != ALONE,
     )
     .order_by(result.c.at)
     .limit(1)
@@ -145,7 +147,11 @@ _OF_STUDY = (
 
 
 def note(connection: sa.Connection, one: Instance, study: str | None, found: Match) -> None:
-    """Write down what a result answers, in the transaction of its decision; its row is locked."""
+    """Write down what a result answers, in the transaction of its decision; its row is locked.
+
+    What only refers to an instance ends no wait: a workstation refers to images, too, and would hide that the AI is
+    silent.
+    """
     ids = sorted(row.delivery_id for row in found.answered)
     if connection.dialect.name != "sqlite":  # the end of one of these deliveries waits, and then sees the rows
         for some in parts(ids):
@@ -158,7 +164,7 @@ def note(connection: sa.Connection, one: Instance, study: str | None, found: Mat
         for row in found.answered
     ])  # fmt: skip
     waits = delivery.c.result_due.is_not(None) | delivery.c.result_missing_at.is_not(None)
-    for some in parts(ids):
+    for some in parts(sorted(row.delivery_id for row in found.answered if row.how != ALONE)):
         answered = delivery.update().where(delivery.c.id.in_(some), waits)
         connection.execute(answered.values(result_due=None, result_missing_at=None))
 
@@ -181,7 +187,7 @@ def expect(connection: sa.Connection, delivery_id: int, which: str, to: str, wit
     """
     if connection.execute(_IS_RESULT, {"which": which}).first() is not None:
         return
-    now = clock.now(connection)
+    now = steady.look(connection).now  # if the clock has just jumped, before the wait begins
     if not _has_come(connection, delivery_id, which, to, now - took):
         due = delivery.update().where(delivery.c.id == delivery_id)
         connection.execute(due.values(result_due=now + within))

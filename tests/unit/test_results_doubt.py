@@ -10,8 +10,23 @@ import pytest
 
 from router.flow import Caller, Decision
 from router.spool import Spool, open_spool
-from tests.unit.spooling import SOP_CLASS, settings_of
-from tests.unit.test_results import BONE, SR, comes, image, of, send, states
+from router.spool.matching import ALONE
+from tests.unit.spooling import SOP_CLASS, settings_of, turned_by_hand
+from tests.unit.test_results import (
+    BONE,
+    SR,
+    WORKSTATION,
+    answer,
+    begin,
+    comes,
+    end,
+    image,
+    miss,
+    of,
+    row_of,
+    send,
+    states,
+)
 
 
 @pytest.fixture
@@ -59,3 +74,38 @@ def test_an_image_of_one_of_several_nodes_goes_to_no_other(spool: Spool) -> None
     wanted = Decision("r", ("chest-ai", "bone-ai", "pacs"), "r", one_of="instance")
     for number in range(8):
         assert states(spool, comes(spool, f"2.{number}", BONE, decision=wanted)) == {"bone-ai": "open"}
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["in time", "late"])
+def test_what_only_refers_to_an_image_ends_no_wait(spool: Spool, *, is_late: bool) -> None:
+    """A workstation makes a presentation state of an image that the AI is silent about."""
+    with turned_by_hand() as clock:
+        one = image(spool, "1.1")
+        send(spool)
+        if is_late:
+            clock.turn(601)
+            miss(spool)
+        result = answer(spool, caller=WORKSTATION, refers_to=("1.1",))
+        assert of(spool, one) == [(result, "chest-ai", ALONE)]
+        other = image(spool, "1.2")
+        end(spool, begin(spool), took=1.0)
+        clock.turn(601)
+        miss(spool)
+        assert [states(spool, which) for which in (one, other)] == [{"chest-ai": "done", "people": "open"}] * 2
+        assert spool.views.counts().missing == {"chest-ai": 2}
+
+
+@pytest.mark.parametrize("seconds", [86_400.0, -86_400.0])
+def test_a_clock_that_jumps_while_it_is_sent_moves_no_wait(spool: Spool, seconds: float) -> None:
+    with turned_by_hand() as clock:
+        one = image(spool, "1.1")
+        claimed = begin(spool)
+        clock.put(seconds)
+        end(spool, claimed)
+        miss(spool)
+        clock.turn(599)
+        miss(spool)
+        assert spool.views.counts().missing == {}
+        clock.turn(2)
+        miss(spool)
+        assert row_of(spool, one).result_missing_at is not None
