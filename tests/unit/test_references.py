@@ -155,7 +155,7 @@ def test_a_damaged_one_is_read_as_far_as_it_goes(tmp_path: Path, seed: int) -> N
 
 def test_the_number_of_headers_is_limited_over_all_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = Sequence([item(ValueType="TEXT") for _ in range(30)])
-    values = {"SourceImageSequence": many, "ContentSequence": Sequence([*many, refers("1.2.3")])}
+    values: dict[str, object] = {"SourceImageSequence": many, "ContentSequence": Sequence([*many, refers("1.2.3")])}
     path = written(tmp_path / "a.dcm", values)
     assert seen_in(path).references == ("1.2.3",)
     monkeypatch.setattr(references, "MOST_HEADERS", 100)
