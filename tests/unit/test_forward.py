@@ -54,9 +54,9 @@ def test_the_next_is_not_begun_before_what_came_of_the_last_is_written(
     with Peer(status=status) as peer, forwarding(tmp_path, peer, start=False) as stage:
         close = stage.spool.deliveries.close
 
-        def late(*about: Any) -> Future[bool]:
+        def late(*about: Any, **more: Any) -> Future[bool]:
             future: Future[bool] = Future()
-            threading.Timer(0.1, lambda: future.set_result(close(*about).result(10))).start()
+            threading.Timer(0.1, lambda: future.set_result(close(*about, **more).result(10))).start()
             return future
 
         monkeypatch.setattr(stage.spool.deliveries, "close", late)
