@@ -7,6 +7,7 @@ result counts as missing: by then all that happened is committed.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -101,10 +102,13 @@ class Results:
         if first is None or first > now:
             soonest = min((seconds / 10 for seconds, _ in expects.values()), default=LOOK_EVERY)
             return max(0.05, min(first - now if first else LOOK_EVERY, soonest, LOOK_EVERY))
+        # Read apart: many may wait for their decision, and nobody else could write meanwhile.
+        titles = sorted({title for name in expects if name in givers for title in givers[name].titles})
+        waiting = self._database.ask(lambda c: {row[0]: row[1] for row in c.execute(_WAITING, {"titles": titles})})
         missing: list[tuple[str, str, str]] = []
         buried: dict[tuple[str, str], str] = {}
         to = self._database.run(
-            lambda c: _note_missing(c, expects, limits, gathers, givers, missing, buried), lambda names: names
+            lambda c: _note_missing(c, expects, limits, gathers, givers, waiting, missing, buried), lambda names: names
         )
         self._database.signals.set_many(to)
         for which, name, fallback in missing:
@@ -131,6 +135,12 @@ class Results:
 
 _STUDY_OF = sa.select(instance.c.study).where(instance.c.id == sa.bindparam("which"))
 _FIRST_DUE = sa.select(sa.func.min(delivery.c.result_due)).where(sa.text("delivery.result_due IS NOT NULL"))
+_WAITING = (
+    sa.select(instance.c.calling_ae, sa.func.min(instance.c.received_at))
+    .where(instance.c.state == InstanceState.NEW, instance.c.calling_ae.in_(sa.bindparam("titles", expanding=True)))
+    .group_by(instance.c.calling_ae)
+)
+"""When the first came that has no decision yet, by AE title."""
 _IS_RESULT = sa.select(result.c.result_id).where(result.c.result_id == sa.bindparam("which")).limit(1)
 _HAS_RESULT = (
     sa.select(result.c.result_id).where(result.c.delivery_id == sa.bindparam("of"), result.c.how != ALONE).limit(1)
@@ -211,7 +221,7 @@ def _has_come(connection: sa.Connection, delivery_id: int, which: str, to: str, 
 
 def _note_missing(
     connection: sa.Connection, expects: Expects, limits: Mapping[str, int | None], gathers: Gathers, givers: Givers,
-    missing: list[tuple[str, str, str]], buried: dict[tuple[str, str], str],
+    waiting: Mapping[str, float], missing: list[tuple[str, str, str]], buried: dict[tuple[str, str], str],
 ) -> set[str]:  # fmt: skip
     """One batch. Returns the destinations with new deliveries; fills `missing` and `buried`."""
     missing.clear()  # a job may run again
@@ -228,7 +238,8 @@ def _note_missing(
         since = (row.closed_at or moment.now) - OPEN_ENDED
         wanted = expects.get(row.destination)
         if wanted is not None and not _has_come(connection, row.id, row.instance_id, row.destination, since):
-            if _may_wait(connection, row.destination, row.result_due, givers):
+            in_time = min(row.result_due, (row.closed_at or moment.now) + wanted[0])
+            if _may_wait(row.destination, in_time, givers, waiting):
                 values = {"result_due": moment.now + LOOK_AGAIN}
             else:
                 values |= {"result_missing_at": moment.now}
@@ -240,13 +251,13 @@ def _note_missing(
     return owed
 
 
-def _may_wait(connection: sa.Connection, name: str, due: float, givers: Givers) -> bool:
-    """Whether something that came from there in time has no decision yet: it may be the result."""
-    titles = sorted(givers[name].titles) if name in givers else []
-    waiting = sa.select(instance.c.id).where(
-        instance.c.state == InstanceState.NEW, instance.c.calling_ae.in_(titles), instance.c.received_at <= due
-    )
-    return bool(titles) and connection.execute(waiting.limit(1)).first() is not None
+def _may_wait(name: str, in_time: float, givers: Givers, waiting: Mapping[str, float]) -> bool:
+    """Whether something that came from there in time has no decision yet: it may be the result.
+
+    `in_time` never moves on, or else an AI that sends without a pause would never miss one.
+    """
+    titles = givers[name].titles if name in givers else ()
+    return any(waiting.get(title, math.inf) <= in_time for title in titles)
 
 
 def _to_fallback(

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from router.flow import Caller, Decision
+from router.flow import Caller, Decision, Seen
 from router.spool import Spool, open_spool
 from router.spool.matching import ALONE
-from tests.unit.spooling import SOP_CLASS, settings_of, turned_by_hand
+from router.spool.rows import Claim
+from tests.unit.spooling import SOP_CLASS, instance_for, sealed, settings_of, turned_by_hand
 from tests.unit.test_results import (
     BONE,
+    CHEST,
+    LIMITS,
     SR,
     WORKSTATION,
     answer,
@@ -21,6 +26,7 @@ from tests.unit.test_results import (
     comes,
     end,
     image,
+    match,
     miss,
     of,
     row_of,
@@ -109,3 +115,47 @@ def test_a_clock_that_jumps_while_it_is_sent_moves_no_wait(spool: Spool, seconds
         clock.turn(2)
         miss(spool)
         assert row_of(spool, one).result_missing_at is not None
+
+
+def test_an_ai_that_always_sends_something_still_misses_one(spool: Spool) -> None:
+    """Something from it always waits for its decision."""
+    with turned_by_hand() as clock:
+        one = image(spool, "1.1")
+        send(spool)
+        claims: list[Claim] = []
+        for number in range(8):
+            clock.turn(4 if number else 595)
+            blob = sealed(spool, b"another")
+            other = replace(instance_for(blob, f"2.{number}", CHEST, clock.at), sop_class=SR)
+            spool.intake.accept(blob, other)
+            claims += spool.decisions.claim(10)
+            for claim in claims[:-2]:
+                found = match(spool, claim.instance, "5.5", ())
+                decided = Decision("r", ("pacs",), "r")
+                assert spool.decisions.record(claim, Seen("none"), decided, LIMITS, found=found).result()
+            claims = claims[-2:]
+            miss(spool)
+        assert len(claims) == 2
+        assert row_of(spool, one).result_missing_at is not None
+
+
+def test_many_that_wait_for_their_decision_are_counted_once(spool: Spool) -> None:
+    """Not for each result that is waited for: nobody else could write meanwhile."""
+    with turned_by_hand() as clock:
+        for number in range(20):
+            image(spool, f"1.{number}", study=f"3.{number}")
+        send(spool)
+        clock.turn(601)
+        asked: list[str] = []
+
+        def note(connection: Any, cursor: Any, statement: str, *of: Any) -> None:
+            if "received_at" in statement and "instance.calling_ae IN" in statement:
+                asked.append(statement)
+
+        sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+        try:
+            miss(spool)
+        finally:
+            sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+        assert spool.views.counts().missing == {"chest-ai": 20}
+        assert len(asked) == 1
