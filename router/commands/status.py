@@ -180,7 +180,9 @@ def _destinations(
     settings: Settings, counts: Counts, states: dict[str, DestinationState], lately: Activity,
     refused: Mapping[str, Refuses], results: Mapping[str, Lately],
 ) -> Iterator[Destination]:  # fmt: skip
-    names = dict.fromkeys([*settings.destinations, *sorted(counts.open), *sorted(counts.buried)])
+    names = dict.fromkeys(
+        [*settings.destinations, *sorted(counts.open), *sorted(counts.buried), *sorted(counts.missing)]
+    )
     for name in names:
         known, of = states.get(name), settings.destinations.get(name)
         word, reason = "open", ""

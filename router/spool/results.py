@@ -237,6 +237,8 @@ def _note_missing(
         values: dict[str, Any] = {"result_due": None}
         since = (row.closed_at or moment.now) - OPEN_ENDED
         wanted = expects.get(row.destination)
+        if wanted is None and row.destination not in limits:  # it was removed, and nobody said that none is expected
+            wanted = 0.0, None
         if wanted is not None and not _has_come(connection, row.id, row.instance_id, row.destination, since):
             in_time = min(row.result_due, (row.closed_at or moment.now) + wanted[0])
             if _may_wait(row.destination, in_time, givers, waiting):

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from router.commands.status import status_of
+from router.config.loading import load
 from router.flow import Caller, Decision, Seen
 from router.spool import Spool, open_spool
 from router.spool.matching import ALONE
@@ -159,3 +161,24 @@ def test_many_that_wait_for_their_decision_are_counted_once(spool: Spool) -> Non
             sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
         assert spool.views.counts().missing == {"chest-ai": 20}
         assert len(asked) == 1
+
+
+WITHOUT_IT = """
+spool: {path: spool}
+destinations: {pacs: {ae_title: PACS, host: 127.0.0.1, port: 105}}
+rules: []
+otherwise: {send: pacs}
+"""
+
+
+def test_an_ai_that_is_removed_while_it_is_silent_is_not_forgotten(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / "routing.yaml").write_text(WITHOUT_IT)
+    settings = load(tmp_path / "routing.yaml", {})
+    with turned_by_hand() as clock:
+        one = image(spool, "1.1")
+        send(spool)
+        clock.turn(601)
+        spool.results.step(settings.expects, settings.limits, givers=settings.results_from)
+        assert row_of(spool, one).result_missing_at is not None
+        (problem,) = [one for one in status_of(settings, spool, None, 0).problems if one.kind == "result"]
+        assert problem.what == "chest-ai gave no result for 1 delivery"
