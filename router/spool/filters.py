@@ -138,18 +138,21 @@ class LacksResult:
     missing: bool
 
     def latest(self, span: Span, most: int) -> sa.Select[Any]:
-        return latest_first(
-            sa.select(delivery.c.instance_id.label("id")).where(*self._asked(), *span.holds(delivery.c.instance_id)),
-            most, once=True,
-        )  # fmt: skip
+        # The index of what is missing ends with the instance. What is awaited has another order, and is soon over.
+        which = delivery.c.instance_id if self.missing else sa.func.coalesce(delivery.c.instance_id, "")
+        ids = sa.select(which.label("id")).where(*self._asked(), which >= span.low, which < span.high)
+        return latest_first(ids, most, once=True)
 
     def holds(self) -> sa.ColumnElement[bool]:
         return sa.exists().where(delivery.c.instance_id == instance.c.id, *self._asked())
 
     def _asked(self) -> Iterator[sa.ColumnElement[bool]]:
+        """In a way that leaves a planner the index of few alone."""
         yield (delivery.c.result_missing_at if self.missing else delivery.c.result_due).is_not(None)
+        if not self.missing:
+            yield delivery.c.result_due > -FOR_EVER
         if self.to:
-            yield delivery.c.destination == self.to
+            yield sa.func.coalesce(delivery.c.destination, "") == self.to
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,9 @@ _COLUMNS = (
     delivery.c.tries, delivery.c.closed_at, instance.c.study, instance.c.calling_ae,
 )  # fmt: skip
 _OF = sa.select(*_COLUMNS).join(instance, instance.c.id == delivery.c.instance_id)
+_TO, _LATEST = sa.func.coalesce(delivery.c.destination, ""), (delivery.c.id + 0).desc()
+"""The destination, and the latest delivery first, so that no planner goes along all deliveries of a destination, or all
+there are, until it meets those of the instances that are asked about."""
 
 
 def may_be_result(one: Instance, givers: Givers) -> bool:
@@ -144,8 +147,8 @@ def _returns(connection: sa.Connection, one: Instance, callers: Collection[str])
     if not callers:
         return set()
     same = (instance.c.sop_instance == one.sop_instance, instance.c.digest == one.digest, instance.c.id != one.id)
-    query = _OF.where(*same, delivery.c.destination.in_(sorted(callers)), delivery.c.state.in_(_MAY_BE_THERE))
-    rows = connection.execute(query.order_by(delivery.c.id.desc()).limit(MOST_ANSWERED))
+    query = _OF.where(*same, _TO.in_(sorted(callers)), delivery.c.state.in_(_MAY_BE_THERE))
+    rows = connection.execute(query.order_by(_LATEST).limit(MOST_ANSWERED))
     return {row.destination for row in rows if _was_sent(row) and row.calling_ae != one.caller.calling_ae}
 
 
@@ -161,10 +164,8 @@ def _was_sent(row: Any) -> bool:
 def _referenced(connection: sa.Connection, one: Instance, references: Sequence[str], givers: Givers) -> list[Any]:
     """Deliveries of what it refers to, to destinations that give results."""
     asked = (
-        _OF.where(
-            instance.c.sop_instance.in_(some), instance.c.id != one.id, delivery.c.destination.in_(sorted(givers))
-        )
-        .order_by(delivery.c.id.desc())
+        _OF.where(instance.c.sop_instance.in_(some), instance.c.id != one.id, _TO.in_(sorted(givers)))
+        .order_by(_LATEST)
         .limit(MOST_ANSWERED)
         for some in parts(list(references))
     )
@@ -181,8 +182,8 @@ def _of_studies(
         for study in studies if study is not None
         for name in sorted(names)
         for row in connection.execute(
-            _OF.where(instance.c.study == study, instance.c.id != one.id, delivery.c.destination == name)
-            .order_by(delivery.c.id.desc())
+            _OF.where(instance.c.study == study, instance.c.id != one.id, _TO == name)
+            .order_by(_LATEST)
             .limit(MOST_ANSWERED)
         )
     ]  # fmt: skip

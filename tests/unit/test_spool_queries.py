@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -94,19 +95,23 @@ def everything(spool: Spool) -> None:
     spool.tidy_up()
 
 
+TURN = itertools.count()
+
+
 def results_come_and_do_not(spool: Spool) -> None:
+    image, with_reference, without = (f"1.2.{next(TURN)}.{name}" for name in (7, 8, 9))
     givers = {"ai": ResultsFrom(frozenset({"AI"}), True)}
     key = spool.decisions.key
     assert key is not None
     study = key.study("1.9")
-    accept(spool, b"image", "1.2.7")
+    accept(spool, image.encode(), image)
     (claim,) = spool.decisions.claim(1)
     header = {STUDY: ("1.9",)}
     assert spool.decisions.record(claim, Seen("none", header), decision("ai"), {}).result()
     (owed,) = spool.deliveries.claim("ai", 1)
     spool.deliveries.close(owed, DeliveryState.DONE, expect=-1.0).result()
     spool.results.step({"ai": (-1.0, "people")}, {"ai": None, "people": None}, givers=givers)
-    for uid, refers_to in (("1.2.8", ("1.2.7",)), ("1.2.9", ())):
+    for uid, refers_to in ((with_reference, (image,)), (without, ())):
         accept(spool, uid.encode(), uid, Caller("AI", "ROUTER", "10.0.0.9"))
         (claim,) = spool.decisions.claim(1)
         one = replace(claim.instance, received_at=2e9)
