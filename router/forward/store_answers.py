@@ -92,6 +92,13 @@ def trouble_of(answer: Answer) -> str:
     return _words(answer.status, REFUSALS | LATER | FEW)
 
 
+def trouble_of_nothing(answer: Answer) -> str:
+    """The same of a server to which no instance was posted. Where it objects to just that, it works."""
+    if answer.status < 300 or answer.status in (400, 409, 411, 415, 422):
+        return ""
+    return _words(answer.status, REFUSALS | LATER | FEW)
+
+
 def is_busy(answer: Answer) -> bool:
     """Whether nothing would be stored now, so that nothing need be sent to find out."""
     return answer.status in LATER or (answer.status >= 500 and answer.status not in (*REFUSALS, *FEW))

@@ -20,7 +20,14 @@ from router.flow import StoredFile
 from router.forward.credentials import authorization, target_of
 from router.forward.http import Answer, Connection, NoAnswerError
 from router.forward.outcomes import Fate, Outcome, Sign
-from router.forward.store_answers import is_busy, outcome_of_answer, refuses_syntax, stored_of_answer, trouble_of
+from router.forward.store_answers import (
+    is_busy,
+    outcome_of_answer,
+    refuses_syntax,
+    stored_of_answer,
+    trouble_of,
+    trouble_of_nothing,
+)
 
 PIECE = 256 * 1024
 """Bytes of a file in memory at a time."""
@@ -113,9 +120,15 @@ def open_sender(destination: DestinationSettings) -> StowSender:
 
 
 def trouble(destination: DestinationSettings) -> str:
-    """Why a destination does not work; empty if it does. Nothing is stored, and nothing of a patient is asked for."""
+    """Why a destination does not work; empty if it does. Nothing is stored, and nothing of a patient is asked for.
+
+    Orthanc 1.10 answers 404 to OPTIONS at any address. A POST without an instance tells whether the address is right.
+    """
     try:
-        return trouble_of(_options(destination))
+        answer = _options(destination)
+        if answer.status == 404:
+            return trouble_of_nothing(_asked(destination, "POST"))
+        return trouble_of(answer)
     except ConnectError as error:
         return error.reason
 
@@ -130,10 +143,19 @@ def answers(destination: DestinationSettings) -> bool:
 
 
 def _options(destination: DestinationSettings) -> Answer:
-    header = authorization(destination)
+    return _asked(destination, "OPTIONS")
+
+
+def _asked(destination: DestinationSettings, method: str) -> Answer:
+    headers = _headers(authorization(destination))
+    body = b""
+    if method == "POST":  # the end of a message in parts, of which there are none
+        boundary = secrets.token_hex(16)
+        body = f"--{boundary}--\r\n".encode("ascii")
+        headers["Content-Type"] = f'multipart/related; type="application/dicom"; boundary={boundary}'
     connection = _connection(destination)
     try:
-        return connection.request("OPTIONS", target_of(destination.stow or ""), _headers(header))
+        return connection.request(method, target_of(destination.stow or ""), headers, [body], len(body))
     except NoAnswerError as error:
         silent = error.sign is Sign.SILENT
         raise ConnectError(ConnectKind.SILENT if silent else ConnectKind.ABORTED, str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import ssl
 import subprocess
 import sys
@@ -471,6 +472,30 @@ def test_a_person_can_ask_whether_it_works(script: Any, words: str) -> None:
         assert bool(found) == bool(words)
         (request,) = peer.requests
         assert (request.method, request.body) == ("OPTIONS", b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (200, ""), (204, ""), (400, ""), (409, ""), (411, ""), (415, ""), (422, ""),
+        (404, "answered 404 (no such address"), (401, "answered 401"),
+        (405, "answered 405 (nothing can be stored"), (503, "answered 503"),
+    ],
+)  # fmt: skip
+def test_a_server_without_options_is_asked_by_a_post_of_nothing(status: int, words: str) -> None:
+    """As Orthanc, which answers 404 to OPTIONS at the right address too."""
+
+    def script(talk: Talk) -> None:
+        talk.answer(404 if talk.request().method == "OPTIONS" else status)
+
+    with WebPeer(script) as peer:
+        found = echo(settings(), peer.destination(response_timeout=5.0))
+        assert found.startswith(words)
+        assert bool(found) == bool(words)
+        options, post = peer.requests
+        assert (options.method, options.body, post.method) == ("OPTIONS", b"", "POST")
+        assert re.fullmatch(rb"--[0-9a-f]+--\r\n", post.body)
+        assert post.headers["content-type"].endswith(post.body[2:-4].decode())
 
 
 def test_nobody_is_there(tmp_path: Path) -> None:
