@@ -12,13 +12,13 @@ from typing import Any
 from xxhash import xxh3_128_hexdigest
 
 from router.config import values
-from router.config.document import Node, Scalar, Table, as_written, parse, read
+from router.config.document import Node, Scalar, Sequence, Table, as_written, parse, read
 from router.config.fields import Context, Skip, unknown
 from router.config.header_words import HEADER_WORDS, vocabulary
 from router.config.notify import notify_section
 from router.config.overrides import overridden
 from router.config.problems import Problems
-from router.config.results import check_results, results_from, unwelcome
+from router.config.results import check_results, results_from, returned, unseen, unwelcome
 from router.config.rules import otherwise, rules
 from router.config.sections import destination, model_section, node_section, spool_section, web_section
 from router.config.settings import (
@@ -186,6 +186,13 @@ def _warnings(
     for name, title in unwelcome(node, givers):
         about = f"results of '{name}' come from {title}, which node.accept refuses: add - {{ae_title: {title}}}"
         found.append((lines[name], about))
+    found += [(lines[name], about) for name, about in unseen(destinations, table)]
+    written = root.entries["rules"]
+    for rule, item in zip(table.rules, written.items if isinstance(written, Sequence) else (), strict=True):
+        fix = "leave it out of one_of" if rule.one_of else "name another destination"
+        for name in returned(rule):
+            about = f"rule '{rule.name}' sends results of '{name}' nowhere, as none goes back to its AI: {fix}"
+            found.append((item.line, about))
     used = {name for rule in table.rules for name in rule.send} | set(table.otherwise.send)
     used |= {to.fallback for to in destinations.values() if to.fallback is not None}
     seen: dict[tuple[str, int, str], str] = {}

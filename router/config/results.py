@@ -8,8 +8,8 @@ from router.config.document import Node, Table
 from router.config.fields import Context
 from router.config.problems import nearest
 from router.config.settings import DestinationSettings, NodeSettings, ResultsFrom, SpoolSettings
-from router.decide import RuleTable
-from router.decide.conditions import ANY, ResultOf, parts
+from router.decide import Otherwise, Rule, RuleTable
+from router.decide.conditions import ANY, AllOf, Condition, ResultOf, parts
 
 
 def results_from(destinations: Mapping[str, DestinationSettings], table: RuleTable) -> dict[str, ResultsFrom]:
@@ -78,3 +78,45 @@ def unwelcome(node: NodeSettings, givers: Mapping[str, ResultsFrom]) -> Iterator
     for name, one in givers.items():
         if one.named:
             yield from ((name, title) for title in sorted(one.titles - welcome))
+
+
+def returned(rule: Rule) -> Iterator[str]:
+    """The AIs whose results a rule sends nowhere: it has no other destination for them, and nothing goes back."""
+    if not rule.shadow:
+        yield from sorted(
+            name for name in _takes_results_of(rule) if name in rule.send and (rule.one_of or set(rule.send) == {name})
+        )
+
+
+def _takes_results_of(rule: Rule) -> set[str]:
+    """What `result_of` names in a rule that takes nothing but results."""
+    conditions: tuple[Condition, ...] = rule.when.conditions if isinstance(rule.when, AllOf) else (rule.when,)
+    return {name for one in conditions if isinstance(one, ResultOf) for name in one.names}
+
+
+def unseen(destinations: Mapping[str, DestinationSettings], table: RuleTable) -> Iterator[tuple[str, str]]:
+    """Destinations after whose fallbacks only silent AIs have an image; each with what people should know.
+
+    A result is not expected to be answered, so rules for results do not count.
+    """
+    for name, to in destinations.items():
+        chain = [name]
+        while (following := destinations[chain[-1]].fallback) is not None and following not in chain:
+            chain.append(following)
+        if to.fallback is None or not to.enabled or destinations[chain[-1]].expect_result is None:
+            continue
+        rules: list[Rule | Otherwise] = [
+            rule for rule in table.rules if not rule.shadow and not _takes_results_of(rule)
+        ]
+        for rule in [*rules, table.otherwise]:
+            if name in rule.send and (rule.one_of or _only_expects(rule.send, destinations)):
+                who = f"rule '{rule.name}'" if isinstance(rule, Rule) else "otherwise"
+                way = " -> ".join([*chain, following] if following is not None else chain)
+                about = f"each fallback of '{name}' expects a result itself ({way}): if all are silent, only they have "
+                fix = "let the last one be a destination without expect_result"
+                yield name, f"{about}what {who} sends; {fix}"
+                break
+
+
+def _only_expects(send: tuple[str, ...], destinations: Mapping[str, DestinationSettings]) -> bool:
+    return all(destinations[name].expect_result is not None for name in send if destinations[name].enabled)

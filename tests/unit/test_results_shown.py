@@ -110,6 +110,77 @@ def test_a_fallback_is_used_though_no_rule_sends_there(tmp_path: Path) -> None:
     assert not [one for one in loaded(tmp_path, text).warnings if "no rule sends" in one]
 
 
+@pytest.mark.parametrize(
+    ("rule", "nowhere", "fix"),
+    [
+        ("when: {result_of: chest-ai}, send: chest-ai", ["chest-ai"], "name another destination"),
+        ("when: {result_of: [old, chest-ai], frames: 1}, send: chest-ai", ["chest-ai"], "name another destination"),
+        ("when: {result_of: chest-ai}, send: {one_of: [chest-ai, pacs]}", ["chest-ai"], "leave it out of one_of"),
+        ("when: {result_of: chest-ai}, send: [chest-ai, pacs]", [], ""),
+        ("when: {result_of: chest-ai}, send: bone-ai", [], ""),
+        ("when: {not: {result_of: chest-ai}}, send: chest-ai", [], ""),
+        ("when: {result_of: chest-ai}, send: chest-ai, shadow: true", [], ""),
+    ],
+)
+def test_results_that_a_rule_sends_nowhere_are_warned_of(
+    tmp_path: Path, rule: str, nowhere: list[str], fix: str
+) -> None:
+    text = TABLE.replace("when: {result_of: chest-ai}, send: pacs", rule)
+    found = [one for one in loaded(tmp_path, text).warnings if "none goes back" in one]
+    assert found == [
+        f"{tmp_path}/routing.yaml:10: rule 'results' sends results of '{name}' nowhere, "
+        f"as none goes back to its AI: {fix}"
+        for name in nowhere
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chest", "bone", "send", "way"),
+    [
+        ("bone-ai", "", "chest-ai", "(chest-ai -> bone-ai)"),
+        ("bone-ai", "", "[chest-ai, bone-ai]", "(chest-ai -> bone-ai)"),
+        ("bone-ai", "", "{one_of: [chest-ai, old]}", "(chest-ai -> bone-ai)"),
+        ("bone-ai", ", fallback: chest-ai", "chest-ai", "(chest-ai -> bone-ai -> chest-ai)"),
+        ("bone-ai", ", fallback: pacs", "chest-ai", ""),
+        ("bone-ai", "", "[chest-ai, pacs]", ""),
+        ("pacs", "", "chest-ai", ""),
+        ("bone-ai", "", "bone-ai", ""),
+    ],
+)
+def test_fallbacks_that_may_reach_nobody_are_warned_of(
+    tmp_path: Path, chest: str, bone: str, send: str, way: str
+) -> None:
+    text = TABLE.replace("port: 104", f"port: 104, expect_result: 5min, fallback: {chest}")
+    text = text.replace("port: 106", f"port: 106, expect_result: 5min{bone}")
+    text = text.replace("send: [chest-ai, bone-ai, cloud, old, pacs]", f"send: {send}")
+    found = [one for one in loaded(tmp_path, text).warnings if "each fallback" in one]
+    assert len(found) == bool(way)
+    assert all("/routing.yaml:4: each" in one and way in one and "what rule 'all' sends;" in one for one in found)
+
+
+def test_fallbacks_in_a_circle_that_is_entered_from_outside_are_warned_of(tmp_path: Path) -> None:
+    text = TABLE.replace("port: 104", "port: 104, expect_result: 5min, fallback: bone-ai")
+    text = text.replace("port: 106", "port: 106, expect_result: 5min, fallback: old")
+    text = text.replace("archive: true", "expect_result: 5min, fallback: bone-ai")
+    text = text.replace("send: [chest-ai, bone-ai, cloud, old, pacs]", "send: chest-ai")
+    (found,) = [one for one in loaded(tmp_path, text).warnings if "each fallback" in one]
+    assert "(chest-ai -> bone-ai -> old -> bone-ai)" in found
+
+
+def test_fallbacks_of_results_are_not_warned_of(tmp_path: Path) -> None:
+    text = TABLE.replace("port: 104", "port: 104, expect_result: 5min, fallback: bone-ai")
+    text = text.replace("port: 106", "port: 106, expect_result: 5min")
+    text = text.replace("{result_of: chest-ai}, send: pacs", "{result_of: any}, send: chest-ai")
+    assert not [one for one in loaded(tmp_path, text).warnings if "each fallback" in one]
+
+
+def test_fallbacks_of_otherwise_are_looked_at_too(tmp_path: Path) -> None:
+    text = TABLE.replace("port: 104", "port: 104, expect_result: 5min, fallback: bone-ai")
+    text = text.replace("port: 106", "port: 106, expect_result: 5min").replace("{send: pacs}", "{send: chest-ai}")
+    (found,) = [one for one in loaded(tmp_path, text).warnings if "each fallback" in one]
+    assert "only they have what otherwise sends;" in found
+
+
 # -- the condition
 
 
