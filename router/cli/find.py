@@ -55,7 +55,19 @@ def command(
         typer.echo(f"{limit} are shown; there may be more: raise --limit", err=True)
     if not shown:
         hint = "; type a number in full, and see 'It never came' in docs/operations.md" if text else ""
+        hint += _unknown(filters.to, config) if filters.to else ""
         fail(f"no instance matches{hint}")
+
+
+def _unknown(to: str, config: Path | None) -> str:
+    """What to say of a destination that is not in the settings: mistyped, or removed since."""
+    from router.config.problems import nearest
+
+    known = settings_of(config).destinations
+    if to in known:
+        return ""
+    fix = nearest(to, known)
+    return f"; there is no destination '{to}' now{f' ({fix})' if fix else ''}"
 
 
 def _found(config: Path | None, wanted: Filter, limit: int) -> Iterator[Found]:

@@ -213,6 +213,13 @@ def test_the_command_prints_one_line_each(config: Path) -> None:
     )
 
 
+def test_the_command_says_that_there_is_no_such_destination(config: Path) -> None:
+    code, out, err = run(config, "--to", "pac", "--result", "missing")
+    assert (code, out) == (1, "")
+    assert err == "no instance matches; there is no destination 'pac' now (did you mean 'pacs'?)\n"
+    assert run(config, "--to", "pacs", "--result", "missing") == (1, "", "no instance matches\n")
+
+
 def test_the_command_prints_json(config: Path) -> None:
     code, out, err = run(config, "--json", "--limit", "1")
     assert code == 0
