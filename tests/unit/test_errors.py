@@ -12,8 +12,9 @@ from router.errors import RouterError, explain
 
 ANSWERS = {
     "CommandError", "DataSetError", "ExpensiveError", "Impossible", "NotEvenError", "NotTranscodedError",
-    "PeerClosedError", "ProtocolError", "RefusedError", "SendError", "Skip", "UndecodableError",
-    "UnparseableError", "UnreadableError", "UnverifiedError", "WorkerDiedError", "WrongError", "_WrongError",
+    "PeerClosedError", "ProtocolError", "RefusedError", "SendError", "Skip", "Spent", "UndecodableError",
+    "UnparseableError", "UnreadableError", "UnverifiedError", "WorkerDiedError", "WrongError", "_TooDeepError",
+    "_WrongError",
 }  # fmt: skip
 """What one part of the program tells another: each is caught there, and becomes an outcome or a RouterError."""
 

@@ -15,7 +15,7 @@ from router.pixels.wrap import wrap_image
 
 SIZE, BLOCK = 224, 32
 """Pixels: of the picture's side, and of a block's."""
-APART = 0.05
+APART = 0.1
 """Grey values that a block's mean may be apart: processors round the last bit of a power differently."""
 PINNED = {
     "1": (
