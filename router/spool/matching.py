@@ -182,7 +182,7 @@ def _of_studies(
         for study in studies if study is not None
         for name in sorted(names)
         for row in connection.execute(
-            _OF.where(instance.c.study == study, instance.c.id != one.id, name == _TO)
+            _OF.where(instance.c.study == study, instance.c.id != one.id, _TO.in_([name]))
             .order_by(_LATEST)
             .limit(MOST_ANSWERED)
         )
