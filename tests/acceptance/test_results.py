@@ -105,17 +105,8 @@ class MadeUpAi:
         with tempfile.TemporaryDirectory() as name:
             path = Path(name) / "result.dcm"
             made.save_as(path, enforce_file_format=True)
-            command = [
-                DCMTK / "storescu",
-                "-R",
-                "-aet",
-                "CHEST_AI",
-                "-aec",
-                "ROUTER",
-                "127.0.0.1",
-                str(self.router),
-                path,
-            ]
+            titles = ("-aet", "CHEST_AI", "-aec", "ROUTER")
+            command = [str(DCMTK / "storescu"), "-R", *titles, "127.0.0.1", str(self.router), str(path)]
             while subprocess.run(command, capture_output=True, check=False, timeout=60).returncode:
                 time.sleep(0.2)
         with self.lock:
