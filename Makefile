@@ -88,7 +88,7 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.classify --json benchmarks/results/classify.json
 	$(BIN)/python -m benchmarks.decode --json benchmarks/results/decode.json
 	$(BIN)/python -m benchmarks.spool --json benchmarks/results/spool.json
-	for part in latency store idle budget layout echo scale steady hostile year find page bulk backlog replicas capacity; do \
+	for part in latency stow store idle budget layout echo scale steady hostile year find page bulk backlog replicas capacity; do \
 	    $(BIN)/python -m benchmarks.$$part --json benchmarks/results/$$part.json || exit 1; done
 	$(BIN)/python -m benchmarks.claims --json benchmarks/results/claims.json  # half an hour, 25 GB
 	$(BIN)/python -m benchmarks.capacity_model
