@@ -102,7 +102,8 @@ fuzz: $(VENV)/.dev
 # printed. Power cuts that take longer than an hour are a failure.
 chaos: $(VENV)/.dev
 	@tools/system-packages.sh strace postgresql
-	$(BIN)/python -m tests.chaos.kills --kills 500 $(ARGS)
+	for way in plain study stow results; do \
+	    $(BIN)/python -m tests.chaos.kills --kills 150 --way $$way $(ARGS) || exit 1; done
 	$(BIN)/python -m tests.chaos.postgresql --rounds $(or $(ROUNDS),12)
 	$(BIN)/python -m tests.chaos.cluster --rounds $(or $(ROUNDS),12)
 	timeout 1h $(BIN)/python -m tests.chaos.power_cut $(CUTS)

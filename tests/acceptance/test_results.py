@@ -87,6 +87,7 @@ class MadeUpAi:
     sent: dict[str, str] = field(default_factory=dict)
     """By result the image."""
     lock: Any = field(default_factory=threading.Lock)
+    closed: threading.Event = field(default_factory=threading.Event)
 
     def store(self, event: evt.Event) -> int:
         image = event.dataset
@@ -101,14 +102,18 @@ class MadeUpAi:
         return 0
 
     def answer(self, made: Dataset, of: str) -> None:
-        """Until the node has acknowledged it. By another process: pynetdicom leaves sockets of broken connections."""
+        """Until the node has acknowledged it, or the test is over.
+
+        By another process: pynetdicom leaves sockets of broken connections.
+        """
         with tempfile.TemporaryDirectory() as name:
             path = Path(name) / "result.dcm"
             made.save_as(path, enforce_file_format=True)
             titles = ("-aet", "CHEST_AI", "-aec", "ROUTER")
             command = [str(DCMTK / "storescu"), "-R", *titles, "127.0.0.1", str(self.router), str(path)]
             while subprocess.run(command, capture_output=True, check=False, timeout=60).returncode:
-                time.sleep(0.2)
+                if self.closed.wait(0.2):
+                    return
         with self.lock:
             self.sent[str(made.SOPInstanceUID)] = of
 
@@ -124,6 +129,7 @@ class MadeUpAi:
         try:
             yield
         finally:
+            self.closed.set()
             server.shutdown()
 
 

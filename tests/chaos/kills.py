@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import random
 import shutil
 import signal
@@ -23,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import structlog
 from router.forward.together import MOST
 from tests.acceptance.corpus import database, settled
 from tests.chaos import traffic
-from tests.chaos.history import Crash, SpoolRow, Verdict, judge, total
+from tests.chaos.history import DECIDED_WITHOUT_HEADER, Crash, SpoolRow, Verdict, judge, total
 from tests.peers import NodeUnderTest, listening, wait_for, without_model
 
 STEPS = (
@@ -42,8 +43,9 @@ STEPS = (
 is written and synced, the answer leaves; then a delivery leaves, and what is done is removed."""
 KINDS = {"aimed": 9, "random": 5, "start": 1, "worker": 2, "inference": 1}
 """What is killed and how, and how often."""
-WAYS = ("plain", "study", "stow")
-"""What is used besides: nothing; studies that stay together; a web server as one of the destinations."""
+WAYS = ("plain", "study", "stow", "results")
+"""What is used besides: nothing; studies that stay together; a web server as one of the destinations; an AI as one of
+them, which answers each image with a report."""
 KILLS_A_ROUND = 9
 MOST_BEFORE_A_KILL = 260
 """Instances between two kills: anything from none, so that a start with much to do is killed, too."""
@@ -53,6 +55,9 @@ START, REST, AIM, LAST_ANSWER = 120.0, 180.0, 4.0, 60.0
 ROWS = """SELECT sop_instance, digest, state, coalesce(pixels, ''), coalesce(destinations, '[]'),
     (SELECT count(*) FROM delivery WHERE instance_id = instance.id AND delivery.state != 'done') FROM instance"""
 """What the spool says of each instance."""
+WAITING = """SELECT sop_instance FROM delivery JOIN instance ON instance.id = instance_id
+    WHERE destination = ? AND delivery.state = 'done' AND result_due IS NOT NULL"""
+"""Images whose result the node waits for."""
 
 
 @dataclass
@@ -106,6 +111,7 @@ class Round:
     senders: list[traffic.Sender]
     chance: random.Random
     aims: Iterator[str]
+    answerer: traffic.Answerer | None = None
     crashes: list[Crash] = field(default_factory=list)
     without_blob: set[str] = field(default_factory=set)
 
@@ -183,11 +189,13 @@ class Round:
         for sender in self.senders:
             sender.stop()
         for sender in self.senders:
-            sender.join(LAST_ANSWER)
-            if sender.is_alive():
-                raise RuntimeError("a sender got no answer")
+            _join(sender, LAST_ANSWER)
         wait_for(lambda: settled(self.life.node, 0) and self._all_follow(), REST, "the spool to come to rest")
         wait_for(lambda: settled(self.life.node, 0), REST, "what followed last to arrive")
+        if self.answerer is not None:
+            self.answerer.stop()
+            _join(self.answerer, REST)
+            wait_for(lambda: settled(self.life.node, 0), REST, "the reports to arrive")
 
     def _all_follow(self) -> bool:
         """Whether every study has been gone through."""
@@ -196,12 +204,28 @@ class Round:
         return not behind[0]
 
     def verdict(self) -> Verdict:
-        sent = [one for sender in self.senders for one in sender.sent]
+        answers = self.answerer.sent if self.answerer is not None else []
+        sent = [one for sender in self.senders for one in sender.sent] + answers
         rows = spool_rows(self.life.node)
         together = {traffic.WEB: MOST} if self.sinks.web else {}
-        return judge(
+        found = judge(
             sent, self.sinks.arrivals, self.crashes, rows, self.without_blob, traffic.OTHERWISE, 1, together
         )  # fmt: skip
+        return replace(found, faults=found.faults + tuple(self._unanswered()))
+
+    def _unanswered(self) -> Iterator[str]:
+        """Images whose report came and that the node still waits for: the match got lost."""
+        if self.answerer is None:
+            return
+        blind = {row.uid for row in spool_rows(self.life.node) if row.pixels in DECIDED_WITHOUT_HEADER}
+        reports = {image: report.uid for image, report in self.answerer.answered.items()}
+        with database(self.life.node) as connection:
+            waiting = {uid for uid, in connection.execute(WAITING, (traffic.AI,))}
+        for image in sorted(waiting):
+            if image not in reports:
+                yield f"no answer: {image} never arrived at the AI"
+            elif reports[image] not in blind:
+                yield f"no match: {image} still waits for its report"
 
 
 def descendants(pid: int, module: str) -> list[int]:
@@ -259,15 +283,19 @@ def one_round(
     chance = random.Random(seed)
     steps = list(aims)
     chance.shuffle(steps)
-    with traffic.Sinks(dropping, web=way == "stow") as sinks:
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with traffic.Sinks(dropping, web=way == "stow", asked=asked.put if way == "results" else None) as sinks:
         extra = "model: {device: cpu, workers: 1}\n"
-        rules = traffic.rules(studies=way == "study")
+        rules = traffic.rules(studies=way == "study", results=way == "results")
         node = NodeUnderTest(folder / "node", sinks.ports, rules=rules, extra=extra)
         if sinks.web is not None:
             was = f"{{ae_title: {traffic.WEB.upper()}, host: 127.0.0.1, port: {sinks.web.port}}}"
-            text = node.config.read_text()
-            assert was in text
-            node.config.write_text(text.replace(was, f"{{stow: {sinks.web.url}}}"))
+            _exchange(node.config, was, f"{{stow: {sinks.web.url}}}")
+        answerer = None
+        if way == "results":
+            port = f"port: {sinks.ports[traffic.AI]}"
+            _exchange(node.config, port, f"{port}, expect_result: 1h")
+            answerer = traffic.Answerer(node.port, folder, seed, asked)
         environment = {"DICOM_ROUTER__SPOOL__KEEP": keep}
         if model == "stub":
             environment |= without_model()
@@ -281,11 +309,27 @@ def one_round(
             life.wait_until_up()
             for sender in senders:
                 sender.start()
-            yield Round(life, sinks, senders, chance, _for_ever(steps))
+            if answerer is not None:
+                answerer.start()
+            yield Round(life, sinks, senders, chance, _for_ever(steps), answerer)
         finally:
             for sender in senders:
                 sender.stop()
+            if answerer is not None:
+                answerer.stop()
             life.end()
+
+
+def _exchange(config: Path, was: str, becomes: str) -> None:
+    text = config.read_text()
+    assert was in text
+    config.write_text(text.replace(was, becomes))
+
+
+def _join(sender: traffic.Sender, seconds: float) -> None:
+    sender.join(seconds)
+    if sender.is_alive():
+        raise RuntimeError(f"{sender.name} got no answer")
 
 
 def _for_ever(steps: Sequence[str]) -> Iterator[str]:

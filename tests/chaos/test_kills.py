@@ -25,8 +25,8 @@ def test_nothing_is_lost_when_the_node_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.strace
-@pytest.mark.parametrize("way", ["study", "stow"])
-def test_nothing_is_lost_with_studies_that_stay_together_or_a_web_server(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["study", "stow", "results"])
+def test_nothing_is_lost_with_studies_a_web_server_or_an_ai_that_answers(way: str, tmp_path: Path) -> None:
     quiet()
     played = play(tmp_path, f"short {way}", ["aimed", "random"], way=way)
     verdict = played.verdict()
@@ -35,7 +35,9 @@ def test_nothing_is_lost_with_studies_that_stay_together_or_a_web_server(way: st
     assert bool(played.sinks.requests) == (way == "stow")
     with database(played.life.node) as connection:
         followed = connection.execute("SELECT count(*) FROM delivery WHERE follows IS NOT NULL").fetchone()[0]
+        matched = connection.execute("SELECT count(DISTINCT result_id) FROM result").fetchone()[0]
     assert bool(followed) == (way == "study")
+    assert bool(matched) == (way == "results")
 
 
 def test_a_destination_that_loses_what_it_took_is_seen(tmp_path: Path) -> None:

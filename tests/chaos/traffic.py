@@ -6,6 +6,7 @@ costs nothing and its right places follow from it: from its calling AE title, or
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 import time
@@ -50,20 +51,31 @@ WAYS: dict[str, tuple[str, ...]] = {
 would not send back to where an instance came from."""
 OTHERWISE = frozenset({"three"})
 SOP_CLASS, SYNTAX = "1.2.840.10008.5.1.4.1.1.1.1", str(ExplicitVRLittleEndian)
+REPORT = "1.2.840.10008.5.1.4.1.1.88.33"
+"""Comprehensive SR: what the AI answers."""
 UID_MARK, STUDY_MARK, STATION_MARK = "2.25." + "7" * 39, "2.25." + "8" * 39, "STATIONMARK "
+IMAGE_MARK = "2.25." + "6" * 39
+"""In a report: the image that it is about."""
 NOBODY = "NOBODY"
 """A StationName that no rule knows."""
 MOST_OF_STUDY = 8
 """Instances of a study, where studies stay together."""
 WEB = "three"
 """The place that can be a web server."""
+AI, PACS = "one", "two"
+"""The place that can be an AI that answers each image with a report, and where the reports must go."""
 AGAIN_AFTER = 0.05
 """Seconds that a sender waits while nobody listens."""
 
 
-def rules(*, studies: bool = False) -> str:
-    """The rules of routing.yaml: the calling AE title first, then the StationName. `studies` stay together."""
+def rules(*, studies: bool = False, results: bool = False) -> str:
+    """The rules of routing.yaml: the calling AE title first, then the StationName. `studies` stay together.
+
+    `results` of the AI come first.
+    """
     lines, scope = ["rules:"], ", scope: study" if studies else ""
+    if results:
+        lines.append(f"  - {{name: results, when: {{result_of: {AI}}}, send: {PACS}}}")
     for word, places in WAYS.items():
         send = f"[{', '.join(places)}]"
         lines.append(f"  - {{name: caller {word}, when: {{calling_ae: {word}}}, send: {send}}}")
@@ -87,12 +99,28 @@ def template() -> bytes:
     return out.getvalue()
 
 
+def report() -> bytes:
+    """The data set of a report on one image, Explicit VR Little Endian, with its marks in it."""
+    data, of = Dataset(), Dataset()
+    data.SOPClassUID, data.SOPInstanceUID, data.StudyInstanceUID = REPORT, UID_MARK, STUDY_MARK
+    data.StationName, data.Modality, data.PatientID = NOBODY, "SR", "CHAOS"
+    content = Dataset()
+    of.ReferencedSOPClassUID, of.ReferencedSOPInstanceUID = SOP_CLASS, IMAGE_MARK
+    content.ValueType, content.ReferencedSOPSequence = "IMAGE", [of]
+    data.ContentSequence = [content]
+    out = DicomBytesIO()
+    out.is_little_endian, out.is_implicit_VR = True, False
+    write_dataset(out, data)
+    return out.getvalue()
+
+
 class Sinks:
     """Three destinations in this process. `dropping`: the place that answers 0x0000 and keeps nothing (for tests).
-    `web`: one of them takes STOW-RS."""
+    `web`: one of them takes STOW-RS. `asked` gets the UID of each image that the AI has not had before."""
 
-    def __init__(self, dropping: str = "", *, web: bool = False) -> None:
+    def __init__(self, dropping: str = "", *, web: bool = False, asked: Callable[[str], None] | None = None) -> None:
         self.arrivals: list[Arrival] = []
+        self._asked, self._known = asked, set[str]()
         self.web = WebPeer(self._take) if web else None
         self.requests: Counter[int] = Counter()
         """Of the web server: how many had so many instances."""
@@ -134,6 +162,9 @@ class Sinks:
     def _note(self, arrival: Arrival) -> None:
         if arrival.place != self._dropping:
             self.arrivals.append(arrival)
+        if self._asked is not None and arrival.place == AI and arrival.uid not in self._known:
+            self._known.add(arrival.uid)
+            self._asked(arrival.uid)
 
 
 def _listening() -> Settings:
@@ -190,7 +221,7 @@ class Sender(threading.Thread):
         self._word = self._random.choice(list(WAYS))
         self._to = DestinationSettings(name="node", ae_title="ROUTER", host="127.0.0.1", port=port)
         self._file = folder / f"sender-{number}"
-        self._template = template()
+        self._template, self._sop_class = template(), SOP_CLASS
         self._stopping = threading.Event()
         self._association: Requestor | None = None
         self._left = 0
@@ -233,7 +264,7 @@ class Sender(threading.Thread):
             one = replace(one, tries=one.tries + 1)
             try:
                 size = self._file.stat().st_size
-                status = association.store(StoredFile(self._file, 0, size, SOP_CLASS, one.uid, SYNTAX))
+                status = association.store(StoredFile(self._file, 0, size, self._sop_class, one.uid, SYNTAX))
                 one = replace(one, acknowledged=status == 0)
             except AssociationLostError:
                 self._hang_up()
@@ -245,13 +276,49 @@ class Sender(threading.Thread):
             self._association.release()
             self._association = None
         if self._association is None:
-            calling_ae = "STATION" if self._by_header else self._word
-            self._association = connect(self._to, calling_ae, [(SOP_CLASS, SYNTAX)])
+            self._association = connect(self._to, self._calling_ae(), [(self._sop_class, SYNTAX)])
             self._left = self._random.randint(1, 60)
         self._left -= 1
         return self._association
+
+    def _calling_ae(self) -> str:
+        return "STATION" if self._by_header else self._word
 
     def _hang_up(self) -> None:
         if self._association is not None:
             self._association.abort()
         self._association = None
+
+
+class Answerer(Sender):
+    """The AI: sends a report on each image that it is asked about. Told to stop, it first answers what it was asked."""
+
+    def __init__(self, port: int, folder: Path, seed: str, asked: queue.SimpleQueue[str]) -> None:
+        super().__init__(port, folder, f"{seed}/answers", 0)
+        self.name = "the AI"
+        self.answered: dict[str, Sent] = {}
+        """By image its report."""
+        self._file, self._template, self._sop_class = folder / "answerer", report(), REPORT
+        self._asked = asked
+
+    def run(self) -> None:
+        while not (self._stopping.is_set() and self._asked.empty()):
+            try:
+                image = self._asked.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            self.answered[image] = self._until_acknowledged(self._report(image))
+            self.sent.append(self.answered[image])
+        self._hang_up()
+
+    def _report(self, image: str) -> Sent:
+        """A report is known by what it refers to, so without its header it goes where nothing is known."""
+        uid = f"2.25.{self._random.randrange(10**38, 10**39)}"
+        data = self._template
+        for mark, value in ((UID_MARK, uid), (STUDY_MARK, uid), (IMAGE_MARK, image)):
+            data = data.replace(mark.encode(), value.encode())
+        self._file.write_bytes(data)
+        return Sent(uid, xxh3_128(data).hexdigest(), frozenset({PACS}), 0, acknowledged=False, by_header=True)
+
+    def _calling_ae(self) -> str:
+        return AI.upper()
