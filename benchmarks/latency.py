@@ -11,6 +11,7 @@ time. Senders, node and sink share the cores.
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 import threading
 import time
@@ -46,13 +47,18 @@ QUESTION = (
 def keep_storing(
     port: int, caller: str, files: list[File], folder: Path, every: float, until: threading.Event, stored: list[float]
 ) -> None:
-    """One image after the other at a steady pace. Who is late does not catch up; 0: as fast as it is answered."""
+    """One image after the other, `every` so many seconds on average; 0: as fast as it is answered.
+
+    The time between two varies evenly between half and one and a half of it, so that two senders do not stay in step.
+    Who is late does not catch up.
+    """
+    chance = random.Random(caller)
     folder.mkdir()
     node = DestinationSettings("node", "ROUTER", "127.0.0.1", port, response_timeout=PATIENCE)
     association = connect(node, caller, sorted({(file.sop_class, file.syntax) for file in files}))
     due = time.monotonic()
     for file in cycle(files):
-        due = max(due + every, time.monotonic())
+        due = max(due + every * chance.uniform(0.5, 1.5), time.monotonic())
         if until.wait(max(0.0, due - time.monotonic())):
             break
         store(association, file, folder)
