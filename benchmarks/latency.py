@@ -5,7 +5,7 @@
 First two senders store as fast as they are answered: that rate is what the node can sustain. Then both keep 80 % of it.
 The time is the node's own: from the last byte in (`received_at`) to the answer of the destination, which is a little
 more than to the last byte out. In the second part, a third caller sends large JPEG 2000 images and hostile ones all the
-time. Senders, node and sink share the cores.
+time, also while the rate is found. Senders, node and sink share the cores.
 """
 
 from __future__ import annotations
@@ -106,16 +106,18 @@ def part(seconds: float, *, disturbed: bool) -> dict[str, object]:
         (folder / "files").mkdir()
         small = [File.read(path) for path in radiographs(folder / "files", "small", 10)]
         callers = dict.fromkeys(SENDERS, small)
+        if disturbed:
+            callers["OTHER"] = troublesome(folder / "files")
         with ours(folder, sink.port) as (port, _):
             for run, warm in (("warm", seconds / 6), ("most", seconds / 2)):
                 (folder / run).mkdir()
                 since, began = time.time(), time.monotonic()
-                with storing(port, callers, folder / run, dict.fromkeys(callers, 0.0)) as stored:
+                with storing(
+                    port, callers, folder / run, dict.fromkeys(SENDERS, 0.0) | {"OTHER": OTHER_EVERY}
+                ) as stored:
                     time.sleep(warm)
                 delivered(folder, since, len(stored))
                 most = len(stored) / (time.monotonic() - began)
-            if disturbed:
-                callers["OTHER"] = troublesome(folder / "files")
             pace = dict.fromkeys(SENDERS, len(SENDERS) / (SHARE * most)) | {"OTHER": OTHER_EVERY}
             (folder / "paced").mkdir()
             since, began = time.time(), time.monotonic()

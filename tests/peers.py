@@ -195,3 +195,16 @@ class NodeUnderTest:
 
     def metrics(self) -> str:
         return http(f"http://127.0.0.1:{self.web_port}/metrics").decode()
+
+
+def descendants(pid: int, what: str = "") -> list[int]:
+    """The processes below one; those that run a module of ours, or have a name of ours (Linux: /proc)."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            with suppress(OSError):
+                names = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+                if not what or what.encode() in (*names, Path(f"/proc/{child}/comm").read_bytes().strip()):
+                    found.append(child)
+                found += descendants(child, what)
+    return found

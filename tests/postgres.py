@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 
-SYNCED = ("listen_addresses=", "max_connections=60")
+SYNCED = ("listen_addresses=", "max_connections=120")
 """A server that keeps what it says it keeps."""
 SETTINGS = (*SYNCED, "fsync=off", "full_page_writes=off")
 

@@ -7,8 +7,8 @@ In the node's process:
 - `copy_workers`: pixel workers without a model, for a node that forwards and does not classify.
 
 In the inference process (`inside`): `lanes` shares the work among pixel workers, `schedule` says which is next,
-`fair` takes turns between callers, `worker_handle` asks and kills one pixel worker. In a process of its own:
-`pixel_worker`. Between them: `framing`.
+`fair` takes turns between callers, `worker_handle` asks and kills pixel workers. In a process of its own: `nursery`,
+which makes workers as copies of itself; each is a `pixel_worker`. Between them: `framing`.
 """
 
 from typing import TYPE_CHECKING, Any

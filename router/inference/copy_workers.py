@@ -19,7 +19,7 @@ from router.inference.lanes import Lanes
 from router.inference.process import InferenceError, workers_of
 from router.inference.schedule import Request
 from router.inference.supervisor import NO_CALLER, transcode_request
-from router.inference.worker_handle import PixelWorker
+from router.inference.worker_handle import Nursery, PixelWorker
 
 NO_PICTURE = 1
 """The size of the pictures that the workers are never asked for."""
@@ -34,9 +34,10 @@ class CopyWorkers:
         self._asked: dict[int, Future[str]] = {}
         self._lock = threading.Lock()
         self._stopped = False
+        self._nursery = Nursery(NO_PICTURE, settings.pixel_memory)
         self._lanes = Lanes(
             workers_of(settings, len(os.sched_getaffinity(0))), settings.pixel_timeout,
-            lambda: PixelWorker(NO_PICTURE, settings.pixel_memory), self._answered,
+            lambda: PixelWorker(self._nursery), self._answered,
             failed=self._failed, slowed=lambda _: None, looks=False,
         )  # fmt: skip
 
@@ -51,6 +52,7 @@ class CopyWorkers:
         for future in asked:
             future.set_exception(InferenceError("the node is stopping"))
         self._lanes.stop()
+        self._nursery.stop()
 
     def transcode(self, path: Path, target: Path, syntax: str, caller: Caller = NO_CALLER) -> Future[str]:
         """As `Inference.transcode`."""

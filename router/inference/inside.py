@@ -22,7 +22,7 @@ from router.inference.child_start import give_back_memory, live_and_die_with
 from router.inference.framing import pack, receive, send, unpack
 from router.inference.lanes import Lanes
 from router.inference.schedule import Request
-from router.inference.worker_handle import PixelWorker
+from router.inference.worker_handle import Nursery, PixelWorker
 from router.model.card import Card, CardError
 from router.model.load import Model, load, shipped_model
 
@@ -60,8 +60,9 @@ def main() -> None:
     try:
         directory = Path(options["path"]) if options["path"] else shipped_model()
         card = Card.read(directory)
-        lanes = _lanes(card.size, options, rendered, answers)
-        lanes.launch()  # while the model warms up, the workers take in their modules
+        nursery = Nursery(card.size, options["memory"])
+        nursery.launch()  # while the model warms up, it takes in its modules
+        lanes = _lanes(nursery, options, rendered, answers)
         model = load(
             directory, card=card, device=options["device"], engine=options["engine"], threads=options["threads"]
         )
@@ -73,8 +74,8 @@ def main() -> None:
     serve(model, lanes, rendered, options["workers"], requests, answers)
 
 
-def _lanes(size: int, options: dict[str, Any], rendered: queue.SimpleQueue[Rendered], answers: Answers) -> Lanes:
-    """What makes pictures of this size; they come into `rendered`."""
+def _lanes(nursery: Nursery, options: dict[str, Any], rendered: queue.SimpleQueue[Rendered], answers: Answers) -> Lanes:
+    """What makes pictures, by workers of this nursery; they come into `rendered`."""
 
     def answered(request: Request, message: dict[str, Any], picture: bytes) -> None:
         if request["op"] == "transcode":
@@ -86,7 +87,7 @@ def _lanes(size: int, options: dict[str, Any], rendered: queue.SimpleQueue[Rende
             answers.send({"id": request["id"], "seen": message["seen"]})
 
     return Lanes(
-        options["workers"], options["timeout"], lambda: PixelWorker(size, options["memory"]), answered,
+        options["workers"], options["timeout"], lambda: PixelWorker(nursery), answered,
         failed=lambda request, reason: answers.send({"id": request["id"], "failed": reason}),
         slowed=lambda request: answers.send({"id": request["id"], "slow": True}),
     )  # fmt: skip

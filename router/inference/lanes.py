@@ -7,7 +7,7 @@ caller with something in the slow lane always leaves a place of the first lane, 
 that takes longer than most makes room for one of another caller long before its patience is over.
 
 A worker is a thread with a process. There is one more than may be at work at once. Processes beyond those of the first
-lane are started on demand, since a start costs half a second of a processor.
+lane are started on demand.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class Worker(Protocol):
     def is_warm(self) -> bool: ...
     @property
     def is_lowered(self) -> bool: ...
-    def launch(self) -> None: ...
     def start(self) -> None: ...
     def ask(self, request: Request) -> None: ...
     def answer(self, seconds: float) -> Answer: ...
@@ -89,14 +88,8 @@ class Lanes:
         self._warming = 0
         self._stopped = False
 
-    def launch(self) -> None:
-        """Start the processes of the first lane, and do not wait for them. Raises OSError."""
-        for slot in self._slots[: self._schedule.most[Lane.LOOK]]:
-            slot.worker.launch()
-
     def start(self) -> None:
         """Wait until the processes of the first lane are ready. Raises OSError, WorkerDiedError or TimeoutError."""
-        self.launch()
         for number, slot in enumerate(self._slots):
             if number < self._schedule.most[Lane.LOOK]:
                 slot.worker.start()

@@ -1,34 +1,27 @@
 """A pixel worker: paths in, pictures and header facts out. It may crash, hang or be killed without harm to others.
 
-`inference.worker_handle` starts it. It reads requests from standard input and answers on standard output, in order.
+It is a copy of the process of `nursery`. Requests come and answers go in order.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from router.dicom.uids import OWN_SYNTAX
-from router.inference.child_start import at_most, live_and_die_with
 from router.inference.framing import pack, receive, send
 
 
-def main() -> None:
-    parent, memory, size = (int(argument) for argument in sys.argv[1:4])
-    live_and_die_with(parent)
-    answers = os.fdopen(os.dup(1), "wb")
-    # A decoder that prints must not disturb our answers. What it prints may have patient data.
+def work(requests: BinaryIO, answers: BinaryIO, size: int) -> None:
+    """Answer each request until there are no more. Pictures have `size` pixels a side."""
+    # A decoder that prints must not disturb the log. What it prints may have patient data.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    import router.pixels  # noqa: F401 - all that it needs is mapped before the limit is set
-
-    at_most(memory)
     send(answers, {"ready": True})
-    while (request := receive(sys.stdin.buffer)) is not None:
+    while (request := receive(requests)) is not None:
         message, picture = _answer(request, size)
         send(answers, message, picture)
 
@@ -62,7 +55,3 @@ def _transcode(request: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, MemoryError) as error:
         return {"error": str(error) or type(error).__name__}
     return {"done": True}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,22 @@
-"""A pixel worker as the inference process sees it: one child process that is asked, waited for, and killed."""
+"""Pixel workers as their user sees them: a nursery that makes them, and each that is asked, waited for, and killed."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 from router.inference.framing import receive, send
+from router.inference.nursery import BIRTH, END, NUMBER
 
 START_SECONDS = 60.0
 LOW_PRIORITY = 10
@@ -30,50 +36,150 @@ class WorkerDiedError(Exception):
     """The worker ended over a question: its decoder crashed, or it was killed."""
 
 
-class PixelWorker:
-    """One worker process after another. Not thread-safe."""
+class Nursery:
+    """The process that makes pixel workers (`nursery`), started when it is needed. Thread-safe.
+
+    `size`: pixels of a side of a picture; `memory`: bytes that a worker may use.
+    """
 
     def __init__(self, size: int, memory: int) -> None:
         self._size, self._memory = size, memory
+        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_ready = False
+        self._line: socket.socket | None = None
+
+    def launch(self) -> None:
+        """Start it if it does not run, and do not wait until it is ready. Raises OSError."""
+        with self._lock:
+            self._launched()
+
+    def birth(self) -> tuple[int, BinaryIO, BinaryIO]:
+        """A new worker: its process id, where it reads requests, and where it writes answers.
+
+        Raises OSError or TimeoutError.
+        """
+        with self._lock:
+            try:
+                return self._birth(self._launched())
+            except (ConnectionError, EOFError):  # it was killed: another one
+                self._stop()
+                return self._birth(self._launched())
+            except TimeoutError:
+                self._stop()
+                raise
+
+    def end(self, worker: int) -> int:
+        """Kill a worker. Returns its exit code, which tells whether it had died before and of what."""
+        with self._lock:
+            if self._line is not None:
+                with suppress(OSError):
+                    self._line.send(END + worker.to_bytes(NUMBER))
+                    if reply := self._line.recv(NUMBER):
+                        return int.from_bytes(reply, signed=True)
+                self._stop()
+            return -signal.SIGKILL  # where the nursery has gone, so have its workers
+
+    def stop(self) -> None:
+        """Kill it, and with it all its workers."""
+        with self._lock:
+            self._stop()
+
+    def _launched(self) -> socket.socket:
+        if self._line is not None and self._process is not None and self._process.poll() is None:
+            return self._line
+        self._stop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(START_SECONDS)
+        with theirs:
+            arguments = map(str, (os.getpid(), theirs.fileno(), self._memory, self._size))
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "router.inference.nursery", *arguments], stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()], env=os.environ | ENVIRONMENT,
+                )  # fmt: skip
+            except OSError:
+                ours.close()
+                raise
+        self._line = ours
+        return ours
+
+    def _birth(self, line: socket.socket) -> tuple[int, BinaryIO, BinaryIO]:
+        asks, asked = os.pipe()
+        answered, answers = os.pipe()
+        requests, replies = os.fdopen(asked, "wb"), os.fdopen(answered, "rb", 1 << 16)
+        try:
+            try:
+                socket.send_fds(line, [BIRTH], [asks, answers])
+            finally:
+                os.close(asks)
+                os.close(answers)
+            reply = line.recv(NUMBER)
+            if not reply:
+                raise EOFError
+            if not (worker := int.from_bytes(reply, signed=True)):
+                raise BlockingIOError(errno.EAGAIN, "no process for a pixel worker")
+        except BaseException:
+            requests.close()
+            replies.close()
+            raise
+        return worker, requests, replies
+
+    def _stop(self) -> None:
+        if self._line is not None:
+            self._line.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._line = self._process = None
+
+
+class PixelWorker:
+    """One worker process after another. Not thread-safe."""
+
+    def __init__(self, nursery: Nursery) -> None:
+        self._nursery = nursery
+        self._pid = 0
+        self._asks: BinaryIO | None = None
+        self._answers: BinaryIO | None = None
         self.is_lowered = False
         """Whether the process has a low priority. That cannot be undone."""
+        self.exit_code = 0
+        """Of the last process."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process; 0 if there is none."""
+        return self._pid
 
     @property
     def is_warm(self) -> bool:
-        return self._process is not None
-
-    def launch(self) -> None:
-        """Start the process if there is none, and do not wait until it is ready. Raises OSError."""
-        if self._process is not None and self._process.poll() is None:
-            return
-        self.stop()
-        arguments = map(str, (os.getpid(), self._memory, self._size))
-        command = [sys.executable, "-m", "router.inference.pixel_worker", *arguments]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | ENVIRONMENT, bufsize=1 << 16
-        )
+        return self._pid > 0
 
     def start(self) -> None:
         """Start the process if there is none, and wait until it is ready. Raises OSError, WorkerDiedError or
         TimeoutError."""
-        self.launch()
-        if not self._is_ready:
+        if self._pid and not self._has_died():
+            return
+        self.stop()
+        self._pid, self._asks, self._answers = self._nursery.birth()
+        try:
             self.answer(START_SECONDS)
-            self._is_ready = True
+        except BaseException:
+            self.stop()
+            raise
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Ask the process that `start` started. `answer` returns its answer."""
-        stream: Any = self._running().stdin
+        assert self._asks is not None
         try:
-            send(stream, dict(request))
+            send(self._asks, dict(request))
         except OSError:
             raise WorkerDiedError from None
 
     def answer(self, seconds: float) -> Answer:
         """Wait for the answer. Raises WorkerDiedError, or TimeoutError: then it still works, and one may wait again."""
-        stream: Any = self._running().stdout
+        stream = self._answers
+        assert stream is not None
         # An answer is written whole and at once, so waiting for its first byte is waiting for all of it.
         if not select.select([stream], [], [], max(0.0, seconds))[0]:
             raise TimeoutError
@@ -89,28 +195,26 @@ class PixelWorker:
 
     def lower(self) -> None:
         """Give the process a low priority, for good."""
-        os.setpriority(os.PRIO_PROCESS, self._running().pid, LOW_PRIORITY + os.nice(0))
+        os.setpriority(os.PRIO_PROCESS, self._pid, LOW_PRIORITY + os.nice(0))
         self.is_lowered = True
 
     def cpu_seconds(self) -> float:
         """Seconds of processor time since the process started (Linux: a process's clock, by its number)."""
-        return time.clock_gettime((~self._running().pid << 3) | 2)
+        return time.clock_gettime((~self._pid << 3) | 2)
 
     def stop(self) -> None:
         """Kill the process."""
-        process, self._process = self._process, None
-        self._is_ready = self.is_lowered = False
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
+        if self._pid:
+            self.exit_code = self._nursery.end(self._pid)
+        for stream in (self._asks, self._answers):
             if stream is not None:
-                try:
+                with suppress(OSError):
                     stream.close()
-                except OSError:
-                    pass
+        self._pid, self._asks, self._answers, self.is_lowered = 0, None, None, False
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        assert self._process is not None
-        return self._process
+    def _has_died(self) -> bool:
+        """Whether it was killed while nobody asked: its end of the answers is closed."""
+        assert self._answers is not None
+        ends = select.poll()
+        ends.register(self._answers, 0)
+        return bool(ends.poll(0))

@@ -18,7 +18,7 @@ from pathlib import Path
 from router.config.settings import ModelSettings
 from router.errors import RouterError
 from router.inference.framing import unpack
-from router.inference.worker_handle import PixelWorker, WorkerDiedError
+from router.inference.worker_handle import Nursery, PixelWorker, WorkerDiedError
 
 SIZE = 512
 """Pixels of a side."""
@@ -40,7 +40,8 @@ class Pictures:
     """Asked for by path; `png` may be called from one event loop."""
 
     def __init__(self, settings: ModelSettings) -> None:
-        self._worker = PixelWorker(SIZE, settings.pixel_memory)
+        self._nursery = Nursery(SIZE, settings.pixel_memory)
+        self._worker = PixelWorker(self._nursery)
         self._asked: queue.Queue[tuple[Path, Future[bytes]] | None] = queue.Queue(MOST_WAITING)
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._turns: dict[str, asyncio.Lock] = {}
@@ -86,10 +87,10 @@ class Pictures:
             try:
                 item = self._asked.get(timeout=IDLE)
             except queue.Empty:
-                self._worker.stop()
+                self._end()
                 continue
             if item is None:
-                self._worker.stop()
+                self._end()
                 return
             path, asked = item
             if not asked.set_running_or_notify_cancel():  # the person has left
@@ -101,6 +102,10 @@ class Pictures:
             except Exception as error:
                 self._worker.stop()
                 asked.set_exception(NoPictureError(f"no picture could be made ({type(error).__name__})"))
+
+    def _end(self) -> None:
+        self._worker.stop()
+        self._nursery.stop()
 
     def _made(self, path: Path) -> bytes:
         from PIL import Image

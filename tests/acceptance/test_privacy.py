@@ -22,7 +22,7 @@ from router.node.orders import EndStudy, Many
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import database, described, node_as_destination, quick_node, store
 from tests.hook import Hook, webhook
-from tests.peers import NodeUnderTest, free_port, http, storescp, wait_for
+from tests.peers import NodeUnderTest, descendants, free_port, http, storescp, wait_for
 from tests.unit.webpeer import JSON, Talk, WebPeer, element
 
 pytestmark = pytest.mark.dcmtk
@@ -94,7 +94,7 @@ def test_marked_patients_are_nowhere_but_in_blobs(node: NodeUnderTest, hook: Hoo
             pages = [str(hook.got).encode()] + [
                 http(f"http://127.0.0.1:{node.web_port}{path}") for path in ("/metrics", "/healthz", "/readyz")
             ]
-            titles = [Path(f"/proc/{task}/cmdline").read_bytes() for task in (child.pid, *_children(child.pid))]
+            titles = [Path(f"/proc/{task}/cmdline").read_bytes() for task in (child.pid, *descendants(child.pid))]
     finally:
         os.environ.clear()
         os.environ.update(environment)
@@ -200,7 +200,3 @@ def _an_instance(node: NodeUnderTest) -> str:
     with database(node) as connection:
         (which,) = connection.execute("SELECT instance_id FROM delivery WHERE follows IS NOT NULL LIMIT 1").fetchone()
     return str(which)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(n) for task in Path(f"/proc/{pid}/task").iterdir() for n in (task / "children").read_text().split()]

@@ -34,7 +34,7 @@ from router.forward.together import MOST
 from tests.acceptance.corpus import database, settled
 from tests.chaos import traffic
 from tests.chaos.history import DECIDED_WITHOUT_HEADER, Crash, SpoolRow, Verdict, judge, total
-from tests.peers import NodeUnderTest, listening, wait_for, without_model
+from tests.peers import NodeUnderTest, descendants, listening, wait_for, without_model
 
 STEPS = (
     "recvfrom", "openat", "write", "fsync", "rename", "pwrite64", "fdatasync", "sendto", "sendfile", "unlink",
@@ -157,14 +157,14 @@ class Round:
         self._died("node", "start")
 
     def _kill_worker(self) -> None:
-        self._kill_child("worker", "router.inference.pixel_worker")
+        self._kill_child("worker", "pixel worker")
 
     def _kill_inference(self) -> None:
         self._kill_child("inference", "router.inference")
 
-    def _kill_child(self, what: str, module: str) -> None:
+    def _kill_child(self, what: str, name: str) -> None:
         time.sleep(self.chance.uniform(0.0, 0.3))
-        found = descendants(self._process().pid, module)
+        found = descendants(self._process().pid, name)
         if found:
             os.kill(self.chance.choice(found), signal.SIGKILL)
             self.crashes.append(Crash(what, time.monotonic()))
@@ -220,26 +220,12 @@ class Round:
         blind = {row.uid for row in spool_rows(self.life.node) if row.pixels in DECIDED_WITHOUT_HEADER}
         reports = {image: report.uid for image, report in self.answerer.answered.items()}
         with database(self.life.node) as connection:
-            waiting = {uid for uid, in connection.execute(WAITING, (traffic.AI,))}
+            waiting = {uid for (uid,) in connection.execute(WAITING, (traffic.AI,))}
         for image in sorted(waiting):
             if image not in reports:
                 yield f"no answer: {image} never arrived at the AI"
             elif reports[image] not in blind:
                 yield f"no match: {image} still waits for its report"
-
-
-def descendants(pid: int, module: str) -> list[int]:
-    """The processes below one that run a module of ours (Linux: /proc)."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            try:
-                if module.encode() in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
-                    found.append(child)
-                found += descendants(child, module)
-            except OSError:
-                continue
-    return found
 
 
 def rows_without_blob(spool: Path) -> set[str]:

@@ -35,8 +35,8 @@ from router.spool.claims import LEASE
 from tests import postgres
 from tests.chaos import traffic
 from tests.chaos.history import Crash, Sent, Verdict, judge, total
-from tests.chaos.kills import ROWS, Life, as_rows, descendants, has_blob, quiet
-from tests.peers import NodeUnderTest, listening, wait_for, without_model
+from tests.chaos.kills import ROWS, Life, as_rows, has_blob, quiet
+from tests.peers import NodeUnderTest, descendants, listening, wait_for, without_model
 
 KINDS = {"node": 5, "inference": 1, "worker": 1, "server": 2, "connections": 1, "stall": 3}
 """What fails, and how often: a process is killed; the server is stopped at once and started; its connections are
@@ -140,17 +140,17 @@ class Round:
         self._kill_child("inference", "router.inference")
 
     def _fail_worker(self) -> None:
-        self._kill_child("worker", "router.inference.pixel_worker")
+        self._kill_child("worker", "pixel worker")
 
-    def _kill_child(self, what: str, module: str) -> None:
+    def _kill_child(self, what: str, name: str) -> None:
         """Of either node; a node that has just begun may have none yet."""
         found: list[int] = []
 
         def one_is_there() -> bool:
-            found[:] = [pid for life in self.lives if life.process for pid in descendants(life.process.pid, module)]
+            found[:] = [pid for life in self.lives if life.process for pid in descendants(life.process.pid, name)]
             return bool(found)
 
-        wait_for(one_is_there, START, f"a process of {module}")
+        wait_for(one_is_there, START, f"a process of {name}")
         os.kill(self.chance.choice(found), signal.SIGKILL)
         self.crashes.append(Crash(what, time.monotonic()))
 

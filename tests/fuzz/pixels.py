@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 
 from router.flow import PixelState, Seen
 from router.inference.framing import pack, unpack
-from router.inference.worker_handle import Answer, PixelWorker, WorkerDiedError
+from router.inference.worker_handle import Answer, Nursery, PixelWorker, WorkerDiedError
 from tests.fuzz.data_sets import EXPLICIT, IMPLICIT
 from tests.fuzz.targets import TAGS, WrongError
 
@@ -32,7 +32,8 @@ class Pixels:
     """One worker, asked for the picture and now and then for a native copy. Not for several threads."""
 
     def __init__(self) -> None:
-        self._worker = PixelWorker(SIZE, MEMORY)
+        self._nursery = Nursery(SIZE, MEMORY)
+        self._worker = PixelWorker(self._nursery)
         self._folder = TemporaryDirectory(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self._path, self._copy = Path(self._folder.name) / "case.dcm", Path(self._folder.name) / "copy.dcm"
         self._floor = 0
@@ -56,24 +57,24 @@ class Pixels:
 
     def close(self) -> None:
         self._worker.stop()
+        self._nursery.stop()
         self._folder.cleanup()
 
     def _ask(self, request: dict[str, object]) -> dict[str, object]:
         self._worker.start()
-        process = self._worker._process
-        assert process is not None
-        self._floor = self._floor or _peak(process.pid)
+        pid = self._worker.pid
+        self._floor = self._floor or _peak(pid)
         began = time.monotonic()
         answer, picture = self._answer(request)
         took = time.monotonic() - began
         if took > TIMEOUT + SLACK:
             raise WrongError("an answer came long after the time limit")
-        if self._worker._process is not process:
-            self._gone(process.returncode, took)
+        if self._worker.pid != pid:
+            self._gone(self._worker.exit_code, took)
         elif picture and len(picture) != SIZE * SIZE:
             raise WrongError("the picture has another size")
         else:
-            peak = _peak(process.pid)
+            peak = _peak(pid)
             self.peak = max(self.peak, peak)
             if peak > self._floor + MEMORY:
                 raise WrongError("the worker had more memory than its limit")

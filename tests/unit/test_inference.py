@@ -24,10 +24,11 @@ from router.flow import Seen
 from router.inference import Inference, InferenceError, process, supervisor
 from router.inference.framing import pack, unpack
 from router.inference.lanes import Lanes
-from router.inference.worker_handle import PixelWorker
+from router.inference.worker_handle import Nursery, PixelWorker
 from router.model.untrained import save_random_model
 from router.pixels import render
 from router.pixels.wrap import wrap_image
+from tests.peers import descendants
 from tests.unit.peer import wait_for
 
 pytestmark = pytest.mark.slow
@@ -154,7 +155,7 @@ def test_with_a_question_that_is_too_old_it_is_killed_though_it_gives_signs_of_l
 ) -> None:
     """It waits for its pixel worker, and would for longer than this test does."""
     wait_until_ready(impatient)
-    (worker,) = _children(impatient.info()["pid"])
+    (worker,) = descendants(impatient.info()["pid"], "pixel worker")
     os.kill(worker, signal.SIGSTOP)
     with pytest.raises(InferenceError):
         impatient.look(dx, frozenset()).result(10)
@@ -182,8 +183,9 @@ def test_nothing_is_left_when_the_node_is_killed(settings: ModelSettings, tmp_pa
     while not line.strip().isdecimal():
         line = node.stdout.readline()
     inference = int(line)
-    family = [inference, *_children(inference)]
-    assert len(family) == 3
+    family = [inference, *descendants(inference)]
+    assert len(family) == 4  # the nursery and two workers
+    assert len(descendants(inference, "pixel worker")) == 2
     node.kill()
     node.wait()
     node.stdout.close()
@@ -191,13 +193,6 @@ def test_nothing_is_left_when_the_node_is_killed(settings: ModelSettings, tmp_pa
     while any(_runs(pid) for pid in family):
         assert time.monotonic() < deadline, "a process outlived the node"
         time.sleep(0.05)
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
-    return found
 
 
 def _runs(pid: int) -> bool:
@@ -214,9 +209,10 @@ def asked(
     """The only worker of the first lane, started, and what is seen of a file by one that is like it."""
     answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     made: list[PixelWorker] = []
+    nursery = Nursery(64, memory)
 
     def make() -> PixelWorker:
-        made.append(PixelWorker(64, memory))
+        made.append(PixelWorker(nursery))
         return made[-1]
 
     lanes = Lanes(
@@ -235,25 +231,21 @@ def asked(
     try:
         yield made[0], look
     finally:
+        nursery.stop()
         for worker in made:
             worker.stop()
 
 
-def _pid(worker: PixelWorker) -> int:
-    assert worker._process is not None
-    return worker._process.pid
-
-
 def test_a_worker_that_hangs_is_replaced_and_the_instance_undecodable(dx: Path) -> None:
     with asked(dx, timeout=0.5) as (worker, look):
-        os.kill(_pid(worker), signal.SIGSTOP)
+        os.kill(worker.pid, signal.SIGSTOP)
         assert "0.5 s" in look().reason
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_instance_looked_at_again(dx: Path) -> None:
     """By the kernel where memory is short, or by a person: that is not the instance's doing."""
     with asked(dx) as (worker, look):
-        killed = _pid(worker)
+        killed = worker.pid
         os.kill(killed, signal.SIGSTOP)
         threading.Timer(0.1, os.kill, (killed, signal.SIGKILL)).start()  # while it is asked
         assert look().pixels == "decoded"

@@ -55,9 +55,6 @@ class FakeWorker:
         self._request: Request = {}
         self.is_warm = self.is_lowered = False
 
-    def launch(self) -> None:
-        pass
-
     def start(self) -> None:
         if not self.is_warm:
             self._stage.can_start.wait(10 * SOON)

@@ -118,7 +118,10 @@ def test_the_demonstration_needs_none(asked: Path, tmp_path: Path) -> None:
     ("modules", "heavy"),
     [
         ("router.inference.inside", ("torch", "pydicom", "structlog", "yaml", "requests")),
-        ("router.inference.pixel_worker, router.pixels", ("torch", "pynetdicom", "structlog", "yaml", "requests")),
+        (
+            "router.inference.nursery, router.inference.pixel_worker, router.pixels",
+            ("torch", "pynetdicom", "structlog", "yaml", "requests"),
+        ),
         ("router.cli.serve, router.node.node, router.page", ("torch", "openvino", "pynetdicom", "alembic", "requests")),
     ],
 )
