@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,6 +36,8 @@ def show(
             fail(f"no instance or delivery {printable(instance)!r}; queue list shows them")
         row = values_of(found)
         row["deliveries"] = [values_of(one) for one in spool.views.deliveries(instance_id=found.id, limit=PAGE)]
+        row["results"] = [asdict(one) for one in spool.results.answering(found.id)]
+        row["result_of"] = [asdict(one) for one in spool.results.answered_by(found.id)]
         row["events"] = [values_of(one) for one in spool.views.events(instance_id=found.id, limit=PAGE)]
     if as_json:
         print(json.dumps(row))
@@ -71,13 +74,17 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
     from router.spool.states import in_words
 
     for name, value in row.items():
-        if name not in ("deliveries", "events", "token", "ready_at"):
+        if name not in ("deliveries", "results", "result_of", "events", "token", "ready_at"):
             yield f"{name:18s} {local_time(value) if name.endswith('_at') and value else _words(name, value)}"
     for delivery in row["deliveries"]:
         word = in_words(delivery["state"], delivery["reason"])
         ended = f" {local_time(delivery['closed_at'])}" if delivery["closed_at"] else ""
         ended += f" (follows instance {delivery['follows']})" if delivery["follows"] else ""
         yield f"delivery {delivery['id']:<9} {delivery['destination']}: {word}{ended} {delivery['reason'] or ''}"
+    for one in row["results"]:
+        yield f"result   {local_time(one['at'])}  {one['result_id']} from {one['destination']}"
+    for one in row["result_of"]:
+        yield f"result of instance {one['instance_id']}, which went to {one['destination']}"
     for event in row["events"]:
         yield f"event {local_time(event['at'])}  {event['kind']} {event['destination'] or ''} {event['detail'] or ''}"
 

@@ -12,6 +12,7 @@ from router.commands.nodes import listed, troubles
 from router.commands.pause_words import in_words
 from router.commands.refusing import Refuses, refusing
 from router.config import Settings
+from router.config.settings import DestinationSettings
 from router.errors import RouterError
 from router.node.client import state
 from router.node.shared_settings import as_everywhere
@@ -47,8 +48,8 @@ class Destination:
     delivered: int
     """In the last hour."""
     drains_in_s: float | None
-    """Seconds until nothing is owed, at the rate of the last hour; None where nothing was delivered, or nothing is
-    tried now."""
+    """Seconds until nothing is owed, at the rate of the last hour and no faster than its quota; None where neither is
+    known, or nothing is tried now."""
     results: int = 0
     """Results of the last hours (`MISSING_WITHIN`)."""
     result_s: float | None = None
@@ -200,9 +201,15 @@ def _destinations(
         came = results.get(name, Lately(0, None))
         yield Destination(
             name, word, reason, owed, counts.buried.get(name, 0), max(0.0, lately.now - oldest) if oldest else None,
-            delivered, owed * lately.seconds / delivered if owed and delivered and word == "open" else None,
+            delivered, _drains_in(owed, delivered / lately.seconds, of) if of and word == "open" else None,
             came.came, came.seconds, counts.missing.get(name, 0),
         )  # fmt: skip
+
+
+def _drains_in(owed: int, rate: float, of: DestinationSettings) -> float | None:
+    """`rate`: deliveries in a second."""
+    rates = [one for one in (rate, of.limit_rate) if one]
+    return owed / min(rates) if owed and rates else None
 
 
 def _how(one: Refuses, now: float) -> str:

@@ -26,6 +26,7 @@ from pynetdicom import AE, evt
 
 from router.pixels.wrap import wrap_image
 from tests.acceptance.corpus import database, quick_node, settled
+from tests.hook import webhook
 from tests.peers import DCMTK, NodeUnderTest, dcmsend, free_port, received, storescp, wait_for
 
 pytestmark = pytest.mark.dcmtk
@@ -148,9 +149,9 @@ def images(folder: Path, count: int, station: str) -> dict[str, Path]:
 
 
 @contextmanager
-def hospital(folder: Path) -> Iterator[tuple[NodeUnderTest, MadeUpAi, dict[str, Path]]]:
+def hospital(folder: Path, extra: str = "") -> Iterator[tuple[NodeUnderTest, MadeUpAi, dict[str, Path]]]:
     ports = {name: free_port() for name in ("chest-ai", "silent-ai", "pacs", "people")}
-    node = quick_node(folder / "node", ports, rules=RULES)
+    node = quick_node(folder / "node", ports, rules=RULES, extra=extra)
     text = node.config.read_text()
     for name, more in (
         ("chest-ai", "expect_result: 60s, fallback: people"),
@@ -180,7 +181,12 @@ def rows(node: NodeUnderTest, query: str) -> list[Any]:
 
 
 def test_results_reach_the_pacs_none_goes_back_and_silence_goes_to_people(tmp_path: Path) -> None:
-    with hospital(tmp_path) as (node, ai, places), node.running():
+    with (
+        webhook() as hook,
+        hospital(tmp_path, f"notify: {{to: 'http://127.0.0.1:{hook.server_port}/', result_missing: 2}}\n") as (
+            node, ai, places,
+        ), node.running(),
+    ):  # fmt: skip
         talks, quiet = images(tmp_path / "talks", COUNT, "TALKS"), images(tmp_path / "quiet", 2, "SILENT")
         dcmsend(node.port, *talks.values(), calling="XRAY")
         dcmsend(node.port, *quiet.values(), calling="XRAY")
@@ -206,6 +212,8 @@ def test_results_reach_the_pacs_none_goes_back_and_silence_goes_to_people(tmp_pa
         assert {one["id"] for one in missing} == {
             row[0] for row in rows(node, "SELECT instance_id FROM delivery WHERE destination = 'people'")
         }
+        assert hook.came.acquire(timeout=90), "people are told"
+        assert "silent-ai gave no result for 2 deliveries" in str(hook.got)
         said = node.metrics()
         assert f'dicom_router_results_total{{destination="chest-ai",how="reference"}} {COUNT}.0' in said
         assert 'dicom_router_results_missing_total{destination="silent-ai"} 2.0' in said

@@ -294,6 +294,24 @@ def test_status_and_find_name_what_is_missing(spool: Spool, tmp_path: Path) -> N
     assert done.exit_code == 2
 
 
+def test_queue_show_names_the_results_and_what_they_answer(spool: Spool, tmp_path: Path) -> None:
+    loaded(tmp_path)
+    first = image(spool, "1.1")
+    send(spool)
+    result = answer(spool, refers_to=("1.1",))
+
+    def shown(which: str, *more: str) -> str:
+        done = CliRunner().invoke(app, ["queue", "show", which, "--config", str(tmp_path / "routing.yaml"), *more])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert f"{result} from chest-ai" in next(line for line in shown(first).splitlines() if line.startswith("result "))
+    assert f"result of instance {first}, which went to chest-ai" in shown(result)
+    (one,) = json.loads(shown(first, "--json"))["results"]
+    assert (one["result_id"], one["destination"], one["how"]) == (result, "chest-ai", "reference")
+    assert json.loads(shown(first, "--json"))["result_of"] == []
+
+
 def test_the_page_shows_results_and_what_is_missing(tmp_path: Path) -> None:
     rules = TABLE.replace("spool: {path: spool}", "").replace("port: 104", "port: 104, expect_result: 10min")
     with node_in(tmp_path, "sqlite", rules) as node, client_of(node) as client:

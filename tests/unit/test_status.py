@@ -165,6 +165,12 @@ def test_the_figures_are_those_of_the_last_hour(spool: Spool, config: Path) -> N
     assert (pacs["name"], pacs["owed"], pacs["delivered"], ai["owed"], ai["delivered"]) == ("pacs", 2, 1, 1, 0)
     assert pacs["drains_in_s"] == 2 * 3600
     assert ai["drains_in_s"] is None
+    config.write_text(config.read_text().replace("pacs: {", "pacs: {limit_rate: 1/h, "))
+    pacs = json.loads(run(config, "--json")[1])["destinations"][0]
+    assert pacs["drains_in_s"] == 2 * 3600
+    config.write_text(config.read_text().replace("limit_rate: 1/h", "limit_rate: 12/d"))
+    pacs = json.loads(run(config, "--json")[1])["destinations"][0]
+    assert pacs["drains_in_s"] == 4 * 3600
     assert found["spool"]["used"] == sum(len(data) for data in (b"1.2.3", b"1.2.4", b"1.2.5", b"new"))
 
 
