@@ -49,9 +49,12 @@ ae.start_server(("127.0.0.1", port), evt_handlers=[(evt.EVT_C_STORE, store)])
 @contextmanager
 def ours(
     folder: Path, sink: int, *, engine: str = "auto", threads: int = 0, workers: int = 0, per_peer: int = 64,
-    program: Sequence[str] = ("-m", "router"), spool: str = "",
+    program: Sequence[str] = ("-m", "router"), spool: str = "", to: int = 1,
 ) -> Iterator[tuple[int, int]]:  # fmt: skip
-    """This node, as `dicom-router serve`, durable and classifying; every class goes to the sink."""
+    """This node, as `dicom-router serve`, durable and classifying; every class goes to the sink.
+
+    `to`: associations to the sink at a time.
+    """
     port, web = free_port(), free_port()
     (folder / "routing.yaml").write_text(
         f"node: {{ae_title: ROUTER, address: 127.0.0.1, port: {port}, associations: 300, "
@@ -59,7 +62,7 @@ def ours(
         f"web: {{address: 127.0.0.1, port: {web}}}\n"
         f"model: {{engine: {engine}, device: cpu, threads: {threads}, workers: {workers}}}\n"
         f"spool: {{path: spool, keep: 1s{spool}}}\n"
-        f"destinations:\n  sink: {{ae_title: SINK, host: 127.0.0.1, port: {sink}}}\n"
+        f"destinations:\n  sink: {{ae_title: SINK, host: 127.0.0.1, port: {sink}, associations: {to}}}\n"
         "rules:\n  - {name: spine, when: {class: spine}, send: sink}\n"
         "otherwise: {send: sink}\n"
     )

@@ -13,6 +13,7 @@ from router.errors import RouterError
 from router.forward.circuit import Circuit
 from router.forward.delivery import Transcode
 from router.forward.failing import Failing
+from router.forward.last_look import LastLook
 from router.forward.worker import Worker
 from router.spool import Spool
 
@@ -27,6 +28,7 @@ class Prepared:
 
     destinations: dict[str, DestinationSettings]
     circuits: dict[str, Circuit] = field(default_factory=dict)
+    looks: dict[str, LastLook] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
 
 
@@ -39,6 +41,7 @@ class Forwarder:
         self._transcode = transcode
         self._workers: dict[str, list[Worker]] = {}
         self._circuits: dict[str, Circuit] = {}
+        self._looks: dict[str, LastLook] = {}
         self._leaving: list[Worker] = []
         self._known: dict[str, DestinationSettings] = {}
 
@@ -60,9 +63,11 @@ class Forwarder:
             for name, destination in wanted.items():
                 if name not in self._circuits:
                     prepared.circuits[name] = Circuit(name, self._spool, random.random)
+                    prepared.looks[name] = LastLook()
                 for _ in range(destination.associations - len(self._workers.get(name, ()))):
                     circuit = prepared.circuits.get(name) or self._circuits[name]
-                    worker = Worker(name, self._spool, self._settings, circuit, self._transcode)
+                    look = prepared.looks.get(name) or self._looks[name]
+                    worker = Worker(name, self._spool, self._settings, circuit, look, self._transcode)
                     worker.start()
                     prepared.workers.append(worker)
         except RuntimeError as error:
@@ -88,6 +93,7 @@ class Forwarder:
             if name in self._circuits and destination != self._known[name]:
                 self._circuits[name].hurry()
         self._circuits |= prepared.circuits
+        self._looks |= prepared.looks
         for worker in prepared.workers:
             self._workers.setdefault(worker.to, []).append(worker)
         self._known |= wanted

@@ -16,6 +16,7 @@ from router.flow import Delivery
 from router.forward.backoff import FEW_WHILE_OPEN, few_retry_after, retry_after
 from router.forward.circuit import Circuit
 from router.forward.delivery import Transcode, attempt, came_from
+from router.forward.last_look import LastLook
 from router.forward.outcomes import Fate, Outcome, Sign
 from router.forward.pool import Pool
 from router.forward.sender import Sender
@@ -51,6 +52,7 @@ class Worker(threading.Thread):
         spool: Spool,
         settings: Callable[[], Settings],
         circuit: Circuit,
+        last_look: LastLook,
         transcode: Transcode,
     ) -> None:
         super().__init__(name=f"forward {name}", daemon=True)
@@ -58,6 +60,7 @@ class Worker(threading.Thread):
         self._spool = spool
         self._settings = settings
         self._circuit = circuit
+        self._last_look = last_look
         self._transcode = transcode
         self._pool = Pool(circuit.hold)
         self._habit = Habit()
@@ -66,6 +69,8 @@ class Worker(threading.Thread):
         """The study of the last deliveries, if the destination gathers."""
         self._stopping = threading.Event()
         self._signal = spool.signals.of(name)
+        self._version = self._signal.version
+        """Of the signal, at the beginning of this turn."""
 
     @property
     def to(self) -> str:
@@ -78,7 +83,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            version = self._signal.version
+            self._version = self._signal.version
             try:
                 wait = self._turn()
             except SpoolError as error:
@@ -91,7 +96,7 @@ class Worker(threading.Thread):
             finally:
                 self._circuit.end_probe()
             if wait is None or wait > 0:
-                self._signal.wait(version, wait)
+                self._signal.wait(self._version, wait)
         self._pool.release()
 
     def _turn(self) -> float | None:
@@ -120,7 +125,8 @@ class Worker(threading.Thread):
             else []
         )
         if not deliveries and wait <= 0:
-            deliveries = self._claim(destination)
+            with self._last_look.lock:
+                deliveries = self._claim(destination)
         if deliveries:
             if destination.gather is not None:
                 self._begin_study(deliveries[0].study)
@@ -132,11 +138,18 @@ class Worker(threading.Thread):
         return self._rest(destination)
 
     def _claim(self, destination: DestinationSettings) -> list[Delivery]:
+        """What is due, unless another worker has just found nothing."""
+        if self._last_look.nothing_is_due(self._version):
+            return []
         deliveries, rate = self._spool.deliveries, destination.limit_rate
         if destination.gather is None:
             batch = MOST if destination.stow is not None else BATCH
-            return deliveries.claim(self._to, 1 if self._circuit.is_open else batch, rate=rate)
-        return deliveries.claim_study(self._to, 1 if self._circuit.is_open else STUDY_BATCH, rate=rate)
+            claimed = deliveries.claim(self._to, 1 if self._circuit.is_open else batch, rate=rate)
+        else:
+            claimed = deliveries.claim_study(self._to, 1 if self._circuit.is_open else STUDY_BATCH, rate=rate)
+        if not claimed:
+            self._last_look.found_nothing(self._version)
+        return claimed
 
     def _begin_study(self, study: str) -> None:
         """End the association of another study: what gathers may take all that came on one for the same patient."""

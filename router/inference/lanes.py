@@ -27,11 +27,15 @@ from router.inference.worker_handle import Answer, WorkerDiedError
 PATIENCE_LOOK, PATIENCE_COPY = 1.0, 5.0
 """Seconds in the first lane and in that of copies, before work goes on in the slow one. A usual DX takes 0.1 s."""
 LONG = 0.25
-"""Seconds after which a look in the first lane makes room: one more may be under way, of another caller."""
+"""Seconds after which a look in the first lane makes room: one more may be under way, of another caller. With so many
+seconds of a processor behind it, its priority is lowered a little."""
 STARVED = 3.0
 """The patience may last up to this many times as long if the worker did not get the processor."""
 LOOK_AGAIN = 0.05
 """Seconds between two checks of that."""
+LOWERED, LOWEST = 5, 10
+"""The `nice` of a worker at a long look, which then gets a quarter of a processor that others want too; and of one in
+the slow lane, which gets a tenth."""
 START_AGAIN = 1.0
 """Seconds before a worker that did not start is tried again."""
 
@@ -48,7 +52,7 @@ class Worker(Protocol):
     def start(self) -> None: ...
     def ask(self, request: Request) -> None: ...
     def answer(self, seconds: float) -> Answer: ...
-    def lower(self) -> None: ...
+    def lower(self, by: int) -> None: ...
     def cpu_seconds(self) -> float: ...
     def stop(self) -> None: ...
 
@@ -158,7 +162,7 @@ class Lanes:
         """The answer; None where the job goes on in the slow lane. Raises what `start` does."""
         worker.start()
         if job.lane is Lane.SLOW:
-            worker.lower()
+            worker.lower(LOWEST)
         try:
             return self._ask(worker, job)
         except WorkerDiedError:
@@ -184,7 +188,7 @@ class Lanes:
                     return _undecodable(f"the pixels were not decoded within {self._timeout:g} s")
                 self._move(job)
                 return None
-            worker.lower()
+            worker.lower(LOWEST)
             try:
                 answer = worker.answer(self._timeout - patience)
             except TimeoutError:
@@ -197,23 +201,23 @@ class Lanes:
 
     def _wait(self, worker: Worker, job: Job, patience: float) -> Answer:
         """As `Worker.answer`, but waits longer for a worker that does not get the processor."""
-        had, until = worker.cpu_seconds(), time.monotonic() + STARVED * patience
-        quick = min(LONG, patience)
+        had, began = worker.cpu_seconds(), time.monotonic()
         try:
-            return worker.answer(quick)
+            return worker.answer(min(LONG, patience))
         except TimeoutError:
             with self._lock:
                 job.is_long = True
                 self._dispatch()
-        try:
-            return worker.answer(patience - quick)
-        except TimeoutError:
-            while worker.cpu_seconds() - had < patience and time.monotonic() < until:
-                try:
-                    return worker.answer(LOOK_AGAIN)
-                except TimeoutError:
-                    pass
-            raise
+        while True:
+            used, passed = worker.cpu_seconds() - had, time.monotonic() - began
+            if passed >= patience and (used >= patience or passed >= STARVED * patience):
+                raise TimeoutError
+            if used >= LONG and not worker.is_lowered:
+                worker.lower(LOWERED)
+            try:
+                return worker.answer(min(LOOK_AGAIN, max(0.0, patience - passed) or LOOK_AGAIN))
+            except TimeoutError:
+                continue
 
     def _becomes_slow(self, job: Job) -> bool:
         """Whether there is room in the slow lane, so that what is under way goes on there."""

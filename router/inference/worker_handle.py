@@ -19,8 +19,6 @@ from router.inference.framing import receive, send
 from router.inference.nursery import BIRTH, END, NUMBER
 
 START_SECONDS = 60.0
-LOW_PRIORITY = 10
-"""The `nice` of a worker for slow work: others come first."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
@@ -193,9 +191,9 @@ class PixelWorker:
             raise WorkerDiedError
         return message, picture
 
-    def lower(self) -> None:
-        """Give the process a low priority, for good."""
-        os.setpriority(os.PRIO_PROCESS, self._pid, LOW_PRIORITY + os.nice(0))
+    def lower(self, by: int) -> None:
+        """Give the process a priority that is lower than ours by so much `nice`, for good."""
+        os.setpriority(os.PRIO_PROCESS, self._pid, os.nice(0) + by)
         self.is_lowered = True
 
     def cpu_seconds(self) -> float:

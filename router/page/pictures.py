@@ -18,6 +18,7 @@ from pathlib import Path
 from router.config.settings import ModelSettings
 from router.errors import RouterError
 from router.inference.framing import unpack
+from router.inference.lanes import LOWEST
 from router.inference.worker_handle import Nursery, PixelWorker, WorkerDiedError
 
 SIZE = 512
@@ -113,7 +114,7 @@ class Pictures:
         worker = self._worker
         worker.start()
         if not worker.is_lowered:
-            worker.lower()
+            worker.lower(LOWEST)
         try:
             worker.ask({"op": "look", "path": str(path.absolute()), "tags": [], "patience": None})
             message, picture = worker.answer(SECONDS)

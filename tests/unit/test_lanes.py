@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,7 @@ from router.inference.framing import unpack
 from router.inference.lanes import CRASHED, Lanes
 from router.inference.schedule import Request
 from router.inference.worker_handle import Answer, WorkerDiedError
+from tests.unit.peer import wait_for
 
 TIMEOUT = 5.0
 SOON = 5.0
@@ -53,7 +55,11 @@ class FakeWorker:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._request: Request = {}
-        self.is_warm = self.is_lowered = False
+        self.is_warm, self.lowered = False, 0
+
+    @property
+    def is_lowered(self) -> bool:
+        return self.lowered > 0
 
     def start(self) -> None:
         if not self.is_warm:
@@ -79,17 +85,17 @@ class FakeWorker:
         if does in ("wait", "be expensive", "die once, then wait") and not stage.let_go.wait(seconds):
             raise TimeoutError
         stage.at_work.discard(self)
-        return {"lowered": self.is_lowered}, b""
+        return {"lowered": self.lowered}, b""
 
-    def lower(self) -> None:
-        self.is_lowered = True
+    def lower(self, by: int) -> None:
+        self.lowered = by
 
     def cpu_seconds(self) -> float:
-        return 1e9 if self._stage.at_work else 0.0  # it works as hard as it can
+        return time.monotonic()  # it works as hard as it can
 
     def stop(self) -> None:
         self._stage.at_work.discard(self)
-        self.is_warm = self.is_lowered = False
+        self.is_warm, self.lowered = False, 0
 
 
 @pytest.fixture
@@ -139,9 +145,22 @@ def test_a_long_look_makes_room_before_its_patience_is_over(
     assert stage.begun.qsize() == workers + 5  # and for no more of its own caller's
 
 
+def test_a_long_look_has_a_lower_priority_and_is_not_yet_slow(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_LOOK", 10 * SOON)
+    asked = stage.lanes(1, timeout=20 * SOON)
+    asked.put(look("long", "XRAY", "wait"))
+    (worker,) = wait_for(lambda: [one for one in stage.at_work if one.is_lowered], SOON)
+    assert worker.lowered == lanes.LOWERED < lanes.LOWEST
+    stage.let_go.set()
+    assert stage.answers.get(timeout=SOON) == ("long", {"lowered": lanes.LOWERED})
+    assert stage.slowed.empty()
+    asked.put(look("quick", "XRAY"))
+    assert stage.answers.get(timeout=SOON) == ("quick", {"lowered": 0})
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_warm_worker_is_left_to_others(stage: Stage, workers: int) -> None:
-    """A start takes half a second of a processor: whose images kill workers waits for it, and no other does."""
+    """A start takes time: whose images kill workers waits for it, and no other does."""
     asked = stage.lanes(workers)
     asked.put(look("expensive", "HOSTILE", "be expensive"))
     assert [stage.begun.get(timeout=SOON) for _ in range(2)] == ["expensive", "expensive"]
@@ -176,13 +195,13 @@ def test_what_is_slow_is_answered_in_the_slow_lane_and_said_so(stage: Stage) -> 
     stage.let_go.set()
     found = dict(stage.answers.get(timeout=SOON) for _ in range(2))
     assert set(found) == {"expensive", "takes long"}
-    assert all(message == {"lowered": True} for message in found.values())
+    assert all(message == {"lowered": lanes.LOWEST} for message in found.values())
 
 
 def test_an_honest_image_is_not_moved(stage: Stage) -> None:
     asked = stage.lanes(2)
     asked.put(look("honest"))
-    assert stage.answers.get(timeout=SOON) == ("honest", {"lowered": False})
+    assert stage.answers.get(timeout=SOON) == ("honest", {"lowered": 0})
     assert stage.slowed.empty()
 
 
@@ -197,7 +216,7 @@ def test_beyond_the_whole_time_limit_it_is_undecodable(stage: Stage) -> None:
 def test_a_worker_that_was_killed_once_costs_its_instance_nothing(stage: Stage) -> None:
     asked = stage.lanes(2)
     asked.put(look("unlucky", does="die once"))
-    assert stage.answers.get(timeout=SOON) == ("unlucky", {"lowered": True})
+    assert stage.answers.get(timeout=SOON) == ("unlucky", {"lowered": lanes.LOWEST})
 
 
 def test_what_its_worker_dies_of_twice_is_undecodable(stage: Stage) -> None:
