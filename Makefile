@@ -88,6 +88,9 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.classify --json benchmarks/results/classify.json
 	$(BIN)/python -m benchmarks.decode --json benchmarks/results/decode.json
 	$(BIN)/python -m benchmarks.spool --json benchmarks/results/spool.json
+	folder=$$(mktemp -d /var/tmp/start-XXXXXX); \
+	    $(BIN)/python -m benchmarks.start --folder $$folder --json benchmarks/results/start.json; rc=$$?; \
+	    rm -rf $$folder; exit $$rc
 	for part in latency stow store idle budget layout echo scale steady hostile year find page bulk backlog replicas capacity; do \
 	    $(BIN)/python -m benchmarks.$$part --json benchmarks/results/$$part.json || exit 1; done
 	$(BIN)/python -m benchmarks.claims --json benchmarks/results/claims.json  # half an hour, 25 GB

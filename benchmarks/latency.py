@@ -5,7 +5,7 @@
 First two senders store as fast as they are answered: that rate is what the node can sustain. Then both keep 80 % of it.
 The time is the node's own: from the last byte in (`received_at`) to the answer of the destination, which is a little
 more than to the last byte out. In the second part, a third caller sends large JPEG 2000 images and hostile ones all the
-time, also while the rate is found. The destination takes two associations at a time, since it needs as long for a
+time, also while the rate is found. There the destination takes two associations at a time, since it needs as long for a
 hostile data set as it likes. Senders, node and sink share the cores.
 """
 
@@ -109,7 +109,7 @@ def part(seconds: float, *, disturbed: bool) -> dict[str, object]:
         callers = dict.fromkeys(SENDERS, small)
         if disturbed:
             callers["OTHER"] = troublesome(folder / "files")
-        with ours(folder, sink.port, to=2) as (port, _):
+        with ours(folder, sink.port, to=2 if disturbed else 1) as (port, _):
             for run, warm in (("warm", seconds / 6), ("most", seconds / 2)):
                 (folder / run).mkdir()
                 since, began = time.time(), time.monotonic()
