@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
@@ -23,6 +24,18 @@ def live_and_die_with(parent: int) -> None:
 def is_called(name: str) -> None:
     """The name that `ps` and `top` show, at most 15 bytes (Linux prctl)."""
     ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def have_low_priority(nice: int) -> None:
+    """Let all other processes come first, for good.
+
+    Linux by default shares the processors among sessions, and `nice` counts only within one. So this process gets a
+    session of its own, whose `nice` counts (sched(7), autogroup).
+    """
+    os.setsid()
+    os.nice(nice)
+    with suppress(OSError):  # a kernel without sessions' shares, or a container that has a share of its own
+        Path("/proc/self/autogroup").write_text(str(nice))
 
 
 def give_back_memory() -> None:

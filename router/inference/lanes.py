@@ -33,9 +33,8 @@ STARVED = 3.0
 """The patience may last up to this many times as long if the worker did not get the processor."""
 LOOK_AGAIN = 0.05
 """Seconds between two checks of that."""
-LOWERED, LOWEST = 5, 10
-"""The `nice` of a worker at a long look, which then gets a quarter of a processor that others want too; and of one in
-the slow lane, which gets a tenth."""
+LOWERED = 5
+"""The `nice` of a worker at a long look, which then gets a quarter of a processor that others want too."""
 START_AGAIN = 1.0
 """Seconds before a worker that did not start is tried again."""
 
@@ -49,7 +48,7 @@ class Worker(Protocol):
     def is_warm(self) -> bool: ...
     @property
     def is_lowered(self) -> bool: ...
-    def start(self) -> None: ...
+    def start(self, *, is_low: bool = False) -> None: ...
     def ask(self, request: Request) -> None: ...
     def answer(self, seconds: float) -> Answer: ...
     def lower(self, by: int) -> None: ...
@@ -160,9 +159,7 @@ class Lanes:
 
     def _work(self, worker: Worker, job: Job) -> Answer | None:
         """The answer; None where the job goes on in the slow lane. Raises what `start` does."""
-        worker.start()
-        if job.lane is Lane.SLOW:
-            worker.lower(LOWEST)
+        worker.start(is_low=job.lane is Lane.SLOW)
         try:
             return self._ask(worker, job)
         except WorkerDiedError:
@@ -182,18 +179,11 @@ class Lanes:
         try:
             answer = self._wait(worker, job, patience) if may_move else worker.answer(patience)
         except TimeoutError:
-            if not (may_move and self._becomes_slow(job)):
-                worker.stop()
-                if not may_move:
-                    return _undecodable(f"the pixels were not decoded within {self._timeout:g} s")
-                self._move(job)
-                return None
-            worker.lower(LOWEST)
-            try:
-                answer = worker.answer(self._timeout - patience)
-            except TimeoutError:
-                worker.stop()
+            worker.stop()
+            if not may_move:
                 return _undecodable(f"the pixels were not decoded within {self._timeout:g} s")
+            self._move(job)
+            return None
         if "expensive" in answer[0]:
             self._move(job)
             return None
@@ -218,15 +208,6 @@ class Lanes:
                 return worker.answer(min(LOOK_AGAIN, max(0.0, patience - passed) or LOOK_AGAIN))
             except TimeoutError:
                 continue
-
-    def _becomes_slow(self, job: Job) -> bool:
-        """Whether there is room in the slow lane, so that what is under way goes on there."""
-        with self._lock:
-            if not self._schedule.becomes_slow(job):
-                return False
-            self._dispatch()
-        self._slowed(job.request)
-        return True
 
     def _move(self, job: Job) -> None:
         """Move it to the slow lane, where it begins anew."""

@@ -5,7 +5,8 @@ replaced after each slow or hostile image, and two of them start with the node. 
 no image, so a copy is safe and a worker that dies takes nothing along.
 
 `inference.worker_handle` starts it. Requests come as datagrams on a socket, and each gets a number as its answer:
-BIRTH with two descriptors the worker's process id, or 0; END and a process id the worker's exit code.
+BIRTH with two descriptors the worker's process id, or 0; LOW_BIRTH the same of one of low priority; END and a process
+id the worker's exit code.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import sys
 import time
 from typing import NoReturn
 
-from router.inference.child_start import at_most, is_called, live_and_die_with
+from router.inference.child_start import at_most, have_low_priority, is_called, live_and_die_with
 
-BIRTH, END = b"b", b"e"
+BIRTH, LOW_BIRTH, END = b"b", b"l", b"e"
 """Requests, by their first byte."""
 NUMBER = 8
 """Bytes of a process id or an exit code."""
+LOWEST = 10
+"""The `nice` of a worker in the slow lane: it gets a tenth of a processor that others want too."""
 DEATH_SECONDS = 1.0
 """A worker that was killed is gone by then. One that hangs in a file system is waited for at the next end."""
 
@@ -41,9 +44,9 @@ def main() -> None:
         request, descriptors, *_ = socket.recv_fds(requests, 1 + NUMBER, 2)
         if not request:
             return
-        if request[:1] == BIRTH:
+        if request[:1] in (BIRTH, LOW_BIRTH):
             asks, answers = descriptors
-            answer = _birth(requests, asks, answers, memory, size)
+            answer = _birth(requests, asks, answers, memory, size, is_low=request[:1] == LOW_BIRTH)
             mine.add(answer)
         else:
             # A worker of the nursery before this one has died with it, and another process may have its number.
@@ -54,7 +57,7 @@ def main() -> None:
         requests.send(answer.to_bytes(NUMBER, signed=True))
 
 
-def _birth(line: socket.socket, asks: int, answers: int, memory: int, size: int) -> int:
+def _birth(line: socket.socket, asks: int, answers: int, memory: int, size: int, *, is_low: bool) -> int:
     """The process id of a new worker that reads requests from `asks` and writes to `answers`; 0 if there is none."""
     mother = os.getpid()
     try:
@@ -64,17 +67,19 @@ def _birth(line: socket.socket, asks: int, answers: int, memory: int, size: int)
     else:
         if not child:
             line.close()
-            _live(mother, asks, answers, memory, size)
+            _live(mother, asks, answers, memory, size, is_low=is_low)
     os.close(asks)
     os.close(answers)
     return child
 
 
-def _live(mother: int, asks: int, answers: int, memory: int, size: int) -> NoReturn:
+def _live(mother: int, asks: int, answers: int, memory: int, size: int, *, is_low: bool) -> NoReturn:
     code = 1
     try:
         live_and_die_with(mother)
         is_called("pixel worker")
+        if is_low:
+            have_low_priority(LOWEST)
         from router.inference.pixel_worker import work
 
         at_most(memory)

@@ -78,15 +78,6 @@ class Schedule:
         now = time.monotonic()
         return max((now - job.began for job in self._running), default=0.0)
 
-    def becomes_slow(self, job: Job) -> bool:
-        """Go on with a job in the slow lane, if there is room. Returns whether there was."""
-        slow = [one for one in self._running if one.lane is Lane.SLOW]
-        if len(slow) >= self.most[Lane.SLOW] or any(one.has_died for one in slow):
-            return False
-        job.lane = Lane.SLOW
-        self._slow_callers[job.caller] += 1
-        return True
-
     def move(self, job: Job) -> None:
         """Move a job that runs to the slow lane, where it begins anew."""
         self._running.discard(job)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 from router.inference.framing import receive, send
-from router.inference.nursery import BIRTH, END, NUMBER
+from router.inference.nursery import BIRTH, END, LOW_BIRTH, NUMBER
 
 START_SECONDS = 60.0
 ENVIRONMENT = {
@@ -26,6 +26,7 @@ ENVIRONMENT = {
 """One core each. And glibc keeps the memory of one image for the next. Else each page costs a fault again: a third of
 the time of a DX."""
 
+BIRTH_OF = {False: BIRTH, True: LOW_BIRTH}
 Answer = tuple[dict[str, Any], bytes]
 """The worker's message and picture."""
 
@@ -51,17 +52,17 @@ class Nursery:
         with self._lock:
             self._launched()
 
-    def birth(self) -> tuple[int, BinaryIO, BinaryIO]:
-        """A new worker: its process id, where it reads requests, and where it writes answers.
+    def birth(self, *, is_low: bool = False) -> tuple[int, BinaryIO, BinaryIO]:
+        """A new worker, of low priority if `is_low`: its process id, and where it reads requests and writes answers.
 
         Raises OSError or TimeoutError.
         """
         with self._lock:
             try:
-                return self._birth(self._launched())
+                return self._birth(self._launched(), BIRTH_OF[is_low])
             except (ConnectionError, EOFError):  # it was killed: another one
                 self._stop()
-                return self._birth(self._launched())
+                return self._birth(self._launched(), BIRTH_OF[is_low])
             except TimeoutError:
                 self._stop()
                 raise
@@ -101,13 +102,13 @@ class Nursery:
         self._line = ours
         return ours
 
-    def _birth(self, line: socket.socket) -> tuple[int, BinaryIO, BinaryIO]:
+    def _birth(self, line: socket.socket, request: bytes) -> tuple[int, BinaryIO, BinaryIO]:
         asks, asked = os.pipe()
         answered, answers = os.pipe()
         requests, replies = os.fdopen(asked, "wb"), os.fdopen(answered, "rb", 1 << 16)
         try:
             try:
-                socket.send_fds(line, [BIRTH], [asks, answers])
+                socket.send_fds(line, [request], [asks, answers])
             finally:
                 os.close(asks)
                 os.close(answers)
@@ -153,13 +154,16 @@ class PixelWorker:
     def is_warm(self) -> bool:
         return self._pid > 0
 
-    def start(self) -> None:
-        """Start the process if there is none, and wait until it is ready. Raises OSError, WorkerDiedError or
-        TimeoutError."""
-        if self._pid and not self._has_died():
+    def start(self, *, is_low: bool = False) -> None:
+        """Start the process if there is none, or none of a low priority if it must have one. Wait until it is ready.
+
+        Raises OSError, WorkerDiedError or TimeoutError.
+        """
+        if self._pid and not self._has_died() and (self.is_lowered or not is_low):
             return
         self.stop()
-        self._pid, self._asks, self._answers = self._nursery.birth()
+        self._pid, self._asks, self._answers = self._nursery.birth(is_low=is_low)
+        self.is_lowered = is_low
         try:
             self.answer(START_SECONDS)
         except BaseException:

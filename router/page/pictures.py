@@ -18,7 +18,6 @@ from pathlib import Path
 from router.config.settings import ModelSettings
 from router.errors import RouterError
 from router.inference.framing import unpack
-from router.inference.lanes import LOWEST
 from router.inference.worker_handle import Nursery, PixelWorker, WorkerDiedError
 
 SIZE = 512
@@ -112,9 +111,7 @@ class Pictures:
         from PIL import Image
 
         worker = self._worker
-        worker.start()
-        if not worker.is_lowered:
-            worker.lower(LOWEST)
+        worker.start(is_low=True)
         try:
             worker.ask({"op": "look", "path": str(path.absolute()), "tags": [], "patience": None})
             message, picture = worker.answer(SECONDS)

@@ -15,6 +15,7 @@ from router.inference import lanes
 from router.inference.fair import FairQueue
 from router.inference.framing import unpack
 from router.inference.lanes import CRASHED, Lanes
+from router.inference.nursery import LOWEST
 from router.inference.schedule import Request
 from router.inference.worker_handle import Answer, WorkerDiedError
 from tests.unit.peer import wait_for
@@ -61,10 +62,10 @@ class FakeWorker:
     def is_lowered(self) -> bool:
         return self.lowered > 0
 
-    def start(self) -> None:
+    def start(self, *, is_low: bool = False) -> None:
         if not self.is_warm:
             self._stage.can_start.wait(10 * SOON)
-        self.is_warm = True
+        self.is_warm, self.lowered = True, LOWEST if is_low else self.lowered
 
     def ask(self, request: Request) -> None:
         self._request = request
@@ -150,7 +151,7 @@ def test_a_long_look_has_a_lower_priority_and_is_not_yet_slow(stage: Stage, monk
     asked = stage.lanes(1, timeout=20 * SOON)
     asked.put(look("long", "XRAY", "wait"))
     (worker,) = wait_for(lambda: [one for one in stage.at_work if one.is_lowered], SOON)
-    assert worker.lowered == lanes.LOWERED < lanes.LOWEST
+    assert worker.lowered == lanes.LOWERED < LOWEST
     stage.let_go.set()
     assert stage.answers.get(timeout=SOON) == ("long", {"lowered": lanes.LOWERED})
     assert stage.slowed.empty()
@@ -195,7 +196,7 @@ def test_what_is_slow_is_answered_in_the_slow_lane_and_said_so(stage: Stage) -> 
     stage.let_go.set()
     found = dict(stage.answers.get(timeout=SOON) for _ in range(2))
     assert set(found) == {"expensive", "takes long"}
-    assert all(message == {"lowered": lanes.LOWEST} for message in found.values())
+    assert all(message == {"lowered": LOWEST} for message in found.values())
 
 
 def test_an_honest_image_is_not_moved(stage: Stage) -> None:
@@ -216,7 +217,7 @@ def test_beyond_the_whole_time_limit_it_is_undecodable(stage: Stage) -> None:
 def test_a_worker_that_was_killed_once_costs_its_instance_nothing(stage: Stage) -> None:
     asked = stage.lanes(2)
     asked.put(look("unlucky", does="die once"))
-    assert stage.answers.get(timeout=SOON) == ("unlucky", {"lowered": lanes.LOWEST})
+    assert stage.answers.get(timeout=SOON) == ("unlucky", {"lowered": LOWEST})
 
 
 def test_what_its_worker_dies_of_twice_is_undecodable(stage: Stage) -> None:
@@ -294,7 +295,7 @@ def test_a_worker_that_does_not_start_is_said(stage: Stage, monkeypatch: pytest.
     monkeypatch.setattr(lanes, "START_AGAIN", 0.0)
     asked = stage.lanes(1)
 
-    def start(_: object) -> None:
+    def start(_: object, *, is_low: bool = False) -> None:
         raise OSError
 
     monkeypatch.setattr(FakeWorker, "start", start)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from router.inference.nursery import LOWEST
 from router.inference.worker_handle import Nursery, PixelWorker, WorkerDiedError
 from tests.peers import descendants, wait_for
 
@@ -112,3 +113,22 @@ def test_a_worker_has_nothing_open_but_its_own(nursery: Nursery) -> None:
     assert not any(target.startswith("socket:") for target in targets)
     one.stop()
     other.stop()
+
+
+def test_one_of_low_priority_is_so_for_the_whole_machine(nursery: Nursery) -> None:
+    """`nice` counts within a session only where Linux shares the processors among sessions."""
+    worker = PixelWorker(nursery)
+    worker.start()
+    usual = worker.pid
+    assert os.getsid(usual) == os.getsid(0)
+    worker.start(is_low=True)
+    assert worker.pid != usual
+    assert worker.is_lowered
+    assert os.getsid(worker.pid) == worker.pid
+    assert os.getpriority(os.PRIO_PROCESS, worker.pid) == LOWEST + os.nice(0)
+    shares = Path(f"/proc/{worker.pid}/autogroup")
+    assert not shares.exists() or shares.read_text().split("nice")[1].strip() == str(LOWEST)
+    kept = worker.pid
+    worker.start()
+    assert worker.pid == kept
+    worker.stop()
