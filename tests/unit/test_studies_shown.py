@@ -250,4 +250,4 @@ def test_metrics_count_who_follows(spool: Spool) -> None:
     comes(spool, "1.2", leads)
     work_off(spool)
     comes(spool, "1.3", rests)
-    assert followed() == before + 2
+    wait_for(lambda: followed() == before + 2, 10)  # counted behind the commit, by the thread that writes
