@@ -6,10 +6,13 @@ import ctypes
 import os
 import resource
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+TRIES = 5
+"""To lower a session's share."""
 
 
 def live_and_die_with(parent: int) -> None:
@@ -27,15 +30,19 @@ def is_called(name: str) -> None:
 
 
 def have_low_priority(nice: int) -> None:
-    """Let all other processes come first, for good.
+    """Let all other processes come first, for good. For a process with a session of its own.
 
-    Linux by default shares the processors among sessions, and `nice` counts only within one. So this process gets a
-    session of its own, whose `nice` counts (sched(7), autogroup).
+    Linux by default shares the processors among sessions, and `nice` counts only within one. So the session gets the
+    same (sched(7), autogroup).
     """
-    os.setsid()
     os.nice(nice)
-    with suppress(OSError):  # a kernel without sessions' shares, or a container that has a share of its own
-        Path("/proc/self/autogroup").write_text(str(nice))
+    with suppress(OSError):  # a kernel without such shares
+        for _ in range(TRIES):
+            try:
+                Path("/proc/self/autogroup").write_text(str(nice))
+                return
+            except BlockingIOError:  # Linux lets users other than root do this ten times a second, all together
+                time.sleep(0.11)
 
 
 def give_back_memory() -> None:

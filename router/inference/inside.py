@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from router.inference.child_start import give_back_memory, live_and_die_with
+from router.inference.child_start import give_back_memory, have_low_priority, live_and_die_with
 from router.inference.framing import pack, receive, send, unpack
 from router.inference.lanes import Lanes
 from router.inference.schedule import Request
@@ -55,7 +55,8 @@ def main() -> None:
     options = receive(requests)
     if options is None:
         return
-    os.nice(options["nice"])  # before threads and workers start, so that they inherit it
+    if options["nice"]:
+        have_low_priority(options["nice"])  # before threads and workers start, so that they inherit it
     rendered: queue.SimpleQueue[Rendered] = queue.SimpleQueue()
     try:
         directory = Path(options["path"]) if options["path"] else shipped_model()

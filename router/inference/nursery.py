@@ -79,6 +79,7 @@ def _live(mother: int, asks: int, answers: int, memory: int, size: int, *, is_lo
         live_and_die_with(mother)
         is_called("pixel worker")
         if is_low:
+            os.setsid()
             have_low_priority(LOWEST)
         from router.inference.pixel_worker import work
 

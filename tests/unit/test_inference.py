@@ -136,10 +136,19 @@ def impatient(settings: ModelSettings) -> Iterator[Inference]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervisor, "PING_EVERY", 0.3)
         patch.setattr(supervisor, "HUNG_AFTER", 0.5 - 60)
-        inference = Inference(replace(settings, pixel_timeout=60))
+        inference = Inference(replace(settings, pixel_timeout=60), nice=3)
         inference.start()
         yield inference
         inference.stop(5)
+
+
+def test_a_low_priority_is_so_for_the_whole_machine(impatient: Inference) -> None:
+    """`nice` counts within a session only where Linux shares the processors among sessions."""
+    wait_until_ready(impatient)
+    pid = impatient.info()["pid"]
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 3 + os.nice(0)
+    shares = Path(f"/proc/{pid}/autogroup")
+    assert not shares.exists() or shares.read_text().split("nice")[1].strip() == "3"
 
 
 def test_stopped_it_is_killed_once_a_few_signs_of_life_are_missing(impatient: Inference) -> None:
